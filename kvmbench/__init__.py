@@ -1,0 +1,72 @@
+"""Benchmarking of KVM's VM exits: exact simulation, real measurement, honest comparison.
+
+Names load on first use, so that `import kvmbench` and `kvmbench --help` stay quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvmbench._core import Machine, OperationError, port_check
+    from kvmbench.arguments import COUNTERS_DTYPE, OP_DTYPE
+    from kvmbench.catalog import load_policies, load_profile, policies, profiles
+    from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
+    from kvmbench.workloads import Workload, workloads
+
+_HOME = {
+    "COUNTERS_DTYPE": "arguments",
+    "Costs": "model",
+    "ExitKind": "model",
+    "Machine": "_core",
+    "OP_DTYPE": "arguments",
+    "Op": "model",
+    "OperationError": "_core",
+    "Policy": "model",
+    "Profile": "model",
+    "Provenance": "model",
+    "Workload": "workloads",
+    "load_policies": "catalog",
+    "load_profile": "catalog",
+    "policies": "catalog",
+    "port_check": "_core",
+    "profiles": "catalog",
+    "workloads": "workloads",
+}
+
+__all__ = [
+    "COUNTERS_DTYPE",
+    "OP_DTYPE",
+    "Costs",
+    "ExitKind",
+    "Machine",
+    "Op",
+    "OperationError",
+    "Policy",
+    "Profile",
+    "Provenance",
+    "Workload",
+    "__version__",
+    "load_policies",
+    "load_profile",
+    "policies",
+    "port_check",
+    "profiles",
+    "workloads",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("kvmbench")
+    elif name in _HOME:
+        value = getattr(import_module(f"kvmbench.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'kvmbench' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,16 @@
+from kvmbench._steps cimport KbMachine, KbStatus
+
+cdef class Machine:
+    cdef KbMachine m              # borrows the arrays in _owned
+    cdef readonly object policy
+    cdef readonly object profile
+    cdef readonly str vendor
+    cdef bint running             # inside a call that released the GIL
+    cdef dict _owned              # name -> array
+    cdef dict _kind_index         # name of an exit kind -> index
+    cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL
+    cdef _compile_policy(self)
+    cdef _start(self)
+    cdef _claim(self)
+    cdef _kind(self, kind)
+    cdef _refused(self, int status, op, index=*)

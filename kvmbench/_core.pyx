@@ -1,0 +1,434 @@
+"""The machine for Python: arrays and arguments in, exact cycles out; what it does is in _steps."""
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+cimport cython
+
+from kvmbench._steps cimport (
+    DO_ALLOC_MAP, DO_EDIT_MAP, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND, KB_BAD_PORT,
+    KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_HOOKS, KB_IDLE,
+    KB_IN_RUN, KB_MAP_BYTES, KB_MOVES, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES,
+    KB_TSS_MAP_BYTES, KbCounters, KbCpu, KbKind, KbMachine, KbMove, KbOp, KbStep, KbTask,
+    kb_advance, kb_copy, kb_counters, kb_exit, kb_free_maps, kb_io, kb_ioperm, kb_port_checks,
+    kb_repeat_exit, kb_run, kb_start, kb_switch, kb_task_exit,
+)
+
+import operator
+from dataclasses import astuple
+
+import numpy as np
+
+from kvmbench.arguments import (
+    COUNTERS_DTYPE, cycles_array, integer, integers, named, operations, read_only, record_dtype,
+    wrong_width,
+)
+from kvmbench.catalog import policies, profiles
+from kvmbench.model import HOOKS, STEPS, Op, Policy, Profile, unknown_name
+
+__all__ = ["Machine", "OperationError", "port_check"]
+
+# KbStep.look: the bit of each condition, as _steps' _conditions() sets them. In the switch hook
+# `current` is prev, so both share a bit.
+_CONDITION_BITS = {
+    "tif": 1, "prev.tif": 1, "next.tif": 2, "first": 4, "on": 8, "empty": 16, "stale": 32,
+    "sched": 64,
+}
+
+_CPU_DTYPE = record_dtype({
+    "cycles": ("u8", <size_t>&(<KbCpu*>NULL).cycles),
+    "tr_limit": ("u4", <size_t>&(<KbCpu*>NULL).tr.tr_limit),
+    "tss_busy": ("u1", <size_t>&(<KbCpu*>NULL).tr.tss_busy),
+    "io_base": ("u2", <size_t>&(<KbCpu*>NULL).tr.io_base),
+    "limit_stale": ("u1", <size_t>&(<KbCpu*>NULL).tr.limit_stale),
+    "guest_loaded": ("u1", <size_t>&(<KbCpu*>NULL).tr.guest_loaded),
+    "task": ("i4", <size_t>&(<KbCpu*>NULL).task),
+    "map_max": ("u4", <size_t>&(<KbCpu*>NULL).map_max),
+    "map_seq": ("u8", <size_t>&(<KbCpu*>NULL).map_seq),
+}, sizeof(KbCpu))
+_TASK_DTYPE = record_dtype({
+    "tif": ("u1", <size_t>&(<KbTask*>NULL).tif),
+    "has_map": ("u1", <size_t>&(<KbTask*>NULL).has_map),
+    "max": ("u4", <size_t>&(<KbTask*>NULL).max),
+    "seq": ("u8", <size_t>&(<KbTask*>NULL).seq),
+    "last_cpu": ("i4", <size_t>&(<KbTask*>NULL).last_cpu),
+    "in_run": ("u1", <size_t>&(<KbTask*>NULL).in_run),
+}, sizeof(KbTask))
+
+
+class OperationError(ValueError):
+    """An operation whose condition does not hold; the machine stands as those before it left it.
+
+    `index` is its place in the sequence given (0 for a single operation; for `repeat_exit`, how
+    many were done), `reason` what does not hold.
+    """
+
+    def __init__(self, reason, index=0):
+        super().__init__(reason, index)
+        self.reason = reason
+        self.index = index
+
+    def __str__(self):
+        return f"operation {self.index}: {self.reason}"
+
+
+def port_check(tr_limit, io_base, tss_map, ports, widths):
+    """Say which accesses the hardware allows, by TR limit and I/O bitmap alone.
+
+    Parameters: `tr_limit` (bytes, 0 to 2**32 - 1) and `io_base` (bytes, 0 to 65535); `tss_map`,
+    uint8 (8193,), a set bit denies; `ports`, 0 to 65535, and `widths`, each 1, 2 or 4 bytes:
+    uint16 and uint8 arrays that broadcast to one shape. Returns bool, of that shape.
+
+    Source: SDM Vol. 1, "I/O permission bit map". Two bytes are always read, so the second must be
+    inside the limit too. Raises TypeError or ValueError, naming the argument.
+    """
+    cdef uint32_t limit = integer("tr_limit", tr_limit, 0, 0xffffffff)
+    cdef uint16_t base = integer("io_base", io_base, 0, 0xffff)
+    tss_map = np.ascontiguousarray(integers("tss_map", tss_map, np.uint8))
+    if tss_map.shape != (KB_TSS_MAP_BYTES,):
+        raise ValueError(f"tss_map has shape {tss_map.shape}, not ({KB_TSS_MAP_BYTES},)")
+    cdef const uint8_t[::1] map = tss_map
+    return _port_checks(limit, base, &map[0], ports, widths)
+
+
+cdef object _port_checks(uint32_t limit, uint16_t base, const uint8_t* map, ports, widths):
+    ports = integers("ports", ports, np.uint16)
+    widths = integers("widths", widths, np.uint8)
+    if ports.shape != widths.shape:
+        ports, widths = np.broadcast_arrays(ports, widths)
+    allowed = np.empty(ports.shape, np.bool_)
+    cdef const uint16_t[::1] p = np.ascontiguousarray(ports).reshape(-1)
+    cdef const uint8_t[::1] w = np.ascontiguousarray(widths).reshape(-1)
+    cdef uint8_t[::1] out = allowed.reshape(-1).view(np.uint8)
+    cdef int64_t n = p.shape[0]
+    cdef bint widths_good = True
+    if n:
+        with nogil:
+            widths_good = kb_port_checks(limit, base, map, &p[0], &w[0], &out[0], n)
+    if not widths_good:
+        raise wrong_width(widths)
+    return allowed
+
+
+cdef int64_t _clamped(str name, value) except? -1:
+    """Take any integer; one that no C integer holds becomes one that no check lets through."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, not an integer") from None
+    return max(min(number, INT64_MAX), INT64_MIN)
+
+
+@cython.no_gc_clear     # __dealloc__ reads the task records, which _owned keeps
+cdef class Machine:
+    """CPUs, tasks, a policy and a profile; every operation charges exact cycles to its CPU.
+
+    Parameters: `cpus`, 1 to 65,536; `tasks`, 0 to 2**31 - 1; `policy` and `profile`, by built-in
+    name or as objects; `vendor`, `"vmx"` (a VM exit cuts the TR limit) or `"svm"`.
+
+    Raises ValueError or TypeError that name the argument, MemoryError. One thread at a time may
+    use a Machine: a call made while `run` is under way in another raises RuntimeError.
+    """
+
+    def __init__(self, cpus, tasks, policy, profile, vendor="vmx"):
+        cdef KbMachine* m = &self.m
+        cdef uint64_t* taken
+        cdef uint8_t* tss_map
+        cdef int64_t cpu
+        if self._owned is not None:
+            raise TypeError("a Machine is made once")
+        n_cpus = integer("cpus", cpus, 1, 1 << 16)
+        n_tasks = integer("tasks", tasks, 0, (1 << 31) - 1)
+        self.policy = named("policy", policy, Policy, policies)
+        self.profile = named("profile", profile, Profile, profiles)
+        if vendor not in ("vmx", "svm"):
+            raise ValueError(f"vendor is {vendor!r}, not 'vmx' or 'svm'")
+        self.vendor = vendor
+        n_kinds = len(self.profile.kinds)
+        self._kind_index = {kind.name: i for i, kind in enumerate(self.profile.kinds)}
+        self._owned = {}
+        m.vmx = vendor == "vmx"
+        self._compile_policy()
+        for i, cost in enumerate(astuple(self.profile.costs)):
+            (<uint64_t*>&m.costs)[<int>i] = cost
+        m.kinds = <KbKind*>self._array("kinds", n_kinds, sizeof(KbKind))
+        for i, kind in enumerate(self.profile.kinds):
+            m.kinds[<int>i] = KbKind(
+                cycles=kind.cycles, user_cycles=kind.user_cycles, overlap=kind.overlap,
+                exits=kind.exits, user=kind.user)
+        m.known = <uint32_t*>self._array("known", KB_STATES, sizeof(uint32_t))
+        m.moves = <KbMove*>self._array("moves", (KB_MOVES + 1) * n_kinds, sizeof(KbMove))
+        m.effects = <KbCounters*>self._array("effects", KB_MOVES, sizeof(KbCounters))
+        m.n_known = m.n_moves = 1
+        m.counted = <KbCounters*>self._array("counted", n_cpus, sizeof(KbCounters))
+        taken = <uint64_t*>self._array("taken", n_cpus * KB_MOVES, sizeof(uint64_t))
+        tss_map = <uint8_t*>self._array("tss_map", n_cpus * KB_TSS_MAP_BYTES, 1)
+        m.cpus = <KbCpu*>self._array("cpus", n_cpus, sizeof(KbCpu))
+        m.tasks = <KbTask*>self._array("tasks", n_tasks, sizeof(KbTask))
+        m.n_cpus, m.n_tasks, m.n_kinds = n_cpus, n_tasks, n_kinds
+        for cpu in range(n_cpus):
+            m.cpus[cpu].taken = taken + cpu * KB_MOVES
+            m.cpus[cpu].tss_map = tss_map + cpu * KB_TSS_MAP_BYTES
+        self._start()
+
+    def __dealloc__(self):
+        kb_free_maps(&self.m)
+
+    cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL:
+        """Return the address of `n` zeroed records on a cache line's border, owned by self."""
+        raw = np.zeros(n * itemsize + 64, np.uint8)
+        cdef uint8_t[::1] view = raw
+        cdef size_t skip = -<size_t>&view[0] & 63
+        self._owned[name] = raw[skip:skip + n * itemsize]
+        return &view[0] + skip
+
+    cdef _compile_policy(self):
+        cdef KbMachine* m = &self.m
+        cdef int i = 0
+        hooks = [[_compiled(step) for step in self.policy.steps(hook)] for hook in HOOKS]
+        m.steps = <KbStep*>self._array("steps", sum(map(len, hooks)), sizeof(KbStep))
+        for number, hook in enumerate(hooks):
+            m.hook[<int>number] = i
+            for action, look, want in hook:
+                m.steps[i] = KbStep(action=action, look=look, want=want)
+                m.allocates |= action == DO_ALLOC_MAP or action == DO_EDIT_MAP
+                i += 1
+        m.hook[KB_HOOKS] = i
+
+    cdef _start(self):
+        invalid = self.policy.io_base_at_start == "invalid"
+        kb_start(&self.m, KB_BASE_INVALID if invalid else KB_BASE_VALID)
+
+    cdef _claim(self):
+        if self.running:
+            raise RuntimeError("this Machine is running in another thread")
+
+    # Operations
+
+    def run(self, ops, cycles_out=None):
+        """Do the operations in order; return what each yields.
+
+        `ops` is an array of OP_DTYPE (n,), or what numpy makes one of; `cycles_out`, uint64
+        (n,), contiguous and writable, receives the cycles that each charged. Returns uint8
+        (n,): for an IO 1 where it was allowed, else 0. The GIL is released.
+
+        Raises OperationError at the first operation whose condition does not hold: those before
+        it are done, and their entries of `cycles_out` are set. TypeError or ValueError for other
+        arrays, before anything is done.
+        """
+        self._claim()
+        ops = operations(ops)
+        cdef int64_t n = ops.shape[0], done
+        cdef int status = KB_OK
+        cdef uint64_t[::1] spent
+        cdef uint64_t* spent_at = NULL
+        if cycles_out is not None:
+            spent = cycles_array(cycles_out, n)
+            spent_at = &spent[0] if n else NULL
+        results = np.zeros(n, np.uint8)
+        if n == 0:
+            return results
+        cdef const uint8_t[::1] ops_at = ops.view(np.uint8)
+        cdef uint8_t[::1] results_at = results
+        self.running = True
+        with nogil:
+            done = kb_run(&self.m, <const KbOp*>&ops_at[0], n, &results_at[0], spent_at, &status)
+        self.running = False
+        if status != KB_OK:
+            raise self._refused(status, ops[done], done)
+        return results
+
+    def exit(self, cpu, kind):
+        """Do an EXIT of `kind`, an index or a name; return the cycles charged."""
+        cdef uint64_t cycles
+        self._claim()
+        kind = self._kind(kind)
+        status = kb_exit(&self.m, _clamped("cpu", cpu), _clamped("kind", kind), &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": kind})
+        return cycles
+
+    def switch(self, cpu, task):
+        """Switch `cpu` to `task`, -1 for idle; return the cycles charged."""
+        cdef uint64_t cycles
+        self._claim()
+        status = kb_switch(&self.m, _clamped("cpu", cpu), _clamped("task", task), &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": task})
+        return cycles
+
+    def ioperm(self, cpu, first, count, on=True):
+        """Let the task on `cpu` call ioperm(first, count, on); return the cycles charged."""
+        cdef uint64_t cycles
+        self._claim()
+        status = kb_ioperm(&self.m, _clamped("cpu", cpu), _clamped("first", first),
+                           _clamped("count", count), bool(on), &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": first, "b": count})
+        return cycles
+
+    def io(self, cpu, port, width):
+        """Let the task on `cpu` access `port`, `width` bytes wide; return (allowed, cycles)."""
+        cdef uint64_t cycles
+        cdef uint8_t allowed
+        self._claim()
+        status = kb_io(&self.m, _clamped("cpu", cpu), _clamped("port", port),
+                       _clamped("width", width), &allowed, &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": port, "arg": width})
+        return bool(allowed), cycles
+
+    def task_exit(self, cpu):
+        """End the task on `cpu`, which then idles; return the cycles charged."""
+        cdef uint64_t cycles
+        self._claim()
+        status = kb_task_exit(&self.m, _clamped("cpu", cpu), &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu})
+        return cycles
+
+    def advance(self, cpu, cycles):
+        """Let `cycles`, 0 to 2**31 - 1, pass on `cpu`; return them."""
+        cdef uint64_t spent
+        self._claim()
+        status = kb_advance(&self.m, _clamped("cpu", cpu), _clamped("cycles", cycles), &spent)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": cycles})
+        return spent
+
+    def repeat_exit(self, cpu, kind, n):
+        """Do exactly `n` EXITs of `kind`, 0 to 2**63 - 1; return the cycles charged.
+
+        Without a loop over n: an EXIT's course depends on finitely many bits, so the states soon
+        recur, and whole rounds of them are added at once. Every field and counter ends as after
+        `n` calls of `exit`, from any state. Raises OperationError as `exit` does, its index the
+        number of EXITs done.
+        """
+        cdef int64_t times = integer("n", n, 0, INT64_MAX)
+        cdef int64_t c = _clamped("cpu", cpu), k, done = 0
+        cdef int status
+        cdef uint64_t before
+        self._claim()
+        kind = self._kind(kind)
+        k = _clamped("kind", kind)
+        if c < 0 or c >= self.m.n_cpus:
+            raise self._refused(KB_BAD_CPU, {"cpu": cpu})
+        before = self.m.cpus[c].cycles
+        self.running = True
+        with nogil:
+            status = kb_repeat_exit(&self.m, c, k, times, &done)
+        self.running = False
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": kind}, done)
+        return self.m.cpus[c].cycles - before
+
+    # State
+
+    @property
+    def cpu(self):
+        """State of each CPU: a read-only view, structured, (cpus,); docs/model.md, section 2."""
+        return read_only(self._owned["cpus"].view(_CPU_DTYPE))
+
+    @property
+    def tss_map(self):
+        """I/O bitmap in each CPU's TSS: a read-only view, uint8 (cpus, 8193); 1 denies."""
+        return read_only(self._owned["tss_map"].reshape(-1, KB_TSS_MAP_BYTES))
+
+    @property
+    def task(self):
+        """State of each task: a read-only view, structured, (tasks,); docs/model.md, section 2."""
+        return read_only(self._owned["tasks"].view(_TASK_DTYPE))
+
+    def task_map(self, task):
+        """Return a copy of a task's I/O bitmap, uint8 (8192,), 1 denies; None where it has none."""
+        cdef int64_t i = integer("task", task, 0, self.m.n_tasks - 1)
+        if not self.m.tasks[i].has_map:
+            return None
+        return np.array(<uint8_t[:KB_MAP_BYTES]>self.m.tasks[i].map)
+
+    @property
+    def counters(self):
+        """What each CPU counted so far: a new array, structured uint64 (cpus,), section 7."""
+        cdef int64_t cpu
+        found = np.empty(self.m.n_cpus, COUNTERS_DTYPE)
+        cdef uint8_t[::1] at = found.view(np.uint8)
+        for cpu in range(self.m.n_cpus):
+            kb_counters(&self.m, cpu, <KbCounters*>&at[cpu * sizeof(KbCounters)])
+        return found
+
+    def io_allowed(self, cpu, ports, widths):
+        """Say which accesses the hardware of `cpu` would allow now: `port_check` of its state."""
+        cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
+        cdef const KbCpu* c = &self.m.cpus[i]
+        return _port_checks(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
+
+    def copy(self):
+        """Return a Machine of its own in the same state."""
+        cdef Machine other
+        self._claim()
+        other = Machine(
+            self.m.n_cpus, self.m.n_tasks, self.policy, self.profile, self.vendor)
+        if kb_copy(&other.m, &self.m) != KB_OK:
+            raise MemoryError("no memory for a task's I/O bitmap")
+        return other
+
+    def reset(self):
+        """Go back to the state at the start; views stay valid."""
+        self._claim()
+        self._start()
+
+    def __repr__(self):
+        return (f"Machine({self.m.n_cpus}, {self.m.n_tasks}, {self.policy.name!r}, "
+                f"{self.profile.name!r}, vendor={self.vendor!r})")
+
+    cdef _kind(self, kind):
+        if isinstance(kind, str):
+            if kind not in self._kind_index:
+                raise ValueError(unknown_name("exit kind", kind, self._kind_index))
+            return self._kind_index[kind]
+        return kind
+
+    cdef _refused(self, int status, op, index=0):
+        """Turn a status into the exception that says which argument, its value and its range.
+
+        `op` has the operation's fields by their names in OP_DTYPE, as far as it uses them.
+        """
+        cdef int64_t task
+        if status == KB_NO_MEMORY:
+            return MemoryError("no memory for a task's I/O bitmap")
+        cpu = op["cpu"]
+        if status == KB_BAD_CODE:
+            reason = f"code is {op['code']}, not in 0 to {max(Op)}"
+        elif status == KB_BAD_CPU:
+            reason = f"cpu is {cpu}, not in 0 to {self.m.n_cpus - 1}"
+        elif status == KB_BAD_KIND:
+            reason = f"kind is {op['a']}, not in 0 to {self.m.n_kinds - 1}"
+        elif status == KB_BAD_TASK:
+            reason = f"task is {op['a']}, not in -1 to {self.m.n_tasks - 1}"
+        elif status == KB_BAD_PORT:
+            reason = f"port is {op['a']}, not in 0 to 65535"
+        elif status == KB_BAD_WIDTH:
+            reason = f"width is {op['arg']}, not 1, 2 or 4"
+        elif status == KB_BAD_CYCLES:
+            reason = f"cycles is {op['a']}, not in 0 to {2**31 - 1}"
+        elif status == KB_BAD_RANGE:
+            reason = f"first is {op['a']}, count {op['b']}: not 1 or more of ports 0 to 65535"
+        elif status == KB_IDLE:
+            reason = f"cpu {cpu} is idle"
+        elif status == KB_IN_RUN:
+            reason = f"the task on cpu {cpu} is inside KVM_RUN"
+        elif status == KB_RUNS_ELSEWHERE:
+            task = op["a"]
+            reason = f"task {task} runs on cpu {self.m.tasks[task].on_cpu}"
+        else:
+            reason = f"the clock of cpu {cpu} would pass 2**63 cycles"
+        return OperationError(reason, index)
+
+
+cdef object _compiled(step):
+    """Return (action, look, want) of a step; one that contradicts itself wants what never is."""
+    cdef int look = 0, want = 0
+    for name, value in step.when:
+        look |= _CONDITION_BITS[name]
+        want |= _CONDITION_BITS[name] if value else 0
+    for name, value in step.when:
+        if not value and want & _CONDITION_BITS[name]:
+            want = 0x80             # a bit that _conditions never sets, outside `look`
+    return list(STEPS).index(step.action), look, want

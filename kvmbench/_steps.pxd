@@ -1,0 +1,187 @@
+# The machine's records and operations, for `cimport`. docs/model.md says what they compute.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    KB_API = 1                    # add 1 when a record or a signature below changes
+
+cdef enum:                        # layout of Linux 4.11 to 5.4, used for every policy
+    KB_LIMIT_FULL = 0x206f        # TR limit after LTR: hardware TSS, I/O bitmap, terminator
+    KB_LIMIT_MIN = 0x67           # TR limit after a VM exit on VMX: hardware TSS alone
+    KB_BASE_VALID = 0x68          # io_bitmap_base: the bitmap follows the hardware TSS
+    KB_BASE_INVALID = 0x2070      # io_bitmap_base past the full limit: every port denied
+    KB_MAP_BYTES = 8192           # a bit for each of 65,536 ports
+    KB_TSS_MAP_BYTES = 8193       # and the terminator
+
+cdef enum KbStatus:               # what a step function returns
+    KB_OK = 0
+    KB_BAD_CODE                   # no such operation
+    KB_BAD_CPU                    # cpu is not in [0, n_cpus)
+    KB_BAD_KIND                   # exit kind is not in [0, n_kinds)
+    KB_BAD_TASK                   # task is not in [-1, n_tasks)
+    KB_BAD_RANGE                  # ioperm() of ports that are not in [0, 65536), or of none
+    KB_BAD_PORT                   # port is not in [0, 65536)
+    KB_BAD_WIDTH                  # width is not 1, 2 or 4
+    KB_BAD_CYCLES                 # negative
+    KB_IDLE                       # the CPU runs no task
+    KB_IN_RUN                     # the task is inside KVM_RUN
+    KB_RUNS_ELSEWHERE             # the task runs on another CPU
+    KB_CLOCK                      # the CPU's clock would pass 2**63 cycles
+    KB_NO_MEMORY                  # no memory for a task's I/O bitmap
+
+cdef enum:                        # hooks, in the order of model.HOOKS
+    HOOK_VM_EXIT = 0
+    HOOK_VCPU_PUT
+    HOOK_SWITCH
+    HOOK_IOPERM
+    HOOK_EXIT_TO_USER
+    HOOK_TASK_EXIT
+
+cdef enum:                        # KbStep.action, in the order of model.STEPS
+    DO_MARK_AVAILABLE = 0
+    DO_LTR
+    DO_CLEAR_STALE
+    DO_RELOAD
+    DO_MARK_STALE
+    DO_REFRESH
+    DO_SET_TIF
+    DO_CLEAR_TIF
+    DO_ALLOC_MAP
+    DO_EDIT_MAP
+    DO_LOAD_MAP
+    DO_COPY_MAP
+    DO_WIPE_MAP
+    DO_WIPE_OWN
+    DO_SYNC_MAP
+    DO_VALIDATE_BASE
+    DO_INVALIDATE_BASE
+    DO_DROP_MAP
+    DO_STOP
+
+cdef enum KbCode:                 # KbOp.code, as kvmbench.model.Op
+    KB_EXIT = 0
+    KB_SWITCH = 1
+    KB_IOPERM = 2
+    KB_IO = 3
+    KB_TASK_EXIT = 4
+    KB_ADVANCE = 5
+
+cdef struct KbOp:                 # OP_DTYPE, 16 bytes
+    uint8_t code
+    uint8_t arg                   # IOPERM: grants; IO: width, bytes
+    uint16_t cpu
+    int32_t a                     # EXIT: kind; SWITCH: task; IOPERM: first; IO: port; ADVANCE: cycles
+    int32_t b                     # IOPERM: count
+    int32_t c
+
+cdef struct KbCosts:              # cycles, each below 2**32
+    uint64_t irq_exit, host_save, host_restore, gdt_write, ltr, mark, test, switch_, migrate
+    uint64_t switch_overlap, ioperm, io, gp_fault, copy_base, copy_line, wipe_base, wipe_line
+
+cdef struct KbKind:
+    uint64_t cycles, user_cycles, overlap     # cycles, each below 2**32
+    uint8_t exits, user
+
+cdef struct KbTr:                 # what an EXIT can change on its CPU; 16 bytes, stored in one move
+    uint32_t tr_limit             # bytes; KB_LIMIT_FULL or KB_LIMIT_MIN
+    uint16_t io_base              # bytes; KB_BASE_VALID or KB_BASE_INVALID
+    uint8_t tss_busy              # the GDT's TSS descriptor is of the busy type
+    uint8_t limit_stale           # the seed's __tss_limit_invalid
+    uint8_t guest_loaded          # from the first entry until the put
+    uint8_t _unused[3]
+    uint32_t known                # index of this state's first KbMove; 0: state not looked up
+
+cdef struct KbTask:               # 32 bytes
+    uint8_t* map                  # [KB_MAP_BYTES + 1], a set bit denies; all ones where has_map is 0
+    uint64_t seq                  # of the map
+    uint32_t max                  # bytes of the map that may hold a zero bit
+    int32_t last_cpu              # -1: ran nowhere yet
+    int32_t on_cpu                # where it runs, -1 = nowhere
+    uint8_t tif                   # TIF_IO_BITMAP
+    uint8_t has_map
+    uint8_t in_run                # inside KVM_RUN
+    uint8_t empty                 # no bit of the map is zero; 1 where there is no map
+
+cdef struct KbCpu:                # 64 bytes, one cache line
+    uint64_t cycles               # this CPU's clock
+    KbTr tr
+    uint64_t map_seq              # sequence of the map that tss_map holds
+    KbTask* current               # never NULL: the idle record where task is -1
+    uint8_t* tss_map              # [KB_TSS_MAP_BYTES], a set bit denies
+    int32_t task                  # -1 = idle
+    uint32_t map_max              # bytes that the last sync copied
+    uint64_t* taken               # [KB_MOVES] how often this CPU took each KbMove
+
+cdef struct KbCounters:           # docs/model.md, section 7, in its order
+    uint64_t exits, user_exits, host_saves, puts, reloads, marks, faults, switches, migrations
+    uint64_t map_copies, bytes_copied, map_wipes, io_allowed, io_denied, leaks, denials
+    uint64_t c_exit, c_user, c_host, c_tr, c_map, c_switch, c_call, c_io, c_guest, c_work, c_idle
+
+cdef struct KbMove:               # what one EXIT does from one state of CPU and task
+    KbTr after
+    uint64_t cycles               # what it costs
+    uint32_t number               # row of KbMachine.effects; 0: not known
+    uint8_t in_run                # of the task, after it
+
+cdef struct KbStep:               # one step of a policy, compiled
+    uint8_t action                # DO_*
+    uint8_t look                  # conditions to look at, as bits
+    uint8_t want                  # and what they must be
+
+cdef enum:
+    KB_MOVES = 128                # moves that a machine remembers; later ones are interpreted
+    KB_STATES = 512               # states that an EXIT can tell apart
+    KB_HOOKS = 6
+
+cdef struct KbMachine:            # borrowed: the Machine that holds this struct owns the memory
+    int32_t n_cpus, n_tasks, n_kinds
+    uint8_t vmx                   # a VM exit cuts the TR limit
+    uint8_t allocates             # the policy has a step that makes maps
+    KbCosts costs
+    KbKind* kinds                 # [n_kinds]
+    KbStep* steps                 # all hooks, one behind the other
+    uint32_t hook[7]              # steps[hook[h]:hook[h + 1]] is hook h, in model.HOOKS' order
+    KbCpu* cpus                   # [n_cpus]
+    KbTask* tasks                 # [n_tasks]
+    KbCounters* counted           # [n_cpus] what was counted step by step; see kb_counters
+    KbTask idle
+    uint64_t sequence             # of the latest edit of any map
+    void* spare                   # free maps, a list through their first bytes
+    int32_t n_spare
+    uint32_t* known               # [KB_STATES] index of the state's first KbMove, 0: none yet
+    KbMove* moves                 # [KB_MOVES + 1, n_kinds]; row 0 stays empty
+    KbCounters* effects           # [KB_MOVES] what each move adds to the counters
+    uint32_t n_known, n_moves     # rows in use, row 0 included
+
+# Each does one operation, or nothing unless it returns KB_OK. `cycles` receives what it cost.
+cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil
+cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) noexcept nogil
+cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint on,
+                   uint64_t* cycles) noexcept nogil
+cdef int kb_io(KbMachine* m, int64_t cpu, int64_t port, int64_t width, uint8_t* allowed,
+               uint64_t* cycles) noexcept nogil
+cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil
+cdef int kb_advance(KbMachine* m, int64_t cpu, int64_t cycles_, uint64_t* cycles) noexcept nogil
+# As many operations as can be done, in order; returns how many, and why the next one was not.
+cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
+                    uint64_t* cycles_out, int* status) noexcept nogil
+# Exactly n EXITs without a loop over n; `done` receives how many could be done.
+cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
+                        int64_t* done) noexcept nogil
+# The state at the start; m's arrays are there, its policy and profile compiled.
+cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil
+# The state of `old`, which has as many CPUs, tasks and kinds; m is at its start.
+cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
+cdef void kb_free_maps(KbMachine* m) noexcept nogil
+# kb_port_check of each; returns 0, with `allowed` undefined, where a width is not 1, 2 or 4.
+cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
+                         const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
+                         int64_t n) noexcept nogil
+cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil
+
+cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
+                               uint32_t port, uint32_t width) noexcept nogil:
+    """The hardware's port check: SDM Vol. 1, "I/O permission bit map"; two bytes are always read."""
+    cdef uint32_t byte = port >> 3
+    cdef uint32_t word = tss_map[byte] | <uint32_t>tss_map[byte + 1] << 8
+    cdef uint32_t bits = ((<uint32_t>1 << width) - 1) << (port & 7)
+    return (io_base + byte + 1 <= tr_limit) & ((word & bits) == 0)

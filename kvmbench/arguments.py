@@ -1,0 +1,134 @@
+"""The doors of the core: its arrays' dtypes, and arguments made into what the core takes.
+
+Each function raises TypeError or ValueError with the argument's name, value and range.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from kvmbench.model import unknown_name
+
+__all__ = [
+    "COUNTERS",
+    "COUNTERS_DTYPE",
+    "OP_DTYPE",
+    "cycles_array",
+    "integer",
+    "integers",
+    "named",
+    "operations",
+    "read_only",
+    "record_dtype",
+    "wrong_width",
+]
+
+T = TypeVar("T")
+
+OP_DTYPE = np.dtype(
+    [("code", "u1"), ("arg", "u1"), ("cpu", "u2"), ("a", "i4"), ("b", "i4"), ("c", "i4")]
+)
+"""One operation, 16 bytes; model.Op says what each code's `arg`, `a` and `b` are."""
+
+COUNTERS = (
+    *("exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches"),
+    *("migrations", "map_copies", "bytes_copied", "map_wipes", "io_allowed", "io_denied"),
+    *("leaks", "denials", "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call"),
+    *("c_io", "c_guest", "c_work", "c_idle"),
+)
+"""The counters of each CPU, in the order of docs/model.md, section 7."""
+
+COUNTERS_DTYPE = np.dtype([(name, "u8") for name in COUNTERS])
+
+
+def record_dtype(columns: Mapping[str, tuple[str, int]], itemsize: int) -> np.dtype[np.void]:
+    """Return the dtype of C records of `itemsize` bytes from {field: (format, offset)}."""
+    return np.dtype(
+        {
+            "names": list(columns),
+            "formats": [kind for kind, _ in columns.values()],
+            "offsets": [offset for _, offset in columns.values()],
+            "itemsize": itemsize,
+        }
+    )
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return `array` itself, no longer writable."""
+    array.flags.writeable = False
+    return array
+
+
+def integer(name: str, value: object, low: int, high: int) -> int:
+    """Return `value` as an int in `low` to `high`."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, not an integer") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}, not in {low} to {high}")
+    return number
+
+
+def integers(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
+    """Return `values` as an array of an integer `dtype`; only integers that fit will do."""
+    array = np.asarray(values)
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name} holds {array.dtype}, not integers")
+    limit = np.iinfo(np.dtype(dtype))
+    if array.size and not (limit.min <= int(array.min()) and int(array.max()) <= limit.max):
+        wrong = array.min() if int(array.min()) < limit.min else array.max()
+        raise ValueError(f"{name} holds {wrong}, not in {limit.min} to {limit.max}")
+    return array.astype(dtype)
+
+
+def wrong_width(widths: NDArray[np.uint8]) -> ValueError:
+    """Return the error that names the first width that no IN or OUT has."""
+    wrong = widths[(widths != 1) & (widths != 2) & (widths != 4)]
+    return ValueError(f"widths holds {wrong[0]}, not 1, 2 or 4 bytes")
+
+
+def named(
+    what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]
+) -> T:
+    """Return `value`, or the built-in one of that name."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        found = built_in()
+        if value not in found:
+            raise ValueError(unknown_name(what, value, found))
+        return found[value]
+    raise TypeError(f"{what} is {value!r}, neither a {kind.__name__} nor a built-in one's name")
+
+
+def operations(ops: ArrayLike) -> NDArray[np.void]:
+    """Return `ops` as a contiguous array of OP_DTYPE, (n,)."""
+    if isinstance(ops, np.ndarray):
+        if ops.dtype != OP_DTYPE:
+            raise TypeError(f"ops is an array of {ops.dtype}, not of OP_DTYPE")
+        array = ops
+    else:
+        try:
+            array = np.array(ops, OP_DTYPE)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"ops cannot be made an array of OP_DTYPE: {error}") from None
+    if array.ndim != 1:
+        raise ValueError(f"ops has {array.ndim} dimensions, not 1")
+    return np.ascontiguousarray(array)
+
+
+def cycles_array(array: object, n: int) -> NDArray[np.uint64]:
+    """Return `array` where it can receive the cycles of `n` operations."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint64 or array.shape != (n,):
+        raise ValueError(f"cycles_out is not an array of uint64 of shape ({n},)")
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError("cycles_out is not contiguous and writable")
+    return array

@@ -1,0 +1,358 @@
+"""The declarations that everything else reads: operations, costs, exit kinds, profiles, policies.
+
+What they mean to the machine is in docs/model.md; nothing here computes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+__all__ = [
+    "BASES",
+    "CONDITIONS",
+    "HOOKS",
+    "MODEL_VERSION",
+    "STEPS",
+    "Costs",
+    "ExitKind",
+    "Op",
+    "Policy",
+    "Profile",
+    "Provenance",
+    "Step",
+    "unknown_name",
+]
+
+MODEL_VERSION = "1"
+"""Changes when the same input gives other integers (docs/model.md)."""
+
+COST_MAX = 2**32 - 1  # cycles; so that no operation's sum comes near the clock's 2**63
+
+
+class Op(IntEnum):
+    """The operations of a machine, as `OP_DTYPE`'s `code` (docs/model.md, section 6)."""
+
+    EXIT = 0  # a = exit kind
+    SWITCH = 1  # a = task, -1 = idle
+    IOPERM = 2  # a = first port, b = count, arg = 1 grants, 0 revokes
+    IO = 3  # a = port, arg = width in bytes
+    TASK_EXIT = 4
+    ADVANCE = 5  # a = cycles
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """Return the message for a name that is not among `known`, with the nearest one."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def _set_int(record: object, field_name: str, what: str, low: int, high: int) -> None:
+    """Make a field of a frozen record a checked int; numpy's integers are integers too."""
+    value = getattr(record, field_name)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is {value!r}, not an integer")
+    value = operator.index(value)
+    if not low <= value <= high:
+        raise ValueError(f"{what} is {value}, not in {low} to {high}")
+    object.__setattr__(record, field_name, value)
+
+
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
+        raise ValueError(f"{what} name is {name!r}, not a printable, non-empty string")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What the kernel's own steps cost, in cycles, each 0 to 2**32 - 1.
+
+    Raises TypeError for what is not an integer, ValueError for one out of range.
+    """
+
+    irq_exit: int  # exit, handler and no re-entry of the interrupt that brings a switch about
+    host_save: int  # saving host state before the first entry
+    host_restore: int  # the put, without TR
+    gdt_write: int  # the store that makes the GDT's TSS descriptor available again
+    ltr: int  # LTR where it overlaps nothing
+    mark: int  # one per-CPU store: limit_stale, or io_bitmap_base
+    test: int  # one per-CPU load and branch
+    switch: int  # context switch
+    migrate: int  # more, where the next task ran on another CPU
+    switch_overlap: int  # work in flight that an LTR inside a switch waits for
+    ioperm: int  # the system call, without its map work
+    io: int  # IN or OUT that the port check lets through
+    gp_fault: int  # IN or OUT that ends in #GP(0), fault included
+    copy_base: int  # copying an I/O bitmap: fixed part
+    copy_line: int  # and per started 64 bytes
+    wipe_base: int  # filling an I/O bitmap with ones: fixed part
+    wipe_line: int  # and per started 64 bytes
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _set_int(self, entry.name, f"costs.{entry.name}", 0, COST_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitKind:
+    """One kind of VM exit: its cycles, and whether it leaves the guest and the kernel.
+
+    `cycles` (guest instruction, exit, handler, re-entry), `user_cycles` (ioctl return, userspace
+    device, ioctl) and `overlap` (work in flight that an LTR here waits for) are cycles, 0 to
+    2**32 - 1. `exits`: the instruction causes a VM exit; `user`: the exit goes on to userspace.
+
+    Raises TypeError or ValueError, naming the field; ValueError for `user` without `exits`.
+    """
+
+    name: str
+    cycles: int
+    user_cycles: int = 0
+    overlap: int = 0
+    exits: bool = True
+    user: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name("exit kind", self.name)
+        for what in ("cycles", "user_cycles", "overlap"):
+            _set_int(self, what, f"kinds.{self.name}.{what}", 0, COST_MAX)
+        for what in ("exits", "user"):
+            if not isinstance(getattr(self, what), bool):
+                value = getattr(self, what)
+                raise TypeError(f"kinds.{self.name}.{what} is {value!r}, not true or false")
+        if self.user and not self.exits:
+            raise ValueError(f"kinds.{self.name}: user needs exits: userspace is behind a VM exit")
+
+
+BASES = ("published", "measured", "fitted", "assumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where one figure comes from: its basis (one of `BASES`) and its source, in words."""
+
+    basis: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.basis not in BASES:
+            raise ValueError(unknown_name("basis", self.basis, BASES))
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise ValueError("source is empty: say where the figure comes from")
+
+
+KINDS_MAX = 2**16
+UNSTATED = Provenance("assumed", "not stated by the author of the profile")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The costs of one machine: global ones, exit kinds, and where each figure comes from.
+
+    `tsc_hz` is the clock in cycles per second, or None where it is not known. `provenance` maps
+    figures, written as `costs.ltr` or `kinds.cpuid.cycles`, to `Provenance`; a figure that is
+    not named there counts as assumed.
+
+    Raises TypeError or ValueError, naming the field: kinds that share a name, a figure in
+    `provenance` that the profile does not have.
+    """
+
+    name: str
+    costs: Costs
+    kinds: tuple[ExitKind, ...]
+    tsc_hz: int | None = None
+    provenance: Mapping[str, Provenance] = field(default_factory=dict, hash=False)
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("profile", self.name)
+        if not isinstance(self.costs, Costs):
+            raise TypeError(f"costs is {self.costs!r}, not Costs")
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        if len(self.kinds) > KINDS_MAX:
+            raise ValueError(f"kinds has {len(self.kinds)} entries, not 0 to {KINDS_MAX}")
+        for kind in self.kinds:
+            if not isinstance(kind, ExitKind):
+                raise TypeError(f"kinds holds {kind!r}, not an ExitKind")
+        names = [kind.name for kind in self.kinds]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"kinds: two are named {twice!r}")
+        if self.tsc_hz is not None:
+            _set_int(self, "tsc_hz", "tsc_hz", 1, 10**12)
+        figures = self.figures()
+        for figure, origin in self.provenance.items():
+            if figure not in figures:
+                raise ValueError(unknown_name("figure in provenance:", figure, figures))
+            if not isinstance(origin, Provenance):
+                raise TypeError(f"provenance of {figure} is {origin!r}, not a Provenance")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a MappingProxyType does not pickle
+        values = (self.name, self.costs, self.kinds, self.tsc_hz, dict(self.provenance), self.about)
+        return type(self), values
+
+    def figures(self) -> dict[str, int]:
+        """Return every figure by its path, in cycles: `costs.ltr`, `kinds.cpuid.cycles` ..."""
+        found = {f"costs.{f.name}": int(getattr(self.costs, f.name)) for f in fields(self.costs)}
+        for kind in self.kinds:
+            for what in ("cycles", "user_cycles", "overlap"):
+                found[f"kinds.{kind.name}.{what}"] = getattr(kind, what)
+        return found
+
+    def origin(self, figure: str) -> Provenance:
+        """Return where `figure` comes from; assumed, unstated, where the profile is silent."""
+        return self.provenance.get(figure, UNSTATED)
+
+    def kind_index(self, name: str) -> int:
+        """Return the index of the exit kind `name`; raises ValueError with the nearest name."""
+        for index, kind in enumerate(self.kinds):
+            if kind.name == name:
+                return index
+        raise ValueError(unknown_name("exit kind", name, (kind.name for kind in self.kinds)))
+
+
+HOOKS = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
+_ANYWHERE = frozenset(HOOKS)
+_SWITCH = frozenset({"switch"})  # the only hook that has a prev and a next
+_IOPERM = frozenset({"ioperm"})  # the only hook that has a request
+
+STEPS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "mark_available": _ANYWHERE,
+        "ltr": _ANYWHERE,
+        "clear_stale": _ANYWHERE,
+        "reload": _ANYWHERE,
+        "mark_stale": _ANYWHERE,
+        "refresh": _ANYWHERE,
+        "set_tif": _ANYWHERE,
+        "clear_tif": _ANYWHERE,
+        "alloc_map": _ANYWHERE,
+        "edit_map": _IOPERM,
+        "load_map": _IOPERM,
+        "copy_map": _SWITCH,
+        "wipe_map": _SWITCH,
+        "wipe_own": _ANYWHERE,
+        "sync_map": _ANYWHERE,
+        "validate_base": _ANYWHERE,
+        "invalidate_base": _ANYWHERE,
+        "drop_map": _ANYWHERE,
+        "stop": _ANYWHERE,
+    }
+)
+"""Each step a policy may take, and the hooks in which it makes sense."""
+
+CONDITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "tif": _ANYWHERE,
+        "prev.tif": _SWITCH,
+        "next.tif": _SWITCH,
+        "first": _IOPERM,
+        "on": _IOPERM,
+        "empty": _ANYWHERE,
+        "stale": _ANYWHERE,
+        "sched": frozenset({"vcpu_put"}),
+    }
+)
+"""Each condition, which `not` may precede, and the hooks in which it makes sense."""
+
+
+class Step(NamedTuple):
+    """One step of a policy, taken apart."""
+
+    action: str  # a key of STEPS
+    when: tuple[tuple[str, bool], ...]  # (key of CONDITIONS, the value it must have)
+
+    @classmethod
+    def parse(cls, text: object, hook: str) -> Step:
+        """Take `STEP if COND and not COND` apart; raises ValueError with the word that is wrong."""
+        if not isinstance(text, str):
+            raise TypeError(f"{hook}: {text!r} is not a step such as 'reload if tif'")
+        words = text.split()
+        if len(words) > 1 and words[1] != "if":
+            raise ValueError(f"{hook}: {text!r}: expected 'if' after the step, found {words[1]!r}")
+        action = words[0] if words else ""
+        _check_word("step", action, STEPS, hook, text)
+        when = []
+        for term in " ".join(words[2:]).split(" and ") if len(words) > 1 else ():
+            wanted = not term.startswith("not ")
+            name = term.removeprefix("not ")
+            _check_word("condition", name, CONDITIONS, hook, text)
+            when.append((name, wanted))
+        return cls(action, tuple(when))
+
+    def __str__(self) -> str:
+        terms = " and ".join(name if wanted else f"not {name}" for name, wanted in self.when)
+        return f"{self.action} if {terms}" if terms else self.action
+
+
+def _check_word(
+    what: str, word: str, table: Mapping[str, frozenset[str]], hook: str, text: str
+) -> None:
+    if word not in table:
+        raise ValueError(f"{hook}: {text!r}: {unknown_name(what, word, table)}")
+    if hook not in table[word]:
+        places = ", ".join(sorted(table[word]))
+        raise ValueError(f"{hook}: {text!r}: {what} {word!r} makes sense in {places} only")
+
+
+HOOK_STEPS_MAX = 64  # steps in one hook; bounds what one operation can cost
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the kernel does about TR and the I/O bitmap at each of its hooks, as data.
+
+    A hook is a sequence of entries; an entry is a step, `"refresh if next.tif"`, or a sequence
+    of steps that runs with preemption off. `io_base_at_start` is `"valid"` or `"invalid"`.
+    docs/model.md, section 5, has the steps, the conditions and where each makes sense.
+
+    Raises ValueError or TypeError with the hook, the entry and the word that is wrong.
+    """
+
+    name: str
+    vm_exit: tuple[str | tuple[str, ...], ...] = ()
+    vcpu_put: tuple[str | tuple[str, ...], ...] = ()
+    switch: tuple[str | tuple[str, ...], ...] = ()
+    ioperm: tuple[str | tuple[str, ...], ...] = ()
+    exit_to_user: tuple[str | tuple[str, ...], ...] = ()
+    task_exit: tuple[str | tuple[str, ...], ...] = ()
+    io_base_at_start: str = "valid"
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("policy", self.name)
+        for hook in HOOKS:
+            entries = getattr(self, hook)
+            if isinstance(entries, str) or not isinstance(entries, Sequence):
+                raise TypeError(f"{hook} is {entries!r}, not a list of steps")
+            frozen = tuple(e if isinstance(e, str) else _region(hook, e) for e in entries)
+            object.__setattr__(self, hook, frozen)
+            if len(self.steps(hook)) > HOOK_STEPS_MAX:
+                raise ValueError(f"{hook} has more than {HOOK_STEPS_MAX} steps")
+        if self.io_base_at_start not in ("valid", "invalid"):
+            value = self.io_base_at_start
+            raise ValueError(f"io_base_at_start is {value!r}, not 'valid' or 'invalid'")
+
+    def regions(self, hook: str) -> tuple[tuple[Step, ...], ...]:
+        """Return the entries of `hook`, taken apart; a step outside a list is alone in its own."""
+        return tuple(
+            tuple(Step.parse(text, hook) for text in ((entry,) if isinstance(entry, str) else entry))
+            for entry in getattr(self, hook)
+        )
+
+    def steps(self, hook: str) -> tuple[Step, ...]:
+        """Return the steps of `hook` in order, whether preemption is off around them or not."""
+        return tuple(step for region in self.regions(hook) for step in region)
+
+
+def _region(hook: str, entry: object) -> tuple[str, ...]:
+    if not isinstance(entry, Sequence) or not all(isinstance(text, str) for text in entry):
+        raise TypeError(f"{hook}: {entry!r} is neither a step nor a list of steps")
+    return tuple(entry)

@@ -1,0 +1,94 @@
+"""The plain C program beside which the core is timed: built when a benchmark first wants it."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from dataclasses import astuple
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmbench.arguments import COUNTERS_DTYPE
+from kvmbench.model import Profile
+
+
+class _Kind(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("cycles", "user_cycles", "overlap")),
+        *((name, ctypes.c_uint8) for name in ("exits", "user")),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Compile plain.c with `cc -O3` and load it; a machine without a compiler cannot compare."""
+    source = Path(__file__).with_name("plain.c")
+    target = Path(tempfile.mkdtemp(prefix="kvmbench-plain-")) / "plain.so"
+    command = ["cc", "-std=c11", "-O3", "-shared", "-fPIC", "-o", str(target), str(source)]
+    subprocess.run(command, check=True)
+    loaded = ctypes.CDLL(str(target))
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    loaded.plain_new.restype = pointer
+    loaded.plain_new.argtypes = [ctypes.c_int, ctypes.c_int, pointer, ctypes.c_int, pointer]
+    loaded.plain_run.restype = size
+    loaded.plain_run.argtypes = [pointer, pointer, size, pointer]
+    for name in ("counters", "cycles"):
+        getattr(loaded, f"plain_{name}").argtypes = [pointer, pointer]
+    for name in ("reset", "free"):
+        getattr(loaded, f"plain_{name}").argtypes = [pointer]
+    loaded.plain_port_check.argtypes = [
+        ctypes.c_uint32, ctypes.c_uint16, pointer, pointer, pointer, pointer, size
+    ]  # fmt: skip
+    return loaded
+
+
+class PlainMachine:
+    """The C machine: `deferred` on VMX; `run`, `counters`, `reset` as `Machine` has them."""
+
+    def __init__(self, cpus: int, tasks: int, profile: Profile) -> None:
+        costs = np.array(astuple(profile.costs), np.uint64)
+        kinds = (_Kind * len(profile.kinds))(
+            *(_Kind(k.cycles, k.user_cycles, k.overlap, k.exits, k.user) for k in profile.kinds)
+        )
+        self.cpus = cpus
+        self.at = library().plain_new(cpus, tasks, costs.ctypes.data, len(kinds), kinds)
+        if not self.at:
+            raise MemoryError("plain_new")
+
+    def __del__(self) -> None:
+        library().plain_free(self.at)
+
+    def run(self, ops: NDArray[np.void]) -> NDArray[np.uint8]:
+        results = np.zeros(len(ops), np.uint8)
+        done = library().plain_run(self.at, ops.ctypes.data, len(ops), results.ctypes.data)
+        if done < 0:
+            raise ValueError(f"operation {-1 - done}")
+        return results
+
+    def reset(self) -> None:
+        library().plain_reset(self.at)
+
+    @property
+    def counters(self) -> NDArray[np.void]:
+        found = np.zeros(self.cpus, COUNTERS_DTYPE)
+        library().plain_counters(self.at, found.ctypes.data)
+        return found
+
+
+def port_check(
+    tr_limit: int,
+    io_base: int,
+    tss_map: NDArray[np.uint8],
+    ports: NDArray[np.uint16],
+    widths: NDArray[np.uint8],
+) -> NDArray[Any]:
+    """The C loop, called as kvmbench.port_check is."""
+    out = np.empty(ports.shape, np.bool_)
+    addresses = [array.ctypes.data for array in (tss_map, ports, widths, out)]
+    library().plain_port_check(tr_limit, io_base, *addresses, ports.size)
+    return out

@@ -1,0 +1,60 @@
+"""Build the Cython core; everything else is in pyproject.toml.
+
+KVMBENCH_DEBUG=1     every check of Cython on
+KVMBENCH_SANITIZE=1  AddressSanitizer and UndefinedBehaviorSanitizer
+KVMBENCH_TRACE=1     line tracing, for coverage of the .pyx
+KVMBENCH_ANNOTATE=1  build/cython/kvmbench/_core.html, what of it calls Python
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("KVMBENCH_DEBUG") == "1"
+SANITIZE = os.environ.get("KVMBENCH_SANITIZE") == "1"
+TRACE = os.environ.get("KVMBENCH_TRACE") == "1"
+ANNOTATE = os.environ.get("KVMBENCH_ANNOTATE") == "1"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": DEBUG,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "overflowcheck": False,  # unsigned sums wrap on purpose where they are checked afterwards
+    "cdivision": not DEBUG,
+    "embedsignature": True,
+    "linetrace": TRACE,
+}
+
+flags, link, macros = ["-O3"], [], []
+if SANITIZE:
+    # Python's own -fwrapv hides signed overflow.
+    flags = ["-O1", "-g", "-fno-wrapv", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+    flags += ["-fsanitize=address,undefined,float-cast-overflow"]
+    link = ["-fsanitize=address,undefined"]
+if TRACE:
+    macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+
+extensions = [
+    Extension(
+        f"kvmbench.{name}",
+        [f"kvmbench/{name}.pyx"],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        define_macros=macros,
+    )
+    for name in ("_steps", "_core")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives=DIRECTIVES,
+        annotate=ANNOTATE,
+        emit_linenums=SANITIZE,
+        # The coverage plugin wants the C file beside the source.
+        build_dir=None if TRACE else "build/cython",
+    )
+)
