@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmbench.arguments import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
-    from kvmbench.workloads import Workload, workloads
+    from kvmbench.workloads import Workload
 
 _HOME = {
     "COUNTERS_DTYPE": "arguments",
@@ -30,7 +30,6 @@ _HOME = {
     "policies": "catalog",
     "port_check": "_core",
     "profiles": "catalog",
-    "workloads": "workloads",
 }
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "policies",
     "port_check",
     "profiles",
-    "workloads",
 ]
 
 

@@ -187,7 +187,7 @@ def _built_wrong(source: _Source, keys: tuple[str, ...], error: Exception) -> Fi
     """Turn the message of a declaration, which begins with a key's path, into a FileError."""
     path, _, rest = str(error).partition(" ")
     if path.rstrip(":").split(".")[0] in (*HOOKS, "io_base_at_start", "costs", "kinds", "tsc_hz"):
-        return source.error((*keys, *path.rstrip(":").split(".")), rest)
+        return source.error((*keys, *path.rstrip(":").split(".")), rest.removeprefix("is "))
     return source.error(keys, str(error))
 
 

@@ -1,0 +1,80 @@
+"""What the commands share: names and files as arguments, completion, output."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+T = TypeVar("T")
+
+
+def is_file(name: str) -> bool:
+    """Say whether a NAME|FILE argument is a file's: it has a separator or a known ending."""
+    return os.sep in name or name.endswith((".toml", ".py"))
+
+
+def pick(what: str, name: str, known: Mapping[str, T]) -> T:
+    """Return what `name` stands for; a usage error suggests the nearest name."""
+    from kvmbench.model import unknown_name
+
+    if name not in known:
+        raise click.UsageError(unknown_name(what, name, known))
+    return known[name]
+
+
+def read(load: Callable[[str], T], path: str) -> T:
+    """Load a user's file; what is wrong with it becomes one line."""
+    try:
+        return load(path)
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def complete(
+    names: Callable[[], Iterable[str]],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return a click completer of `names()`; files are completed too where one is begun."""
+
+    def completer(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+        if is_file(begun):
+            return [CompletionItem(begun, type="file")]
+        return [CompletionItem(name) for name in names() if name.startswith(begun)]
+
+    return completer
+
+
+def write_out(text: str, path: str | None) -> None:
+    """Print `text`, or make it the content of a file: whole, or not at all."""
+    if path is None:
+        click.echo(text, nl=False)
+        return
+    target = Path(path)
+    aside = None
+    try:
+        # A device or a pipe cannot be replaced.
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)
+        os.replace(aside, target)
+        aside = None
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror or error}") from None
+    finally:
+        if aside is not None:
+            os.unlink(aside)

@@ -1,0 +1,25 @@
+"""`kvmbench completion`: the shell's completion script."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    Examples:
+      kvmbench completion bash > ~/.local/share/bash-completion/completions/kvmbench
+      eval "$(kvmbench completion zsh)"
+    """
+    from click.shell_completion import get_completion_class
+
+    from kvmbench.cli.main import main
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.ClickException(f"click has no completion for {shell}")
+    click.echo(found(main, {}, "kvmbench", "_KVMBENCH_COMPLETE").source())

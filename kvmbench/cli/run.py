@@ -1,0 +1,195 @@
+"""`kvmbench run`: workloads under two policies, as a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmbench.cli.common import complete, is_file, pick, read, write_out
+
+if TYPE_CHECKING:
+    from kvmbench.model import Policy, Profile
+    from kvmbench.workloads import Workload
+
+
+def _policy_names() -> Iterable[str]:
+    from kvmbench.catalog import policies
+
+    return policies()
+
+
+def _profile_names() -> Iterable[str]:
+    from kvmbench.catalog import profiles
+
+    return profiles()
+
+
+def _published_names() -> Iterable[str]:
+    from kvmbench.catalog import published
+
+    return [table.name for table in published().values() if table.change == "tr-reload"]
+
+
+def _workload_names() -> Iterable[str]:
+    from kvmbench.workloads import workloads
+
+    return workloads()
+
+
+@click.command("run")
+@click.argument("names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(_workload_names))
+@click.option(
+    "--before", default="eager", show_default=True, metavar="POLICY",
+    shell_complete=complete(_policy_names), help="Policy of the first column.",
+)
+@click.option(
+    "--after", default="deferred", show_default=True, metavar="POLICY",
+    shell_complete=complete(_policy_names), help="Policy of the second column.",
+)
+@click.option("--policy-file", metavar="FILE", help="TOML with more policies.")
+@click.option("--workload-file", metavar="FILE", help="Python with more workloads.")
+@click.option(
+    "--profile", default="patch-2017", show_default=True, metavar="NAME|FILE",
+    shell_complete=complete(_profile_names), help="Costs of the machine.",
+)
+@click.option(
+    "--vendor", type=click.Choice(["vmx", "svm"]), default="vmx", show_default=True,
+    help="On vmx a VM exit cuts the TR limit.",
+)
+@click.option(
+    "--iterations", type=click.IntRange(1, 10**12), default=1_000_000, show_default=True,
+    help="Iterations of each workload behind one warm-up iteration.",
+)
+@click.option(
+    "--closed-form", is_flag=True, help="Add equal iterations up instead of stepping each."
+)
+@click.option(
+    "--ioperm", type=click.Choice(["off", "on", "both"]), default="off", show_default=True,
+    help="Does the vCPU's thread hold an I/O bitmap; both compares the two under --after.",
+)
+@click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
+@click.option(
+    "--against", metavar="NAME|FILE", shell_complete=complete(_published_names),
+    help="Set the predicted changes beside a published table's.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "kut", "markdown", "csv", "json"]),
+    default="text", show_default=True, help="kut is the patch's own form.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Write there instead of to stdout.")
+def command(
+    names: tuple[str, ...],
+    before: str,
+    after: str,
+    policy_file: str | None,
+    workload_file: str | None,
+    profile: str,
+    vendor: str,
+    iterations: int,
+    closed_form: bool,
+    ioperm: str,
+    explain: bool,
+    against: str | None,
+    form: str,
+    output: str | None,
+) -> None:
+    """Simulate each WORKLOAD under two policies and print the table; all of them by default.
+
+    \b
+    Examples:
+      kvmbench run
+      kvmbench run inl_from_qemu --explain
+      kvmbench run --before every-exit --against patch-2017
+      kvmbench run --after exit-to-user --ioperm both
+      kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
+    """
+    if form == "kut" and (explain or against):
+        raise click.UsageError("--format kut has no room for --explain or --against")
+    chosen_profile = _profile(profile)
+    known = _policies(policy_file)
+    chosen = (pick("policy", before, known), pick("policy", after, known))
+    workloads = _workloads(names, workload_file, chosen_profile)
+
+    from kvmbench import simulate, tables
+    from kvmbench.catalog import load_published, published
+
+    table = None
+    if against is not None:
+        named = is_file(against)
+        table = read(load_published, against) if named else None
+        table = table or pick("published table", against, published())
+    show = _Progress()
+    try:
+        result = simulate.simulate(
+            workloads, *chosen, chosen_profile, iterations=iterations, ioperm=ioperm,
+            vendor=vendor, closed_form=closed_form, progress=show,
+        )  # fmt: skip
+        residuals = simulate.against(result, table) if table else None
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        show.clear()
+    name = table.name if table else None
+    text = tables.render(result, form, explain=explain, residuals=residuals, published=name)
+    write_out(text, output)
+
+
+def _profile(name: str) -> Profile:
+    from kvmbench.catalog import load_profile, profiles
+
+    return read(load_profile, name) if is_file(name) else pick("profile", name, profiles())
+
+
+def _policies(path: str | None) -> dict[str, Policy]:
+    from kvmbench.catalog import load_policies, policies
+
+    known = dict(policies())
+    for name, policy in (read(load_policies, path) if path else {}).items():
+        if name in known:
+            raise click.ClickException(f"{path}: {name!r} is a built-in policy: name yours otherwise")
+        known[name] = policy
+    return known
+
+
+def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
+    from kvmbench.simulate import missing_kinds
+    from kvmbench.workloads import load_workloads, merge, workloads
+
+    try:
+        known = dict(workloads())
+        if path:
+            known = merge(known, read(load_workloads, path), path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    if names:
+        return [pick("workload", name, known) for name in names]
+    able = [found for found in known.values() if not missing_kinds(found, profile)]
+    for workload in known.values():
+        if missing := missing_kinds(workload, profile):
+            what = f"profile {profile.name} has no exit kind {missing[0]}"
+            click.echo(f"kvmbench: {workload.name} left out: {what}", err=True)
+    if not able:
+        raise click.ClickException(f"profile {profile.name!r} has exit kinds of no workload")
+    return able
+
+
+class _Progress:
+    """A line on stderr, where that is a terminal and the work takes longer than a second."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
+        self.shown = False
+
+    def __call__(self, name: str, share: float) -> None:
+        now = time.monotonic()
+        if now >= self.next:
+            click.echo(f"\r\033[K{name} {share:4.0%}", nl=False, err=True)
+            self.shown, self.next = True, now + 0.1
+
+    def clear(self) -> None:
+        if self.shown:
+            click.echo("\r\033[K", nl=False, err=True)

@@ -1,0 +1,159 @@
+"""`kvmbench show`: what is behind a name, or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvmbench.cli.common import complete, is_file, read
+
+if TYPE_CHECKING:
+    from kvmbench.catalog import Published
+    from kvmbench.model import Policy, Profile
+    from kvmbench.workloads import Workload
+
+
+def _names() -> Iterable[str]:
+    from kvmbench import catalog, workloads
+
+    tables = (catalog.policies(), catalog.profiles(), catalog.published(), workloads.workloads())
+    return sorted({name for table in tables for name in table})
+
+
+@click.command("show")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete(_names))
+def command(name: str) -> None:
+    """Print a workload, a policy, a profile or a published table, by name or from a file.
+
+    A name that stands for several things prints them all.
+
+    \b
+    Examples:
+      kvmbench show deferred
+      kvmbench show patch-2017
+      kvmbench show ./mine.toml
+    """
+    from kvmbench import catalog, model, workloads
+
+    if is_file(name):
+        found = _from_file(name)
+    else:
+        try:
+            groups: list[tuple[Callable[[Any], str], Any]] = [
+                (_workload, workloads.workloads()),
+                (_policy, catalog.policies()),
+                (_profile, catalog.profiles()),
+                (_published, catalog.published()),
+            ]
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
+        found = [show(known[name]) for show, known in groups if name in known]
+        if not found:
+            raise click.UsageError(model.unknown_name("name", name, _names()))
+    click.echo("\n".join(found), nl=False)
+
+
+def _from_file(path: str) -> list[str]:
+    """Show a user's file; what it holds is known by its top level."""
+    import tomllib
+    from pathlib import Path
+
+    from kvmbench import catalog, workloads
+
+    if path.endswith(".py"):
+        return [_workload(found) for found in read(workloads.load_workloads, path)]
+    try:
+        top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        top = {}  # the reader below says what is wrong
+    if "rows" in top or "configurations" in top:
+        return [_published(read(catalog.load_published, path))]
+    if "costs" in top or "kinds" in top or "extends" in top:
+        return [_profile(read(catalog.load_profile, path))]
+    return [_policy(found) for found in read(catalog.load_policies, path).values()]
+
+
+def _workload(workload: Workload) -> str:
+    from kvmbench.tables import fact
+
+    return fact("workload", workload.name) + fact("about", workload.about) + fact(
+        "exits", ", ".join(workload.exits)
+    )  # fmt: skip
+
+
+def _policy(policy: Policy) -> str:
+    from kvmbench.model import HOOKS
+    from kvmbench.tables import fact
+
+    lines = fact("policy", policy.name, 14) + fact("about", policy.about, 14)
+    lines += fact("io_base", f"{policy.io_base_at_start} at the start", 14)
+    for hook in HOOKS:
+        entries = getattr(policy, hook)
+        texts = [e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries]
+        lines += fact(hook, "; ".join(texts) or "-", 14)
+    if any(not isinstance(e, str) for hook in HOOKS for e in getattr(policy, hook)):
+        lines += "[...] runs with preemption off\n"
+    return lines
+
+
+def _profile(profile: Profile) -> str:
+    from kvmbench.tables import Table, fact, text
+
+    lines = fact("profile", profile.name) + fact("about", profile.about)
+    clock = f"{profile.tsc_hz:,} Hz" if profile.tsc_hz else "not stated"
+    lines += fact("TSC", clock) + "\n"
+    costs = [
+        (figure.removeprefix("costs."), str(value), profile.origin(figure).basis)
+        for figure, value in profile.figures().items()
+        if figure.startswith("costs.")
+    ]
+    kinds = [
+        (
+            kind.name,
+            *(str(value) for value in (kind.cycles, kind.user_cycles, kind.overlap)),
+            "userspace" if kind.user else "kernel" if kind.exits else "no exit",
+        )
+        for kind in profile.kinds
+    ]
+    lines += text(Table(("cost, cycles", "", "basis"), costs)) + "\n"
+    lines += text(Table(("exit kind", "cycles", "user", "overlap", "handled in"), kinds)) + "\n"
+    sources: dict[tuple[str, str], list[str]] = {}
+    for figure in profile.figures():
+        origin = profile.origin(figure)
+        sources.setdefault((origin.basis, origin.source), []).append(figure)
+    for (basis, source), figures in sources.items():
+        lines += fact(basis, f"{source}: {', '.join(figures)}")
+    return lines
+
+
+def _published(table: Published) -> str:
+    from kvmbench.tables import Table, fact, text
+
+    lines = fact("published", table.name)
+    for name in ("title", "change", "date", "hardware", "note", "source"):
+        lines += fact(name, getattr(table, name))
+    lines += fact("unit", f"{table.unit}, {table.better} is better") + "\n"
+    names = list(dict.fromkeys(row.name for row in table.rows))
+
+    def cell(name: str, configuration: str) -> str:
+        value = table.value(name, configuration)
+        return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.0f}"
+
+    if len(table.configurations) <= 4 and max(map(len, table.configurations)) <= 14:
+        rows = [(name, *(cell(name, c) for c in table.configurations)) for name in names]
+        lines += text(Table(("name", *table.configurations), rows))
+    else:
+        for configuration in table.configurations:
+            here = [name for name in names if table.value(name, configuration) is not None]
+            rows = [(name, cell(name, configuration)) for name in here]
+            lines += text(Table((configuration, ""), rows))
+    for row in table.rows:
+        if row.remark:
+            lines += fact("remark", f"{row.name}, {row.configuration}: {row.remark}")
+        if row.values:
+            order = "order in time lost" if table.order == "lost" else "in order"
+            values = " ".join(f"{value:g}" for value in row.values)
+            lines += fact("runs", f"{row.configuration}, {len(row.values)}, {order}: {values}")
+    return lines
