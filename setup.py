@@ -35,7 +35,8 @@ if SANITIZE:
     flags += ["-fsanitize=address,undefined,float-cast-overflow"]
     link = ["-fsanitize=address,undefined"]
 if TRACE:
-    macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+    macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
 extensions = [
     Extension(

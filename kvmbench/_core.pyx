@@ -1,5 +1,7 @@
 """The machine for Python: arrays and arguments in, exact cycles out; what it does is in _steps."""
-from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport (
+    INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
 cimport cython
 
 from kvmbench._steps cimport (

@@ -69,7 +69,7 @@ cdef struct KbOp:                 # OP_DTYPE, 16 bytes
     uint8_t code
     uint8_t arg                   # IOPERM: grants; IO: width, bytes
     uint16_t cpu
-    int32_t a                     # EXIT: kind; SWITCH: task; IOPERM: first; IO: port; ADVANCE: cycles
+    int32_t a                     # kind, task, first port, port or cycles, as in model.Op
     int32_t b                     # IOPERM: count
     int32_t c
 
@@ -91,7 +91,7 @@ cdef struct KbTr:                 # what an EXIT can change on its CPU; 16 bytes
     uint32_t known                # index of this state's first KbMove; 0: state not looked up
 
 cdef struct KbTask:               # 32 bytes
-    uint8_t* map                  # [KB_MAP_BYTES + 1], a set bit denies; all ones where has_map is 0
+    uint8_t* map                  # [KB_MAP_BYTES + 1], a set bit denies; all ones without has_map
     uint64_t seq                  # of the map
     uint32_t max                  # bytes of the map that may hold a zero bit
     int32_t last_cpu              # -1: ran nowhere yet
@@ -180,7 +180,7 @@ cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept
 
 cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
                                uint32_t port, uint32_t width) noexcept nogil:
-    """The hardware's port check: SDM Vol. 1, "I/O permission bit map"; two bytes are always read."""
+    """The port check: SDM Vol. 1, "I/O permission bit map"; two bytes are always read."""
     cdef uint32_t byte = port >> 3
     cdef uint32_t word = tss_map[byte] | <uint32_t>tss_map[byte + 1] << 8
     cdef uint32_t bits = ((<uint32_t>1 << width) - 1) << (port & 7)

@@ -294,7 +294,8 @@ cdef int _begin(KbMachine* m, Frame* f, int64_t cpu, KbTask* next, Undo** undo) 
     return KB_OK
 
 
-cdef void _give_back(KbMachine* m, KbTask* task, const KbTask* was, const uint8_t* map) noexcept nogil:
+cdef void _give_back(KbMachine* m, KbTask* task, const KbTask* was,
+                     const uint8_t* map) noexcept nogil:
     cdef KbTask old = was[0]
     if old.has_map:
         old.map = task.map if task.has_map else <uint8_t*>_pop_spare(m)
@@ -621,8 +622,8 @@ cdef void kb_free_maps(KbMachine* m) noexcept nogil:
 
 
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
-    cdef KbTask task = KbTask(map=&NO_MAP[0], seq=0, max=0, last_cpu=-1, on_cpu=-1, tif=0, has_map=0,
-                              in_run=0, empty=1)
+    cdef KbTask task = KbTask(map=&NO_MAP[0], seq=0, max=0, last_cpu=-1, on_cpu=-1, tif=0,
+                              has_map=0, in_run=0, empty=1)
     cdef KbTr tr
     cdef KbCpu* c
     cdef int32_t i
@@ -746,7 +747,6 @@ cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
             cycles_out[i] = cycles
         i += 1
     return n
-
 
 
 cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,

@@ -95,9 +95,7 @@ def wrong_width(widths: NDArray[np.uint8]) -> ValueError:
     return ValueError(f"widths holds {wrong[0]}, not 1, 2 or 4 bytes")
 
 
-def named(
-    what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]
-) -> T:
+def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]) -> T:
     """Return `value`, or the built-in one of that name."""
     if isinstance(value, kind):
         return value

@@ -342,10 +342,8 @@ class Policy:
 
     def regions(self, hook: str) -> tuple[tuple[Step, ...], ...]:
         """Return the entries of `hook`, taken apart; a step outside a list is alone in its own."""
-        return tuple(
-            tuple(Step.parse(text, hook) for text in ((entry,) if isinstance(entry, str) else entry))
-            for entry in getattr(self, hook)
-        )
+        entries = ((e,) if isinstance(e, str) else e for e in getattr(self, hook))
+        return tuple(tuple(Step.parse(text, hook) for text in entry) for entry in entries)
 
     def steps(self, hook: str) -> tuple[Step, ...]:
         """Return the steps of `hook` in order, whether preemption is off around them or not."""

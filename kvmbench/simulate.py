@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class Result:
     profile: Profile
     policies: tuple[Policy, Policy]  # before and after; the same twice where ioperm is both
     ioperm: str  # does the vCPU's thread hold an I/O bitmap: off, on, or both: before not, after so
-    vendor: str
+    vendor: Literal["vmx", "svm"]
     iterations: int
     rows: tuple[Row, ...]
     model_version: str = MODEL_VERSION
@@ -114,7 +115,7 @@ def simulate(
     *,
     iterations: int = 1_000_000,
     ioperm: str = "off",
-    vendor: str = "vmx",
+    vendor: Literal["vmx", "svm"] = "vmx",
     closed_form: bool = False,
     progress: Progress | None = None,
 ) -> Result:

@@ -21,9 +21,7 @@ LIGHT = (
     "the vCPU, and TR is reloaded only at the put, on the way to userspace or when the vCPU's "
     "thread is scheduled out."
 )
-AT_EXIT = (
-    "Light rows move only because {} acts at every VM exit; what does not exit does not move."
-)
+AT_EXIT = "Light rows move only because {} acts at every VM exit; what does not exit does not move."
 FITTED = (
     "fitted: a cost of this row was chosen to meet a published table, so the row is no evidence "
     "for the model."
@@ -243,7 +241,7 @@ def _csv(result: Result, explain: bool, residuals: Sequence[Residual] | None) ->
     left_out = () if explain else ("segments_before", "segments_after")
     lines = []
     for row in document["rows"]:
-        flat = {}
+        flat: dict[str, Any] = {}
         for key, value in row.items():
             if isinstance(value, dict):
                 side = key.removeprefix("segments_")

@@ -84,7 +84,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
         names = runpy.run_path(str(path))
     except SyntaxError as error:
         raise FileError(f"{path}:{error.lineno}: not Python: {error.msg}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever a user's file raises)
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
         where = f"{path}:{line}" if line else str(path)

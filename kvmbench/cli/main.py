@@ -22,18 +22,19 @@ COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
 class Commands(click.Group):
     """A group whose commands are imported on first use, so that --help stays quick."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Run, and say in one line what is wrong."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+        if not extra.pop("standalone_mode", True):
+            return super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
         except NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code
         except click.ClickException as error:
-            path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-            click.echo(f"{path or 'kvmbench'}: {error.format_message()}", err=True)
+            context = getattr(error, "ctx", None)
+            name = context.command_path if context else "kvmbench"
+            click.echo(f"{name}: {error.format_message()}", err=True)
             code = error.exit_code
         except click.Abort:
             click.echo("kvmbench: stopped", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -41,44 +41,73 @@ def _workload_names() -> Iterable[str]:
 
 
 @click.command("run")
-@click.argument("names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(_workload_names))
-@click.option(
-    "--before", default="eager", show_default=True, metavar="POLICY",
-    shell_complete=complete(_policy_names), help="Policy of the first column.",
+@click.argument(
+    "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(_workload_names)
 )
 @click.option(
-    "--after", default="deferred", show_default=True, metavar="POLICY",
-    shell_complete=complete(_policy_names), help="Policy of the second column.",
+    "--before",
+    default="eager",
+    show_default=True,
+    metavar="POLICY",
+    shell_complete=complete(_policy_names),
+    help="Policy of the first column.",
+)
+@click.option(
+    "--after",
+    default="deferred",
+    show_default=True,
+    metavar="POLICY",
+    shell_complete=complete(_policy_names),
+    help="Policy of the second column.",
 )
 @click.option("--policy-file", metavar="FILE", help="TOML with more policies.")
 @click.option("--workload-file", metavar="FILE", help="Python with more workloads.")
 @click.option(
-    "--profile", default="patch-2017", show_default=True, metavar="NAME|FILE",
-    shell_complete=complete(_profile_names), help="Costs of the machine.",
+    "--profile",
+    default="patch-2017",
+    show_default=True,
+    metavar="NAME|FILE",
+    shell_complete=complete(_profile_names),
+    help="Costs of the machine.",
 )
 @click.option(
-    "--vendor", type=click.Choice(["vmx", "svm"]), default="vmx", show_default=True,
+    "--vendor",
+    type=click.Choice(["vmx", "svm"]),
+    default="vmx",
+    show_default=True,
     help="On vmx a VM exit cuts the TR limit.",
 )
 @click.option(
-    "--iterations", type=click.IntRange(1, 10**12), default=1_000_000, show_default=True,
+    "--iterations",
+    type=click.IntRange(1, 10**12),
+    default=1_000_000,
+    show_default=True,
     help="Iterations of each workload behind one warm-up iteration.",
 )
 @click.option(
     "--closed-form", is_flag=True, help="Add equal iterations up instead of stepping each."
 )
 @click.option(
-    "--ioperm", type=click.Choice(["off", "on", "both"]), default="off", show_default=True,
+    "--ioperm",
+    type=click.Choice(["off", "on", "both"]),
+    default="off",
+    show_default=True,
     help="Does the vCPU's thread hold an I/O bitmap; both compares the two under --after.",
 )
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
-    "--against", metavar="NAME|FILE", shell_complete=complete(_published_names),
+    "--against",
+    metavar="NAME|FILE",
+    shell_complete=complete(_published_names),
     help="Set the predicted changes beside a published table's.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["text", "kut", "markdown", "csv", "json"]),
-    default="text", show_default=True, help="kut is the patch's own form.",
+    "--format",
+    "form",
+    type=click.Choice(["text", "kut", "markdown", "csv", "json"]),
+    default="text",
+    show_default=True,
+    help="kut is the patch's own form.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to stdout.")
 def command(
@@ -88,7 +117,7 @@ def command(
     policy_file: str | None,
     workload_file: str | None,
     profile: str,
-    vendor: str,
+    vendor: Literal["vmx", "svm"],
     iterations: int,
     closed_form: bool,
     ioperm: str,
@@ -150,7 +179,7 @@ def _policies(path: str | None) -> dict[str, Policy]:
     known = dict(policies())
     for name, policy in (read(load_policies, path) if path else {}).items():
         if name in known:
-            raise click.ClickException(f"{path}: {name!r} is a built-in policy: name yours otherwise")
+            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
         known[name] = policy
     return known
 

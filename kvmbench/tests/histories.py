@@ -120,8 +120,10 @@ def reference_state(model: Reference) -> dict[str, Any]:
     """Return the reference's whole state, in the words of `core_state`."""
     return {
         "cpu": [
-            (c.cycles, c.tr_limit, c.tss_busy, c.io_base, c.limit_stale, c.guest_loaded)
-            + (c.task, c.map_max, c.map_seq)
+            (
+                *(c.cycles, c.tr_limit, c.tss_busy, c.io_base, c.limit_stale, c.guest_loaded),
+                *(c.task, c.map_max, c.map_seq),
+            )
             for c in model.cpus
         ],
         "task": [
