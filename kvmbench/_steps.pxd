@@ -9,7 +9,8 @@ cdef enum:                        # layout of Linux 4.11 to 5.4, used for every 
     KB_LIMIT_MIN = 0x67           # TR limit after a VM exit on VMX: hardware TSS alone
     KB_BASE_VALID = 0x68          # io_bitmap_base: the bitmap follows the hardware TSS
     KB_BASE_INVALID = 0x2070      # io_bitmap_base past the full limit: every port denied
-    KB_MAP_BYTES = 8192           # a bit for each of 65,536 ports
+    KB_PORTS = 65536
+    KB_MAP_BYTES = 8192           # a bit for each port
     KB_TSS_MAP_BYTES = 8193       # and the terminator
 
 cdef enum KbStatus:               # what a step function returns
@@ -85,7 +86,7 @@ cdef struct KbTr:                 # what an EXIT can change on its CPU; 16 bytes
     uint32_t tr_limit             # bytes; KB_LIMIT_FULL or KB_LIMIT_MIN
     uint16_t io_base              # bytes; KB_BASE_VALID or KB_BASE_INVALID
     uint8_t tss_busy              # the GDT's TSS descriptor is of the busy type
-    uint8_t limit_stale           # the seed's __tss_limit_invalid
+    uint8_t limit_stale           # the patch's __tss_limit_invalid
     uint8_t guest_loaded          # from the first entry until the put
     uint8_t _unused[3]
     uint32_t known                # index of this state's first KbMove; 0: state not looked up
@@ -172,7 +173,7 @@ cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil
 # The state of `old`, which has as many CPUs, tasks and kinds; m is at its start.
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
-# kb_port_check of each; returns 0, with `allowed` undefined, where a width is not 1, 2 or 4.
+# kb_port_check of each; returns 0, and nothing is written, where a width is not 1, 2 or 4.
 cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
                          const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
                          int64_t n) noexcept nogil

@@ -34,14 +34,14 @@ class Workload:
     exits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.exits, str):
+        if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
             raise TypeError(f"exits of {self.name!r} is {self.exits!r}, not a tuple of names")
         object.__setattr__(self, "exits", tuple(self.exits) or (self.name,))
         for name in (self.name, *self.exits):
             if not isinstance(name, str):
                 raise TypeError(f"{name!r} is not the name of a workload or an exit kind")
-            if not name or name != "".join(name.split()):
-                raise ValueError(f"name {name!r} is empty or has a space in it")
+            if not name or not name.isprintable() or " " in name:
+                raise ValueError(f"name {name!r} is empty, has a space or is not printable")
 
 
 BUILT_IN = (
@@ -66,10 +66,12 @@ def workloads() -> Mapping[str, Workload]:
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         origin = f"entry point {entry.name} = {entry.value}"
         try:
-            value = entry.load()
-        except Exception as error:
-            raise FileError(f"{origin}: {type(error).__name__}: {error}") from error
-        found = merge(found, _listed(value, origin), origin)
+            listed = _listed(entry.load(), origin)
+        except FileError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever somebody's package raises)
+            raise FileError(f"{origin}: {_in_one_line(error)}") from None
+        found = merge(found, listed, origin)
     return MappingProxyType(found)
 
 
@@ -79,19 +81,28 @@ def load_workloads(path: str | Path) -> list[Workload]:
     Raises FileError, with the line, for a file that cannot be run or does not do so; OSError.
     """
     path = Path(path)
-    path.read_bytes()  # an OSError of the file itself, not of what it does
+    try:
+        compile(path.read_bytes(), str(path), "exec")
+    except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
+        raise FileError(f"{path}{line}: not Python: {error.msg}") from None
+    except ValueError as error:
+        raise FileError(f"{path}: not Python: {error}") from None
     try:
         names = runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise FileError(f"{path}:{error.lineno}: not Python: {error.msg}") from None
-    except Exception as error:  # noqa: BLE001  (whatever a user's file raises)
+        if "WORKLOADS" not in names:
+            raise FileError(f"{path}: assigns nothing to WORKLOADS, a list of kvmbench.Workload")
+        return _listed(names["WORKLOADS"], f"{path}: WORKLOADS")
+    except FileError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         frames = traceback.extract_tb(error.__traceback__)
-        line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
-        where = f"{path}:{line}" if line else str(path)
-        raise FileError(f"{where}: {type(error).__name__}: {error}") from None
-    if "WORKLOADS" not in names:
-        raise FileError(f"{path}: assigns nothing to WORKLOADS, a list of kvmbench.Workload")
-    return _listed(names["WORKLOADS"], f"{path}: WORKLOADS")
+        line = next((f":{f.lineno}" for f in reversed(frames) if f.filename == str(path)), "")
+        raise FileError(f"{path}{line}: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _listed(value: object, origin: str) -> list[Workload]:

@@ -1,0 +1,41 @@
+# What people and CI type. `make run` and `make test` need nothing but Python 3.11 or newer with
+# venv, a C compiler, and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
+
+.PHONY: run test bench check clean
+
+run: $(VENV)/.run
+	@$(BIN)/kvmbench run
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test
+	@mkdir -p results/bench
+	$(BIN)/python -m pytest kvmbench/tests/bench/bench_core.py \
+	    --benchmark-columns=min,median,max --benchmark-sort=name \
+	    --benchmark-json=results/bench/core.json
+
+check: test
+	ci/package
+	ci/lint
+	ci/types
+	ci/instrumented
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Installed with its build isolated; the extension lands beside its source.
+$(VENV)/.run: $(BIN)/python $(BUILT_FROM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python $(BUILT_FROM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(VENV)/.run $@
+
+clean:
+	rm -rf build dist $(VENV) kvmbench.egg-info kvmbench/*.so kvmbench/*.c

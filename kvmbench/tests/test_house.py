@@ -1,0 +1,328 @@
+"""The house itself: public names, import floors, and lists that must agree with each other."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import kvmbench
+from kvmbench import Costs, Op, catalog
+from kvmbench.arguments import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
+from kvmbench.model import HOOKS, STEPS
+
+PACKAGE = Path(kvmbench.__file__).parent
+SOURCE = PACKAGE.parent  # the source tree, or site-packages
+IN_TREE = (SOURCE / "setup.py").exists() and (SOURCE / "pyproject.toml").exists()
+in_tree = pytest.mark.skipif(not IN_TREE, reason="an installed package has no setup.py")
+
+CONTRACT = {  # names that others write against
+    *("Op", "OP_DTYPE", "Costs", "ExitKind", "Profile", "Policy", "policies", "load_policies"),
+    *("Machine", "OperationError", "port_check"),
+}
+
+
+# Public names
+
+
+def test_public_names():
+    names = kvmbench.__all__
+    assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    assert len(names) == len(set(names)) <= 20
+    assert set(names) >= CONTRACT
+    assert dir(kvmbench) == sorted(names)
+    assert {*kvmbench._HOME, "__version__"} == set(names)
+
+
+@pytest.mark.parametrize("name", kvmbench.__all__)
+def test_every_public_name_loads(name):
+    assert getattr(kvmbench, name) is not None
+    assert getattr(kvmbench, name) is getattr(kvmbench, name)
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'kvmbench' has no attribute 'Machin'"):
+        _ = kvmbench.Machin
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n))
+    homes = {alias.name: node.module for node in block.body for alias in node.names}
+    assert homes == {name: f"kvmbench.{home}" for name, home in kvmbench._HOME.items()}
+
+
+@pytest.mark.parametrize("module", ["model", "catalog", "arguments", "workloads", "simulate"])
+def test_every_modules_all(module):
+    __import__(f"kvmbench.{module}")
+    found = sys.modules[f"kvmbench.{module}"]
+    assert len(set(found.__all__)) == len(found.__all__)
+    assert all(hasattr(found, name) for name in found.__all__)
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import kvmbench", {"numpy", "click", "kvmbench._core", "kvmbench.model"}),
+        ("import kvmbench; dir(kvmbench)", {"numpy", "click"}),
+        ("from kvmbench import Policy, policies, profiles", {"numpy", "click"}),
+        ("from kvmbench import Workload", {"numpy", "click"}),
+        ("from kvmbench import Machine", {"click"}),
+        ("import kvmbench.simulate, kvmbench.tables", {"click"}),
+    ],
+)
+def test_imports_stay_light(code, unwanted):
+    program = f"import sys; {code}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert unwanted & set(done.stdout.split()) == set()
+
+
+# Floors: imports go down only, or along an arrow of the same floor.
+
+FLOORS = {
+    **dict.fromkeys(("model", "catalog", "arguments"), 1),
+    **dict.fromkeys(("_steps", "_core"), 2),
+    "workloads": 3,
+    "simulate": 4,
+    "tables": 5,
+    "cli": 6,
+}
+ARROWS = {("catalog", "model"), ("arguments", "model"), ("_core", "_steps")}
+SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
+MODULES = sorted(
+    path
+    for path in PACKAGE.rglob("*.*")
+    if path.suffix in SUFFIXES and "tests" not in path.relative_to(PACKAGE).parts
+)
+
+
+def home(path):
+    """Return the module or folder of a file that has a floor: `model`, `cli`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(path.suffix)
+
+
+def import_statements(path):
+    """Return the import nodes of a file; of Cython, its import and cimport statements."""
+    text = path.read_text()
+    if path.suffix in (".pyx", ".pxd"):
+        pattern = r"^[ \t]*((?:from[ \t]+[\w.]+[ \t]+)?c?import[ \t]+(?:\([^)]*\)|[^(\n#]+))"
+        found = re.findall(pattern, text, re.MULTILINE)
+        text = "\n".join(re.sub(r"\bcimport\b", "import", statement) for statement in found)
+    tree = ast.parse(text)
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def imported(path):
+    """Return the modules of kvmbench that a file imports, TYPE_CHECKING blocks included."""
+    names = set()
+    for node in import_statements(path):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        else:
+            assert not node.level, f"{path.name}:{node.lineno}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names if name.split(".")[0] == "kvmbench"]
+    return {kvmbench._HOME.get(p[1], p[1]) if len(p) > 1 else "kvmbench" for p in parts}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_floors(path):
+    here = home(path)
+    if here == "__init__":  # its names load on first use
+        return
+    assert here in FLOORS, f"{here} has no floor: give it one above"
+    for there in imported(path):
+        assert there in FLOORS, f"{here} imports {there}, which has no floor"
+        allowed = here == there or (here, there) in ARROWS
+        assert FLOORS[there] < FLOORS[here] or allowed, f"{here} imports {there}"
+
+
+def test_floors_see_every_kind_of_import(tmp_path):
+    file = tmp_path / "seen.pyx"
+    file.write_text(
+        "from libc.stdint cimport int64_t\ncimport cython\n"
+        "from kvmbench._steps cimport (\n    KbMachine,\n    KbOp,\n)\n"
+        "def f():\n    from kvmbench import tables, Machine\n    import kvmbench.simulate as s\n"
+    )
+    assert imported(file) == {"_steps", "tables", "_core", "simulate"}
+    file = tmp_path / "seen.py"
+    file.write_text("if TYPE_CHECKING:\n    from kvmbench.cli.common import read\n")
+    assert imported(file) == {"cli"}
+
+
+def test_click_lives_in_cli_only():
+    users = set()
+    for path in MODULES:
+        for node in import_statements(path):
+            names = [alias.name for alias in node.names]
+            names = [node.module] if isinstance(node, ast.ImportFrom) else names
+            if "click" in {name.split(".")[0] for name in names}:
+                users.add(home(path))
+    assert users == {"cli"}
+
+
+# Cython
+
+
+CYTHON = [path for path in MODULES if path.suffix in (".pyx", ".pxd")]
+
+
+def bare_nogil(text):
+    """Return the signatures that say nogil and neither noexcept nor except."""
+    text = re.sub(r"#.*", "", text)
+    found = re.findall(r"\)([^()\n:]*)\bnogil\b", text)
+    return [words for words in found if not re.search(r"\b(noexcept|except)\b", words)]
+
+
+@pytest.mark.parametrize("path", CYTHON, ids=lambda path: path.name)
+def test_every_nogil_says_what_of_exceptions(path):
+    text = path.read_text()
+    assert bare_nogil(text) == []
+    assert "nogil" in text or path.stem != "_steps"
+
+
+@pytest.mark.parametrize(
+    ("line", "bare"),
+    [
+        ("cdef int f(int a) noexcept nogil", False),
+        ("cdef int f(int a,\n           int b) except -1 nogil:", False),
+        ("cdef int f(int a) except? -1 nogil:", False),
+        ("    with nogil:", False),
+        ("cdef int f(int a) nogil:", True),
+        ("cdef void f(int a,\n    int b) nogil", True),
+    ],
+)
+def test_bare_nogil_is_seen(line, bare):
+    assert bool(bare_nogil(line)) == bare
+
+
+def test_no_performance_decorators():
+    for path in CYTHON:
+        decorators = re.findall(r"^\s*@(cython\.\w+)", path.read_text(), re.MULTILINE)
+        assert set(decorators) <= {"cython.final"}
+
+
+@in_tree
+def test_setup_builds_each_module_once():
+    built = sorted(path.stem for path in PACKAGE.rglob("*.pyx"))
+    tree = ast.parse((SOURCE / "setup.py").read_text())
+    words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert sorted(word for word in words if word in built) == built
+
+
+# Lists that are written down twice
+
+STEPS_PXD = (PACKAGE / "_steps.pxd").read_text()
+
+
+def enum(prefix):
+    """Return the names of the enum with `prefix`, which counts from 0."""
+    found = re.findall(rf"^    {prefix}_(\w+)(?: = (\d+))?", STEPS_PXD, re.MULTILINE)
+    assert [number for _, number in found] == ["0", *[""] * (len(found) - 1)]
+    return [name.lower() for name, _ in found]
+
+
+def struct(name):
+    """Return the fields of a C struct in order."""
+    body = re.search(rf"cdef struct {name}:.*\n((?:    .*\n|\n)+)", STEPS_PXD)[1]
+    lines = [line.split("#")[0] for line in body.splitlines()]
+    return [
+        field.strip(" *").split("[")[0]
+        for line in lines
+        if line.strip()
+        for field in line.strip().split(" ", 1)[1].split(",")
+    ]
+
+
+def test_enums_are_the_models():
+    assert enum("DO") == list(STEPS)
+    assert enum("HOOK") == list(HOOKS)
+
+
+def test_codes_are_the_models():
+    body = re.search(r"cdef enum KbCode:.*\n((?:    .*\n)+)", STEPS_PXD)[1]
+    found = re.findall(r"KB_(\w+) = (\d+)", body)
+    assert [(name, int(number)) for name, number in found] == [(op.name, op) for op in Op]
+
+
+def test_op_dtype_is_the_structs():
+    assert struct("KbOp") == list(OP_DTYPE.names)
+    assert OP_DTYPE.itemsize == 16
+
+
+def test_costs_are_the_structs():
+    found = [name.removesuffix("_") for name in struct("KbCosts")]
+    assert found == [entry.name for entry in fields(Costs)]
+
+
+def test_counters_are_the_structs():
+    assert struct("KbCounters") == list(COUNTERS) == list(COUNTERS_DTYPE.names)
+
+
+# Data and the tree
+
+READERS = {
+    "profiles": catalog.load_profile,
+    "published": catalog.load_published,
+    "data": catalog.load_policies,
+}
+DATA = sorted((PACKAGE / "data").rglob("*.*"))
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_data_parses(path):
+    found = READERS[path.parent.name](path)
+    if path.parent.name != "data":
+        assert found.name == path.stem
+        listed = getattr(catalog, path.parent.name)()
+        assert listed[path.stem] == found
+
+
+def test_data_is_there():
+    assert {path.stem for path in DATA} >= {"policies", "patch-2017", "patch-2017-replay"}
+    assert list(catalog.policies()) == ["eager", "deferred", "exit-to-user", "every-exit"]
+
+
+def tracked():
+    """Return the text files of the tree that .gitignore does not name."""
+    ignored = [".git", "*.pyc"]
+    if IN_TREE:
+        ignored += (SOURCE / ".gitignore").read_text().split()
+    ignored = [pattern.strip("/") for pattern in ignored]
+    root = SOURCE if IN_TREE else PACKAGE
+    for folder, folders, names in os.walk(root):
+        here = Path(folder).relative_to(root)
+        skip = {
+            name
+            for name in (*folders, *names)
+            if any(fnmatch(name, i) or fnmatch(str(here / name), i) for i in ignored)
+        }
+        folders[:] = sorted(set(folders) - skip)
+        yield from (Path(folder) / name for name in sorted(set(names) - skip))
+
+
+# Written in parts, so that this file passes.
+PRIVATE = [
+    r"(?<![\w./])/" + r"work\b",
+    r"\b" + "shared" + "/",
+    r"(?<![\w.])/" + r"(home|root|Users)/",
+]
+
+
+def test_nothing_names_this_machine():
+    root = re.escape(str(SOURCE))
+    pattern = re.compile("|".join([*PRIVATE, *([rf"{root}\b"] if IN_TREE else [])]))
+    found, seen = [], 0
+    for path in tracked():
+        seen += 1
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path}:{number}: {line.strip()[:60]}")
+    assert found == []
+    assert seen > 30

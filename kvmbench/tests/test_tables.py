@@ -1,0 +1,344 @@
+"""A result as text, Markdown, CSV, JSON and in the patch's own form."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import pytest
+
+from kvmbench import Costs, ExitKind, Policy, Profile, Workload, simulate
+from kvmbench.catalog import policies, profiles, published
+from kvmbench.simulate import SEGMENTS, Cell, Residual, Result, Row, against
+from kvmbench.tables import FORMATS, Table, count, fact, render, signed, text
+from kvmbench.workloads import BUILT_IN
+
+AFTER = """\
+cpuid 1291
+vmcall 1181
+mov_from_cr8 11
+mov_to_cr8 16
+inl_from_pmtimer 6457
+inl_from_qemu 6209
+inl_from_kernel 2339
+outl_to_kernel 1391
+"""  # as the commit message of Linux b7ffc44d5b2e has it
+BEFORE = AFTER.replace("6457", "6937").replace("6209", "6689")
+NAMES = re.findall(r"^\w+", AFTER, re.MULTILINE)
+
+
+def simulated(before="eager", after="deferred", ioperm="off"):
+    known = policies()
+    arguments = (known[before], known[after], profiles()["patch-2017"])
+    return simulate.simulate(BUILT_IN, *arguments, iterations=4, ioperm=ioperm)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return simulated()
+
+
+@pytest.fixture(scope="module")
+def residuals(result):
+    return against(result, published()["patch-2017"])
+
+
+def made(name="cpuid", cycles=1, times=1, user=True, before="eager", after="deferred", profile="p"):
+    """Return a result of one row, whose before costs `times` its after."""
+
+    def cell(cycles):
+        return Cell(cycles, 1, dict.fromkeys(SEGMENTS, 0) | dict(exit=cycles))
+
+    row = Row(name, (ExitKind("k", 1, user=user),), cell(cycles * times), cell(cycles))
+    base = replace(profiles()["patch-2017"], name=profile)
+    return Result(base, (Policy(before), Policy(after)), "off", "vmx", 10**12, (row,))
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "with_sign"),
+    [
+        (0, "0", "0"),
+        (5, "5", "+5"),
+        (-5, "-5", "-5"),
+        (10**12, "1000000000000", "+1000000000000"),
+        (0.5, "0.5", "+0.5"),
+        (-171.25, "-171.2", "-171.2"),
+        (6937.0, "6937.0", "+6937.0"),
+        (1e15 + 0.5, "1000000000000000.5", "+1000000000000000.5"),
+        (None, "-", "-"),
+    ],
+)
+def test_figures(value, plain, with_sign):
+    assert count(value) == plain
+    assert signed(value) == with_sign
+
+
+@pytest.mark.parametrize("value", [0.04, -0.04, 0.0, -0.0])
+def test_a_change_that_rounds_to_nothing_has_no_sign(value):
+    assert signed(value) == "0.0"
+
+
+def test_the_default_table(result):
+    lines = render(result, "text").splitlines()
+    found = [line.split() for line in lines[4:12]]
+    assert [cells[0] for cells in found] == NAMES
+    assert [" ".join(cells[:2]) for cells in found] == BEFORE.splitlines()
+    assert [f"{cells[0]} {cells[2]}" for cells in found] == AFTER.splitlines()
+    assert found[4][3:] == ["-480", "-6.9%", "1", "->", "0"]  # 480 / 6937 = 6.92 %
+    assert found[5][3:] == ["-480", "-7.2%", "1", "->", "0"]  # 480 / 6689 = 7.18 %
+    assert found[0][3:] == ["0", "0.0%", "0", "->", "0"]
+    assert lines[3].split() == ["workload", "before", "after", "change", "TR", "reloads"]
+    about = " ".join(lines[:2])
+    for word in ("eager -> deferred", "patch-2017", "4 iterations", "cycles per iteration"):
+        assert word in about
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+@pytest.mark.parametrize(
+    ("options", "footnote"),
+    [
+        (dict(), "Light rows (no exit, or one that the kernel handles itself) do not move"),
+        (dict(before="every-exit"), "Light rows move only because every-exit acts"),
+        (dict(after="every-exit"), "Light rows move only because every-exit acts"),
+    ],
+)
+def test_one_footnote_says_why_light_rows_do_not_move(form, options, footnote):
+    said = " ".join(render(simulated(**options), form).split())
+    assert said.count("Light rows") == 1
+    assert footnote in said
+
+
+def test_no_footnote_without_light_rows():
+    assert "Light rows" not in render(made(), "text")
+    assert "Light rows" in render(made(user=False), "text")
+
+
+@pytest.mark.parametrize(
+    ("ioperm", "words"),
+    [
+        ("off", "eager -> deferred:"),
+        ("on", "eager -> deferred, the vCPU's thread holding an I/O bitmap:"),
+        ("both", "deferred, the vCPU's thread without -> with an I/O bitmap:"),
+    ],
+)
+def test_title_says_what_is_compared(ioperm, words):
+    assert words in " ".join(render(simulated(ioperm=ioperm), "text").split())
+
+
+LONG = "a_workload_whose_name_is_much_longer_than_a_line_of_a_commit_message_can_be"
+RESULTS = {
+    "patch": lambda: simulated(),
+    "every-exit": lambda: simulated("every-exit"),
+    "both": lambda: simulated(ioperm="both"),
+    "long name": lambda: made(LONG, 6457, 2),
+    "long policies": lambda: made(before=LONG, after=f"other_{LONG}", profile=LONG),
+    "long words": lambda: made(before=f"{LONG} {LONG}", user=False),
+    "millions": lambda: made(LONG, 9_999_999, 2),
+    "all costs at their limit": lambda: limits(),
+    "a ratio of a billion": lambda: made("cpuid", 1, 10**9),
+    "fractions": lambda: made(LONG, 123_456.75, 2),
+}
+
+
+def limits():
+    """Simulate a machine whose every cost is the largest there may be."""
+    most = 2**32 - 1
+    kind = ExitKind("cpuid", most, most, most, user=True)
+    costs = Costs(**dict.fromkeys((entry.name for entry in fields(Costs)), most))
+    arguments = (policies()["eager"], policies()["exit-to-user"], Profile("limits", costs, (kind,)))
+    return simulate.simulate(BUILT_IN[:1], *arguments, iterations=2, ioperm="on")
+
+
+@pytest.mark.parametrize("extra", ["plain", "explain", "against"])
+@pytest.mark.parametrize("name", RESULTS)
+def test_text_fits_a_commit_message(name, extra):
+    found = RESULTS[name]()
+    residuals = [Residual(r.workload, r.change, -647, True) for r in found.rows]
+    options = {
+        "plain": dict(),
+        "explain": dict(explain=True),
+        "against": dict(residuals=residuals, published=LONG),
+    }[extra]
+    lines = render(found, "text", **options).splitlines()
+    assert max(map(len, lines)) <= 72
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_columns_are_aligned(result):
+    lines = render(result, "text").splitlines()[3:12]
+    for heading in ("before", "after", "change"):
+        end = lines[0].index(heading) + len(heading)
+        assert all(line[end - 1].isdigit() and line[end : end + 1] == " " for line in lines[1:])
+    assert len(set(map(len, lines))) == 1
+    starts = [line.index(line.split()[1]) for line in lines[1:]]
+    assert min(starts) > max(map(len, NAMES))
+
+
+def test_text_aligns_and_cuts():
+    table = Table(("name", "n"), [("a", "1"), ("b" * 80, "1000")])
+    lines = text(table).splitlines()
+    assert lines[0] == "name".ljust(66) + "     n"
+    assert lines[1] == "a".ljust(66) + "     1"
+    assert lines[2] == "b" * 64 + ".." + "  1000"
+
+
+@pytest.mark.parametrize("words", ["one", "word " * 40, "", "x" * 100])
+def test_fact(words):
+    lines = fact("name", words).splitlines()
+    assert lines[0].startswith("name        ")
+    assert all(line.startswith(" " * 12) for line in lines[1:])
+    assert " ".join(line[12:] for line in lines).split() == words.split()
+    assert max(map(len, lines)) <= 80 or " " not in words
+
+
+def test_kut_is_the_patchs_own_form(result):
+    said = render(result, "kut")
+    assert said == f"Before:\n{BEFORE}After:\n{AFTER}"
+    parsed = {}
+    for line in said.splitlines():
+        if line in ("Before:", "After:"):
+            side = parsed.setdefault(line, {})
+        else:
+            name, cycles = re.fullmatch(r"(\w+) (\d+)", line).groups()
+            side[name] = int(cycles)
+    table = published()["patch-2017"]
+    assert parsed["After:"] == {name: table.value(name, "After") for name in NAMES}
+
+
+def pieces(markdown):
+    """Return the Markdown tables, each a list of rows of cells."""
+    found = [[]]
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line)
+            assert cells[0] == cells[-1] == ""
+            found[-1].append([cell.strip() for cell in cells[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_markdown(result, residuals):
+    said = render(result, "markdown", explain=True, residuals=residuals, published="patch-2017")
+    tables = pieces(said)
+    assert [len(table) for table in tables] == [2 + 8, 2 + 16, 2 + 8]
+    for table in tables:
+        assert len({len(row) for row in table}) == 1
+        assert all(re.fullmatch(r":?--+:?", cell) for cell in table[1])
+    assert [" ".join((row[0], row[2])) for row in tables[0][2:]] == AFTER.splitlines()
+
+
+def test_markdown_escapes_bars():
+    (table,) = pieces(render(made("a|b"), "markdown"))
+    assert table[2][0] == r"a\|b"
+    assert len({len(row) for row in table}) == 1
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_explain_has_a_sum_that_sums(result, form):
+    said = render(result, form, explain=True)
+    figures = [list(map(int, re.findall(r"(?<!\S)\d+(?!\S)", line))) for line in said.splitlines()]
+    rows = [row for row in figures if len(row) == 6]
+    assert len(rows) == 16
+    assert all(sum(row[:-1]) == row[-1] for row in rows)
+    assert [row[-1] for row in rows[8:10]] == [6937, 6457]
+    for heading in ("exit", "user", "host state", "TR", "map"):
+        assert heading in said
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_against(result, residuals, form):
+    said = render(result, form, residuals=residuals, published="patch-2017")
+    lines = {}
+    for line in said.split("Change in cycles")[1].splitlines():
+        cells = line.replace("|", " ").split()
+        if cells and cells[0] in NAMES:
+            lines[cells[0]] = cells[1:]
+    assert lines["cpuid"] == ["0", "-22", "-22"]
+    assert lines["mov_from_cr8"] == ["0", "0", "0"]
+    assert lines["inl_from_pmtimer"] == ["-480", "-313", "+167", "fitted"]
+    assert lines["inl_from_qemu"] == ["-480", "-647", "-167", "fitted"]
+    assert "no evidence" in " ".join(said.split())
+    assert "as published in patch-2017" in " ".join(said.split())
+
+
+def rows_of(said):
+    return list(csv.reader(io.StringIO(said)))
+
+
+def test_csv(result, residuals):
+    heading, *rows = rows_of(render(result, "csv"))
+    assert heading == [
+        *("workload", "before", "after", "change", "percent", "reloads_before", "reloads_after")
+    ]
+    assert [f"{row[0]} {row[1]}" for row in rows] == BEFORE.splitlines()
+    assert [f"{row[0]} {row[2]}" for row in rows] == AFTER.splitlines()
+    full = rows_of(render(result, "csv", explain=True, residuals=residuals, published="patch-2017"))
+    assert {len(row) for row in full} == {len(heading) + 2 * len(SEGMENTS) + 3}
+    by_name = dict(zip(full[0], full[5], strict=True))
+    assert by_name["workload"] == "inl_from_pmtimer"
+    before = sum(int(by_name[f"{segment}_before"]) for segment in SEGMENTS)
+    assert (before, by_name["published_change"], by_name["residual"]) == (6937, "-313", "167")
+
+
+def test_csv_quotes():
+    assert rows_of(render(made('a,"b'), "csv"))[1][0] == 'a,"b'
+
+
+ROW = {"workload", "before", "after", "change", "percent", "reloads_before", "reloads_after"}
+ROW |= {"segments_before", "segments_after"}
+
+
+def test_json(result):
+    document = json.loads(render(result, "json"))
+    assert {"rows", "profile", "policies", "iterations", "model_version"} <= set(document)
+    assert document["profile"] == "patch-2017"
+    assert document["policies"] == {"before": "eager", "after": "deferred"}
+    assert document["iterations"] == 4
+    assert document["model_version"] == "1"
+    assert [f"{row['workload']} {row['after']}" for row in document["rows"]] == AFTER.splitlines()
+    for row in document["rows"]:
+        assert set(row) == ROW
+        for side in ("before", "after"):
+            assert sum(row[f"segments_{side}"].values()) == row[side]
+            assert list(row[f"segments_{side}"]) == list(SEGMENTS)
+        assert row["change"] == row["after"] - row["before"]
+        assert row["percent"] == pytest.approx(100 * row["change"] / row["before"])
+        assert all(type(row[key]) is int for key in ROW if isinstance(row[key], int))
+
+
+def test_json_against(result, residuals):
+    said = render(result, "json", residuals=residuals, published="patch-2017")
+    document = json.loads(said)
+    row = document["rows"][4]
+    assert set(row) == ROW | {"published_change", "residual", "fitted"}
+    assert (row["published_change"], row["residual"], row["fitted"]) == (-313, 167, True)
+    assert document["against"] == "patch-2017"
+
+
+def test_percent_of_nothing():
+    free = made(cycles=0)
+    assert json.loads(render(free, "json"))["rows"][0]["percent"] is None
+    assert rows_of(render(free, "csv"))[1][4] == ""
+    assert re.search(r"^cpuid +0 +0 +0 +- ", render(free, "text"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_form_ends_with_one_newline(result, form):
+    said = render(result, form)
+    assert said.endswith("\n")
+    assert not said.endswith("\n\n")
+    gaps = [line for line, after in pairwise(said.splitlines()) if line == after == ""]
+    assert gaps == []
+
+
+def test_a_workloads_own_names_reach_every_form():
+    known = policies()
+    mine = Workload("mine-2", exits=("cpuid", "vmcall"))
+    arguments = (known["eager"], known["deferred"], profiles()["patch-2017"])
+    result = simulate.simulate([mine], *arguments, iterations=3)
+    for form in ("text", "markdown", "csv", "kut"):
+        assert re.search(rf"\bmine-2\b\W+{1291 + 1181}\b", render(result, form))
+    assert json.loads(render(result, "json"))["rows"][0]["workload"] == "mine-2"
