@@ -215,7 +215,6 @@ cdef class Machine:
         it are done, and their entries of `cycles_out` are set. TypeError or ValueError for other
         arrays, before anything is done.
         """
-        self._claim()
         ops = operations(ops)
         cdef int64_t n = ops.shape[0], done
         cdef int status = KB_OK
@@ -225,6 +224,7 @@ cdef class Machine:
             spent = cycles_array(cycles_out, n)
             spent_at = &spent[0] if n else NULL
         results = np.zeros(n, np.uint8)
+        self._claim()
         if n == 0:
             return results
         cdef const uint8_t[::1] ops_at = ops.view(np.uint8)
@@ -240,9 +240,11 @@ cdef class Machine:
     def exit(self, cpu, kind):
         """Do an EXIT of `kind`, an index or a name; return the cycles charged."""
         cdef uint64_t cycles
-        self._claim()
+        cdef int64_t c, k
         kind = self._kind(kind)
-        status = kb_exit(&self.m, _clamped("cpu", cpu), _clamped("kind", kind), &cycles)
+        c, k = _clamped("cpu", cpu), _clamped("kind", kind)
+        self._claim()
+        status = kb_exit(&self.m, c, k, &cycles)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu, "a": kind})
         return cycles
@@ -250,8 +252,10 @@ cdef class Machine:
     def switch(self, cpu, task):
         """Switch `cpu` to `task`, -1 for idle; return the cycles charged."""
         cdef uint64_t cycles
+        cdef int64_t c, t
+        c, t = _clamped("cpu", cpu), _clamped("task", task)
         self._claim()
-        status = kb_switch(&self.m, _clamped("cpu", cpu), _clamped("task", task), &cycles)
+        status = kb_switch(&self.m, c, t, &cycles)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu, "a": task})
         return cycles
@@ -259,9 +263,11 @@ cdef class Machine:
     def ioperm(self, cpu, first, count, on=True):
         """Let the task on `cpu` call ioperm(first, count, on); return the cycles charged."""
         cdef uint64_t cycles
+        cdef int64_t c, f, n
+        cdef bint grants = on
+        c, f, n = _clamped("cpu", cpu), _clamped("first", first), _clamped("count", count)
         self._claim()
-        status = kb_ioperm(&self.m, _clamped("cpu", cpu), _clamped("first", first),
-                           _clamped("count", count), bool(on), &cycles)
+        status = kb_ioperm(&self.m, c, f, n, grants, &cycles)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu, "a": first, "b": count})
         return cycles
@@ -270,9 +276,10 @@ cdef class Machine:
         """Let the task on `cpu` access `port`, `width` bytes wide; return (allowed, cycles)."""
         cdef uint64_t cycles
         cdef uint8_t allowed
+        cdef int64_t c, p, w
+        c, p, w = _clamped("cpu", cpu), _clamped("port", port), _clamped("width", width)
         self._claim()
-        status = kb_io(&self.m, _clamped("cpu", cpu), _clamped("port", port),
-                       _clamped("width", width), &allowed, &cycles)
+        status = kb_io(&self.m, c, p, w, &allowed, &cycles)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu, "a": port, "arg": width})
         return bool(allowed), cycles
@@ -280,8 +287,9 @@ cdef class Machine:
     def task_exit(self, cpu):
         """End the task on `cpu`, which then idles; return the cycles charged."""
         cdef uint64_t cycles
+        cdef int64_t c = _clamped("cpu", cpu)
         self._claim()
-        status = kb_task_exit(&self.m, _clamped("cpu", cpu), &cycles)
+        status = kb_task_exit(&self.m, c, &cycles)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu})
         return cycles
@@ -289,8 +297,10 @@ cdef class Machine:
     def advance(self, cpu, cycles):
         """Let `cycles`, 0 to 2**31 - 1, pass on `cpu`; return them."""
         cdef uint64_t spent
+        cdef int64_t c, n
+        c, n = _clamped("cpu", cpu), _clamped("cycles", cycles)
         self._claim()
-        status = kb_advance(&self.m, _clamped("cpu", cpu), _clamped("cycles", cycles), &spent)
+        status = kb_advance(&self.m, c, n, &spent)
         if status != KB_OK:
             raise self._refused(status, {"cpu": cpu, "a": cycles})
         return spent
@@ -307,9 +317,9 @@ cdef class Machine:
         cdef int64_t c = _clamped("cpu", cpu), k, done = 0
         cdef int status
         cdef uint64_t before
-        self._claim()
         kind = self._kind(kind)
         k = _clamped("kind", kind)
+        self._claim()
         if c < 0 or c >= self.m.n_cpus:
             raise self._refused(KB_BAD_CPU, {"cpu": cpu})
         before = self.m.cpus[c].cycles
@@ -341,6 +351,7 @@ cdef class Machine:
     def task_map(self, task):
         """Return a copy of a task's I/O bitmap, uint8 (8192,), 1 denies; None where it has none."""
         cdef int64_t i = integer("task", task, 0, self.m.n_tasks - 1)
+        self._claim()               # a map may be given up while run() is under way
         if not self.m.tasks[i].has_map:
             return None
         return np.array(<uint8_t[:KB_MAP_BYTES]>self.m.tasks[i].map)
@@ -359,6 +370,8 @@ cdef class Machine:
         """Say which accesses the hardware of `cpu` would allow now: `port_check` of its state."""
         cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
         cdef const KbCpu* c = &self.m.cpus[i]
+        ports, widths = integers("ports", ports, np.uint16), integers("widths", widths, np.uint8)
+        self._claim()
         return _port_checks(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
 
     def copy(self):

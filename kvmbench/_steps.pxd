@@ -172,6 +172,7 @@ cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil
 # The state of `old`, which has as many CPUs, tasks and kinds; m is at its start.
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
+# All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
 # kb_port_check of each; returns 0, and nothing is written, where a width is not 1, 2 or 4.
 cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,

@@ -612,7 +612,8 @@ cdef void kb_free_maps(KbMachine* m) noexcept nogil:
     cdef int32_t i
     if m.tasks != NULL:
         for i in range(m.n_tasks):
-            _drop_map(m, &m.tasks[i])
+            if m.tasks[i].has_map:
+                PyMem_RawFree(m.tasks[i].map)
     while m.spare != NULL:
         PyMem_RawFree(_pop_spare(m))
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +119,20 @@ class Published:
         return None
 
 
+Keys = tuple[str | int, ...]  # the path of a value in a file; entries of arrays count from 1
+Schema = Mapping[str, Any]  # key -> the type of its value, as isinstance takes it
+_COSTS = [entry.name for entry in fields(Costs)]
+_KIND = [entry.name for entry in fields(ExitKind) if entry.name != "name"]
+_DECLARED = {*HOOKS, *_COSTS, *_KIND, "io_base_at_start", "tsc_hz"}
+WORDS = {
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+    (int, float): "a number",
+    (date, str): "a date",
+}
+
+
 class _Source:
     """A TOML file, and where in it each key stands."""
 
@@ -123,7 +141,8 @@ class _Source:
         try:
             self.text = path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise FileError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise FileError(f"{path}:{line}: not UTF-8: {error.reason}") from None
         try:
             self.data: dict[str, Any] = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
@@ -132,101 +151,141 @@ class _Source:
             line = int(found[1]) if found else self.text.count("\n") + 1
             raise FileError(f"{path}:{line}: not TOML: {reason}") from None
 
-    def error(self, keys: tuple[str, ...], reason: str) -> FileError:
-        where = f":{self._line(keys)}" if keys else ""
-        key = ".".join(keys)
-        return FileError(f"{self.path}{where}: {key + ': ' if key else ''}{reason}")
-
-    def _line(self, keys: tuple[str, ...]) -> int:
-        """Return the line of `keys`, or of the longest part of it that is written out."""
-        table: tuple[str, ...] = ()
-        best, best_line = 0, 1
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-                here = table = _dotted(header[1])
-            elif assignment := re.match(r"""\s*([\w."'-]+)\s*=""", line):
-                here = (*table, *_dotted(assignment[1]))
+    def error(self, keys: Keys, reason: str) -> FileError:
+        said = ""
+        for key in keys:
+            if isinstance(key, int):
+                said += f": {'row' if said == 'rows' else 'entry'} {key}: "
             else:
-                continue
-            if len(here) > best and here == keys[: len(here)]:
+                said += f"{'.' if said and not said.endswith(' ') else ''}{key}"
+        said = said.removesuffix(": ")
+        where = f":{self._line(keys)}: {said}" if keys else ""
+        return FileError(f"{self.path}{where}: {reason}")
+
+    def _line(self, keys: Keys) -> int:
+        """Return the line of `keys`, or of the longest part of it that is written out."""
+        here: Keys = ()
+        table: Keys = ()
+        entries: Counter[Keys] = Counter()
+        best, best_line = 0, 1
+        lines = self.text.splitlines()
+        for number, line in enumerate(lines, 1):
+            header = re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line)
+            assignment = re.match(r"""\s*([\w."'-]+|"[^"]*"|'[^']*')\s*=""", line)
+            if not (header or assignment) or not _is_toml("\n".join(lines[: number - 1])):
+                continue  # what looks like one may stand inside a list or a string
+            if header:
+                here = table = _dotted(header[2])
+                if header[1] == "[[":
+                    entries[table] += 1
+                    here = table = (*table, entries[table])
+            elif assignment:
+                here = (*table, *_dotted(assignment[1]))
+            if best < len(here) and here == keys[: len(here)]:
                 best, best_line = len(here), number
         return best_line
 
-    def table(
-        self, keys: tuple[str, ...], required: Collection[str] = (), optional: Collection[str] = ()
-    ) -> dict[str, Any]:
-        """Return the table at `keys`, with all of `required` and nothing unknown."""
+    def table(self, keys: Keys, required: Schema, optional: Schema) -> dict[str, Any]:
+        """Return the table at `keys`: all of `required`, nothing unknown, each of its type."""
         found: Any = self.data
         for key in keys:
-            found = found.get(key, {})
+            found = found[key - 1 if isinstance(key, int) else key]
         if not isinstance(found, dict):
             raise self.error(keys, f"expected a table, found {found!r}")
-        known = [*required, *optional]
-        for key in found:
-            if known and key not in known:
+        known = {**required, **optional}
+        for key, value in found.items():
+            if key not in known:
                 raise self.error((*keys, key), unknown_name("key", key, known))
+            kind = known[key]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
+                reason = f"expected {WORDS[kind]}, found {value!r}"
+                raise self.error((*keys, key), reason)
         for key in required:
             if key not in found:
                 raise self.error(keys, f"{key!r} is missing")
         return found
 
+    def strings(self, keys: Keys, values: list[Any]) -> tuple[str, ...]:
+        """Return the list at `keys`, where it holds nothing but strings."""
+        for value in values:
+            if not isinstance(value, str):
+                raise self.error(keys, f"expected a string, found {value!r}")
+        return tuple(values)
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
 
 def _dotted(key: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in key.split("."))
+    """Take a key apart at its dots, those inside quotes aside."""
+    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^."']+)\s*""", key)
+    return tuple(part.strip().strip("\"'") for part in parts)
 
 
-def _policy(source: _Source, name: str) -> Policy:
-    table = source.table((name,), optional=(*HOOKS, "io_base_at_start", "about"))
+@contextmanager
+def _declared(source: _Source, keys: Keys, prefix: str = "") -> Iterator[None]:
+    """Turn what a declaration says, which begins with `prefix` and a key, into a FileError."""
     try:
-        return Policy(name, **table)
-    except (TypeError, ValueError) as error:
-        raise _built_wrong(source, (name,), error) from None
-
-
-def _built_wrong(source: _Source, keys: tuple[str, ...], error: Exception) -> FileError:
-    """Turn the message of a declaration, which begins with a key's path, into a FileError."""
-    path, _, rest = str(error).partition(" ")
-    if path.rstrip(":").split(".")[0] in (*HOOKS, "io_base_at_start", "costs", "kinds", "tsc_hz"):
-        return source.error((*keys, *path.rstrip(":").split(".")), rest.removeprefix("is "))
-    return source.error(keys, str(error))
-
-
-def _profile(source: _Source) -> Profile:
-    top = source.table(
-        (), optional=("name", "extends", "about", "tsc_hz", "costs", "kinds", "provenance")
-    )
-    if "name" not in top:
-        raise source.error((), "'name' is missing")
-    base = _base(source, top["extends"]) if "extends" in top else None
-    try:
-        return _built_profile(source, top, base)
+        yield
     except FileError:
         raise
     except (TypeError, ValueError) as error:
-        raise _built_wrong(source, (), error) from None
+        said = str(error)
+        key, _, reason = said.removeprefix(prefix).partition(" ")
+        key = key.rstrip(":")
+        if said.startswith(prefix) and key in _DECLARED:
+            raise source.error((*keys, key), reason.removeprefix("is ")) from None
+        raise source.error(keys, said) from None
 
 
-def _base(source: _Source, name: object) -> Profile:
-    for path in _data("profiles"):
-        if path.name == f"{name}.toml":
-            return _profile(_Source(path))
-    known = [path.name.removesuffix(".toml") for path in _data("profiles")]
-    raise source.error(("extends",), unknown_name("built-in profile", name, known))
+def _policy(source: _Source, name: str) -> Policy:
+    # The hooks are left to Policy, which names the hook, the entry and the word.
+    optional = {**dict.fromkeys(HOOKS, object), "io_base_at_start": object, "about": str}
+    table = source.table((name,), {}, optional)
+    with _declared(source, (name,)):
+        return Policy(name, **table)
+
+
+def _profile(source: _Source) -> Profile:
+    optional = {"extends": str, "about": str, "tsc_hz": object}
+    optional |= {"costs": dict, "kinds": dict, "provenance": list}
+    top = source.table((), {"name": str}, optional)
+    base = _base(source, top["extends"]) if "extends" in top else None
+    return _built_profile(source, top, base)
+
+
+def _base(source: _Source, name: str) -> Profile:
+    known = {path.name[:-5]: path for path in _data("profiles")}
+    if name not in known:
+        raise source.error(("extends",), unknown_name("built-in profile", name, known))
+    return _profile(_Source(known[name]))
 
 
 def _built_profile(source: _Source, top: dict[str, Any], base: Profile | None) -> Profile:
-    cost_names = [entry.name for entry in fields(Costs)]
-    required = () if base else cost_names
-    stated = source.table(("costs",), required=required, optional=cost_names)
-    costs = replace(base.costs, **stated) if base else Costs(**stated)
+    # Figures are left to Costs and ExitKind, which name the figure, its value and its range.
+    stated = {}
+    if "costs" in top:
+        stated = source.table(("costs",), {}, dict.fromkeys(_COSTS, object))
+    for name in _COSTS if base is None else ():
+        if name not in stated:
+            raise source.error(("costs",), f"{name!r} is missing")
+    with _declared(source, ("costs",), "costs."):
+        costs = replace(base.costs, **stated) if base else Costs(**stated)
     kinds = {kind.name: kind for kind in base.kinds} if base else {}
-    for name in source.table(("kinds",)):
-        what = [entry.name for entry in fields(ExitKind) if entry.name != "name"]
-        needed = () if name in kinds else ("cycles",)
-        table = source.table(("kinds", name), required=needed, optional=what)
+    for name in top.get("kinds", {}):
         known = kinds.get(name)
-        kinds[name] = replace(known, **table) if known else ExitKind(name, **table)
-    bare = Profile(top["name"], costs, tuple(kinds.values()), top.get("tsc_hz"))
+        required = {} if known else {"cycles": object}
+        table = source.table(("kinds", name), required, dict.fromkeys(_KIND, object))
+        with _declared(source, ("kinds", name), f"kinds.{name}."):
+            kinds[name] = replace(known, **table) if known else ExitKind(name, **table)
+    hz = top.get("tsc_hz", base.tsc_hz if base else None)
+    with _declared(source, ()):
+        bare = Profile(top["name"], costs, tuple(kinds.values()), hz)
     figures = bare.figures()
     # A figure that the file changes no longer has the origin that the base gave it.
     old = base.figures() if base else {}
@@ -235,52 +294,47 @@ def _built_profile(source: _Source, top: dict[str, Any], base: Profile | None) -
         for figure, origin in (base.provenance.items() if base else ())
         if figures.get(figure) == old[figure]
     }
-    entries = top.get("provenance", [])
-    if not isinstance(entries, list):
-        raise source.error(("provenance",), "expected [[provenance]] tables")
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or set(entry) != {"figures", "basis", "source"}:
-            reason = f"entry {number}: expected figures, basis and source"
-            raise source.error(("provenance",), reason)
-        for pattern in entry["figures"]:
-            matched = [figure for figure in figures if fnmatchcase(figure, str(pattern))]
+    for number in range(1, len(top.get("provenance", [])) + 1):
+        keys = ("provenance", number)
+        entry = source.table(keys, {"figures": list, "basis": str, "source": str}, {})
+        try:
+            origin = Provenance(entry["basis"], entry["source"])
+        except ValueError as error:
+            raise source.error(keys, str(error)) from None
+        for pattern in source.strings((*keys, "figures"), entry["figures"]):
+            matched = [figure for figure in figures if fnmatchcase(figure, pattern)]
             if not matched:
-                reason = f"entry {number}: {unknown_name('figure', pattern, figures)}"
-                raise source.error(("provenance",), reason)
-            try:
-                origin = Provenance(entry["basis"], entry["source"])
-            except ValueError as error:
-                raise source.error(("provenance",), f"entry {number}: {error}") from None
+                raise source.error(keys, unknown_name("figure", pattern, figures))
             origins.update(dict.fromkeys(matched, origin))
     return replace(bare, provenance=origins, about=top.get("about", ""))
 
 
 def _published(source: _Source) -> Published:
-    names = [entry.name for entry in fields(Published)]
-    optional = ("policies", "order")
-    table = source.table((), [name for name in names if name not in optional], optional)
-    for key in ("name", "title", "change", "hardware", "source", "note", "unit", "better"):
-        if not isinstance(table[key], str):
-            raise source.error((key,), f"expected a string, found {table[key]!r}")
-    rows = []
-    for number, row in enumerate(table["rows"], 1):
-        try:
-            row = PublishedRow(**{**row, "values": tuple(row.get("values", ()))})
-        except TypeError as error:
-            raise source.error(("rows",), f"row {number}: {error}") from None
-        if row.configuration not in table["configurations"]:
-            known = unknown_name("configuration", row.configuration, table["configurations"])
-            raise source.error(("rows",), f"row {number}: {known}")
-        rows.append(row)
-    return Published(
-        **{
-            **table,
-            "date": str(table["date"]),
-            "configurations": tuple(table["configurations"]),
-            "rows": tuple(rows),
-            "policies": MappingProxyType(dict(table.get("policies", {}))),
-        }
+    words = ("name", "title", "change", "hardware", "source", "note", "unit", "better")
+    required: Schema = {**dict.fromkeys(words, str), "date": (date, str)}
+    table = source.table(
+        (), {**required, "configurations": list, "rows": list}, {"policies": dict, "order": str}
     )
+    configurations = source.strings(("configurations",), table["configurations"])
+    if not configurations or not table["rows"]:
+        raise source.error(("rows" if configurations else "configurations",), "is empty")
+    policies_of = table.get("policies", {})
+    source.strings(("policies",), [*policies_of, *policies_of.values()])
+    rows = []
+    for number in range(1, len(table["rows"]) + 1):
+        keys = ("rows", number)
+        needed = {"name": str, "configuration": str, "value": (int, float)}
+        row = source.table(keys, needed, {"values": list, "remark": str})
+        for value in (row["value"], *row.get("values", ())):
+            if not isinstance(value, (int, float)) or not isfinite(value):
+                raise source.error(keys, f"expected a finite number, found {value!r}")
+        if row["configuration"] not in configurations:
+            known = unknown_name("configuration", row["configuration"], configurations)
+            raise source.error(keys, known)
+        rows.append(PublishedRow(**{**row, "values": tuple(row.get("values", ()))}))
+    stated = {**table, "date": str(table["date"]), "configurations": configurations}
+    stated |= {"rows": tuple(rows), "policies": MappingProxyType(dict(policies_of))}
+    return Published(**stated)
 
 
 def _data(folder: str) -> list[Traversable]:

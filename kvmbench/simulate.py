@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "Row",
     "against",
+    "check_against",
     "missing_kinds",
     "simulate",
 ]
@@ -28,6 +29,7 @@ __all__ = [
 SEGMENTS = {"exit": "c_exit", "user": "c_user", "host": "c_host", "tr": "c_tr", "map": "c_map"}
 """Where the cycles of an iteration go, and the counter that has them."""
 
+IOPERM = ("off", "on", "both")
 IOPERM_PORTS = (0x378, 3)  # a parallel port: what a vCPU thread with an I/O bitmap holds here
 CHUNK = 1 << 16  # operations per call of the core, so that Ctrl-C and progress are prompt
 
@@ -132,23 +134,17 @@ def simulate(
     """
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, not 1 or more")
+    if ioperm not in IOPERM:
+        raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
+    workloads = list(workloads)
+    for workload in workloads:
+        _check(workload, profile, closed_form)
     if ioperm == "both":
         columns = ((after, False), (after, True))
     else:
         columns = ((before, ioperm == "on"), (after, ioperm == "on"))
     rows = []
     for workload in workloads:
-        if missing := missing_kinds(workload, profile):
-            names = ", ".join(repr(name) for name in missing)
-            raise ValueError(
-                f"workload {workload.name!r} needs exit kind {names}, "
-                f"which profile {profile.name!r} does not have"
-            )
-        if closed_form and len(workload.exits) > 1:
-            count = len(workload.exits)
-            raise ValueError(
-                f"workload {workload.name!r} has {count} exits an iteration: no closed form"
-            )
         cells = []
         for number, (policy, bitmap) in enumerate(columns):
             machine = Machine(1, 1, policy, profile, vendor)
@@ -171,6 +167,20 @@ def simulate(
         iterations=iterations,
         rows=tuple(rows),
     )
+
+
+def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
+    if missing := missing_kinds(workload, profile):
+        names = ", ".join(repr(name) for name in missing)
+        raise ValueError(
+            f"workload {workload.name!r} needs exit kind {names}, "
+            f"which profile {profile.name!r} does not have"
+        )
+    if closed_form and len(workload.exits) > 1:
+        count = len(workload.exits)
+        raise ValueError(
+            f"workload {workload.name!r} has {count} exits an iteration: no closed form"
+        )
 
 
 def _cell(
@@ -209,28 +219,40 @@ def _cell(
     )
 
 
-def against(result: Result, published: Published) -> list[Residual]:
-    """Set the predicted changes beside the published ones, for the rows that both have.
+def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
+    """Raise ValueError where `published` cannot stand beside a simulation of the workloads `names`.
 
-    Raises ValueError where the published table is about another change than TR's reload, is in
-    another unit, has no before and after, or shares no row; and for a result that compares
-    bitmaps, not policies.
+    It must be about TR's reload, in cycles, a before and an after, and have one of the rows; and
+    it compares kernels, so a simulation with `ioperm` both does not.
     """
     if published.change != "tr-reload":
         raise ValueError(f"{published.name!r} is about another change: {published.title}")
-    if result.ioperm == "both":
+    if ioperm == "both":
         raise ValueError(f"{published.name!r} compares two kernels, not a thread's I/O bitmap")
     if published.unit != "cycles" or len(published.configurations) != 2:
         raise ValueError(f"{published.name!r} is not a before and an after in cycles")
+    if not any(_published_change(published, name) is not None for name in names):
+        raise ValueError(f"{published.name!r} has none of these workloads")
+
+
+def against(result: Result, published: Published) -> list[Residual]:
+    """Set the predicted changes beside the published ones, for the rows that both have.
+
+    Raises ValueError as `check_against`.
+    """
+    check_against(published, (row.workload for row in result.rows), result.ioperm)
     found = []
     for row in result.rows:
-        before, after = (published.value(row.workload, c) for c in published.configurations)
-        if before is not None and after is not None:
+        change = _published_change(published, row.workload)
+        if change is not None:
             fitted = _is_fitted(row, result.profile)
-            found.append(Residual(row.workload, row.change, after - before, fitted))
-    if not found:
-        raise ValueError(f"{published.name!r} has none of these workloads")
+            found.append(Residual(row.workload, row.change, change, fitted))
     return found
+
+
+def _published_change(published: Published, name: str) -> Number | None:
+    before, after = (published.value(name, column) for column in published.configurations)
+    return None if before is None or after is None else after - before
 
 
 def _is_fitted(row: Row, profile: Profile) -> bool:

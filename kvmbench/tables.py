@@ -9,12 +9,14 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kvmbench.simulate import SEGMENTS, Cell, Number, Residual, Result, Row
+from kvmbench.simulate import Number, Residual, Result, Row
 
 __all__ = ["FORMATS", "WIDTH", "Table", "count", "fact", "render", "signed", "text"]
 
 WIDTH = 72  # columns of a commit message
 FORMATS = ("text", "kut", "markdown", "csv", "json")
+SEGMENTS = {"exit": "exit", "user": "user", "host": "host state", "tr": "TR", "map": "map"}
+"""What a table calls each of simulate.SEGMENTS."""
 
 LIGHT = (
     "Light rows (no exit, or one that the kernel handles itself) do not move: they never put "
@@ -29,10 +31,11 @@ FITTED = (
 
 
 class Table(NamedTuple):
-    """A table of strings; the first column is a name, the others are figures."""
+    """A table of strings; the first `names` columns are names, the others are figures."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    names: int = 1
 
 
 def count(value: Number | None) -> str:
@@ -43,25 +46,27 @@ def count(value: Number | None) -> str:
 
 
 def signed(value: Number | None) -> str:
-    """Return a change with its sign; 0 has none."""
-    return f"+{count(value)}" if value is not None and value > 0 else count(value)
+    """Return a change with its sign; what is, or rounds to, 0 has none."""
+    figure = count(value)
+    if value is None or not figure.strip("-0."):
+        return figure.removeprefix("-") if value is not None else figure
+    return f"+{figure}" if value > 0 else figure
 
 
 def text(table: Table) -> str:
     """Return `table` with its columns aligned, names to the left and figures to the right.
 
-    A name that would push the table past WIDTH is cut.
+    A name in the first column that would push the table past WIDTH is cut.
     """
     widths = [max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True)]
     room = WIDTH - sum(widths[1:]) - 2 * len(widths[1:])
     widths[0] = min(widths[0], max(room, 8))
     lines = []
     for row in (table.headings, *table.rows):
-        first, *others = (
-            cell.rjust(width) if number else _clip(cell, width).ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *others)).rstrip())
+        cells = [_clip(row[0], widths[0]), *row[1:]]
+        sides = [str.ljust] * table.names + [str.rjust] * (len(cells) - table.names)
+        padded = [pad(cell, width) for pad, cell, width in zip(sides, cells, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +76,7 @@ def _clip(name: str, width: int) -> str:
 
 def markdown(table: Table) -> str:
     """Return `table` as a Markdown table."""
-    rule = [":--", *("--:" for _ in table.headings[1:])]
+    rule = [":--"] * table.names + ["--:"] * (len(table.headings) - table.names)
     rows = (table.headings, rule, *table.rows)
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
@@ -117,7 +122,7 @@ def render(
         at_exit = " and ".join({p.name: None for p in result.policies if p.vm_exit})
         parts.append(_fill(AT_EXIT.format(at_exit) if at_exit else LIGHT))
     if explain:
-        parts += [_fill("Where the cycles go, before and after:"), write(_segments(result))]
+        parts += [_fill("Where the cycles go:"), write(_segments(result))]
     if residuals is not None:
         what = f"Change in cycles as predicted, and as published in {published}"
         parts += [
@@ -173,14 +178,20 @@ def _main(result: Result) -> Table:
 
 
 def _segments(result: Result) -> Table:
-    def cells(name: str, cell: Cell) -> tuple[str, ...]:
-        parts = (count(cell.segments[segment]) for segment in SEGMENTS)
-        return (name, *parts, count(cell.cycles))
-
+    """One line for each segment that has cycles on either side, and their sum."""
     rows = []
     for row in result.rows:
-        rows += [cells(row.workload, row.before), cells("", row.after)]
-    return Table(("workload", "exit", "user", "host state", "TR", "map", "sum"), rows)
+        cells = {
+            label: (row.before.segments[name], row.after.segments[name])
+            for name, label in SEGMENTS.items()
+        }
+        found = {label: both for label, both in cells.items() if any(both)}
+        if len(found) != 1:
+            found["sum"] = (row.before.cycles, row.after.cycles)
+        for label, (before, after) in found.items():
+            name = row.workload if label == next(iter(found)) else ""
+            rows.append((name, label, count(before), count(after), signed(after - before)))
+    return Table(("workload", "where", "before", "after", "change"), rows, names=2)
 
 
 def _residuals(residuals: Sequence[Residual]) -> Table:

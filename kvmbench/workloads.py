@@ -7,8 +7,10 @@ whose entry points in the group `kvmbench.workloads` name a Workload or a list o
 from __future__ import annotations
 
 import runpy
+import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -89,7 +91,8 @@ def load_workloads(path: str | Path) -> list[Workload]:
     except ValueError as error:
         raise FileError(f"{path}: not Python: {error}") from None
     try:
-        names = runpy.run_path(str(path))
+        with redirect_stdout(sys.stderr):  # stdout is the table's
+            names = runpy.run_path(str(path))
         if "WORKLOADS" not in names:
             raise FileError(f"{path}: assigns nothing to WORKLOADS, a list of kvmbench.Workload")
         return _listed(names["WORKLOADS"], f"{path}: WORKLOADS")

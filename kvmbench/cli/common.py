@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -46,7 +48,10 @@ def complete(
     def completer(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
         if is_file(begun):
             return [CompletionItem(begun, type="file")]
-        return [CompletionItem(name) for name in names() if name.startswith(begun)]
+        try:
+            return [CompletionItem(name) for name in names() if name.startswith(begun)]
+        except (OSError, ValueError):
+            return []  # a broken package is for the command to report, not for the shell
 
     return completer
 
@@ -59,18 +64,18 @@ def write_out(text: str, path: str | None) -> None:
     target = Path(path)
     aside = None
     try:
-        # A device or a pipe cannot be replaced.
-        if target.exists() and not target.is_file():
+        if path.endswith(os.sep):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
             target.write_text(text, encoding="utf-8")
             return
+        target = target.resolve()  # a link stays one
         handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)
+        os.chmod(aside, _permissions(target))
         os.replace(aside, target)
         aside = None
     except OSError as error:
@@ -78,3 +83,12 @@ def write_out(text: str, path: str | None) -> None:
     finally:
         if aside is not None:
             os.unlink(aside)
+
+
+def _permissions(target: Path) -> int:
+    """Return the mode of the file that is there, or of any new one."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask

@@ -12,7 +12,7 @@ def command(shell: str) -> None:
 
     \b
     Examples:
-      kvmbench completion bash > ~/.local/share/bash-completion/completions/kvmbench
+      kvmbench completion bash > kvmbench.bash
       eval "$(kvmbench completion zsh)"
     """
     from click.shell_completion import get_completion_class

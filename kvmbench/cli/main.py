@@ -34,7 +34,8 @@ class Commands(click.Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else "kvmbench"
-            click.echo(f"{name}: {error.format_message()}", err=True)
+            message = " ".join(error.format_message().splitlines()).replace("\t", "")
+            click.echo(f"{name}: {message}", err=True)
             code = error.exit_code
         except click.Abort:
             click.echo("kvmbench: stopped", err=True)
@@ -83,6 +84,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    allow_from_autoenv=False,
     help="Show the version and exit.",
 )  # fmt: skip
 def main(**_: Any) -> None:

@@ -60,8 +60,10 @@ def _workload_names() -> Iterable[str]:
     shell_complete=complete(_policy_names),
     help="Policy of the second column.",
 )
-@click.option("--policy-file", metavar="FILE", help="TOML with more policies.")
-@click.option("--workload-file", metavar="FILE", help="Python with more workloads.")
+@click.option("--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies.")
+@click.option(
+    "--workload-file", type=click.Path(), metavar="FILE", help="Python with more workloads."
+)
 @click.option(
     "--profile",
     default="patch-2017",
@@ -103,13 +105,14 @@ def _workload_names() -> Iterable[str]:
 )
 @click.option(
     "--format",
-    "form",
     type=click.Choice(["text", "kut", "markdown", "csv", "json"]),
     default="text",
     show_default=True,
     help="kut is the patch's own form.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write there instead of to stdout.")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Write there instead of to stdout."
+)
 def command(
     names: tuple[str, ...],
     before: str,
@@ -123,7 +126,7 @@ def command(
     ioperm: str,
     explain: bool,
     against: str | None,
-    form: str,
+    format: str,
     output: str | None,
 ) -> None:
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
@@ -136,7 +139,7 @@ def command(
       kvmbench run --after exit-to-user --ioperm both
       kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
     """
-    if form == "kut" and (explain or against):
+    if format == "kut" and (explain or against):
         raise click.UsageError("--format kut has no room for --explain or --against")
     chosen_profile = _profile(profile)
     known = _policies(policy_file)
@@ -153,6 +156,8 @@ def command(
         table = table or pick("published table", against, published())
     show = _Progress()
     try:
+        if table:
+            simulate.check_against(table, (workload.name for workload in workloads), ioperm)
         result = simulate.simulate(
             workloads, *chosen, chosen_profile, iterations=iterations, ioperm=ioperm,
             vendor=vendor, closed_form=closed_form, progress=show,
@@ -163,7 +168,7 @@ def command(
     finally:
         show.clear()
     name = table.name if table else None
-    text = tables.render(result, form, explain=explain, residuals=residuals, published=name)
+    text = tables.render(result, format, explain=explain, residuals=residuals, published=name)
     write_out(text, output)
 
 
@@ -197,12 +202,12 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
     if names:
         return [pick("workload", name, known) for name in names]
     able = [found for found in known.values() if not missing_kinds(found, profile)]
+    if not able:
+        raise click.ClickException(f"profile {profile.name!r} has exit kinds of no workload")
     for workload in known.values():
         if missing := missing_kinds(workload, profile):
             what = f"profile {profile.name} has no exit kind {missing[0]}"
             click.echo(f"kvmbench: {workload.name} left out: {what}", err=True)
-    if not able:
-        raise click.ClickException(f"profile {profile.name!r} has exit kinds of no workload")
     return able
 
 

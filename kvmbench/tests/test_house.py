@@ -202,10 +202,10 @@ def test_bare_nogil_is_seen(line, bare):
     assert bool(bare_nogil(line)) == bare
 
 
-def test_no_performance_decorators():
+def test_directives_stand_in_setup_only():
+    switches = r"(?:boundscheck|wraparound|initializedcheck|nonecheck|overflowcheck|cdivision)"
     for path in CYTHON:
-        decorators = re.findall(r"^\s*@(cython\.\w+)", path.read_text(), re.MULTILINE)
-        assert set(decorators) <= {"cython.final"}
+        assert re.findall(rf"cython\.{switches}|#\s*cython:", path.read_text()) == []
 
 
 @in_tree

@@ -1,0 +1,81 @@
+"""The README does what it says: its commands print what stands there, its examples run."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import kvmbench
+from kvmbench.cli.main import main
+
+README = Path(kvmbench.__file__).parent.parent / "README.md"
+if not README.exists():
+    pytest.skip("the package is installed without its README", allow_module_level=True)
+TEXT = README.read_text()
+CONSOLE = re.findall(r"```console\n\$ kvmbench (.*?)\n(.*?)```", TEXT, re.DOTALL)
+FILES = {
+    name: body
+    for body, name in re.findall(
+        r"```(?:toml|python)\n(# (\w+\.(?:toml|py)).*?)```", TEXT, re.DOTALL
+    )
+}
+COMMANDS = re.findall(r"^    kvmbench (.*)$", TEXT, re.MULTILINE)
+
+
+def test_readme_has_what_is_tested():
+    assert len(CONSOLE) >= 5
+    assert set(FILES) == {"lazy.toml", "mine.toml", "mine.py"}
+    assert len(COMMANDS) == 2
+
+
+@pytest.mark.parametrize(("command", "output"), CONSOLE)
+def test_console(command, output):
+    result = CliRunner().invoke(main, command.split())
+    assert result.output == output
+    assert max(map(len, output.splitlines())) <= 72
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    for name, body in FILES.items():
+        (tmp_path / name).write_text(body)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, examples):
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 0, result.output
+
+
+def test_lazy_policy_neither_leaks_nor_denies(examples):
+    hooks = tomllib.loads(FILES["lazy.toml"])["lazy"]
+    policy = kvmbench.Policy("lazy", **hooks)
+    machine = kvmbench.Machine(1, 2, policy, "patch-2017")
+    for _ in range(2):
+        machine.switch(0, 0)
+        machine.exit(0, "inl_from_qemu")
+        machine.ioperm(0, 0x378, 3)
+        for _ in range(3):
+            machine.exit(0, "inl_from_qemu")
+            assert machine.io(0, 0x378, 1)[0]
+        machine.exit(0, "cpuid")
+        machine.switch(0, 1)
+        assert not machine.io(0, 0x378, 1)[0]
+    assert machine.counters[["leaks", "denials", "faults"]].tolist() == [(0, 0, 0)]
+
+
+def test_python_example():
+    (example,) = re.findall(r"```python\n(from kvmbench import Machine.*?)```", TEXT, re.DOTALL)
+    names = {}
+    exec(example, names)
+    host = names["host"]
+    assert host.cpu["cycles"][0] > 10**12 * 1291
+    assert names["allowed"] is True
+    # 2000 for the switch, then After of the row; the delay is the IO's.
+    assert names["delay"] == 500
+    fresh = kvmbench.Machine(1, 1, "deferred", "patch-2017")
+    fresh.switch(0, 0)
+    assert fresh.exit(0, "inl_from_qemu") == 6209
