@@ -199,6 +199,7 @@ cdef class Machine:
         kb_start(&self.m, KB_BASE_INVALID if invalid else KB_BASE_VALID)
 
     cdef _claim(self):
+        # After every argument is looked at: that may run Python, and so other threads.
         if self.running:
             raise RuntimeError("this Machine is running in another thread")
 
@@ -376,10 +377,9 @@ cdef class Machine:
 
     def copy(self):
         """Return a Machine of its own in the same state."""
-        cdef Machine other
-        self._claim()
-        other = Machine(
+        cdef Machine other = Machine(
             self.m.n_cpus, self.m.n_tasks, self.policy, self.profile, self.vendor)
+        self._claim()
         if kb_copy(&other.m, &self.m) != KB_OK:
             raise MemoryError("no memory for a task's I/O bitmap")
         return other
