@@ -3,6 +3,7 @@ from typing import Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 from kvmbench.model import Policy, Profile
 
@@ -21,6 +22,7 @@ def port_check(
     widths: ArrayLike,
 ) -> NDArray[np.bool_]: ...
 
+@disjoint_base
 class Machine:
     @property
     def policy(self) -> Policy: ...

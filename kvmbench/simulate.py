@@ -201,8 +201,9 @@ def _cell(
         machine.repeat_exit(0, kinds[0], iterations)
     else:
         for done in range(0, iterations, chunk):
-            machine.run(ops[: min(chunk, iterations - done) * len(kinds)])
-            report(done / iterations)
+            todo = min(chunk, iterations - done)
+            machine.run(ops[: todo * len(kinds)])
+            report((done + todo) / iterations)
     end = machine.counters[0]
 
     def each(total: int) -> Number:
@@ -257,7 +258,7 @@ def _published_change(published: Published, name: str) -> Number | None:
 
 def _is_fitted(row: Row, profile: Profile) -> bool:
     """Say whether the row's change rests on a fitted figure: a reload's, or a kind's overlap."""
-    if not row.before.reloads and not row.after.reloads:
+    if row.before.segments["tr"] == row.after.segments["tr"]:
         return False
     figures = [f"kinds.{kind.name}.overlap" for kind in row.exits]
     figures += [f"costs.{name}" for name in ("gdt_write", "ltr", "mark")]

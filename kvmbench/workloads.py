@@ -42,8 +42,10 @@ class Workload:
         for name in (self.name, *self.exits):
             if not isinstance(name, str):
                 raise TypeError(f"{name!r} is not the name of a workload or an exit kind")
-            if not name or not name.isprintable() or " " in name:
-                raise ValueError(f"name {name!r} is empty, has a space or is not printable")
+            if not name or not name.isprintable():
+                raise ValueError(f"name {name!r} is empty or not printable")
+        if " " in self.name:
+            raise ValueError(f"name {self.name!r} has a space in it")
 
 
 BUILT_IN = (

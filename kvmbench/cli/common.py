@@ -41,15 +41,15 @@ def read(load: Callable[[str], T], path: str) -> T:
 
 
 def complete(
-    names: Callable[[], Iterable[str]],
+    names: Callable[[click.Context], Iterable[str]],
 ) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Return a click completer of `names()`; files are completed too where one is begun."""
+    """Return a click completer of `names`; files are completed too where one is begun."""
 
-    def completer(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
         if is_file(begun):
             return [CompletionItem(begun, type="file")]
         try:
-            return [CompletionItem(name) for name in names() if name.startswith(begun)]
+            return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
         except (OSError, ValueError):
             return []  # a broken package is for the command to report, not for the shell
 

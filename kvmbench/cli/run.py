@@ -16,28 +16,30 @@ if TYPE_CHECKING:
     from kvmbench.workloads import Workload
 
 
-def _policy_names() -> Iterable[str]:
-    from kvmbench.catalog import policies
+def _policy_names(ctx: click.Context) -> Iterable[str]:
+    from kvmbench.catalog import load_policies, policies
 
-    return policies()
+    path = ctx.params.get("policy_file")
+    return [*policies(), *(load_policies(path) if path else ())]
 
 
-def _profile_names() -> Iterable[str]:
+def _profile_names(_: click.Context) -> Iterable[str]:
     from kvmbench.catalog import profiles
 
     return profiles()
 
 
-def _published_names() -> Iterable[str]:
+def _published_names(_: click.Context) -> Iterable[str]:
     from kvmbench.catalog import published
 
     return [table.name for table in published().values() if table.change == "tr-reload"]
 
 
-def _workload_names() -> Iterable[str]:
-    from kvmbench.workloads import workloads
+def _workload_names(ctx: click.Context) -> Iterable[str]:
+    from kvmbench.workloads import load_workloads, workloads
 
-    return workloads()
+    path = ctx.params.get("workload_file")
+    return [*workloads(), *(w.name for w in (load_workloads(path) if path else ()))]
 
 
 @click.command("run")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kvmbench.workloads import Workload
 
 
-def _names() -> Iterable[str]:
+def _names(_: click.Context) -> Iterable[str]:
     from kvmbench import catalog, workloads
 
     tables = (catalog.policies(), catalog.profiles(), catalog.published(), workloads.workloads())
@@ -51,7 +51,9 @@ def command(name: str) -> None:
             raise click.ClickException(str(error)) from None
         found = [show(known[name]) for show, known in groups if name in known]
         if not found:
-            raise click.UsageError(model.unknown_name("name", name, _names()))
+            raise click.UsageError(
+                model.unknown_name("name", name, _names(click.get_current_context()))
+            )
     click.echo("\n".join(found), nl=False)
 
 
