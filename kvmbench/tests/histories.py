@@ -49,8 +49,20 @@ def random_policies(draw: st.DrawFn) -> Policy:
     return Policy("random", **hooks, io_base_at_start=draw(st.sampled_from(["valid", "invalid"])))
 
 
+@st.composite
+def mutated_policies(draw: st.DrawFn) -> Policy:
+    """A built-in policy with one step left out, and one more somewhere: close to what is real."""
+    base = policies()[draw(st.sampled_from(sorted(policies())))]
+    hooks = {hook: [str(step) for step in base.steps(hook)] for hook in HOOKS}
+    for hook in draw(st.lists(st.sampled_from([h for h in HOOKS if hooks[h]]), max_size=1)):
+        del hooks[hook][draw(st.integers(0, len(hooks[hook]) - 1))]
+    for hook in draw(st.lists(st.sampled_from(HOOKS), max_size=2)):
+        hooks[hook].insert(draw(st.integers(0, len(hooks[hook]))), draw(steps(hook)))
+    return Policy("mutated", **hooks, io_base_at_start=base.io_base_at_start)
+
+
 BUILT_IN = st.sampled_from(sorted(policies())).map(lambda name: policies()[name])
-POLICIES = st.one_of(BUILT_IN, random_policies())
+POLICIES = st.one_of(BUILT_IN, random_policies(), mutated_policies())
 VENDORS = st.sampled_from(["vmx", "svm"])
 
 

@@ -1,5 +1,6 @@
 """The command: what it prints, what it refuses and how it ends."""
 
+import contextlib
 import csv
 import io
 import json
@@ -590,11 +591,16 @@ def test_a_full_disk_is_one_line(arguments):
 
 @pytest.mark.parametrize("more", [["--format", "json"], ["-o", "table.json"]])
 def test_ctrl_c(more):
+    def listen():  # a test run in the background of a shell has SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     # Ctrl-C while it imports is Python's; the core's loop is what is to stop at once.
     with (
         open("out", "w") as out,
-        process("run", "--iterations", str(10**12), *more, stdout=out) as p,
+        process("run", "--iterations", str(10**12), *more, stdout=out, preexec_fn=listen) as p,
+        contextlib.ExitStack() as after,
     ):
+        after.callback(p.kill)
         clock = 0.0
         while clock < 0.8:  # seconds of CPU; imports take less
             time.sleep(0.05)

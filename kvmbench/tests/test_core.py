@@ -603,7 +603,9 @@ ALL = bitmap(slice(0, 65536))
     ],
 )
 def test_port_check(granted, port, width, allowed):
-    assert port_check(FULL, VALID, granted, [port], [width]).tolist() == [allowed]
+    for n in (1, 2**19):  # many checks are done in another way than few
+        found = port_check(FULL, VALID, granted, np.full(n, port, np.uint16), width)
+        assert (found == allowed).all()
     # 104 bytes of hardware TSS are all that is left of the segment after a VM exit.
     assert not port_check(MIN, VALID, granted, [port], [width])[0]
     assert not port_check(FULL, INVALID, granted, [port], [width])[0]
@@ -631,9 +633,22 @@ def test_port_check(granted, port, width, allowed):
     ],
 )
 def test_port_check_limit(limit, base, usable):
-    allowed = port_check(limit, base, ALL, np.arange(65536, dtype=np.uint16), 1)
-    assert allowed.dtype == np.bool_
-    assert np.flatnonzero(allowed).tolist() == list(range(usable))
+    ports = np.arange(65536, dtype=np.uint16)
+    for checked in (ports, np.tile(ports, 8)):
+        allowed = port_check(limit, base, ALL, checked, 1)
+        assert allowed.dtype == np.bool_
+        assert np.array_equal(allowed, checked < usable)
+
+
+def test_port_check_of_every_port_and_width():
+    bits = np.random.default_rng(1).random(65536 + 8) < 0.3
+    bits[65536:] = True
+    granted = np.packbits(bits, bitorder="little")
+    widths = np.array([[1], [2], [4]])
+    expected = [~np.any([bits[i : i + 65536] for i in range(width)], axis=0) for width in (1, 2, 4)]
+    assert np.array_equal(port_check(FULL, VALID, granted, np.arange(65536), widths), expected)
+    few = [port_check(FULL, VALID, granted, p, widths) for p in np.arange(65536).reshape(64, -1)]
+    assert np.array_equal(np.concatenate(few, axis=1), expected)
 
 
 def test_port_check_reads_the_terminator():
@@ -678,6 +693,7 @@ def test_no_ports(ports, widths, shape):
     [
         (dict(widths=[1, 3]), ValueError, "widths holds 3, not 1, 2 or 4"),
         (dict(widths=0), ValueError, "widths holds 0, not 1, 2 or 4"),
+        (dict(widths=[4] * 2**19 + [7], ports=0), ValueError, "widths holds 7, not 1, 2 or 4"),
         (dict(widths=255), ValueError, "widths holds 255, not 1, 2 or 4"),
         (dict(widths=257), ValueError, "widths holds 257, not in 0 to 255"),
         (dict(widths=-1), ValueError, "widths holds -1, not in 0 to 255"),
@@ -1446,11 +1462,12 @@ class Running:
         self.thread.join()
 
     def wait(self):
-        while True:
+        for _ in range(300_000):
             try:
                 self.machine.run([])
             except RuntimeError:
                 return
+        pytest.fail("never found the machine inside run()")
 
 
 def refuses(call, *args):
