@@ -45,12 +45,23 @@ __all__ = [
     "Provenance",
     "Workload",
     "__version__",
+    "get_include",
     "load_policies",
     "load_profile",
     "policies",
     "port_check",
     "profiles",
 ]
+
+
+def get_include() -> str:
+    """Return the folder that Cython needs as an include path to `cimport kvmbench`.
+
+    A normal installation is found without it, an editable one is not.
+    """
+    from pathlib import Path
+
+    return str(Path(__file__).parent.parent)
 
 
 def __getattr__(name: str) -> object:

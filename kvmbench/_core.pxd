@@ -12,5 +12,6 @@ cdef class Machine:
     cdef _compile_policy(self)
     cdef _start(self)
     cdef _claim(self)
+    cdef _restore(self, dict state)
     cdef _kind(self, kind)
     cdef _refused(self, int status, op, index=*)

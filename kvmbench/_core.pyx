@@ -1,7 +1,8 @@
 """The machine for Python: arrays and arguments in, exact cycles out; what it does is in _steps."""
 from libc.stdint cimport (
-    INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+    INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
 )
+from libc.string cimport memcpy
 cimport cython
 
 from kvmbench._steps cimport (
@@ -10,7 +11,7 @@ from kvmbench._steps cimport (
     KB_IN_RUN, KB_MAP_BYTES, KB_MOVES, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES,
     KB_TSS_MAP_BYTES, KbCounters, KbCpu, KbKind, KbMachine, KbMove, KbOp, KbStep, KbTask,
     kb_advance, kb_copy, kb_counters, kb_exit, kb_free_maps, kb_io, kb_ioperm, kb_port_checks,
-    kb_repeat_exit, kb_run, kb_start, kb_switch, kb_task_exit,
+    kb_repeat_exit, kb_restore_map, kb_run, kb_start, kb_switch, kb_task_exit,
 )
 
 import operator
@@ -126,7 +127,8 @@ cdef class Machine:
     name or as objects; `vendor`, `"vmx"` (a VM exit cuts the TR limit) or `"svm"`.
 
     Raises ValueError or TypeError that name the argument, MemoryError. One thread at a time may
-    use a Machine: a call made while `run` is under way in another raises RuntimeError.
+    use a Machine: a call made while `run` is under way in another raises RuntimeError. Machines
+    share nothing, so different ones run in parallel. A Machine pickles with its whole state.
     """
 
     def __init__(self, cpus, tasks, policy, profile, vendor="vmx"):
@@ -384,6 +386,52 @@ cdef class Machine:
             raise MemoryError("no memory for a task's I/O bitmap")
         return other
 
+    @property
+    def address(self):
+        """Address of the KbMachine, for kb_ functions called by pointer (numba, ctypes).
+
+        It is valid as long as this Machine is; who calls them sees to it that no other thread
+        uses the Machine.
+        """
+        return <uintptr_t>&self.m
+
+    def __reduce__(self):
+        cdef KbMachine* m = &self.m
+        self._claim()
+        # Rows that hold a bitmap only; the moves are found again.
+        used = np.flatnonzero((self.tss_map != 0xff).any(axis=1))
+        state = {
+            "cpu": self.cpu.copy(), "task": self.task.copy(), "counters": self.counters,
+            "tss_maps": {int(cpu): self.tss_map[cpu].copy() for cpu in used},
+            "task_maps": {int(i): self.task_map(i) for i in np.flatnonzero(self.task["has_map"])},
+            "sequence": m.sequence,
+        }
+        return _restored, (m.n_cpus, m.n_tasks, self.policy, self.profile, self.vendor, state)
+
+    cdef _restore(self, dict state):
+        cdef KbMachine* m = &self.m
+        cdef const uint8_t[::1] map
+        cdef const uint64_t[::1] counts = state["counters"].view(np.uint64)
+        cdef int32_t i
+        self._owned["cpus"].view(_CPU_DTYPE)[:] = state["cpu"]
+        self._owned["tasks"].view(_TASK_DTYPE)[:] = state["task"]
+        m.sequence = state["sequence"]
+        memcpy(m.counted, &counts[0], m.n_cpus * sizeof(KbCounters))
+        for i in range(m.n_tasks):
+            m.tasks[i].has_map = 0          # until it has one again
+        for number, found in state["task_maps"].items():
+            map = found
+            if kb_restore_map(m, number, &map[0]) != KB_OK:
+                raise MemoryError("no memory for a task's I/O bitmap")
+        for number, found in state["tss_maps"].items():
+            map = found
+            i = number
+            memcpy(m.cpus[i].tss_map, &map[0], KB_TSS_MAP_BYTES)
+        for i in range(m.n_cpus):
+            if m.cpus[i].task >= 0:
+                m.cpus[i].current = &m.tasks[m.cpus[i].task]
+                m.cpus[i].current.on_cpu = i
+
     def reset(self):
         """Go back to the state at the start; views stay valid."""
         self._claim()
@@ -435,6 +483,13 @@ cdef class Machine:
         else:
             reason = f"the clock of cpu {cpu} would pass 2**63 cycles"
         return OperationError(reason, index)
+
+
+def _restored(cpus, tasks, policy, profile, vendor, state):
+    """Return the Machine that a pickle holds."""
+    cdef Machine machine = Machine(cpus, tasks, policy, profile, vendor)
+    machine._restore(state)
+    return machine
 
 
 cdef object _compiled(step):

@@ -172,6 +172,8 @@ cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil
 # The state of `old`, which has as many CPUs, tasks and kinds; m is at its start.
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
+# Give a task that has no map this one, [KB_MAP_BYTES].
+cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil
 # All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
 # kb_port_check of each; returns 0, and nothing is written, where a width is not 1, 2 or 4.
@@ -187,3 +189,53 @@ cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_
     cdef uint32_t word = tss_map[byte] | <uint32_t>tss_map[byte + 1] << 8
     cdef uint32_t bits = ((<uint32_t>1 << width) - 1) << (port & 7)
     return (io_base + byte + 1 <= tr_limit) & ((word & bits) == 0)
+
+# -- For those who cimport -----------------------------------------------------------------------
+
+cdef int kb_api() noexcept nogil            # KB_API of the kvmbench that runs
+cdef uint64_t kb_layout() noexcept nogil    # kb_layout_here() of the kvmbench that runs
+
+cdef inline uint64_t kb_layout_here() noexcept nogil:
+    """Return a number made of the sizes of all records and of where their fields stand."""
+    cdef uint64_t sizes[10]
+    cdef uint64_t places[8]
+    cdef uint64_t mixed = 0
+    cdef int i
+    sizes[:] = [sizeof(KbOp), sizeof(KbCosts), sizeof(KbKind), sizeof(KbTr), sizeof(KbTask),
+                sizeof(KbCpu), sizeof(KbCounters), sizeof(KbMove), sizeof(KbStep),
+                sizeof(KbMachine)]
+    places[:] = [<size_t>&(<KbCpu*>NULL).tr, <size_t>&(<KbCpu*>NULL).current,
+                 <size_t>&(<KbCpu*>NULL).task, <size_t>&(<KbTask*>NULL).max,
+                 <size_t>&(<KbTask*>NULL).tif, <size_t>&(<KbCounters*>NULL).c_tr,
+                 <size_t>&(<KbMachine*>NULL).cpus, <size_t>&(<KbMachine*>NULL).sequence]
+    for i in range(10):
+        mixed = mixed * 1000003 + sizes[i]
+    for i in range(8):
+        mixed = mixed * 1000003 + places[i]
+    return mixed
+
+cdef inline int kb_check_api() except -1:
+    """Raise ImportError unless caller and kvmbench were compiled to the same API and layout."""
+    if kb_api() != KB_API:
+        raise ImportError(f"compiled for kvmbench C API {KB_API}, found {kb_api()}: rebuild")
+    if kb_layout() != kb_layout_here():
+        raise ImportError("compiled for other records than kvmbench's: rebuild")
+    return 0
+
+cdef inline uint64_t kb_cycles(const KbMachine* m, int64_t cpu) noexcept nogil:
+    """Return the clock of a CPU, in cycles. `cpu` is not checked, here and below."""
+    return m.cpus[cpu].cycles
+
+cdef inline int32_t kb_task_on(const KbMachine* m, int64_t cpu) noexcept nogil:
+    """Return the task that runs on a CPU, -1 for none."""
+    return m.cpus[cpu].task
+
+cdef inline bint kb_in_guest(const KbMachine* m, int64_t cpu) noexcept nogil:
+    """Say whether a guest is loaded on a CPU: entered, and not put since."""
+    return m.cpus[cpu].tr.guest_loaded
+
+cdef inline bint kb_allowed(const KbMachine* m, int64_t cpu, uint32_t port,
+                            uint32_t width) noexcept nogil:
+    """Return the port check of a CPU as it stands, without cost or counter."""
+    cdef const KbCpu* c = &m.cpus[cpu]
+    return kb_port_check(c.tr.tr_limit, c.tr.io_base, c.tss_map, port, width)

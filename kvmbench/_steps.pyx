@@ -646,6 +646,18 @@ cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
     memset(m.counted, 0, m.n_cpus * sizeof(KbCounters))
 
 
+cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil:
+    cdef KbTask* t = &m.tasks[task]
+    cdef int32_t i
+    if _fill_spare(m) != KB_OK:
+        return KB_NO_MEMORY
+    _alloc_map(m, t)
+    memcpy(t.map, map, KB_MAP_BYTES)
+    for i in range(KB_MAP_BYTES):
+        t.empty &= map[i] == 0xff
+    return KB_OK
+
+
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
     cdef uint8_t* map
     cdef KbTask* task
@@ -826,3 +838,11 @@ cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss
         allowed[i] = (answers[ports[i]] & widths[i]) != 0
     PyMem_RawFree(answers)
     return 1
+
+
+cdef int kb_api() noexcept nogil:
+    return KB_API
+
+
+cdef uint64_t kb_layout() noexcept nogil:
+    return kb_layout_here()

@@ -36,7 +36,7 @@ def test_public_names():
     assert len(names) == len(set(names)) <= 20
     assert set(names) >= CONTRACT
     assert dir(kvmbench) == sorted(names)
-    assert {*kvmbench._HOME, "__version__"} == set(names)
+    assert {*kvmbench._HOME, "__version__", "get_include"} == set(names)
 
 
 @pytest.mark.parametrize("name", kvmbench.__all__)

@@ -37,6 +37,11 @@ def test_console(command, output):
     assert max(map(len, output.splitlines())) <= 72
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_the_examples(name):
+    assert (README.parent / "examples" / "mine" / name).read_text() == FILES[name]
+
+
 @pytest.fixture
 def examples(tmp_path, monkeypatch):
     for name, body in FILES.items():

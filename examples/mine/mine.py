@@ -1,0 +1,4 @@
+# mine.py
+from kvmbench import Workload
+
+WORKLOADS = [Workload("rdmsr"), Workload("pair", "one of each", ("cpuid", "inl_from_qemu"))]
