@@ -263,6 +263,33 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
 
 # -- Operations ----------------------------------------------------------------------------------
 
+cdef uint32_t _state(const KbCpu* c) noexcept nogil:
+    """Return all that an EXIT's course depends on, as an index below KB_STATES.
+
+    Not in it: in_run, which every EXIT sets, and how long the maps are, which only matters to
+    steps that make an EXIT `lasting`.
+    """
+    cdef const KbTask* t = c.current
+    cdef uint32_t map = (1 if t.max == 0 else 2 + (not t.empty)) if t.has_map else 0
+    return (c.tr.guest_loaded | (c.tr.tr_limit == KB_LIMIT_FULL) << 1 | c.tr.tss_busy << 2
+            | c.tr.limit_stale << 3 | (c.tr.io_base == KB_BASE_VALID) << 4 | t.tif << 5
+            | (c.map_seq == t.seq) << 6 | map << 7)
+
+
+cdef uint32_t _known(KbMachine* m, const KbCpu* c) noexcept nogil:
+    """Return the index of the first move from this state, made room for if need be.
+
+    0 where there is no room, and where the CPU is idle: row 0 has no move.
+    """
+    cdef uint32_t* first = &m.known[_state(c)]
+    if c.task < 0:
+        return 0
+    if first[0] == 0 and m.n_known <= KB_MOVES:
+        first[0] = m.n_known * m.n_kinds
+        m.n_known += 1
+    return first[0]
+
+
 cdef int _begin(KbMachine* m, Frame* f, int64_t cpu, KbTask* next, Undo** undo) noexcept nogil:
     """Set up an operation that may take steps, whose conditions hold. Nothing has changed yet."""
     cdef Undo* saved = NULL
@@ -318,6 +345,7 @@ cdef int _commit(KbMachine* m, Frame* f, Undo* undo, uint64_t* cycles) noexcept 
         status = KB_CLOCK
     else:
         f.cpu.cycles += f.spent
+        f.cpu.tr.known = _known(m, f.cpu)
         cycles[0] = f.spent
     if undo != NULL:
         PyMem_RawFree(undo)
@@ -382,7 +410,6 @@ cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) no
         return KB_RUNS_ELSEWHERE
     if _begin(m, &f, cpu, next, &undo) != KB_OK:
         return KB_NO_MEMORY
-    f.cpu.tr.known = 0
     f.overlap = m.costs.switch_overlap
     _interrupt_guest(m, &f)
     _switch(m, &f, <int32_t>cpu, <int32_t>task)
@@ -398,7 +425,6 @@ cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogi
         return KB_IDLE
     if _begin(m, &f, cpu, &m.idle, &undo) != KB_OK:
         return KB_NO_MEMORY
-    f.cpu.tr.known = 0
     f.overlap = m.costs.switch_overlap
     _interrupt_guest(m, &f)
     f.current.in_run = 0
@@ -424,7 +450,6 @@ cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint
         return KB_IN_RUN
     if _begin(m, &f, cpu, &m.idle, &undo) != KB_OK:
         return KB_NO_MEMORY
-    f.cpu.tr.known = 0
     f.first = <int32_t>first
     f.count = <int32_t>count
     f.on = on
@@ -496,28 +521,6 @@ cdef int kb_advance(KbMachine* m, int64_t cpu, int64_t cycles_, uint64_t* cycles
 
 # -- EXIT: moves ---------------------------------------------------------------------------------
 
-cdef uint32_t _state(const KbCpu* c) noexcept nogil:
-    """Return all that an EXIT's course depends on, as an index below KB_STATES.
-
-    Not in it: in_run, which every EXIT sets, and how long the maps are, which only matters to
-    steps that make an EXIT `lasting`.
-    """
-    cdef const KbTask* t = c.current
-    cdef uint32_t map = (1 if t.max == 0 else 2 + (not t.empty)) if t.has_map else 0
-    return (c.tr.guest_loaded | (c.tr.tr_limit == KB_LIMIT_FULL) << 1 | c.tr.tss_busy << 2
-            | c.tr.limit_stale << 3 | (c.tr.io_base == KB_BASE_VALID) << 4 | t.tif << 5
-            | (c.map_seq == t.seq) << 6 | map << 7)
-
-
-cdef uint32_t _known(KbMachine* m, const KbCpu* c) noexcept nogil:
-    """Return the index of the first move from this state, made room for if need be; 0: no room."""
-    cdef uint32_t* first = &m.known[_state(c)]
-    if first[0] == 0 and m.n_known <= KB_MOVES:
-        first[0] = m.n_known * m.n_kinds
-        m.n_known += 1
-    return first[0]
-
-
 cdef void _interpret_exit(KbMachine* m, Frame* f, const KbKind* kind) noexcept nogil:
     f.overlap = kind.overlap
     f.current.in_run = 1
@@ -551,7 +554,6 @@ cdef int _learn_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) 
     _interpret_exit(m, &f, &m.kinds[kind])
     if _commit(m, &f, undo, cycles) != KB_OK:
         return KB_CLOCK
-    c.tr.known = _known(m, c)
     move = &m.moves[known + kind]
     if known != 0 and move.number == 0 and not f.lasting and m.n_moves < KB_MOVES:
         move.after = c.tr
@@ -582,8 +584,6 @@ cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noex
     c = &m.cpus[cpu]
     if c.task < 0:
         return KB_IDLE
-    if c.tr.known == 0:
-        c.tr.known = _known(m, c)
     move = &m.moves[c.tr.known + kind]
     if move.number == 0 or c.cycles > CLOCK_NEAR:
         return _learn_exit(m, cpu, kind, cycles)

@@ -1472,11 +1472,12 @@ class Running:
         self.thread.join()
 
     def wait(self):
-        for _ in range(300_000):
+        for _ in range(100_000):
             try:
                 self.machine.run([])
             except RuntimeError:
                 return
+        self.over.set()
         pytest.fail("never found the machine inside run()")
 
 
