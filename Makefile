@@ -14,6 +14,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@mkdir -p results/bench
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_core.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \

@@ -1,19 +1,24 @@
-"""The core beside the plain C of the same job, in one run: `make bench`.
+"""The core beside plain C and others on the same job, in one run: `make bench`."""
 
-Each group of the printed table is one job; the figures in brackets are the ratio to its fastest.
-"""
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from kvmbench import Machine, port_check, profiles
-from kvmbench.tests.bench import jobs, plain
+from kvmbench.tests.bench import jobs, others, plain
 
 EXITS = 10_000_000
 MIX = 2_000_000
 CHECKS = 10_000_000
 PROFILE = profiles()["patch-2017"]
 ROUNDS = dict(rounds=7, warmup_rounds=1, iterations=1)
+FEW_ROUNDS = dict(rounds=2, warmup_rounds=0, iterations=1)
 
 
 def machines(cpus, tasks):
@@ -28,10 +33,17 @@ def mixed():
     return jobs.mix(MIX, PROFILE)
 
 
+@pytest.fixture(scope="module")
+def checks():
+    return jobs.checks(CHECKS)
+
+
 @pytest.mark.parametrize("engine", ["kvmbench", "plain C"])
 @pytest.mark.parametrize("kind", ["cpuid", "inl_from_qemu"])
-def test_equal_exits(benchmark, engine, kind):
-    benchmark.group = f"run: 10^7 equal EXITs on one CPU ({kind})"
+def test_equal_exits(benchmark, report, request, engine, kind):
+    benchmark.group = f"run, 10^7 equal EXITs on one CPU ({kind})"
+    if engine == "kvmbench":
+        report.ratio(request.config, benchmark.group, "plain C", 1)
     ops = jobs.equal_exits(EXITS, PROFILE.kind_index(kind))
     both = machines(1, 1)
     machine = both[engine]
@@ -44,8 +56,10 @@ def test_equal_exits(benchmark, engine, kind):
 
 
 @pytest.mark.parametrize("engine", ["kvmbench", "plain C"])
-def test_mix(benchmark, engine, mixed):
-    benchmark.group = "run: 2 * 10^6 mixed operations, 64 CPUs, 256 tasks"
+def test_mix(benchmark, report, request, engine, mixed):
+    benchmark.group = "run, 2 * 10^6 mixed operations, 64 CPUs"
+    if engine == "kvmbench":
+        report.ratio(request.config, benchmark.group, "plain C", 1.5)
     both = machines(jobs.CPUS, jobs.TASKS)
     machine = both[engine]
     benchmark.pedantic(machine.run, (mixed,), setup=machine.reset, **ROUNDS)
@@ -55,10 +69,110 @@ def test_mix(benchmark, engine, mixed):
     assert both["kvmbench"].counters.tolist() == both["plain C"].counters.tolist()
 
 
-@pytest.mark.parametrize("engine", ["kvmbench", "plain C"])
-def test_port_check(benchmark, engine):
-    benchmark.group = "port_check: 10^7 random checks"
-    tss_map, ports, widths = jobs.checks(CHECKS)
-    check = {"kvmbench": port_check, "plain C": plain.port_check}[engine]
-    allowed = benchmark.pedantic(check, (0x206F, 0x68, tss_map, ports, widths), **ROUNDS)
-    assert np.array_equal(allowed, plain.port_check(0x206F, 0x68, tss_map, ports, widths))
+CHECKERS = {
+    "kvmbench": port_check,
+    "plain C": plain.port_check,
+    "C, 64 KiB table": plain.port_table,
+    "numba": others.numba_check,
+    "numpy": others.numpy_check,
+    "bitarray": others.bitarray_check,
+    "pyroaring": others.pyroaring_check,
+}
+
+
+@pytest.mark.parametrize("engine", CHECKERS)
+def test_port_check(benchmark, report, request, engine, checks):
+    benchmark.group = "port_check, 10^7 random checks"
+    if engine != "kvmbench":
+        report.ratio(request.config, benchmark.group, engine, 1)
+    tss_map, ports, widths = checks
+    rounds = FEW_ROUNDS if engine in ("bitarray", "pyroaring") else ROUNDS
+    arguments = (0x206F, 0x68, tss_map, ports, widths)
+    allowed = benchmark.pedantic(CHECKERS[engine], arguments, **rounds)
+    assert np.array_equal(allowed, plain.port_check(*arguments))
+
+
+def test_repeat_exit(benchmark, report):
+    machine = Machine(1, 1, "deferred", PROFILE)
+    machine.switch(0, 0)
+    benchmark.pedantic(machine.repeat_exit, (0, "inl_from_qemu", 10**12), rounds=50)
+    assert (machine.cpu["cycles"][0] - 2000) == 50 * 6209 * 10**12
+    median = statistics.median(benchmark.stats.stats.data)
+    report.figure("repeat_exit, 10^12 exits", "-", f"{median * 1e6:.0f} us", "1 ms", median < 1e-3)
+
+
+def test_memory(report):
+    program = (
+        "import resource; from kvmbench import Machine\n"
+        "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()\n"
+        "before = rss(); machine = Machine(4096, 100_000, 'deferred', 'patch-2017')\n"
+        "for task in range(100):\n"
+        "    machine.switch(0, task); machine.ioperm(0, 0x378, 3)\n"
+        "print(rss() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    used = int(done.stdout)
+    job = "memory, 4,096 CPUs, 100,000 tasks, 100 with maps"
+    report.figure(job, "-", f"{used / 1e6:.0f} MB", "100 MB", used < 100e6)
+    machine = Machine(1, 1, "deferred", PROFILE)
+    cpu = machine.cpu.dtype.itemsize + machine.counters.dtype.itemsize
+    cpu += machine.tss_map.base.shape[1] + 8 * 136
+    task = machine.task.dtype.itemsize
+    report.figure("memory, a CPU and a task", "-", f"{cpu}, {task} bytes", "-", True)
+
+
+def test_growth(report):
+    """The same 4 * 10^6 EXITs on ever more CPUs, each on a CPU drawn at random."""
+    n = 4_000_000
+    rng = np.random.default_rng(2017)
+    times = {}
+    for cpus in (1, 64, 4096):
+        machine = Machine(cpus, cpus, "deferred", PROFILE)
+        for cpu in range(cpus):
+            machine.switch(cpu, cpu)
+        ops = np.zeros(n, machine_ops())
+        ops["cpu"] = rng.integers(0, cpus, n)
+        ops["a"] = rng.integers(0, len(PROFILE.kinds), n)
+        rounds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            machine.run(ops)
+            rounds.append((time.perf_counter() - start) / n * 1e9)
+        times[cpus] = statistics.median(rounds)
+    figure = ", ".join(f"{t:.1f}" for t in times.values()) + " ns"
+    growth = max(times.values()) / min(times.values())
+    job = "growth, EXIT on 1, 64, 4,096 CPUs"
+    report.figure(job, "-", figure, "2 x", growth <= 2)
+
+
+def machine_ops():
+    from kvmbench import OP_DTYPE
+
+    return OP_DTYPE
+
+
+def cpu_seconds(*command):
+    """Return the median CPU time of a process, user and system, of nine runs."""
+    spent = []
+    for _ in range(9):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(spent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "beside", "target"), [(["--help"], "pass", 0.1), (["run"], "import numpy", 0.4)]
+)
+def test_start(report, arguments, beside, target):
+    script = os.path.join(os.path.dirname(sys.executable), "kvmbench")
+    more = cpu_seconds(script, *arguments) - cpu_seconds(sys.executable, "-c", beside)
+    job = f"kvmbench {arguments[0]}, CPU time"
+    report.figure(
+        job,
+        f"python -c '{beside}'",
+        f"+ {more * 1e3:.0f} ms",
+        f"+ {target * 1e3:.0f} ms",
+        more < target,
+    )

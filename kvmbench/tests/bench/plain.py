@@ -41,9 +41,10 @@ def library() -> ctypes.CDLL:
         getattr(loaded, f"plain_{name}").argtypes = [pointer, pointer]
     for name in ("reset", "free"):
         getattr(loaded, f"plain_{name}").argtypes = [pointer]
-    loaded.plain_port_check.argtypes = [
-        ctypes.c_uint32, ctypes.c_uint16, pointer, pointer, pointer, pointer, size
-    ]  # fmt: skip
+    for name in ("plain_port_check", "plain_port_table"):
+        getattr(loaded, name).argtypes = [
+            ctypes.c_uint32, ctypes.c_uint16, pointer, pointer, pointer, pointer, size
+        ]  # fmt: skip
     return loaded
 
 
@@ -88,7 +89,29 @@ def port_check(
     widths: NDArray[np.uint8],
 ) -> NDArray[Any]:
     """The C loop, called as kvmbench.port_check is."""
+    return _checks("plain_port_check", tr_limit, io_base, tss_map, ports, widths)
+
+
+def port_table(
+    tr_limit: int,
+    io_base: int,
+    tss_map: NDArray[np.uint8],
+    ports: NDArray[np.uint16],
+    widths: NDArray[np.uint8],
+) -> NDArray[Any]:
+    """The C loop over a table of 64 KiB, called likewise."""
+    return _checks("plain_port_table", tr_limit, io_base, tss_map, ports, widths)
+
+
+def _checks(
+    name: str,
+    tr_limit: int,
+    io_base: int,
+    tss_map: NDArray[np.uint8],
+    ports: NDArray[np.uint16],
+    widths: NDArray[np.uint8],
+) -> NDArray[Any]:
     out = np.empty(ports.shape, np.bool_)
     addresses = [array.ctypes.data for array in (tss_map, ports, widths, out)]
-    library().plain_port_check(tr_limit, io_base, *addresses, ports.size)
+    getattr(library(), name)(tr_limit, io_base, *addresses, ports.size)
     return out
