@@ -176,7 +176,7 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil
 # All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
-# kb_port_check of each; returns 0, and nothing is written, where a width is not 1, 2 or 4.
+# kb_port_check of each; returns 0, `allowed` then undefined, where a width is not 1, 2 or 4.
 cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
                          const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
                          int64_t n) noexcept nogil
