@@ -1,4 +1,6 @@
-from kvmbench._steps cimport KbMachine, KbStatus
+from libc.stdint cimport int64_t
+
+from kvmbench._steps cimport KbMachine
 
 cdef class Machine:
     cdef KbMachine m              # borrows the arrays in _owned
@@ -13,5 +15,7 @@ cdef class Machine:
     cdef _start(self)
     cdef _claim(self)
     cdef _restore(self, dict state)
+    cdef _task_map(self, int64_t task)
+    cdef _counters(self)
     cdef _kind(self, kind)
     cdef _refused(self, int status, op, index=*)

@@ -20,8 +20,8 @@ from dataclasses import astuple
 import numpy as np
 
 from kvmbench.arguments import (
-    COUNTERS_DTYPE, cycles_array, integer, integers, named, operations, read_only, record_dtype,
-    wrong_width,
+    COUNTERS_DTYPE, cycles_array, integer, integers, named, operations, pairs, read_only,
+    record_dtype, wrong_width,
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.model import HOOKS, STEPS, Op, Policy, Profile, unknown_name
@@ -94,17 +94,14 @@ def port_check(tr_limit, io_base, tss_map, ports, widths):
     if tss_map.shape != (KB_TSS_MAP_BYTES,):
         raise ValueError(f"tss_map has shape {tss_map.shape}, not ({KB_TSS_MAP_BYTES},)")
     cdef const uint8_t[::1] map = tss_map
+    ports, widths = pairs(ports, widths)
     return _port_checks(limit, base, &map[0], ports, widths)
 
 
 cdef object _port_checks(uint32_t limit, uint16_t base, const uint8_t* map, ports, widths):
-    ports = integers("ports", ports, np.uint16)
-    widths = integers("widths", widths, np.uint8)
-    if ports.shape != widths.shape:
-        ports, widths = np.broadcast_arrays(ports, widths)
     allowed = np.empty(ports.shape, np.bool_)
-    cdef const uint16_t[::1] p = np.ascontiguousarray(ports).reshape(-1)
-    cdef const uint8_t[::1] w = np.ascontiguousarray(widths).reshape(-1)
+    cdef const uint16_t[::1] p = ports.reshape(-1)
+    cdef const uint8_t[::1] w = widths.reshape(-1)
     cdef uint8_t[::1] out = allowed.reshape(-1).view(np.uint8)
     cdef int64_t n = p.shape[0]
     cdef bint widths_good = True
@@ -361,13 +358,20 @@ cdef class Machine:
         """Return a copy of a task's I/O bitmap, uint8 (8192,), 1 denies; None where it has none."""
         cdef int64_t i = integer("task", task, 0, self.m.n_tasks - 1)
         self._claim()               # a map may be given up while run() is under way
-        if not self.m.tasks[i].has_map:
+        return self._task_map(i)
+
+    cdef _task_map(self, int64_t task):
+        if not self.m.tasks[task].has_map:
             return None
-        return np.array(<uint8_t[:KB_MAP_BYTES]>self.m.tasks[i].map)
+        return np.array(<uint8_t[:KB_MAP_BYTES]>self.m.tasks[task].map)
 
     @property
     def counters(self):
         """What each CPU counted so far: a new array, structured uint64 (cpus,), section 7."""
+        self._claim()
+        return self._counters()
+
+    cdef _counters(self):
         cdef int64_t cpu
         found = np.empty(self.m.n_cpus, COUNTERS_DTYPE)
         cdef uint8_t[::1] at = found.view(np.uint8)
@@ -379,7 +383,7 @@ cdef class Machine:
         """Say which accesses the hardware of `cpu` would allow now: `port_check` of its state."""
         cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
         cdef const KbCpu* c = &self.m.cpus[i]
-        ports, widths = integers("ports", ports, np.uint16), integers("widths", widths, np.uint8)
+        ports, widths = pairs(ports, widths)
         self._claim()
         return _port_checks(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
 
@@ -404,14 +408,19 @@ cdef class Machine:
     def __reduce__(self):
         cdef KbMachine* m = &self.m
         self._claim()
-        # Rows that hold a bitmap only; the moves are found again.
-        used = np.flatnonzero((self.tss_map != 0xff).any(axis=1))
-        state = {
-            "cpu": self.cpu.copy(), "task": self.task.copy(), "counters": self.counters,
-            "tss_maps": {int(cpu): self.tss_map[cpu].copy() for cpu in used},
-            "task_maps": {int(i): self.task_map(i) for i in np.flatnonzero(self.task["has_map"])},
-            "sequence": m.sequence,
-        }
+        self.running = True         # what follows may let other threads run
+        try:
+            # Rows that hold a bitmap only; the moves are found again.
+            used = np.flatnonzero((self.tss_map != 0xff).any(axis=1)).tolist()
+            with_map = np.flatnonzero(self.task["has_map"]).tolist()
+            state = {
+                "cpu": self.cpu.copy(), "task": self.task.copy(), "counters": self._counters(),
+                "tss_maps": {cpu: self.tss_map[cpu].copy() for cpu in used},
+                "task_maps": {task: self._task_map(task) for task in with_map},
+                "sequence": m.sequence,
+            }
+        finally:
+            self.running = False
         return _restored, (m.n_cpus, m.n_tasks, self.policy, self.profile, self.vendor, state)
 
     cdef _restore(self, dict state):

@@ -23,6 +23,7 @@ __all__ = [
     "integers",
     "named",
     "operations",
+    "pairs",
     "read_only",
     "record_dtype",
     "wrong_width",
@@ -77,7 +78,10 @@ def integer(name: str, value: object, low: int, high: int) -> int:
 
 def integers(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
     """Return `values` as an array of an integer `dtype`; only integers that fit will do."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be made an array: {error}") from None
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "iu" and array.size:
@@ -87,6 +91,18 @@ def integers(name: str, values: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
         wrong = array.min() if int(array.min()) < limit.min else array.max()
         raise ValueError(f"{name} holds {wrong}, not in {limit.min} to {limit.max}")
     return array.astype(dtype)
+
+
+def pairs(ports: ArrayLike, widths: ArrayLike) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Return `ports` and `widths` as contiguous arrays of one shape."""
+    ports, widths = integers("ports", ports, np.uint16), integers("widths", widths, np.uint8)
+    if ports.shape != widths.shape:
+        try:
+            ports, widths = np.broadcast_arrays(ports, widths)
+        except ValueError:
+            shapes = f"ports has shape {ports.shape}, widths {widths.shape}"
+            raise ValueError(f"{shapes}: they do not broadcast to one") from None
+    return np.asarray(ports, order="C"), np.asarray(widths, order="C")
 
 
 def wrong_width(widths: NDArray[np.uint8]) -> ValueError:
@@ -109,13 +125,15 @@ def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mappin
 
 def operations(ops: ArrayLike) -> NDArray[np.void]:
     """Return `ops` as a contiguous array of OP_DTYPE, (n,)."""
-    if isinstance(ops, np.ndarray):
-        if ops.dtype != OP_DTYPE:
-            raise TypeError(f"ops is an array of {ops.dtype}, not of OP_DTYPE")
-        array = ops
+    if hasattr(ops, "__array__"):
+        array = np.asarray(ops)
+        if array.dtype != OP_DTYPE:
+            raise TypeError(f"ops is an array of {array.dtype}, not of OP_DTYPE")
     else:
+        # Item by item: numpy would take a bare number for all six fields, and cut fractions off.
         try:
-            array = np.array(ops, OP_DTYPE)
+            rows: Any = ops
+            array = np.array([tuple(map(operator.index, row)) for row in rows], OP_DTYPE)
         except (OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"ops cannot be made an array of OP_DTYPE: {error}") from None
     if array.ndim != 1:
