@@ -433,7 +433,7 @@ cdef int _run_cpu(Shared* s, Worker* w, int64_t cpu, uint64_t end) noexcept nogi
     cdef uint64_t until
     cdef int32_t task
     cdef int status = KB_OK
-    while c.cycles < end and status == KB_OK:
+    while c.cycles < end and status == KB_OK and LOAD(&s.stop) == 0:
         task = c.task
         if task == NONE:
             _wake(s, lane, c.cycles)
@@ -528,6 +528,8 @@ cdef bint _meet(Shared* s) noexcept nogil:
         STORE(&s.phase, phase + 1 if _next_epoch(s) else -1)
     else:
         while LOAD(&s.phase) == phase:
+            if LOAD(&s.stop):       # not every worker may be on its way here
+                return 0
             spins += 1
             if spins < SPINS:
                 PAUSE()

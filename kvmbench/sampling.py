@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 
 __all__ = ["FIXED", "ONE", "QUANTILES", "alias_table", "exponential"]
 
@@ -31,7 +32,7 @@ def exponential() -> tuple[int, ...]:
         shares = [Decimal(n) / QUANTILES for n in range(QUANTILES + 1)]
         areas = [s - s * s.ln() if s else Decimal(0) for s in shares]
         scale = Decimal(QUANTILES * ONE)
-        means = [(b - a) * scale for a, b in zip(areas, areas[1:], strict=False)]
+        means = [(b - a) * scale for a, b in pairwise(areas)]
         table = [int(mean.quantize(Decimal(1), ROUND_HALF_EVEN)) for mean in means[::-1]]
     table[-1] += QUANTILES * ONE - sum(table)
     return tuple(table)
