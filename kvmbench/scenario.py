@@ -446,11 +446,6 @@ class Worth(NamedTuple):
         """Return it as cores of 1,000."""
         return None if self.percent is None else 10 * self.percent
 
-    @property
-    def gone(self) -> bool:
-        """Whether there is no gain, or none above twice its error."""
-        return self.percent is None or self.percent <= 2 * (self.error or 0)
-
 
 def worth(before: ScenarioResult, after: ScenarioResult) -> Worth:
     """Return what `after` saves of the CPU time that the work done in `before` took.

@@ -16,6 +16,7 @@ __all__ = ["FORMATS", "Point", "render"]
 
 FORMATS = ("text", "markdown", "csv", "json")
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
+GONE = 20  # a gain is gone where less than the largest one over this is left
 EVER = ("leaks", "denials", "faults")  # a correct policy has none
 LABELS = {**{cause: cause for cause in CAUSES}, "host": "host state", "tr": "TR"}
 
@@ -48,7 +49,7 @@ def render(points: Sequence[Point], form: str, parameter: str | None = None) -> 
 
 
 def _fill(words: str) -> str:
-    return textwrap.fill(words, WIDTH) + "\n"
+    return textwrap.fill(words, WIDTH).replace("\xa0", " ") + "\n"
 
 
 def _title(point: Point, parameter: str | None) -> str:
@@ -58,7 +59,7 @@ def _title(point: Point, parameter: str | None) -> str:
     facts = [
         f"{scenario.cpus} CPUs" if parameter != "cpus" else "",
         f"{scenario.n_tasks} tasks" if not (parameter or "").endswith(".count") else "",
-        f"{scenario.seconds:g} s" if parameter != "seconds" else "",
+        f"{scenario.seconds:g}\xa0s" if parameter != "seconds" else "",
         f"profile {before.profile.name}{vendor}",
         f"seed {before.seed}" if parameter != "seed" else "",
     ]
@@ -101,9 +102,9 @@ def _gain(found: Worth) -> str:
 def _worth(found: Worth) -> str:
     if found.percent is None or found.cores is None:
         return "Worth: unknown, as no CPU did any work."
-    error = "" if found.error is None else f" +- {10 * found.error:.3f}"
+    error = "" if found.error is None else f"\xa0+-\xa0{10 * found.error:.3f}"
     return (
-        f"Worth: {_gain(found)} % of CPU time for the same work, "
+        f"Worth: {_gain(found)}\xa0% of CPU time for the same work, "
         f"{found.cores:+.3f}{error} cores of 1,000."
     )
 
@@ -120,22 +121,31 @@ def _curve(points: Sequence[Point], parameter: str) -> Table:
             f"{point.before.rate('reloads'):.0f}",
             f"{point.after.rate('reloads'):.0f}",
             _gain(point.worth),
-            "gone" if point.worth.gone else "",
+            "gone" if gone else "",
         )
-        for point in points
+        for point, gone in zip(points, _gone(points), strict=True)
     ]
     headings = (parameter, "switches/s", "reloads/s", "after", "% of CPU time", "gain")
     return Table(headings, rows)
 
 
+def _gone(points: Sequence[Point]) -> list[bool]:
+    """Say at which points nothing, or next to nothing, is left of the curve's largest gain."""
+    gains = [point.worth.percent or 0 for point in points]
+    return [gain <= max(0, *gains) / GONE for gain in gains]
+
+
 def _where_gone(points: Sequence[Point], parameter: str) -> str:
-    gone = [point.worth.gone for point in points]
+    gone = _gone(points)
     if not any(gone):
         return "The gain does not disappear at any of these points."
     if all(gone):
         return "There is no gain at any of these points."
     places = ", ".join(_number(p.value) for p, is_gone in zip(points, gone, strict=True) if is_gone)
-    return f"The gain is gone, 0 or less than twice its error, at {parameter} {places}."
+    return (
+        f"The gain is gone, less than 1/{GONE} of the largest here is left, "
+        f"at {parameter} {places}."
+    )
 
 
 def _side(result: ScenarioResult) -> dict[str, Any]:

@@ -73,10 +73,16 @@ class Source:
             if not (header or assignment) or not _is_toml("\n".join(lines[: number - 1])):
                 continue  # what looks like one may stand inside a list or a string
             if header:
-                here = table = _dotted(header[2])
+                *parents, last = _dotted(header[2])
+                here = ()
+                for part in parents:  # one that is an array stands for its latest entry
+                    here = (*here, part)
+                    here = (*here, entries[here]) if here in entries else here
+                here = (*here, last)
                 if header[1] == "[[":
-                    entries[table] += 1
-                    here = table = (*table, entries[table])
+                    entries[here] += 1
+                    here = (*here, entries[here])
+                table = here
             elif assignment:
                 here = (*table, *_dotted(assignment[1]))
             if best < len(here) and here == keys[: len(here)]:
