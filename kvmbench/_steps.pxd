@@ -181,6 +181,15 @@ cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss
                          const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
                          int64_t n) noexcept nogil
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil
+# For loops of their own over EXITs, and for several machines that share CPUs, each with `known`,
+# `moves`, `effects` and `spare` of its own and each CPU in one thread's hands at a time.
+# The index of the first KbMove from the CPU's state, now in tr.known; 0: there is no room for it.
+cdef uint32_t kb_known(KbMachine* m, int64_t cpu) noexcept nogil
+# What the moves that the CPU took count goes into `counted`, and its state is to be looked up
+# anew: another machine may take the CPU over.
+cdef void kb_flush(KbMachine* m, int64_t cpu) noexcept nogil
+# The memory of maps that no task has.
+cdef void kb_free_spare(KbMachine* m) noexcept nogil
 
 cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
                                uint32_t port, uint32_t width) noexcept nogil:

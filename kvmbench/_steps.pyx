@@ -593,6 +593,21 @@ cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noex
     return KB_OK
 
 
+cdef uint32_t kb_known(KbMachine* m, int64_t cpu) noexcept nogil:
+    cdef KbCpu* c = &m.cpus[cpu]
+    if c.tr.known == 0:
+        c.tr.known = _known(m, c)
+    return c.tr.known
+
+
+cdef void kb_flush(KbMachine* m, int64_t cpu) noexcept nogil:
+    cdef KbCounters sums
+    kb_counters(m, cpu, &sums)
+    m.counted[cpu] = sums
+    memset(m.cpus[cpu].taken, 0, KB_MOVES * sizeof(uint64_t))
+    m.cpus[cpu].tr.known = 0
+
+
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil:
     """What was counted step by step, and what the moves that the CPU took add to it."""
     cdef uint64_t* sums = <uint64_t*>out
@@ -615,6 +630,10 @@ cdef void kb_free_maps(KbMachine* m) noexcept nogil:
         for i in range(m.n_tasks):
             if m.tasks[i].has_map:
                 PyMem_RawFree(m.tasks[i].map)
+    kb_free_spare(m)
+
+
+cdef void kb_free_spare(KbMachine* m) noexcept nogil:
     while m.spare != NULL:
         PyMem_RawFree(_pop_spare(m))
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from kvmbench.model import Policy, Profile
 
 T = TypeVar("T")
 
@@ -92,3 +97,55 @@ def _permissions(target: Path) -> int:
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask
+
+
+def policy_names(ctx: click.Context) -> Iterable[str]:
+    """Return what completes a policy's name."""
+    from kvmbench.catalog import load_policies, policies
+
+    path = ctx.params.get("policy_file")
+    return [*policies(), *(load_policies(path) if path else ())]
+
+
+def profile_names(_: click.Context) -> Iterable[str]:
+    """Return what completes a profile's name."""
+    from kvmbench.catalog import profiles
+
+    return profiles()
+
+
+def chosen_costs(name: str) -> Profile:
+    """Return the profile of that name or file."""
+    from kvmbench.catalog import load_profile, profiles
+
+    return read(load_profile, name) if is_file(name) else pick("profile", name, profiles())
+
+
+def known_policies(path: str | None) -> dict[str, Policy]:
+    """Return the built-in policies and a file's."""
+    from kvmbench.catalog import load_policies, policies
+
+    known = dict(policies())
+    for name, policy in (read(load_policies, path) if path else {}).items():
+        if name in known:
+            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
+        known[name] = policy
+    return known
+
+
+class Progress:
+    """A line on stderr, where that is a terminal and the work takes longer than a second."""
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
+        self.shown = False
+
+    def __call__(self, name: str, share: float) -> None:
+        now = time.monotonic()
+        if now >= self.next:
+            click.echo(f"\r\033[K{name} {share:4.0%}", nl=False, err=True)
+            self.shown, self.next = True, now + 0.1
+
+    def clear(self) -> None:
+        if self.shown:
+            click.echo("\r\033[K", nl=False, err=True)

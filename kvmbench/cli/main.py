@@ -13,7 +13,8 @@ from click.exceptions import NoArgsIsHelpError
 
 COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "run": ("run", "Simulate workloads under two policies and print the table."),
-    "list": ("list", "List workloads, policies, profiles or published tables."),
+    "scenario": ("scenario", "Simulate a whole host under two policies."),
+    "list": ("list", "List workloads, scenarios, policies, profiles or published tables."),
     "show": ("show", "Print what is behind a name, or in a file."),
     "completion": ("completion", "Print the shell's completion script."),
 }
@@ -96,6 +97,7 @@ def main(**_: Any) -> None:
       kvmbench run --explain inl_from_qemu       where its cycles go
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
+      kvmbench scenario oversubscribed           what the patch is worth to a host
       kvmbench list policies
       kvmbench show deferred
 

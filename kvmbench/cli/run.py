@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from kvmbench.cli.common import complete, is_file, pick, read, write_out
+from kvmbench.cli.common import (
+    Progress,
+    chosen_costs,
+    complete,
+    is_file,
+    known_policies,
+    pick,
+    policy_names,
+    profile_names,
+    read,
+    write_out,
+)
 
 if TYPE_CHECKING:
-    from kvmbench.model import Policy, Profile
+    from kvmbench.model import Profile
     from kvmbench.workloads import Workload
-
-
-def _policy_names(ctx: click.Context) -> Iterable[str]:
-    from kvmbench.catalog import load_policies, policies
-
-    path = ctx.params.get("policy_file")
-    return [*policies(), *(load_policies(path) if path else ())]
-
-
-def _profile_names(_: click.Context) -> Iterable[str]:
-    from kvmbench.catalog import profiles
-
-    return profiles()
 
 
 def _published_names(_: click.Context) -> Iterable[str]:
@@ -51,7 +47,7 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
     default="eager",
     show_default=True,
     metavar="POLICY",
-    shell_complete=complete(_policy_names),
+    shell_complete=complete(policy_names),
     help="Policy of the first column.",
 )
 @click.option(
@@ -59,7 +55,7 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
     default="deferred",
     show_default=True,
     metavar="POLICY",
-    shell_complete=complete(_policy_names),
+    shell_complete=complete(policy_names),
     help="Policy of the second column.",
 )
 @click.option("--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies.")
@@ -71,7 +67,7 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
     default="patch-2017",
     show_default=True,
     metavar="NAME|FILE",
-    shell_complete=complete(_profile_names),
+    shell_complete=complete(profile_names),
     help="Costs of the machine.",
 )
 @click.option(
@@ -143,8 +139,8 @@ def command(
     """
     if format == "kut" and (explain or against):
         raise click.UsageError("--format kut has no room for --explain or --against")
-    chosen_profile = _profile(profile)
-    known = _policies(policy_file)
+    chosen_profile = chosen_costs(profile)
+    known = known_policies(policy_file)
     chosen = (pick("policy", before, known), pick("policy", after, known))
     workloads = _workloads(names, workload_file, chosen_profile)
 
@@ -156,7 +152,7 @@ def command(
         named = is_file(against)
         table = read(load_published, against) if named else None
         table = table or pick("published table", against, published())
-    show = _Progress()
+    show = Progress()
     try:
         if table:
             simulate.check_against(table, (workload.name for workload in workloads), ioperm)
@@ -172,23 +168,6 @@ def command(
     name = table.name if table else None
     text = tables.render(result, format, explain=explain, residuals=residuals, published=name)
     write_out(text, output)
-
-
-def _profile(name: str) -> Profile:
-    from kvmbench.catalog import load_profile, profiles
-
-    return read(load_profile, name) if is_file(name) else pick("profile", name, profiles())
-
-
-def _policies(path: str | None) -> dict[str, Policy]:
-    from kvmbench.catalog import load_policies, policies
-
-    known = dict(policies())
-    for name, policy in (read(load_policies, path) if path else {}).items():
-        if name in known:
-            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
-        known[name] = policy
-    return known
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
@@ -211,21 +190,3 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
             what = f"profile {profile.name} has no exit kind {missing[0]}"
             click.echo(f"kvmbench: {workload.name} left out: {what}", err=True)
     return able
-
-
-class _Progress:
-    """A line on stderr, where that is a terminal and the work takes longer than a second."""
-
-    def __init__(self) -> None:
-        self.next = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
-        self.shown = False
-
-    def __call__(self, name: str, share: float) -> None:
-        now = time.monotonic()
-        if now >= self.next:
-            click.echo(f"\r\033[K{name} {share:4.0%}", nl=False, err=True)
-            self.shown, self.next = True, now + 0.1
-
-    def clear(self) -> None:
-        if self.shown:
-            click.echo("\r\033[K", nl=False, err=True)

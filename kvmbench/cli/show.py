@@ -12,20 +12,24 @@ from kvmbench.cli.common import complete, is_file, read
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.model import Policy, Profile
+    from kvmbench.scenario import Scenario
     from kvmbench.workloads import Workload
 
 
 def _names(_: click.Context) -> Iterable[str]:
-    from kvmbench import catalog, workloads
+    from kvmbench import catalog, scenario, workloads
 
-    tables = (catalog.policies(), catalog.profiles(), catalog.published(), workloads.workloads())
+    tables = (
+        *(catalog.policies(), catalog.profiles(), catalog.published()),
+        *(workloads.workloads(), scenario.scenarios()),
+    )
     return sorted({name for table in tables for name in table})
 
 
 @click.command("show")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete(_names))
 def command(name: str) -> None:
-    """Print a workload, a policy, a profile or a published table, by name or from a file.
+    """Print a workload, scenario, policy, profile or published table, by name or from a file.
 
     A name that stands for several things prints them all.
 
@@ -35,7 +39,7 @@ def command(name: str) -> None:
       kvmbench show patch-2017
       kvmbench show ./mine.toml
     """
-    from kvmbench import catalog, model, workloads
+    from kvmbench import catalog, model, scenario, workloads
 
     if is_file(name):
         found = _from_file(name)
@@ -43,6 +47,7 @@ def command(name: str) -> None:
         try:
             groups: list[tuple[Callable[[Any], str], Any]] = [
                 (_workload, workloads.workloads()),
+                (_scenario, scenario.scenarios()),
                 (_policy, catalog.policies()),
                 (_profile, catalog.profiles()),
                 (_published, catalog.published()),
@@ -62,7 +67,7 @@ def _from_file(path: str) -> list[str]:
     import tomllib
     from pathlib import Path
 
-    from kvmbench import catalog, workloads
+    from kvmbench import catalog, scenario, workloads
 
     if path.endswith(".py"):
         return [_workload(found) for found in read(workloads.load_workloads, path)]
@@ -70,6 +75,8 @@ def _from_file(path: str) -> list[str]:
         top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         top = {}  # the reader below says what is wrong
+    if "tasks" in top or "cpus" in top:
+        return [_scenario(read(scenario.load_scenario, path))]
     if "rows" in top or "configurations" in top:
         return [_published(read(catalog.load_published, path))]
     if "costs" in top or "kinds" in top or "extends" in top:
@@ -97,6 +104,28 @@ def _policy(policy: Policy) -> str:
         lines += fact(hook, "; ".join(texts) or "-", 14)
     if any(not isinstance(e, str) for hook in HOOKS for e in getattr(policy, hook)):
         lines += "[...] runs with preemption off\n"
+    return lines
+
+
+def _scenario(scenario: Scenario) -> str:
+    from kvmbench.tables import fact
+
+    lines = fact("scenario", scenario.name, 14) + fact("about", scenario.about, 14)
+    for name in ("cpus", "clock_hz", "seconds", "timeslice_us", "migrations", "epoch_us"):
+        lines += fact(name, f"{getattr(scenario, name):,}", 14)
+    for name in ("ioperm_share", "seed"):
+        lines += fact(name, getattr(scenario, name), 14)
+    for group in scenario.tasks:
+        figures = [f"{group.type}, {group.count} tasks"]
+        for name in ("guest_us", "work_us", "run_us", "sleep_us"):
+            if getattr(group, name):
+                figures.append(f"{name} {getattr(group, name):g}")
+        figures.append(group.times)
+        if group.ioperm or group.type == "io":
+            figures.append(f"I/O bitmap: {group.ports} ports each from {group.port:#x}")
+        if group.mix:
+            figures.append("mix " + ", ".join(f"{k} {w:g}" for k, w in group.mix.items()))
+        lines += fact(group.name, "; ".join(figures), max(14, len(group.name) + 2))
     return lines
 
 

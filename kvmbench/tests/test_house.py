@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kvmbench
-from kvmbench import Costs, Op, catalog
+from kvmbench import Costs, Op, catalog, scenario
 from kvmbench.arguments import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
 from kvmbench.model import HOOKS, STEPS
 
@@ -57,7 +57,13 @@ def test_type_checkers_see_the_same_names():
     assert homes == {name: f"kvmbench.{home}" for name, home in kvmbench._HOME.items()}
 
 
-@pytest.mark.parametrize("module", ["model", "catalog", "arguments", "workloads", "simulate"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
+        *("scenario", "scenario_tables", "tables"),
+    ],
+)
 def test_every_modules_all(module):
     __import__(f"kvmbench.{module}")
     found = sys.modules[f"kvmbench.{module}"]
@@ -74,6 +80,7 @@ def test_every_modules_all(module):
         ("from kvmbench import Workload", {"numpy", "click"}),
         ("from kvmbench import Machine", {"click"}),
         ("import kvmbench.simulate, kvmbench.tables", {"click"}),
+        ("import kvmbench.scenario, kvmbench.scenario_tables", {"click"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
@@ -86,14 +93,18 @@ def test_imports_stay_light(code, unwanted):
 # Floors: imports go down only, or along an arrow of the same floor.
 
 FLOORS = {
-    **dict.fromkeys(("model", "catalog", "arguments"), 1),
-    **dict.fromkeys(("_steps", "_core"), 2),
+    **dict.fromkeys(("model", "source", "catalog", "arguments", "sampling"), 1),
+    **dict.fromkeys(("_steps", "_core", "_scenario"), 2),
     "workloads": 3,
-    "simulate": 4,
-    "tables": 5,
+    **dict.fromkeys(("simulate", "scenario"), 4),
+    **dict.fromkeys(("tables", "scenario_tables"), 5),
     "cli": 6,
 }
-ARROWS = {("catalog", "model"), ("arguments", "model"), ("_core", "_steps")}
+ARROWS = {
+    *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
+    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
+    ("scenario_tables", "tables"),
+}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
     path
@@ -270,6 +281,7 @@ def test_counters_are_the_structs():
 READERS = {
     "profiles": catalog.load_profile,
     "published": catalog.load_published,
+    "scenarios": scenario.load_scenario,
     "data": catalog.load_policies,
 }
 DATA = sorted((PACKAGE / "data").rglob("*.*"))
@@ -280,7 +292,8 @@ def test_data_parses(path):
     found = READERS[path.parent.name](path)
     if path.parent.name != "data":
         assert found.name == path.stem
-        listed = getattr(catalog, path.parent.name)()
+        lists = scenario if path.parent.name == "scenarios" else catalog
+        listed = getattr(lists, path.parent.name)()
         assert listed[path.stem] == found
 
 

@@ -1,0 +1,837 @@
+"""A whole host in C: run queues, timeslices and random guests over the machine's operations.
+
+docs/scenario.md says what it computes. Each worker thread has a KbMachine of its own over the
+same CPUs and tasks, so that learning a KbMove writes to nothing that is shared; a CPU is in one
+worker's hands at a time, and workers meet at the end of each epoch.
+"""
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.stdint cimport (
+    INT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
+from libc.string cimport memset
+from posix.unistd cimport usleep
+
+from kvmbench._core cimport Machine
+from kvmbench._steps cimport (
+    KB_ADVANCE, KB_EXIT, KB_IO, KB_IOPERM, KB_MOVES, KB_NO_MEMORY, KB_OK, KB_STATES, KB_SWITCH,
+    KbCounters, KbCpu, KbMachine, KbMove, KbOp, kb_advance, kb_exit, kb_flush, kb_free_spare,
+    kb_io, kb_ioperm, kb_known, kb_switch,
+)
+
+import numpy as np
+
+from kvmbench.arguments import OP_DTYPE, integer
+from kvmbench.sampling import FIXED, ONE, QUANTILES, alias_table, exponential
+
+__all__ = ["TYPES", "Host", "philox"]
+
+TYPES = ("vcpu", "plain", "io")   # Group.type, in the order of the enum below
+
+cdef enum:
+    VCPU = 0                      # runs a guest, which exits
+    PLAIN = 1                     # works
+    IO = 2                        # works, and accesses a port now and then
+
+cdef enum:
+    DRAWS = 64                    # drawn at once, so that blocks of Philox overlap
+    SPINS = 1000                  # at a barrier, before the thread gives up its core
+    NONE = -1                     # no task; no guest run under way
+    STOPPED = 1000                # a KbStatus of this file: the history is as long as was asked
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define PAUSE() __builtin_ia32_pause()
+    #else
+    #define PAUSE() ((void)0)
+    #endif
+    #define PHILOX_M0 UINT64_C(0xD2E7470EE14C6C93)
+    #define PHILOX_M1 UINT64_C(0xCA5A826395121157)
+    #define GOLDEN UINT64_C(0x9E3779B97F4A7C15)      /* 2**64 over the golden ratio */
+    #define ROOT3 UINT64_C(0xBB67AE8584CAA73B)       /* 2**64 * (sqrt(3) - 1) */
+    #define FETCH_ADD(at, n) __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL)
+    #define LOAD(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
+    #define STORE(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
+    """
+    ctypedef unsigned long long uint128_t "unsigned __int128"
+    const uint64_t PHILOX_M0, PHILOX_M1, GOLDEN, ROOT3
+    void PAUSE() noexcept nogil
+    int64_t FETCH_ADD(int64_t* at, int64_t n) noexcept nogil
+    int64_t LOAD(int64_t* at) noexcept nogil
+    void STORE(int64_t* at, int64_t value) noexcept nogil
+
+cdef struct Choice:               # of an exit kind: an entry of an alias table
+    uint32_t threshold            # of 2**32; below it `kind`, else `alias`
+    uint16_t kind, alias
+
+cdef struct Group:                # tasks that behave alike
+    uint64_t mean                 # cycles a guest run takes, or an io task works between accesses
+    uint64_t run, sleep           # cycles it runs before it sleeps, and sleeps; sleep 0: never
+    const uint32_t* quantiles     # [QUANTILES] of the times, in 1/ONE of their mean
+    const Choice* mix             # [n_mix] exit kinds
+    uint32_t n_mix
+    uint8_t type
+
+cdef struct Actor:                # a task; 64 bytes, so that no two threads write to one line
+    const Group* group
+    uint64_t left                 # cycles of the run under way
+    uint64_t burst                # cycles still to run before it sleeps
+    uint64_t wake                 # clock of its CPU, while it sleeps
+    int32_t kind                  # exit kind that ends the run under way, NONE: none under way
+    int32_t next                  # task behind it in its CPU's queue or among the sleepers
+    int32_t port                  # of its own
+    int32_t _unused[5]
+
+cdef struct Lane:                 # a CPU's share of the host
+    uint64_t draws[DRAWS]
+    uint64_t block                # Philox's counter: blocks drawn
+    uint64_t slice_end            # clock
+    uint64_t guest_outside        # cycles of guest runs that the machine counted as work
+    uint64_t operations
+    uint32_t at                   # next of `draws`
+    int32_t head, tail            # of the run queue
+    int32_t length
+    int32_t sleepers              # the first to wake
+    int32_t _unused[3]
+
+cdef struct Cursor:               # a worker's own CPUs, those not yet simulated in this epoch
+    int64_t next, end, first
+    int64_t _unused[5]
+
+cdef struct Cost:                 # an entry of Worker.costs
+    uint64_t cycles, count        # count 0: free
+
+cdef struct Worker:
+    KbMachine m
+    uint64_t* taken               # [n_cpus, KB_MOVES]
+    Cost* costs                   # [n_costs], hashed: EXITs interpreted by what they cost
+    uint64_t n_costs, used
+
+cdef struct Shared:               # what the workers have in common
+    KbMachine* m
+    Lane* lanes                   # [n_cpus]
+    Actor* actors                 # [n_tasks]
+    Worker* workers               # [n_workers]
+    Cursor* cursors               # [n_workers]
+    int64_t n_workers
+    uint64_t seed, timeslice, epoch, end      # cycles, but for the seed
+    uint64_t now                  # clock at which the epoch ends
+    uint64_t migrations, hz       # migrations in `hz` epochs
+    uint64_t due                  # of those, towards the next one
+    uint64_t draws                # from the host's own stream
+    int64_t arrived, phase        # of the barrier
+    int64_t stop                  # KbStatus: why to stop early; -1 asked to
+    KbOp* ops                     # [max_ops] the history, where one is wanted
+    int64_t n_ops, max_ops
+
+
+# -- Random numbers ------------------------------------------------------------------------------
+
+cdef inline void _philox(const uint64_t* counter, uint64_t k0, uint64_t k1,
+                         uint64_t* out) noexcept nogil:
+    """Philox4x64-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3")."""
+    cdef uint64_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3]
+    cdef uint128_t p, q
+    cdef int i
+    for i in range(10):
+        p = <uint128_t>PHILOX_M0 * c0
+        q = <uint128_t>PHILOX_M1 * c2
+        c0 = <uint64_t>(q >> 64) ^ c1 ^ k0
+        c1 = <uint64_t>q
+        c2 = <uint64_t>(p >> 64) ^ c3 ^ k1
+        c3 = <uint64_t>p
+        k0 += GOLDEN
+        k1 += ROOT3
+    out[0] = c0
+    out[1] = c1
+    out[2] = c2
+    out[3] = c3
+
+
+def philox(counter, key):
+    """Return the block of Philox4x64-10 for four words of counter and two of key, as a list."""
+    cdef uint64_t[4] at = [int(word) for word in counter]
+    cdef uint64_t[4] found
+    cdef uint64_t k0, k1
+    k0, k1 = key
+    _philox(at, k0, k1, found)
+    return list(found)
+
+
+cdef void _refill(Shared* s, Lane* lane, uint64_t stream) noexcept nogil:
+    cdef uint64_t[4] counter = [0, 0, 0, 0]
+    cdef int i
+    for i in range(0, DRAWS, 4):
+        lane.block += 1
+        counter[0] = lane.block
+        _philox(counter, s.seed, stream, &lane.draws[i])
+    lane.at = 0
+
+
+cdef inline uint64_t _draw(Shared* s, Lane* lane, int64_t cpu) noexcept nogil:
+    if lane.at == DRAWS:
+        _refill(s, lane, cpu)
+    lane.at += 1
+    return lane.draws[lane.at - 1]
+
+
+cdef inline uint64_t _time(const Group* group, uint64_t mean, uint64_t bits) noexcept nogil:
+    """Make the upper 30 bits a time, rounded up with the probability of what is rounded away."""
+    return (mean * group.quantiles[bits >> 54] + (bits >> 34 & (1 << 20) - 1)) >> 20
+
+
+cdef inline int32_t _choose(const Group* group, uint64_t bits) noexcept nogil:
+    """Make the lower 32 bits an exit kind."""
+    cdef uint64_t x = <uint64_t><uint32_t>bits * group.n_mix
+    cdef Choice choice = group.mix[x >> 32]
+    return choice.kind if <uint32_t>x < choice.threshold else choice.alias
+
+
+cdef uint64_t _below(Shared* s, uint64_t n) noexcept nogil:
+    """Draw from the host's own stream a number below n, which is below 2**32."""
+    cdef uint64_t[4] counter = [(s.draws >> 2) + 1, 0, 0, 0]
+    cdef uint64_t[4] block
+    _philox(counter, s.seed, UINT64_MAX, block)
+    s.draws += 1
+    return (block[(s.draws - 1) & 3] >> 32) * n >> 32
+
+
+# -- Operations: done on the machine, and written down where a history is wanted ------------------
+
+cdef inline int _note(Shared* s, Lane* lane, int code, int arg, int64_t cpu, int64_t a,
+                      int64_t b) noexcept nogil:
+    if s.ops != NULL and s.n_ops == s.max_ops:
+        return STOPPED
+    lane.operations += 1
+    if s.ops == NULL:
+        return KB_OK
+    s.ops[s.n_ops] = KbOp(code=<uint8_t>code, arg=<uint8_t>arg, cpu=<uint16_t>cpu,
+                          a=<int32_t>a, b=<int32_t>b, c=0)
+    s.n_ops += 1
+    return KB_OK
+
+
+cdef int _advance(Shared* s, Worker* w, int64_t cpu, uint64_t cycles) noexcept nogil:
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef uint64_t spent
+    cdef int status = _note(s, &s.lanes[cpu], KB_ADVANCE, 0, cpu, cycles, 0)
+    if status != KB_OK:
+        return status
+    if c.task >= 0 and s.actors[c.task].group.type == VCPU and not c.current.in_run:
+        s.lanes[cpu].guest_outside += cycles
+    return kb_advance(&w.m, cpu, cycles, &spent)
+
+
+cdef int _switch(Shared* s, Worker* w, int64_t cpu, int32_t task) noexcept nogil:
+    cdef uint64_t spent
+    cdef int status = _note(s, &s.lanes[cpu], KB_SWITCH, 0, cpu, task, 0)
+    if status == KB_OK:
+        status = kb_switch(&w.m, cpu, task, &spent)
+        s.lanes[cpu].slice_end = w.m.cpus[cpu].cycles + s.timeslice
+    return status
+
+
+cdef int _exit(Shared* s, Worker* w, int64_t cpu, int32_t kind) noexcept nogil:
+    cdef uint64_t spent
+    cdef int status = _note(s, &s.lanes[cpu], KB_EXIT, 0, cpu, kind, 0)
+    if status == KB_OK:
+        status = kb_exit(&w.m, cpu, kind, &spent)
+    if status == KB_OK and w.m.kinds[kind].exits:
+        status = _count_cost(w, spent, 1)
+    return status
+
+
+cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
+    """Count an EXIT that was interpreted; those by moves are counted by move."""
+    cdef Cost* old
+    cdef uint64_t at, i, n
+    if 2 * w.used >= w.n_costs:
+        old, n = w.costs, w.n_costs
+        w.costs = <Cost*>PyMem_RawRealloc(NULL, 2 * n * sizeof(Cost))
+        if w.costs == NULL:
+            w.costs = old
+            return KB_NO_MEMORY
+        memset(w.costs, 0, 2 * n * sizeof(Cost))
+        w.n_costs = 2 * n
+        w.used = 0
+        for i in range(n):
+            if old[i].count:
+                _count_cost(w, old[i].cycles, old[i].count)
+        PyMem_RawFree(old)
+    at = cycles * GOLDEN >> 32
+    while True:
+        at &= w.n_costs - 1
+        if w.costs[at].count == 0:
+            w.costs[at].cycles = cycles
+            w.used += 1
+        if w.costs[at].cycles == cycles:
+            w.costs[at].count += count
+            return KB_OK
+        at += 1
+
+
+# -- What a task does until its slice or its burst ends -------------------------------------------
+
+cdef void _take_moves(Shared* s, Worker* w, Actor* actor, int64_t cpu,
+                      uint64_t stop) noexcept nogil:
+    """Do the guest's runs and EXITs as long as each EXIT is a known KbMove and the run fits.
+
+    As kb_advance and kb_exit would, but with the CPU's state in registers: an EXIT costs a
+    look-up, a sum and a count. What comes next is left in the actor.
+    """
+    cdef Lane* lane = &s.lanes[cpu]
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef const Group* group = actor.group
+    cdef const KbMove* moves = w.m.moves
+    cdef const KbMove* move
+    cdef const KbMove* last = NULL
+    cdef uint64_t* taken = c.taken
+    cdef uint64_t clock = c.cycles, burst = actor.burst, run = actor.left
+    cdef uint64_t guest = 0, outside = 0, n = 0, bits
+    cdef uint64_t not_in_run = <uint64_t>c.current.in_run - 1
+    cdef uint32_t known = kb_known(&w.m, cpu)
+    cdef int32_t kind = actor.kind
+    if kind == NONE:
+        bits = _draw(s, lane, cpu)
+        run, kind = _time(group, group.mean, bits), _choose(group, bits)
+    while True:
+        move = &moves[known + kind]
+        if run > stop - clock or run > burst or move.number == 0:
+            break
+        clock += run + move.cycles
+        burst -= run
+        guest += run
+        outside += run & not_in_run
+        not_in_run = <uint64_t>move.in_run - 1
+        known = move.after.known
+        taken[move.number] += 1
+        last = move
+        n += 2
+        kind = NONE
+        if clock >= stop or burst == 0:
+            break
+        bits = _draw(s, lane, cpu)
+        run, kind = _time(group, group.mean, bits), _choose(group, bits)
+    actor.left, actor.kind, actor.burst = run, kind, burst
+    if last == NULL:
+        return
+    lane.operations += n
+    lane.guest_outside += outside
+    w.m.counted[cpu].c_guest += guest - outside
+    w.m.counted[cpu].c_work += outside
+    c.cycles = clock
+    c.tr = last.after
+    c.current.in_run = last.in_run
+
+
+cdef int _vcpu(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef uint64_t bits, room
+    cdef int status = KB_OK
+    while c.cycles < stop and actor.burst > 0:
+        if s.ops == NULL:
+            _take_moves(s, w, actor, cpu, stop)
+            if actor.kind == NONE:
+                return KB_OK
+        elif actor.kind == NONE:
+            bits = _draw(s, &s.lanes[cpu], cpu)
+            actor.left = _time(actor.group, actor.group.mean, bits)
+            actor.kind = _choose(actor.group, bits)
+        room = min(stop - c.cycles, actor.burst)
+        if actor.left > room:
+            actor.left -= room
+            actor.burst -= room
+            return _advance(s, w, cpu, room)
+        status = _advance(s, w, cpu, actor.left)
+        if status == KB_OK:
+            actor.burst -= actor.left
+            status = _exit(s, w, cpu, actor.kind)
+            actor.kind = NONE
+        if status != KB_OK:
+            return status
+    return KB_OK
+
+
+cdef int _plain(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+    cdef uint64_t room = min(stop - w.m.cpus[cpu].cycles, actor.burst)
+    actor.burst -= room
+    return _advance(s, w, cpu, room) if room else KB_OK
+
+
+cdef int _io(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef uint64_t room, spent
+    cdef uint8_t allowed
+    cdef int status
+    while c.cycles < stop and actor.burst > 0:
+        if actor.kind == NONE:
+            actor.left = _time(actor.group, actor.group.mean, _draw(s, &s.lanes[cpu], cpu))
+            actor.kind = 0
+        room = min(stop - c.cycles, actor.burst)
+        if actor.left > room:
+            actor.left -= room
+            actor.burst -= room
+            return _advance(s, w, cpu, room)
+        status = _advance(s, w, cpu, actor.left)
+        if status == KB_OK:
+            actor.burst -= actor.left
+            actor.kind = NONE
+            status = _note(s, &s.lanes[cpu], KB_IO, 1, cpu, actor.port, 0)
+        if status == KB_OK:
+            status = kb_io(&w.m, cpu, actor.port, 1, &allowed, &spent)
+        if status != KB_OK:
+            return status
+    return KB_OK
+
+
+# -- A CPU's queue ---------------------------------------------------------------------------------
+
+cdef void _push(Shared* s, Lane* lane, int32_t task) noexcept nogil:
+    s.actors[task].next = NONE
+    if lane.head == NONE:
+        lane.head = task
+    else:
+        s.actors[lane.tail].next = task
+    lane.tail = task
+    lane.length += 1
+
+
+cdef int32_t _pop(Shared* s, Lane* lane) noexcept nogil:
+    cdef int32_t task = lane.head
+    if task != NONE:
+        lane.head = s.actors[task].next
+        lane.length -= 1
+    return task
+
+
+cdef void _wake(Shared* s, Lane* lane, uint64_t clock) noexcept nogil:
+    """Queue the sleepers whose time has come, in the order in which it came."""
+    cdef int32_t task
+    while lane.sleepers != NONE and s.actors[lane.sleepers].wake <= clock:
+        task = lane.sleepers
+        lane.sleepers = s.actors[task].next
+        _push(s, lane, task)
+
+
+cdef void _sleep(Shared* s, Lane* lane, int32_t task, int64_t cpu, uint64_t clock) noexcept nogil:
+    cdef Actor* actor = &s.actors[task]
+    cdef const Group* group = actor.group
+    cdef int32_t* at = &lane.sleepers
+    actor.wake = clock + _time(group, group.sleep, _draw(s, lane, cpu))
+    actor.burst = _time(group, group.run, _draw(s, lane, cpu))
+    while at[0] != NONE and s.actors[at[0]].wake <= actor.wake:
+        at = &s.actors[at[0]].next
+    actor.next = at[0]
+    at[0] = task
+
+
+cdef int _run_cpu(Shared* s, Worker* w, int64_t cpu, uint64_t end) noexcept nogil:
+    """Run a CPU until its clock is at `end` or past it, by as much as its last operation takes."""
+    cdef Lane* lane = &s.lanes[cpu]
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef Actor* actor
+    cdef uint64_t until
+    cdef int32_t task
+    cdef int status = KB_OK
+    while c.cycles < end and status == KB_OK and LOAD(&s.stop) == 0:
+        task = c.task
+        if task == NONE:
+            _wake(s, lane, c.cycles)
+            if lane.head != NONE:
+                status = _switch(s, w, cpu, _pop(s, lane))
+                continue
+            until = end
+            if lane.sleepers != NONE:
+                until = min(end, s.actors[lane.sleepers].wake)
+            status = _advance(s, w, cpu, until - c.cycles)
+            continue
+        if c.cycles >= lane.slice_end:
+            _wake(s, lane, c.cycles)
+            if lane.head != NONE:
+                _push(s, lane, task)
+                status = _switch(s, w, cpu, _pop(s, lane))
+            else:
+                lane.slice_end = c.cycles + s.timeslice
+            continue
+        actor = &s.actors[task]
+        until = min(lane.slice_end, end)
+        if actor.group.type == VCPU:
+            status = _vcpu(s, w, actor, cpu, until)
+        elif actor.group.type == IO:
+            status = _io(s, w, actor, cpu, until)
+        else:
+            status = _plain(s, w, actor, cpu, until)
+        if actor.burst == 0 and status == KB_OK:
+            _sleep(s, lane, task, cpu, c.cycles)
+            _wake(s, lane, c.cycles)
+            task = _pop(s, lane)
+            if task != c.task:      # it may wake at once
+                status = _switch(s, w, cpu, task)
+    return status
+
+
+# -- Epochs ----------------------------------------------------------------------------------------
+
+cdef void _migrate(Shared* s) noexcept nogil:
+    """Move one of all queued tasks, each as likely, to the queue of one of the other CPUs."""
+    cdef int64_t cpu, to, queued = 0, at
+    cdef int32_t task
+    cdef int32_t before = NONE
+    cdef Lane* lane
+    for cpu in range(s.m.n_cpus):
+        queued += s.lanes[cpu].length
+    if queued == 0 or s.m.n_cpus == 1:
+        return
+    at = _below(s, queued)
+    to = _below(s, s.m.n_cpus - 1)
+    cpu = 0
+    while at >= s.lanes[cpu].length:
+        at -= s.lanes[cpu].length
+        cpu += 1
+    lane = &s.lanes[cpu]
+    task = lane.head
+    while at > 0:
+        before = task
+        task = s.actors[task].next
+        at -= 1
+    if before == NONE:
+        lane.head = s.actors[task].next
+    else:
+        s.actors[before].next = s.actors[task].next
+    if lane.tail == task:
+        lane.tail = before
+    lane.length -= 1
+    _push(s, &s.lanes[to + (to >= cpu)], task)
+
+
+cdef bint _next_epoch(Shared* s) noexcept nogil:
+    """Begin an epoch, with the migrations that are due; returns 0 where none is left."""
+    cdef int64_t i
+    if s.stop or s.now == s.end:
+        return 0
+    if s.now > 0:
+        s.due += s.migrations
+    while s.due >= s.hz:
+        s.due -= s.hz
+        _migrate(s)
+    s.now += min(s.epoch, s.end - s.now)
+    for i in range(s.n_workers):
+        s.cursors[i].next = s.cursors[i].first
+    return 1
+
+
+cdef bint _meet(Shared* s) noexcept nogil:
+    """Wait for the other workers; the last to come begins the next epoch. Returns 0 at the end."""
+    cdef int64_t phase = LOAD(&s.phase), spins = 0
+    if FETCH_ADD(&s.arrived, 1) == s.n_workers - 1:
+        s.arrived = 0
+        STORE(&s.phase, phase + 1 if _next_epoch(s) else -1)
+    else:
+        while LOAD(&s.phase) == phase:
+            if LOAD(&s.stop):       # not every worker may be on its way here
+                return 0
+            spins += 1
+            if spins < SPINS:
+                PAUSE()
+            else:
+                usleep(20)
+    return LOAD(&s.phase) >= 0
+
+
+cdef void _claim(Shared* s, Worker* w, int64_t cpu) noexcept nogil:
+    cdef KbCpu* c = &w.m.cpus[cpu]
+    c.taken = w.taken + cpu * KB_MOVES
+    c.tr.known = 0
+    if c.task < 0:
+        c.current = &w.m.idle
+
+
+cdef void _work(Shared* s, int64_t id) noexcept nogil:
+    """Simulate CPUs, the worker's own first and then what others have left, until the end."""
+    cdef Worker* w = &s.workers[id]
+    cdef Cursor* cursor
+    cdef int64_t i, cpu
+    cdef int status
+    while True:
+        for i in range(s.n_workers):
+            cursor = &s.cursors[(id + i) % s.n_workers]
+            while LOAD(&s.stop) == 0:
+                cpu = FETCH_ADD(&cursor.next, 1)
+                if cpu >= cursor.end:
+                    break
+                _claim(s, w, cpu)
+                status = _run_cpu(s, w, cpu, s.now)
+                if status != KB_OK:
+                    STORE(&s.stop, status)
+        if not _meet(s):
+            return
+
+
+cdef class Host:
+    """CPUs with run queues, and tasks that behave as their groups say, on a Machine at its start.
+
+    Parameters: `groups`, each (type of TYPES, mean, run, sleep, fixed, mix) with cycles below
+    2**40, a mean from 1, and a mix of (exit kind, weight), more than one weight above 0 or the
+    other types' empty one; `tasks`, int64 (tasks, 4), each its group, CPU, first port and number
+    of ports to ask for (0: it holds no I/O bitmap); `timeslice` and `epoch`, 1 to 2**31 - 1
+    cycles, `end`, 1 to 2**61 cycles; `migrations` in `hz` epochs; `seed`, 0 to 2**64 - 1.
+
+    `work` and `record` can be called once between them. Raises TypeError or ValueError.
+    """
+
+    cdef Shared s
+    cdef readonly Machine machine
+    cdef dict _owned              # name -> array
+    cdef dict _costs
+    cdef bint _begun
+
+    def __init__(self, Machine machine not None, groups, tasks, *, timeslice, epoch, end,
+                 migrations, hz, seed, workers=1):
+        cdef Shared* s = &self.s
+        cdef KbMachine* m = &machine.m
+        cdef int64_t i
+        if self._owned is not None:
+            raise TypeError("a Host is made once")
+        self._owned = {}
+        self.machine = machine
+        s.m = m
+        s.timeslice = integer("timeslice", timeslice, 1, INT32_MAX)
+        s.epoch = integer("epoch", epoch, 1, INT32_MAX)
+        s.end = integer("end", end, 1, 1 << 61)
+        s.migrations = integer("migrations", migrations, 0, 1 << 60)
+        s.hz = integer("hz", hz, 1, 1 << 60)
+        s.seed = integer("seed", seed, 0, UINT64_MAX)
+        s.n_workers = integer("workers", workers, 1, 4096)
+        if machine.cpu["cycles"].any():
+            raise ValueError("the machine is not at its start")
+        s.lanes = <Lane*>self._array("lanes", m.n_cpus, sizeof(Lane))
+        for i in range(m.n_cpus):
+            s.lanes[i].at = DRAWS
+            s.lanes[i].head = s.lanes[i].tail = s.lanes[i].sleepers = NONE
+        self._people(list(groups), tasks)
+        self._employ()
+
+    def __dealloc__(self):
+        cdef int64_t i
+        if self.s.workers != NULL:
+            for i in range(self.s.n_workers):
+                PyMem_RawFree(self.s.workers[i].costs)
+                kb_free_spare(&self.s.workers[i].m)
+
+    cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL:
+        """Return the address of `n` zeroed records on a cache line's border, owned by self."""
+        raw = np.zeros(n * itemsize + 64, np.uint8)
+        cdef uint8_t[::1] view = raw
+        cdef size_t skip = -<size_t>&view[0] & 63
+        self._owned[name] = raw
+        return &view[0] + skip
+
+    cdef _people(self, list groups, tasks):
+        cdef Shared* s = &self.s
+        cdef Group* made = <Group*>self._array("groups", len(groups), sizeof(Group))
+        cdef Choice* mix
+        cdef uint32_t[::1] table
+        cdef int64_t i, j
+        cdef int64_t[:, ::1] rows
+        cdef uint64_t bits
+        for i, (type_, mean, run, sleep, fixed, kinds) in enumerate(groups):
+            made[i].type = TYPES.index(type_)
+            made[i].mean = integer("mean", mean, 1, 1 << 40)
+            made[i].sleep = integer("sleep", sleep, 0, 1 << 40)
+            made[i].run = integer("run", run, 1 if sleep else 0, 1 << 40)
+            table = np.array(FIXED if fixed else exponential(), np.uint32)
+            self._owned[f"quantiles {i}"] = table
+            made[i].quantiles = &table[0]
+            if (type_ == "vcpu") != (len(kinds) > 0):
+                raise ValueError("a mix of exit kinds is for vcpu, which needs one")
+            mix = <Choice*>self._array(f"mix {i}", len(kinds), sizeof(Choice))
+            entries = alias_table([weight for _, weight in kinds]) if kinds else ()
+            for j, (threshold, alias) in enumerate(entries):
+                mix[j].threshold = threshold
+                mix[j].kind = integer("kind", kinds[j][0], 0, s.m.n_kinds - 1)
+                mix[j].alias = kinds[alias][0]
+            made[i].mix = mix
+            made[i].n_mix = len(kinds)
+        rows = np.ascontiguousarray(tasks, np.int64)
+        if (rows.shape[0], rows.shape[1]) != (s.m.n_tasks, 4):
+            raise ValueError(f"tasks has shape {tasks.shape}, not ({s.m.n_tasks}, 4)")
+        self._owned["tasks"] = rows
+        s.actors = <Actor*>self._array("actors", s.m.n_tasks, sizeof(Actor))
+        for i in range(s.m.n_tasks):
+            group = integer("group", rows[i, 0], 0, len(groups) - 1)
+            cpu = integer("cpu", rows[i, 1], 0, s.m.n_cpus - 1)
+            port = integer("port", rows[i, 2], 0, 65535)
+            integer("ports", rows[i, 3], 0, 65536 - port)
+            s.actors[i].group = &made[<int64_t>group]
+            s.actors[i].port = port
+            s.actors[i].kind = NONE
+            s.actors[i].burst = <uint64_t>1 << 63
+            if s.actors[i].group.sleep:
+                bits = _draw(s, &s.lanes[<int64_t>cpu], cpu)
+                s.actors[i].burst = _time(s.actors[i].group, s.actors[i].group.run, bits)
+            _push(s, &s.lanes[<int64_t>cpu], <int32_t>i)
+
+    cdef _employ(self):
+        """Give each worker a machine of its own over the same CPUs and tasks."""
+        cdef Shared* s = &self.s
+        cdef KbMachine* m = s.m
+        cdef Worker* w
+        cdef int64_t i
+        s.cursors = <Cursor*>self._array("cursors", s.n_workers, sizeof(Cursor))
+        s.workers = <Worker*>self._array("workers", s.n_workers, sizeof(Worker))
+        for i in range(s.n_workers):
+            s.cursors[i].first = s.cursors[i].next = m.n_cpus * i // s.n_workers
+            s.cursors[i].end = m.n_cpus * (i + 1) // s.n_workers
+            w = &s.workers[i]
+            w.m = m[0]
+            w.m.spare = NULL
+            w.m.n_spare = 0
+            w.m.n_known = w.m.n_moves = 1
+            w.m.known = <uint32_t*>self._array(f"known {i}", KB_STATES, sizeof(uint32_t))
+            w.m.moves = <KbMove*>self._array(
+                f"moves {i}", (KB_MOVES + 1) * m.n_kinds, sizeof(KbMove))
+            w.m.effects = <KbCounters*>self._array(f"effects {i}", KB_MOVES, sizeof(KbCounters))
+            w.taken = <uint64_t*>self._array(
+                f"taken {i}", m.n_cpus * KB_MOVES, sizeof(uint64_t))
+            w.n_costs = 64
+            w.costs = <Cost*>PyMem_RawRealloc(NULL, w.n_costs * sizeof(Cost))
+            if w.costs == NULL:
+                raise MemoryError("no memory for the costs of EXITs")
+            memset(w.costs, 0, w.n_costs * sizeof(Cost))
+
+    cdef int _hand_out_ports(self) except -1:
+        """Let each task that holds an I/O bitmap ask for its ports, one task after the other.
+
+        Before the first epoch: each request takes a number from the machine's one sequence.
+        """
+        cdef Shared* s = &self.s
+        cdef Worker* w = &s.workers[0]
+        cdef const int64_t[:, ::1] rows = self._owned["tasks"]
+        cdef uint64_t spent
+        cdef int64_t i, cpu
+        cdef int status
+        for i in range(s.m.n_tasks):
+            if rows[i, 3] == 0:
+                continue
+            cpu = rows[i, 1]
+            _claim(s, w, cpu)
+            status = _switch(s, w, cpu, <int32_t>i)
+            if status == KB_OK:
+                status = _note(s, &s.lanes[cpu], KB_IOPERM, 1, cpu, rows[i, 2], rows[i, 3])
+            if status == KB_OK:
+                status = kb_ioperm(&w.m, cpu, rows[i, 2], rows[i, 3], True, &spent)
+            if status == KB_OK:
+                status = _switch(s, w, cpu, NONE)
+            if status != KB_OK:
+                s.stop = status
+                return status
+        return 0
+
+    def begin(self):
+        """Hand out the I/O ports; then let each worker's thread call `work`."""
+        if self._begun:
+            raise RuntimeError("this Host has run")
+        self._begun = self.machine.running = True
+        self._hand_out_ports()
+        for i in range(1, self.s.n_workers):
+            self.s.workers[<int64_t>i].m.sequence = self.s.workers[0].m.sequence
+        if not _next_epoch(&self.s):
+            self.s.phase = -1
+
+    def work(self, int64_t worker):
+        """Simulate to the end, or until `stop`; returns when all workers do. Releases the GIL."""
+        if not 0 <= worker < self.s.n_workers:
+            raise ValueError(f"worker is {worker}, not in 0 to {self.s.n_workers - 1}")
+        if self.s.phase >= 0:
+            with nogil:
+                _work(&self.s, worker)
+
+    def stop(self):
+        """Let the workers return soon, in the middle of it all."""
+        STORE(&self.s.stop, -1)
+
+    def finish(self):
+        """Bring the machine's records up to date when all workers have returned."""
+        cdef Shared* s = &self.s
+        cdef int64_t i, cpu
+        cdef KbCpu* c
+        cdef Worker* w
+        cdef const uint64_t[::1] taken = self.machine._owned["taken"].view(np.uint64)
+        self._count_costs()
+        for cpu in range(s.m.n_cpus):
+            c = &s.m.cpus[cpu]
+            for i in range(s.n_workers):
+                w = &s.workers[i]
+                c.taken = w.taken + cpu * KB_MOVES
+                kb_flush(&w.m, cpu)
+            c.taken = <uint64_t*>&taken[cpu * KB_MOVES]
+            if c.task < 0:
+                c.current = &s.m.idle
+        s.m.sequence = s.workers[0].m.sequence
+        self.machine.running = False
+        if s.stop == KB_NO_MEMORY:
+            raise MemoryError("no memory for a task's I/O bitmap, or for the costs of EXITs")
+
+    cdef _count_costs(self):
+        """Sum up how many EXITs cost how much, before `finish` clears the counts of moves."""
+        cdef Shared* s = &self.s
+        cdef const KbMove* move
+        cdef Worker* w
+        cdef int64_t i, cpu, at
+        cdef uint64_t times
+        costs = {}
+        for i in range(s.n_workers):
+            w = &s.workers[i]
+            for at in range(<int64_t>w.m.n_known * w.m.n_kinds):
+                move = &w.m.moves[at]
+                if move.number == 0 or not w.m.kinds[at % w.m.n_kinds].exits:
+                    continue
+                times = 0
+                for cpu in range(s.m.n_cpus):
+                    times += w.taken[cpu * KB_MOVES + move.number]
+                costs[move.cycles] = costs.get(move.cycles, 0) + times
+            for at in range(<int64_t>w.n_costs):
+                if w.costs[at].count:
+                    cycles = w.costs[at].cycles
+                    costs[cycles] = costs.get(cycles, 0) + w.costs[at].count
+        self._costs = {cost: n for cost, n in sorted(costs.items()) if n}
+
+    def record(self, int64_t n):
+        """Do the first `n` operations one by one; return them as OP_DTYPE, (n,) or all there are.
+
+        CPU by CPU within an epoch, as one thread would.
+        """
+        ops = np.zeros(max(n, 1), OP_DTYPE)
+        cdef uint8_t[::1] at = ops.view(np.uint8)
+        self.s.ops = <KbOp*>&at[0]
+        self.s.max_ops = n
+        self.begin()
+        self.work(0)
+        self.finish()
+        return ops[:self.s.n_ops]
+
+    @property
+    def costs(self):
+        """How many EXITs that exit cost how many cycles, once finished: {cycles: count}."""
+        return self._costs
+
+    @property
+    def guest_outside(self):
+        """Cycles of guest runs on each CPU that the machine counted as work: uint64, (cpus,)."""
+        found = [self.s.lanes[<int64_t>i].guest_outside for i in range(self.s.m.n_cpus)]
+        return np.array(found, np.uint64)
+
+    @property
+    def operations(self):
+        """How many operations were done."""
+        return sum(self.s.lanes[<int64_t>i].operations for i in range(self.s.m.n_cpus))
+
+    @property
+    def share_done(self):
+        """How much of the time is simulated, 0 to 1."""
+        cdef Shared* s = &self.s
+        cdef int64_t i, done = 0
+        for i in range(s.n_workers):
+            done += min(s.cursors[i].next, s.cursors[i].end) - s.cursors[i].first
+        before = s.now - min(s.epoch, s.now)
+        return min(1.0, (before + s.epoch * (done / s.m.n_cpus)) / s.end)
