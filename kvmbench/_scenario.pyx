@@ -511,7 +511,7 @@ cdef bint _next_epoch(Shared* s) noexcept nogil:
         return 0
     if s.now > 0:
         s.due += s.migrations
-    while s.due >= s.hz:
+    while s.due >= s.hz and LOAD(&s.stop) == 0:
         s.due -= s.hz
         _migrate(s)
     s.now += min(s.epoch, s.end - s.now)
