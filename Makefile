@@ -19,6 +19,9 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_core.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
 	    --benchmark-json=results/bench/core.json
+	$(BIN)/python -m pytest kvmbench/tests/bench/bench_scenario.py \
+	    --benchmark-columns=min,median,max --benchmark-sort=name \
+	    --benchmark-json=results/bench/scenario.json
 
 check: test
 	ci/package

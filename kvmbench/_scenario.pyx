@@ -21,7 +21,7 @@ from kvmbench._steps cimport (
 import numpy as np
 
 from kvmbench.arguments import OP_DTYPE, integer
-from kvmbench.sampling import FIXED, ONE, QUANTILES, alias_table, exponential
+from kvmbench.sampling import FIXED, alias_table, exponential
 
 __all__ = ["TYPES", "Host", "philox"]
 
@@ -67,7 +67,7 @@ cdef struct Choice:               # of an exit kind: an entry of an alias table
 cdef struct Group:                # tasks that behave alike
     uint64_t mean                 # cycles a guest run takes, or an io task works between accesses
     uint64_t run, sleep           # cycles it runs before it sleeps, and sleeps; sleep 0: never
-    const uint32_t* quantiles     # [QUANTILES] of the times, in 1/ONE of their mean
+    const uint32_t* quantiles     # [1024] of the times, in 2**-20 of their mean
     const Choice* mix             # [n_mix] exit kinds
     uint32_t n_mix
     uint8_t type
@@ -132,8 +132,8 @@ cdef inline void _philox(const uint64_t* counter, uint64_t k0, uint64_t k1,
     """Philox4x64-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3")."""
     cdef uint64_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3]
     cdef uint128_t p, q
-    cdef int i
-    for i in range(10):
+    cdef int _i
+    for _i in range(10):
         p = <uint128_t>PHILOX_M0 * c0
         q = <uint128_t>PHILOX_M1 * c2
         c0 = <uint64_t>(q >> 64) ^ c1 ^ k0
@@ -511,7 +511,7 @@ cdef bint _next_epoch(Shared* s) noexcept nogil:
         return 0
     if s.now > 0:
         s.due += s.migrations
-    while s.due >= s.hz:
+    while s.due >= s.hz and LOAD(&s.stop) == 0:
         s.due -= s.hz
         _migrate(s)
     s.now += min(s.epoch, s.end - s.now)

@@ -51,7 +51,7 @@ def alias_table(weights: Sequence[float]) -> list[tuple[int, int]]:
     large = [i for i, share in enumerate(left) if share >= 1]
     while small:
         low, high = small.pop(), large[-1]
-        table[low] = (round(left[low] * 2**32), high)
+        table[low] = (min(round(left[low] * 2**32), 2**32 - 1), high)
         left[high] -= 1 - left[low]
         if left[high] < 1:
             small.append(large.pop())

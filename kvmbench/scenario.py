@@ -183,7 +183,7 @@ class Scenario:
         _set_number(self, "seconds", 0, 1e9)
         _set_number(self, "timeslice_us", 0, 1e9)
         _set_number(self, "epoch_us", 0, 1e9)
-        _set_number(self, "migrations", 0, 1e9)
+        _set_number(self, "migrations", 0, 1e6)
         _set_number(self, "ioperm_share", 0, 1)
         _set_integer(self, "seed", 0, 2**64 - 1)
         for what in ("timeslice_us", "epoch_us"):

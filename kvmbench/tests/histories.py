@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -62,7 +62,9 @@ def mutated_policies(draw: st.DrawFn) -> Policy:
 
 
 BUILT_IN = st.sampled_from(sorted(policies())).map(lambda name: policies()[name])
-POLICIES = st.one_of(BUILT_IN, random_policies(), mutated_policies())
+# A task that keeps its map and loses TIF, which no built-in policy leaves behind.
+FORGETFUL = replace(policies()["eager"], name="forgetful", vm_exit=("clear_tif",))
+POLICIES = st.one_of(BUILT_IN, random_policies(), mutated_policies(), st.just(FORGETFUL))
 VENDORS = st.sampled_from(["vmx", "svm"])
 
 

@@ -95,7 +95,8 @@ def test_a_curve():
     lines = [line.split() for line in said.splitlines()]
     assert [line[0] for line in lines if "+-" in line] == [*("0", "0.25", "0.5", "0.75", "1")]
     assert "The gain is gone" in said
-    assert "ioperm_share 1." in " ".join(said.split())
+    # Three tasks: from 0.62 on, all of them hold a bitmap.
+    assert "ioperm_share 0.75, 1." in " ".join(said.split())
     rows = list(csv.DictReader(io.StringIO(run(*given, "--format", "csv"))))
     assert [float(row["ioperm_share"]) for row in rows] == [0, 0.25, 0.5, 0.75, 1]
     gains = [float(row["percent"]) for row in rows]

@@ -502,7 +502,256 @@ static int run_op(struct machine *m, const struct op *op)
     }
 }
 
+/*
+ * A whole host (docs/scenario.md): run queues, timeslices and random guests. One thread; no history
+ * of operations and no costs of single exits, which the core keeps besides.
+ */
+
+enum task_type { VCPU, PLAIN, IO };
+
+struct choice {
+    uint32_t threshold;
+    uint16_t kind, alias;
+};
+
+struct group {
+    uint64_t mean, run, sleep;
+    const uint32_t *quantiles;
+    const struct choice *mix;
+    uint32_t mix_count;
+    uint8_t type;
+};
+
+struct actor {
+    const struct group *group;
+    uint64_t left, burst, wake;
+    struct actor *next;
+    int32_t kind; /* NOWHERE: no run under way */
+    int32_t port;
+};
+
+struct lane {
+    uint64_t draws[4], drawn; /* drawn: how many numbers of the stream are used */
+    uint64_t slice_end;
+    struct actor *head, *tail, *sleepers;
+    int64_t length;
+};
+
+struct host {
+    struct machine *m;
+    struct lane *lanes;
+    struct actor *actors;
+    uint64_t seed, timeslice, host_drawn;
+};
+
+static void philox(uint64_t block, uint64_t k0, uint64_t k1, uint64_t out[4])
+{
+    uint64_t c0 = block, c1 = 0, c2 = 0, c3 = 0;
+
+    for (int i = 0; i < 10; i++) {
+        unsigned __int128 p = (unsigned __int128)UINT64_C(0xD2E7470EE14C6C93) * c0;
+        unsigned __int128 q = (unsigned __int128)UINT64_C(0xCA5A826395121157) * c2;
+
+        c0 = (uint64_t)(q >> 64) ^ c1 ^ k0;
+        c1 = (uint64_t)q;
+        c2 = (uint64_t)(p >> 64) ^ c3 ^ k1;
+        c3 = (uint64_t)p;
+        k0 += UINT64_C(0x9E3779B97F4A7C15);
+        k1 += UINT64_C(0xBB67AE8584CAA73B);
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+static inline uint64_t draw(struct host *h, struct lane *l)
+{
+    if (l->drawn % 4 == 0)
+        philox(l->drawn / 4 + 1, h->seed, (uint64_t)(l - h->lanes), l->draws);
+    return l->draws[l->drawn++ % 4];
+}
+
+static uint64_t draw_below(struct host *h, uint64_t n)
+{
+    uint64_t block[4];
+
+    philox(h->host_drawn / 4 + 1, h->seed, UINT64_MAX, block);
+    return (block[h->host_drawn++ % 4] >> 32) * n >> 32;
+}
+
+static inline uint64_t drawn_time(const struct group *g, uint64_t mean, uint64_t bits)
+{
+    return (mean * g->quantiles[bits >> 54] + (bits >> 34 & 0xfffff)) >> 20;
+}
+
+static inline int32_t drawn_kind(const struct group *g, uint64_t bits)
+{
+    uint64_t x = (bits & 0xffffffff) * g->mix_count;
+    const struct choice *choice = &g->mix[x >> 32];
+
+    return (uint32_t)x < choice->threshold ? choice->kind : choice->alias;
+}
+
+static void push(struct lane *l, struct actor *a)
+{
+    a->next = NULL;
+    if (l->head)
+        l->tail->next = a;
+    else
+        l->head = a;
+    l->tail = a;
+    l->length++;
+}
+
+static struct actor *pop(struct lane *l)
+{
+    struct actor *a = l->head;
+
+    if (a) {
+        l->head = a->next;
+        l->length--;
+    }
+    return a;
+}
+
+static void wake_up(struct lane *l, uint64_t clock)
+{
+    while (l->sleepers && l->sleepers->wake <= clock) {
+        struct actor *a = l->sleepers;
+
+        l->sleepers = a->next;
+        push(l, a);
+    }
+}
+
+static void fall_asleep(struct host *h, struct lane *l, struct actor *a, uint64_t clock)
+{
+    struct actor **at = &l->sleepers;
+
+    a->wake = clock + drawn_time(a->group, a->group->sleep, draw(h, l));
+    a->burst = drawn_time(a->group, a->group->run, draw(h, l));
+    while (*at && (*at)->wake <= a->wake)
+        at = &(*at)->next;
+    a->next = *at;
+    *at = a;
+}
+
+static void switch_to(struct host *h, uint16_t cpu, const struct actor *a)
+{
+    struct op op = {.cpu = cpu, .a = a ? (int32_t)(a - h->actors) : IDLE};
+
+    op_switch(h->m, &h->m->cpus[cpu], &op);
+    h->lanes[cpu].slice_end = h->m->cpus[cpu].cycles + h->timeslice;
+}
+
+static inline void pass(struct host *h, struct cpu *c, uint64_t cycles)
+{
+    op_advance(h->m, c, &(struct op){.a = (int32_t)cycles});
+}
+
+static void act(struct host *h, struct lane *l, struct cpu *c, struct actor *a, uint64_t stop)
+{
+    const struct group *g = a->group;
+
+    while (c->cycles < stop && a->burst > 0) {
+        uint64_t room = stop - c->cycles < a->burst ? stop - c->cycles : a->burst;
+
+        if (g->type == PLAIN) {
+            a->left = room + 1;
+        } else if (a->kind == NOWHERE) {
+            uint64_t bits = draw(h, l);
+
+            a->left = drawn_time(g, g->mean, bits);
+            a->kind = g->type == VCPU ? drawn_kind(g, bits) : 0;
+        }
+        if (a->left > room) {
+            a->left -= room;
+            a->burst -= room;
+            pass(h, c, room);
+            return;
+        }
+        a->burst -= a->left;
+        pass(h, c, a->left);
+        if (g->type == VCPU)
+            op_exit(h->m, c, &(struct op){.a = a->kind});
+        else
+            op_io(h->m, c, &(struct op){.a = a->port, .arg = 1});
+        a->kind = NOWHERE;
+    }
+}
+
+static void run_cpu(struct host *h, uint16_t cpu, uint64_t end)
+{
+    struct lane *l = &h->lanes[cpu];
+    struct cpu *c = &h->m->cpus[cpu];
+
+    while (c->cycles < end) {
+        struct actor *a = c->task == IDLE ? NULL : &h->actors[c->task], *next;
+
+        if (!a) {
+            wake_up(l, c->cycles);
+            if (l->head)
+                switch_to(h, cpu, pop(l));
+            else if (l->sleepers && l->sleepers->wake < end)
+                pass(h, c, l->sleepers->wake - c->cycles);
+            else
+                pass(h, c, end - c->cycles);
+        } else if (c->cycles >= l->slice_end) {
+            wake_up(l, c->cycles);
+            if (l->head) {
+                push(l, a);
+                switch_to(h, cpu, pop(l));
+            } else {
+                l->slice_end = c->cycles + h->timeslice;
+            }
+        } else {
+            act(h, l, c, a, l->slice_end < end ? l->slice_end : end);
+            if (a->burst == 0) {
+                fall_asleep(h, l, a, c->cycles);
+                wake_up(l, c->cycles);
+                next = pop(l);
+                if (next != a)
+                    switch_to(h, cpu, next);
+            }
+        }
+    }
+}
+
+static void migrate(struct host *h)
+{
+    int64_t cpus = h->m->cpu_count, cpu = 0, to, at, queued = 0;
+    struct actor *a, *before = NULL;
+    struct lane *l;
+
+    for (int64_t i = 0; i < cpus; i++)
+        queued += h->lanes[i].length;
+    if (!queued || cpus == 1)
+        return;
+    at = (int64_t)draw_below(h, (uint64_t)queued);
+    to = (int64_t)draw_below(h, (uint64_t)cpus - 1);
+    for (; at >= h->lanes[cpu].length; cpu++)
+        at -= h->lanes[cpu].length;
+    l = &h->lanes[cpu];
+    for (a = l->head; at > 0; at--) {
+        before = a;
+        a = a->next;
+    }
+    if (before)
+        before->next = a->next;
+    else
+        l->head = a->next;
+    if (l->tail == a)
+        l->tail = before;
+    l->length--;
+    push(&h->lanes[to + (to >= cpu)], a);
+}
+
 /* The interface. */
+
+int plain_scenario(struct machine *m, const struct group *groups, const int64_t *tasks,
+                   uint64_t timeslice, uint64_t epoch, uint64_t end, uint64_t migrations,
+                   uint64_t hz, uint64_t seed);
 
 struct machine *plain_new(int cpus, int tasks, const uint64_t *costs, int kinds,
                           const struct kind *kind_table);
@@ -633,6 +882,7 @@ void plain_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_ma
         out[i] = port_allowed(tr_limit, io_base, tss_map, ports[i], widths[i]);
 }
 
+<<<<<<< HEAD
 /* The same checks through a table of 64 KiB: bit 0, 1, 2 of a port's byte allow 1, 2, 4 bytes. */
 void plain_port_table(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_map,
                       const uint16_t *ports, const uint8_t *widths, uint8_t *out, int64_t n)
@@ -645,4 +895,57 @@ void plain_port_table(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_ma
                       port_allowed(tr_limit, io_base, tss_map, port, 4) << 2;
     for (int64_t i = 0; i < n; i++)
         out[i] = (table[ports[i]] & widths[i]) != 0;
+=======
+/*
+ * Simulate a host on a machine at its start. tasks: group, CPU, first port and ports of each, as
+ * kvmbench.scenario lays them out. Returns 0, or -1: no memory.
+ */
+int plain_scenario(struct machine *m, const struct group *groups, const int64_t *tasks,
+                   uint64_t timeslice, uint64_t epoch, uint64_t end, uint64_t migrations,
+                   uint64_t hz, uint64_t seed)
+{
+    struct host h = {.m = m, .seed = seed, .timeslice = timeslice};
+    uint64_t due = 0;
+
+    h.lanes = calloc((size_t)m->cpu_count, sizeof(*h.lanes));
+    h.actors = calloc((size_t)m->task_count + 1, sizeof(*h.actors));
+    if (!h.lanes || !h.actors) {
+        free(h.lanes);
+        free(h.actors);
+        return -1;
+    }
+    for (int i = 0; i < m->task_count; i++) {
+        struct actor *a = &h.actors[i];
+        struct lane *l = &h.lanes[tasks[4 * i + 1]];
+
+        *a = (struct actor){.group = &groups[tasks[4 * i]], .kind = NOWHERE};
+        a->port = (int32_t)tasks[4 * i + 2];
+        a->burst = UINT64_C(1) << 63;
+        if (a->group->sleep)
+            a->burst = drawn_time(a->group, a->group->run, draw(&h, l));
+        push(l, a);
+    }
+    for (int i = 0; i < m->task_count; i++) {
+        const int64_t *row = &tasks[4 * i];
+        uint16_t cpu = (uint16_t)row[1];
+
+        if (row[3]) {
+            switch_to(&h, cpu, &h.actors[i]);
+            op_ioperm(m, &m->cpus[cpu],
+                      &(struct op){.a = (int32_t)row[2], .b = (int32_t)row[3], .arg = 1});
+            switch_to(&h, cpu, NULL);
+        }
+    }
+    for (uint64_t now = 0; now < end;) {
+        if (now > 0)
+            for (due += migrations; due >= hz; due -= hz)
+                migrate(&h);
+        now = end - now < epoch ? end : now + epoch;
+        for (int cpu = 0; cpu < m->cpu_count; cpu++)
+            run_cpu(&h, (uint16_t)cpu, now);
+    }
+    free(h.lanes);
+    free(h.actors);
+    return 0;
+>>>>>>> cc12b64b2facfbe6052ce651c799f6a72765e2d8
 }

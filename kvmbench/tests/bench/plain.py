@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import tempfile
 from dataclasses import astuple
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvmbench import sampling
+from kvmbench._scenario import TYPES
 from kvmbench.arguments import COUNTERS_DTYPE
 from kvmbench.model import Profile
+from kvmbench.scenario import Scenario
 
 
 class _Kind(ctypes.Structure):
@@ -37,6 +41,7 @@ def library() -> ctypes.CDLL:
     loaded.plain_new.argtypes = [ctypes.c_int, ctypes.c_int, pointer, ctypes.c_int, pointer]
     loaded.plain_run.restype = size
     loaded.plain_run.argtypes = [pointer, pointer, size, pointer]
+    loaded.plain_scenario.argtypes = [pointer, pointer, pointer, *[ctypes.c_uint64] * 6]
     for name in ("counters", "cycles"):
         getattr(loaded, f"plain_{name}").argtypes = [pointer, pointer]
     for name in ("reset", "free"):
@@ -46,6 +51,46 @@ def library() -> ctypes.CDLL:
             ctypes.c_uint32, ctypes.c_uint16, pointer, pointer, pointer, pointer, size
         ]  # fmt: skip
     return loaded
+
+
+class _Group(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("mean", "run", "sleep")),
+        *((name, ctypes.c_void_p) for name in ("quantiles", "mix")),
+        ("mix_count", ctypes.c_uint32),
+        ("type", ctypes.c_uint8),
+    )
+
+
+class PlainHost:
+    """A scenario's tables and times, as plain_scenario takes them."""
+
+    def __init__(self, scenario: Scenario, profile: Profile, seed: int) -> None:
+        self.tasks = scenario._task_rows()
+        self.kept: list[NDArray[Any]] = []
+        self.groups = (_Group * len(scenario.tasks))()
+        self.seed = seed
+        epoch = scenario.cycles(scenario.epoch_us)
+        self.times = (
+            *(scenario.cycles(scenario.timeslice_us), epoch),
+            scenario.cycles(scenario.seconds * 10**6),
+            *(round(Fraction(scenario.migrations) * epoch), scenario.clock_hz),
+        )
+        for group, tasks in zip(self.groups, scenario.tasks, strict=True):
+            times = (tasks.guest_us or tasks.work_us or 0, tasks.run_us, tasks.sleep_us)
+            group.mean, group.run, group.sleep = map(scenario.cycles, times)
+            table = sampling.FIXED if tasks.times == "fixed" else sampling.exponential()
+            group.quantiles = self._keep(np.array(table, np.uint32))
+            kinds = [profile.kind_index(name) for name in tasks.mix]
+            choices = sampling.alias_table([*tasks.mix.values()]) if kinds else []
+            rows = [(t, kinds[i], kinds[alias]) for i, (t, alias) in enumerate(choices)]
+            group.mix = self._keep(np.array(rows, "u4, u2, u2"))
+            group.mix_count = len(kinds)
+            group.type = TYPES.index(tasks.type)
+
+    def _keep(self, array: NDArray[Any]) -> int:
+        self.kept.append(array)
+        return array.ctypes.data
 
 
 class PlainMachine:
@@ -70,6 +115,14 @@ class PlainMachine:
         if done < 0:
             raise ValueError(f"operation {-1 - done}")
         return results
+
+    def scenario(self, host: PlainHost) -> None:
+        """Simulate `host`; the machine is at its start."""
+        status = library().plain_scenario(
+            self.at, host.groups, host.tasks.ctypes.data, *host.times, host.seed
+        )
+        if status:
+            raise MemoryError("plain_scenario")
 
     def reset(self) -> None:
         library().plain_reset(self.at)
