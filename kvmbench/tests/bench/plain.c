@@ -882,7 +882,6 @@ void plain_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_ma
         out[i] = port_allowed(tr_limit, io_base, tss_map, ports[i], widths[i]);
 }
 
-<<<<<<< HEAD
 /* The same checks through a table of 64 KiB: bit 0, 1, 2 of a port's byte allow 1, 2, 4 bytes. */
 void plain_port_table(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_map,
                       const uint16_t *ports, const uint8_t *widths, uint8_t *out, int64_t n)
@@ -895,7 +894,7 @@ void plain_port_table(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_ma
                       port_allowed(tr_limit, io_base, tss_map, port, 4) << 2;
     for (int64_t i = 0; i < n; i++)
         out[i] = (table[ports[i]] & widths[i]) != 0;
-=======
+
 /*
  * Simulate a host on a machine at its start. tasks: group, CPU, first port and ports of each, as
  * kvmbench.scenario lays them out. Returns 0, or -1: no memory.
@@ -947,5 +946,4 @@ int plain_scenario(struct machine *m, const struct group *groups, const int64_t 
     free(h.lanes);
     free(h.actors);
     return 0;
->>>>>>> cc12b64b2facfbe6052ce651c799f6a72765e2d8
 }
