@@ -16,7 +16,7 @@ test: $(VENV)/.test
 bench: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@mkdir -p results/bench
-	$(BIN)/python -m pytest kvmbench/tests/bench/bench_core.py \
+	$(BIN)/python -m pytest kvmbench/tests/bench/bench_*.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
 	    --benchmark-json=results/bench/core.json
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_scenario.py \
@@ -27,7 +27,8 @@ check: test
 	ci/package
 	ci/lint
 	ci/types
-	ci/instrumented
+	ci/sanitize
+	ci/coverage
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -894,6 +894,7 @@ void plain_port_table(uint32_t tr_limit, uint16_t io_base, const uint8_t *tss_ma
                       port_allowed(tr_limit, io_base, tss_map, port, 4) << 2;
     for (int64_t i = 0; i < n; i++)
         out[i] = (table[ports[i]] & widths[i]) != 0;
+}
 
 /*
  * Simulate a host on a machine at its start. tasks: group, CPU, first port and ports of each, as
