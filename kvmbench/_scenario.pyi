@@ -3,6 +3,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 from kvmbench._core import Machine
 
@@ -12,6 +13,7 @@ TYPES: tuple[str, ...]
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 
+@disjoint_base
 class Host:
     @property
     def machine(self) -> Machine: ...

@@ -118,14 +118,13 @@ def _curve(points: Sequence[Point], parameter: str) -> Table:
         (
             _number(point.value),
             f"{point.before.rate('switches'):.0f}",
-            f"{point.before.rate('reloads'):.0f}",
-            f"{point.after.rate('reloads'):.0f}",
+            f"{point.before.rate('reloads'):.0f} -> {point.after.rate('reloads'):.0f}",
             _gain(point.worth),
             "gone" if gone else "",
         )
         for point, gone in zip(points, _gone(points), strict=True)
     ]
-    headings = (parameter, "switches/s", "reloads/s", "after", "% of CPU time", "gain")
+    headings = (parameter, "switches/s", "TR reloads/s", "% of CPU time", "gain")
     return Table(headings, rows)
 
 

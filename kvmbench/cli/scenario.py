@@ -115,7 +115,7 @@ def command(
       kvmbench scenario io-heavy --after exit-to-user --threads 2
       kvmbench scenario oversubscribed --vary ioperm_share=0:1:6
       kvmbench scenario oversubscribed --vary timeslice_us=100:3000:5 --format csv
-      kvmbench scenario quiet-host --seconds 0.1 -o quiet.txt
+      kvmbench scenario ./myhost.toml --seconds 0.1 -o myhost.txt
     """
     costs = chosen_costs(profile)
     known = known_policies(policy_file)

@@ -3,6 +3,7 @@
 import math
 import pickle
 import random
+import threading
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
@@ -444,6 +445,22 @@ def test_more_holders_keep_the_fewer():
         assert all(abs(on[cpu] - 50 * share) <= 6 for cpu in range(8))
         sets.append(held)
     assert all(a <= b for a, b in pairwise(sets))
+
+
+def test_a_run_that_is_stopped():
+    class Stop(Exception):
+        pass
+
+    def progress(share):
+        assert 0 <= share <= 1
+        raise Stop
+
+    before = threading.active_count()
+    with pytest.raises(Stop):
+        scenarios()["io-heavy"].with_value("seconds", 10**5).run(
+            "eager", threads=3, progress=progress
+        )
+    assert threading.active_count() == before
 
 
 def test_a_host_runs_once():
