@@ -18,10 +18,7 @@ bench: $(VENV)/.test
 	@mkdir -p results/bench
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_*.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
-	    --benchmark-json=results/bench/core.json
-	$(BIN)/python -m pytest kvmbench/tests/bench/bench_scenario.py \
-	    --benchmark-columns=min,median,max --benchmark-sort=name \
-	    --benchmark-json=results/bench/scenario.json
+	    --benchmark-json=results/bench/latest.json
 
 check: test
 	ci/package

@@ -1655,7 +1655,7 @@ def used():
 for _ in range(200):
     used()
 before = resident()
-for _ in range(2000):
+for _ in range(10_000):
     used()
 machine = use(1, 1, 1)
 for _ in range(200):

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from kvmbench import Machine, port_check, profiles
+from kvmbench import OP_DTYPE, Machine, port_check, profiles
 from kvmbench.tests.bench import jobs, others, plain
 
 EXITS = 10_000_000
@@ -130,7 +130,7 @@ def test_growth(report):
         machine = Machine(cpus, cpus, "deferred", PROFILE)
         for cpu in range(cpus):
             machine.switch(cpu, cpu)
-        ops = np.zeros(n, machine_ops())
+        ops = np.zeros(n, OP_DTYPE)
         ops["cpu"] = rng.integers(0, cpus, n)
         ops["a"] = rng.integers(0, len(PROFILE.kinds), n)
         rounds = []
@@ -145,10 +145,17 @@ def test_growth(report):
     report.figure(job, "-", figure, "2 x", growth <= 2)
 
 
-def machine_ops():
-    from kvmbench import OP_DTYPE
-
-    return OP_DTYPE
+@pytest.mark.parametrize("engine", others.EXITS)
+def test_scale(report, engine):
+    """Userspace exits in other tools, for scale: no target."""
+    n, exits = others.EXITS[engine]
+    kind = PROFILE.kinds[PROFILE.kind_index("inl_from_qemu")]
+    exits(100, PROFILE.costs, kind)
+    start = time.perf_counter()
+    cycles = exits(n, PROFILE.costs, kind)
+    each = (time.perf_counter() - start) / n
+    assert cycles == n * 6209
+    report.figure("inl_from_qemu, for scale", engine, f"{each * 1e9:,.1f} ns", "-", True)
 
 
 def cpu_seconds(*command):
