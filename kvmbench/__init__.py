@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kvmbench.arguments import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
+    from kvmbench.scenario import Scenario, load_scenario
     from kvmbench.workloads import Workload
 
 _HOME = {
@@ -24,9 +25,11 @@ _HOME = {
     "Policy": "model",
     "Profile": "model",
     "Provenance": "model",
+    "Scenario": "scenario",
     "Workload": "workloads",
     "load_policies": "catalog",
     "load_profile": "catalog",
+    "load_scenario": "scenario",
     "policies": "catalog",
     "port_check": "_core",
     "profiles": "catalog",
@@ -43,11 +46,13 @@ __all__ = [
     "Policy",
     "Profile",
     "Provenance",
+    "Scenario",
     "Workload",
     "__version__",
     "get_include",
     "load_policies",
     "load_profile",
+    "load_scenario",
     "policies",
     "port_check",
     "profiles",

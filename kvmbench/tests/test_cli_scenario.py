@@ -1,5 +1,6 @@
 """`kvmbench scenario`, and what list and show say of scenarios."""
 
+import contextlib
 import csv
 import io
 import json
@@ -185,7 +186,13 @@ def test_list_and_show():
 
 def test_ctrl_c():
     command = [SCRIPT, "scenario", "oversubscribed", "--seconds", "100000", "--threads", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV) as process:
+
+    def listen():  # a test run in the background of a shell has SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options = dict(stderr=subprocess.PIPE, text=True, env=ENV, preexec_fn=listen)
+    with subprocess.Popen(command, **options) as process, contextlib.ExitStack() as after:
+        after.callback(process.kill)
         ticks = 0
         while ticks < 80:  # of 10 ms of CPU; imports take less
             time.sleep(0.05)
