@@ -83,10 +83,10 @@ def markdown(table: Table) -> str:
 
 
 def fact(name: str, value: object, indent: int = 12) -> str:
-    """Return `name  value`, wrapped to 80 columns and aligned at `indent`."""
+    """Return `name  value`, wrapped to 80 columns and aligned at `indent`; `-` for no value."""
     wrapped = textwrap.wrap(
-        str(value), 80 - indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]
+        str(value) or "-", 80 - indent, break_long_words=False, break_on_hyphens=False
+    )
     lines = (wrapped[0], *(" " * indent + line for line in wrapped[1:]))
     return f"{name:{indent}}" + "\n".join(lines) + "\n"
 
