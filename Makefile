@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
 
-.PHONY: run test bench check clean
+.PHONY: run test bench check coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -25,6 +25,10 @@ check: test
 	ci/lint
 	ci/types
 	ci/sanitize
+
+# Line coverage of the .pyx files; minutes, so it is not among the checks.
+coverage:
+	ci/package
 	ci/coverage
 
 $(BIN)/python:
