@@ -149,3 +149,46 @@ class Progress:
     def clear(self) -> None:
         if self.shown:
             click.echo("\r\033[K", nl=False, err=True)
+
+
+def machine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what is simulated: two policies on one machine."""
+    options = (
+        click.option(
+            "--before",
+            default="eager",
+            show_default=True,
+            metavar="POLICY",
+            shell_complete=complete(policy_names),
+            help="Policy of the first column.",
+        ),
+        click.option(
+            "--after",
+            default="deferred",
+            show_default=True,
+            metavar="POLICY",
+            shell_complete=complete(policy_names),
+            help="Policy of the second column.",
+        ),
+        click.option(
+            "--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies."
+        ),
+        click.option(
+            "--profile",
+            default="patch-2017",
+            show_default=True,
+            metavar="NAME|FILE",
+            shell_complete=complete(profile_names),
+            help="Costs of the machine.",
+        ),
+        click.option(
+            "--vendor",
+            type=click.Choice(["vmx", "svm"]),
+            default="vmx",
+            show_default=True,
+            help="On vmx a VM exit cuts the TR limit.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

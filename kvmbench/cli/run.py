@@ -13,9 +13,8 @@ from kvmbench.cli.common import (
     complete,
     is_file,
     known_policies,
+    machine_options,
     pick,
-    policy_names,
-    profile_names,
     read,
     write_out,
 )
@@ -42,40 +41,9 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
 @click.argument(
     "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(_workload_names)
 )
-@click.option(
-    "--before",
-    default="eager",
-    show_default=True,
-    metavar="POLICY",
-    shell_complete=complete(policy_names),
-    help="Policy of the first column.",
-)
-@click.option(
-    "--after",
-    default="deferred",
-    show_default=True,
-    metavar="POLICY",
-    shell_complete=complete(policy_names),
-    help="Policy of the second column.",
-)
-@click.option("--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies.")
+@machine_options
 @click.option(
     "--workload-file", type=click.Path(), metavar="FILE", help="Python with more workloads."
-)
-@click.option(
-    "--profile",
-    default="patch-2017",
-    show_default=True,
-    metavar="NAME|FILE",
-    shell_complete=complete(profile_names),
-    help="Costs of the machine.",
-)
-@click.option(
-    "--vendor",
-    type=click.Choice(["vmx", "svm"]),
-    default="vmx",
-    show_default=True,
-    help="On vmx a VM exit cuts the TR limit.",
 )
 @click.option(
     "--iterations",

@@ -14,9 +14,8 @@ from kvmbench.cli.common import (
     complete,
     is_file,
     known_policies,
+    machine_options,
     pick,
-    policy_names,
-    profile_names,
     read,
     write_out,
 )
@@ -35,38 +34,7 @@ def _scenario_names(_: click.Context) -> Iterable[str]:
 
 @click.command("scenario")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete(_scenario_names))
-@click.option(
-    "--before",
-    default="eager",
-    show_default=True,
-    metavar="POLICY",
-    shell_complete=complete(policy_names),
-    help="Policy of the first column.",
-)
-@click.option(
-    "--after",
-    default="deferred",
-    show_default=True,
-    metavar="POLICY",
-    shell_complete=complete(policy_names),
-    help="Policy of the second column.",
-)
-@click.option("--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies.")
-@click.option(
-    "--profile",
-    default="patch-2017",
-    show_default=True,
-    metavar="NAME|FILE",
-    shell_complete=complete(profile_names),
-    help="Costs of the machine.",
-)
-@click.option(
-    "--vendor",
-    type=click.Choice(["vmx", "svm"]),
-    default="vmx",
-    show_default=True,
-    help="On vmx a VM exit cuts the TR limit.",
-)
+@machine_options
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
