@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -66,37 +62,12 @@ def write_out(text: str, path: str | None) -> None:
     if path is None:
         click.echo(text, nl=False)
         return
-    target = Path(path)
-    aside = None
+    from kvmbench.files import replace_file
+
     try:
-        if path.endswith(os.sep):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
-            target.write_text(text, encoding="utf-8")
-            return
-        target = target.resolve()  # a link stays one
-        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, _permissions(target))
-        os.replace(aside, target)
-        aside = None
+        replace_file(path, text.encode())
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror or error}") from None
-    finally:
-        if aside is not None:
-            os.unlink(aside)
-
-
-def _permissions(target: Path) -> int:
-    """Return the mode of the file that is there, or of any new one."""
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def policy_names(ctx: click.Context) -> Iterable[str]:

@@ -1,0 +1,308 @@
+"""The result format `kvmbench.result/1`: boots -> runs -> values, with what they were taken on.
+
+A boot is one start of a kernel, a run one fresh process (on /dev/kvm with a fresh virtual machine),
+a value one iteration of the measurement within a run. Nothing is reduced on the way to the file:
+what a comparison makes of the values is for the comparison to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from kvmbench.files import locked, replace_file
+
+__all__ = [
+    "SCHEMA",
+    "Boot",
+    "Host",
+    "Result",
+    "ResultError",
+    "Run",
+    "Series",
+    "append",
+    "decode",
+    "encode",
+    "json_schema",
+    "merge",
+    "read",
+    "read_bytes",
+    "write",
+]
+
+FAMILY, VERSION = "kvmbench.result", 1
+SCHEMA = f"{FAMILY}/{VERSION}"
+
+Name = Annotated[str, Meta(min_length=1)]
+Number = int | float
+
+
+class ResultError(ValueError):
+    """A file that is no result, in one line with the file and the place (`$.boots[0].id`)."""
+
+
+class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a boot ran on; None or empty where it is not known."""
+
+    kernel: str | None = None  # uname -r
+    build: str | None = None  # uname -v
+    cmdline: str | None = None  # /proc/cmdline
+    cpu: str | None = None  # model name of /proc/cpuinfo
+    microcode: str | None = None
+    mitigations: dict[str, str] = field(default_factory=dict)  # vulnerability -> what is done
+    kvm: str | None = None  # the vendor's module: kvm_intel, kvm_amd, kvm_pvm
+    kvm_parameters: dict[str, str] = field(default_factory=dict)  # "kvm_intel.ept" -> "Y"
+    governor: str | None = None  # of cpufreq
+    smt: str | None = None  # /sys/devices/system/cpu/smt/control
+    tsc_hz: int | None = None
+    facts: dict[str, str] = field(default_factory=dict)  # anything else, said and not compared
+
+
+class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One workload under one configuration in one run."""
+
+    workload: Name
+    configuration: str = ""  # a policy, a kernel, a column; empty where there is only one
+    unit: Name = "cycles"
+    kind: Literal["exact", "noisy"]  # simulated or counted, or measured
+    better: Literal["lower", "higher"] = "lower"
+    values: Annotated[list[Number], Meta(min_length=1)]  # one an iteration, in order
+    quantum: float | None = None  # what the clock or the print-out cannot resolve, in `unit`
+    policy: str | None = None  # that was simulated, or that the kernel is known to have
+    reloads: float | None = None  # TR reloads an iteration that the model predicts
+    counts: dict[str, Number] = field(
+        default_factory=dict
+    )  # an iteration: segments, KVM's counters
+    marks: list[str] = field(default_factory=list)  # what a reader must know of this row
+
+
+class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One fresh process, and what it took."""
+
+    time: str | None = None  # ISO 8601, when it began
+    engine: str | None = None  # sim, kvm, or the program that printed it
+    command: list[str] = field(default_factory=list)
+    model_version: str | None = None
+    profile: str | None = None
+    vendor: str | None = None
+    series: list[Series]
+    skipped: dict[str, str] = field(default_factory=dict)  # workload -> why
+
+
+class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One boot of one kernel; `block` pairs it with the boots of the other side of a plan."""
+
+    id: str = ""  # /proc/sys/kernel/random/boot_id
+    block: Annotated[int, Meta(ge=0)] | None = None
+    host: Host = field(default_factory=Host)
+    runs: Annotated[list[Run], Meta(min_length=1)]
+
+
+class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file. `order` says whether boots, runs and values are in the order of time."""
+
+    schema: str = field(default=SCHEMA)
+    name: str = ""
+    tool: str = ""  # what wrote it: "kvmbench 0.1.0"
+    source: str = ""  # URL or file that the figures were taken from, where they were
+    order: Literal["time", "lost"] = "time"
+    notes: list[str] = field(default_factory=list)
+    boots: Annotated[list[Boot], Meta(min_length=1)]
+
+    def runs(self) -> Iterator[tuple[Boot, Run]]:
+        """Yield every run with its boot, in order."""
+        for boot in self.boots:
+            for run in boot.runs:
+                yield boot, run
+
+    def series(self) -> Iterator[tuple[Boot, Run, Series]]:
+        """Yield every series with its boot and run, in order."""
+        for boot, run in self.runs():
+            for series in run.series:
+                yield boot, run, series
+
+    def configurations(self) -> list[str]:
+        """Return the names of the configurations, in the order of their first use."""
+        return list(dict.fromkeys(series.configuration for _, _, series in self.series()))
+
+    def workloads(self) -> list[str]:
+        """Return the names of the workloads, in the order of their first use."""
+        return list(dict.fromkeys(series.workload for _, _, series in self.series()))
+
+
+class _Head(Struct):
+    schema: Any = None
+
+
+_decoder = msgspec.json.Decoder(Result)
+_head_decoder = msgspec.json.Decoder(_Head)
+
+
+def decode(data: bytes, name: str) -> Result:
+    """Return the result that `data` holds; `name` is the file's, for messages.
+
+    Raises ResultError: text that is no JSON or was cut off, foreign JSON, a newer version, a
+    wrong type with its place, a number that is not finite, a series twice in one run, or one
+    whose unit, kind or direction is another than before.
+    """
+    try:
+        schema = _head_decoder.decode(data).schema
+    except msgspec.ValidationError:
+        schema = None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"{name}: {_not_json(data, error)}") from None
+    if schema != SCHEMA:
+        raise ResultError(f"{name}: {_other_schema(schema)}")
+    try:
+        result = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{name}: {_placed(error)}") from None
+    _check(result, name)
+    return result
+
+
+def encode(result: Result) -> bytes:
+    """Return the file's content: UTF-8, indented, a series' values on one line.
+
+    Raises ResultError as `decode`, so that no file is written that could not be read.
+    """
+    _check(result, result.name or "result")
+    plain = {
+        "schema": result.schema,
+        **msgspec.to_builtins(result),
+    }  # said though it is the default
+    text = msgspec.json.format(msgspec.json.encode(plain), indent=1)
+    # A line break is in no JSON string, so this meets arrays of numbers only.
+    return re.sub(rb"\[\n\s+([-+.\deE]+(?:,\s+[-+.\deE]+)*)\n\s*\]", _one_line, text) + b"\n"
+
+
+def _one_line(found: re.Match[bytes]) -> bytes:
+    return b"[" + re.sub(rb",\s+", b", ", found[1]) + b"]"
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
+    too_large = ResultError(f"{path}: larger than this machine's memory allows")
+    file = Path(path)
+    # Decoded numbers take about four times the room of their text.
+    if file.is_file() and 4 * file.stat().st_size > _available_memory():
+        raise too_large
+    try:
+        return file.read_bytes()
+    except MemoryError:
+        raise too_large from None
+
+
+def read(path: str | Path) -> Result:
+    """Return the result in a file of this format. Raises ResultError as `decode`, and OSError."""
+    return decode(read_bytes(path), str(path))
+
+
+def write(path: str | Path, result: Result) -> None:
+    """Make a file of `result`, whole or not at all. Raises ResultError and OSError."""
+    replace_file(path, encode(result))
+
+
+def append(path: str | Path, result: Result) -> None:
+    """Add the runs of `result` to the file, which is made where there is none.
+
+    Whoever else appends waits; a kill leaves the file as it was, or with all of it. Raises
+    ResultError where the file is no result, and OSError.
+    """
+    with locked(path):
+        write(path, merge(read(path), result) if Path(path).exists() else result)
+
+
+def merge(old: Result, new: Result) -> Result:
+    """Return `old` with the runs of `new` after its own; runs of one boot stay together.
+
+    Raises ResultError where the two do not agree on a series' unit, kind or direction.
+    """
+    boots = list(old.boots)
+    for boot in new.boots:
+        last = boots[-1]
+        if boot.id and (last.id, last.block, last.host) == (boot.id, boot.block, boot.host):
+            boots[-1] = msgspec.structs.replace(last, runs=[*last.runs, *boot.runs])
+        else:
+            boots.append(boot)
+    order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
+    notes = list(dict.fromkeys((*old.notes, *new.notes)))
+    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes)
+    _check(merged, old.name or "result")
+    return merged
+
+
+def json_schema() -> bytes:
+    """Return the format's JSON Schema (draft 2020-12), indented."""
+    schema = msgspec.json.schema(Result)
+    top = schema["$defs"]["Result"]
+    top["properties"]["schema"] = {"const": SCHEMA}
+    top["required"] = ["schema", *top["required"]]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA}
+    return msgspec.json.format(msgspec.json.encode(head | schema), indent=2) + b"\n"
+
+
+def _check(result: Result, name: str) -> None:
+    """Raise ResultError for what types alone do not say."""
+    known: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for b, boot in enumerate(result.boots):
+        for r, run in enumerate(boot.runs):
+            seen = set()
+            for s, series in enumerate(run.series):
+                place = f"{name}: $.boots[{b}].runs[{r}].series[{s}]"
+                key = (series.workload, series.configuration)
+                if key in seen:
+                    raise ResultError(f"{place}: {' '.join(key).strip()} is in this run already")
+                seen.add(key)
+                for v, value in enumerate(series.values):
+                    if not isfinite(value):
+                        raise ResultError(f"{place}.values[{v}]: {value} is not a finite number")
+                what = (series.unit, series.kind, series.better)
+                if known.setdefault(key, what) != what:
+                    before, now = ", ".join(known[key]), ", ".join(what)
+                    raise ResultError(f"{place}: {now}, where an earlier run has {before}")
+
+
+def _other_schema(schema: object) -> str:
+    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d+)", schema) if isinstance(schema, str) else None
+    if found and int(found[1]) > VERSION:
+        return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
+    what = "no schema" if schema is None else f"schema {schema!r}"
+    return f"$.schema: {what}, expected {SCHEMA!r}"
+
+
+def _not_json(data: bytes, error: Exception) -> str:
+    if not data.strip():
+        return "is empty, expected JSON"
+    if "truncated" in str(error):
+        return "ends in the middle of the JSON: cut off?"
+    found = re.search(r"\(byte (\d+)\)", str(error))
+    if not found:
+        return f"not JSON: {error}"
+    at = int(found[1])
+    line = data.count(b"\n", 0, at) + 1
+    column = at - data.rfind(b"\n", 0, at)
+    if re.match(rb"[-+]?(nan|inf)", data[at : at + 9].lstrip(b"-+ "), re.IGNORECASE):
+        return f"line {line}, column {column}: a number must be finite"
+    return f"line {line}, column {column}: not JSON"
+
+
+def _placed(error: Exception) -> str:
+    """Turn "what - at `$.place`" into "$.place: what"."""
+    what, at, place = str(error).partition(" - at `")
+    return f"{place.rstrip('`')}: {what}" if at else what
+
+
+def _available_memory() -> float:
+    """Return MemAvailable of /proc/meminfo in bytes; infinity where there is none."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else float("inf")
