@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
@@ -67,12 +67,12 @@ def load_profile(path: str | Path) -> Profile:
     return _profile(Source(Path(path)))
 
 
-def load_published(path: str | Path) -> Published:
-    """Return the published table of a TOML file.
+def load_published(path: str | Path, data: bytes | None = None) -> Published:
+    """Return the published table of a TOML file, whose content `data` is where it was read already.
 
     Raises FileError; OSError where the file cannot be read.
     """
-    return _published(Source(Path(path)))
+    return _published(Source(Path(path), data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,8 @@ def _published(source: Source) -> Published:
         needed = {"name": str, "configuration": str, "value": (int, float)}
         row = source.table(keys, needed, {"values": list, "remark": str})
         for value in (row["value"], *row.get("values", ())):
-            if not isinstance(value, (int, float)) or not isfinite(value):
+            number_ = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number_ or not abs(value) <= float_info.max:
                 raise source.error(keys, f"expected a finite number, found {value!r}")
         if row["configuration"] not in configurations:
             known = unknown_name("configuration", row["configuration"], configurations)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from sys import float_info
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -27,7 +27,9 @@ __all__ = [
     "Run",
     "Series",
     "append",
+    "check",
     "decode",
+    "decode_json",
     "encode",
     "json_schema",
     "merge",
@@ -39,6 +41,7 @@ __all__ = [
 FAMILY, VERSION = "kvmbench.result", 1
 SCHEMA = f"{FAMILY}/{VERSION}"
 
+T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
 
@@ -159,12 +162,22 @@ def decode(data: bytes, name: str) -> Result:
         raise ResultError(f"{name}: {_not_json(data, error)}") from None
     if schema != SCHEMA:
         raise ResultError(f"{name}: {_other_schema(schema)}")
-    try:
-        result = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{name}: {_placed(error)}") from None
-    _check(result, name)
+    result = decode_json(_decoder, data, name)
+    check(result, name)
     return result
+
+
+def decode_json(decoder: msgspec.json.Decoder[T], data: bytes, name: str) -> T:
+    """Return what `decoder` makes of JSON text.
+
+    Raises ResultError with the line of what is no JSON, or the place of what is of a wrong type.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{name}: {_placed(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"{name}: {_not_json(data, error)}") from None
 
 
 def encode(result: Result) -> bytes:
@@ -172,12 +185,14 @@ def encode(result: Result) -> bytes:
 
     Raises ResultError as `decode`, so that no file is written that could not be read.
     """
-    _check(result, result.name or "result")
-    plain = {
-        "schema": result.schema,
-        **msgspec.to_builtins(result),
-    }  # said though it is the default
-    text = msgspec.json.format(msgspec.json.encode(plain), indent=1)
+    name = result.name or "result"
+    check(result, name)
+    try:
+        encoded = msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(result)})
+    except (TypeError, ValueError) as error:  # a string from outside that is no Unicode
+        raise ResultError(f"{name}: {error}") from None
+    decode(encoded, name)
+    text = msgspec.json.format(encoded, indent=1)
     # A line break is in no JSON string, so this meets arrays of numbers only.
     return re.sub(rb"\[\n\s+([-+.\deE]+(?:,\s+[-+.\deE]+)*)\n\s*\]", _one_line, text) + b"\n"
 
@@ -234,7 +249,7 @@ def merge(old: Result, new: Result) -> Result:
     order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
     notes = list(dict.fromkeys((*old.notes, *new.notes)))
     merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes)
-    _check(merged, old.name or "result")
+    check(merged, old.name or "result")
     return merged
 
 
@@ -248,7 +263,7 @@ def json_schema() -> bytes:
     return msgspec.json.format(msgspec.json.encode(head | schema), indent=2) + b"\n"
 
 
-def _check(result: Result, name: str) -> None:
+def check(result: Result, name: str) -> None:
     """Raise ResultError for what types alone do not say."""
     known: dict[tuple[str, str], tuple[str, str, str]] = {}
     for b, boot in enumerate(result.boots):
@@ -260,13 +275,24 @@ def _check(result: Result, name: str) -> None:
                 if key in seen:
                     raise ResultError(f"{place}: {' '.join(key).strip()} is in this run already")
                 seen.add(key)
-                for v, value in enumerate(series.values):
-                    if not isfinite(value):
-                        raise ResultError(f"{place}.values[{v}]: {value} is not a finite number")
+                for where, value in _numbers(series):
+                    if not abs(value) <= float_info.max:  # an integer may be larger, too
+                        raise ResultError(f"{place}.{where}: not a finite number")
                 what = (series.unit, series.kind, series.better)
                 if known.setdefault(key, what) != what:
                     before, now = ", ".join(known[key]), ", ".join(what)
                     raise ResultError(f"{place}: {now}, where an earlier run has {before}")
+
+
+def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
+    """Yield every number of a series with its place."""
+    for v, value in enumerate(series.values):
+        yield f"values[{v}]", value
+    for name, value in series.counts.items():
+        yield f"counts[{name!r}]", value
+    for name in ("quantum", "reloads"):
+        if (value := getattr(series, name)) is not None:
+            yield name, value
 
 
 def _other_schema(schema: object) -> str:

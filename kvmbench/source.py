@@ -34,10 +34,11 @@ class FileError(ValueError):
 class Source:
     """A TOML file, and where in it each key stands."""
 
-    def __init__(self, path: Path | Traversable) -> None:
+    def __init__(self, path: Path | Traversable, data: bytes | None = None) -> None:
+        """Read the file, or take `data` as its content."""
         self.path = path
         try:
-            self.text = path.read_bytes().decode()
+            self.text = (path.read_bytes() if data is None else data).decode()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise FileError(f"{path}:{line}: not UTF-8: {error.reason}") from None
@@ -48,6 +49,8 @@ class Source:
             found = re.search(r"at line (\d+)", str(error))
             line = int(found[1]) if found else self.text.count("\n") + 1
             raise FileError(f"{path}:{line}: not TOML: {reason}") from None
+        except (ValueError, RecursionError) as error:  # a number, or nesting, beyond Python's limit
+            raise FileError(f"{path}: not TOML: {error}") from None
 
     def error(self, keys: Keys, reason: str) -> FileError:
         said = ""

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -13,8 +14,10 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from kvmbench.model import Policy, Profile
+    from kvmbench.results import Result
 
 T = TypeVar("T")
+RESULT_ENDINGS = (".json", ".toml", ".txt", ".log", ".csv", ".md", ".xml")
 
 
 def is_file(name: str) -> bool:
@@ -39,6 +42,48 @@ def read(load: Callable[[str], T], path: str) -> T:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise click.ClickException(str(error)) from None
+
+
+results_dir_option = click.option(
+    "--results-dir",
+    default="results",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="Where results are kept by name.",
+)
+
+
+def saved_results(results_dir: str) -> dict[str, Path]:
+    """Return the files of the folder's results by name; none where there is no such folder."""
+    return {path.stem: path for path in sorted(Path(results_dir).glob("*.json"))}
+
+
+def load_result(name: str, results_dir: str) -> Result:
+    """Return the result in a file, kept under a name in `results_dir`, or published."""
+    from kvmbench import catalog, formats
+    from kvmbench.model import unknown_name
+
+    path = Path(name)
+    if os.sep in name or name.endswith(RESULT_ENDINGS) or (path.exists() and not path.is_dir()):
+        return read(formats.load, name)
+    saved = saved_results(results_dir)
+    if name in saved:
+        return read(formats.load, str(saved[name]))
+    try:
+        tables = catalog.published()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    if name in tables:
+        return formats.from_published(tables[name])
+    raise click.UsageError(unknown_name("file or result", name, [*saved, *tables]))
+
+
+def result_names(ctx: click.Context) -> Iterable[str]:
+    """Return what completes a result's name."""
+    from kvmbench.catalog import published
+
+    return [*saved_results(ctx.params.get("results_dir") or "results"), *published()]
 
 
 def complete(

@@ -1,0 +1,142 @@
+"""Result files of other programs, read and written: one module a format.
+
+A reader is `decode(data, name) -> Result` and raises ResultError, one line with the file's name,
+the line or the place (`$.benchmarks[0]`) and what was expected. A writer is
+`encode(result) -> bytes` and raises ResultError where the format cannot carry the result. What a
+format loses is in its module's docstring.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kvmbench.results import FAMILY, Result, ResultError, decode_json, read_bytes
+
+if TYPE_CHECKING:
+    from kvmbench.catalog import Published
+
+__all__ = ["READABLE", "WRITABLE", "decode", "dump", "from_published", "load"]
+
+READABLE = {
+    "kvmbench": "kvmbench's own results, JSON",
+    "kut": "what vmexit of kvm-unit-tests prints, or a log of run_tests.sh",
+    "pytest-benchmark": "JSON of pytest-benchmark",
+    "pyperf": "JSON of pyperf",
+    "go": "Go benchmark text, as benchstat takes it",
+    "published": "TOML of a published table",
+}
+"""What `load` reads: name -> what it is."""
+
+WRITABLE = {
+    "kvmbench": "kvmbench's own results, JSON: all of it",
+    "pytest-benchmark": "JSON that pytest-benchmark compares with",
+    "pyperf": "JSON that pyperf reads: every value of every run",
+    "go": "Go benchmark text for benchstat: one line a run",
+    "github-action": "JSON of github-action-benchmark's custom tools: one figure a row",
+    "junit": "JUnit XML: one test case a row",
+    "csv": "CSV: one line a value",
+    "markdown": "Markdown: a table of medians",
+}
+"""What `dump` writes: name -> what it is."""
+
+_HOME = {"kvmbench": "kvmbench.results"}
+
+
+class _Head(msgspec.Struct):
+    """What tells one JSON format from another."""
+
+    schema: Any = None
+    machine_info: Any = None
+    benchmarks: list[dict[str, msgspec.Raw]] = []
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+def load(path: str | Path) -> Result:
+    """Return the result in a file of any readable format, known by its content.
+
+    Raises ResultError, and OSError.
+    """
+    return decode(read_bytes(path), str(path))
+
+
+def decode(data: bytes, name: str) -> Result:
+    """Return the result that `data` holds; `name` is the file's, for messages.
+
+    Raises ResultError.
+    """
+    result: Result = _module(_format(data, name)).decode(data, name)
+    return result
+
+
+def dump(result: Result, form: str) -> bytes:
+    """Return `result` as a file of the format `form`, one of WRITABLE.
+
+    Raises ResultError where the format cannot carry it.
+    """
+    content: bytes = _module(form).encode(result)
+    return content
+
+
+def from_published(table: Published) -> Result:
+    """Return the figures of a published table as a result."""
+    result: Result = _module("published").from_published(table)
+    return result
+
+
+def _module(form: str) -> Any:
+    return import_module(_HOME.get(form, f"kvmbench.formats.{form.replace('-', '_')}"))
+
+
+def _format(data: bytes, name: str) -> str:
+    """Return the name of the format that `data` is in."""
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if not start:
+        raise ResultError(f"{name}: is empty")
+    if start == b"{":
+        return _json_format(data, name)
+    if start == b"[" and _is_json(data):  # a kernel's line begins with [ too
+        raise ResultError(f"{name}: JSON, but an array; {_known()}")
+    if data.startswith(b"\x1f\x8b"):
+        raise ResultError(f"{name}: is compressed with gzip: unpack it")
+    if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark(?![a-z])\S*\s+[-+]?\d", data, re.MULTILINE):
+        return "go"
+    if re.search(rb"^configurations\s*=", data, re.MULTILINE) and re.search(
+        rb"^(rows\s*=|\[\[\s*rows\s*\]\])", data, re.MULTILINE
+    ):
+        return "published"
+    return "kut"
+
+
+def _json_format(data: bytes, name: str) -> str:
+    try:
+        head = decode_json(_head, data, name)
+    except ResultError as error:
+        if isinstance(error.__cause__, msgspec.ValidationError):
+            raise ResultError(f"{name}: JSON of no known format; {_known()}") from None
+        raise
+    if isinstance(head.schema, str) and head.schema.startswith(FAMILY):
+        return "kvmbench"
+    if head.machine_info is not None or any("stats" in bench for bench in head.benchmarks):
+        return "pytest-benchmark"
+    if head.benchmarks and any("runs" in bench for bench in head.benchmarks):
+        return "pyperf"
+    raise ResultError(f"{name}: JSON of no known format; {_known()}")
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _known() -> str:
+    return f"kvmbench reads {', '.join(READABLE)}"

@@ -61,7 +61,8 @@ def test_type_checkers_see_the_same_names():
     "module",
     [
         *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
-        *("scenario", "scenario_tables", "tables", "files", "results"),
+        *("scenario", "scenario_tables", "tables", "files", "results", "formats"),
+        *("formats.kut", "formats.published"),
     ],
 )
 def test_every_modules_all(module):
@@ -105,7 +106,12 @@ FLOORS = {
 ARROWS = {
     *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
     *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
-    *(("scenario_tables", "tables"), ("compare_tables", "tables"), ("compare_tables", "compare")),
+    *(
+        ("scenario_tables", "tables"),
+        ("formats", "tables"),
+        ("compare_tables", "tables"),
+        ("compare_tables", "compare"),
+    ),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(

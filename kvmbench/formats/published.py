@@ -1,0 +1,56 @@
+"""Published tables (`kvmbench/data/published`) as results.
+
+A figure that stands alone is one run's one value, and the rows of a configuration are one run;
+figures that were published one by one are one run each. All of them are in one boot: which boots
+they came from is never published. Lost is the average that a source prints beside its runs.
+"""
+
+from __future__ import annotations
+
+from kvmbench.catalog import FileError, Published, PublishedRow, load_published
+from kvmbench.results import Boot, Host, Result, ResultError, Run, Series, check
+
+__all__ = ["decode", "from_published"]
+
+
+def decode(data: bytes, name: str) -> Result:
+    """Return the result in the TOML of a published table. Raises ResultError."""
+    try:
+        table = load_published(name, data)
+    except FileError as error:
+        raise ResultError(str(error)) from None
+    result = from_published(table)
+    check(result, name)
+    return result
+
+
+def from_published(table: Published) -> Result:
+    """Return the figures of a published table as a result."""
+    runs = []
+    for configuration in table.configurations:
+        rows = [row for row in table.rows if row.configuration == configuration]
+        if alone := [_series(table, row, row.value) for row in rows if not row.values]:
+            runs.append(Run(series=alone))
+        for row in rows:
+            runs += [Run(series=[_series(table, row, value)]) for value in row.values]
+    facts = {"hardware": table.hardware, "date": table.date}
+    return Result(
+        name=table.name,
+        source=table.source,
+        order="lost" if table.order == "lost" else "time",
+        notes=[table.title, table.note],
+        boots=[Boot(host=Host(facts=facts), runs=runs)],
+    )
+
+
+def _series(table: Published, row: PublishedRow, value: float) -> Series:
+    return Series(
+        workload=row.name,
+        configuration=row.configuration,
+        unit=table.unit,
+        kind="noisy",
+        better="higher" if table.better == "higher" else "lower",
+        values=[value],
+        policy=table.policies.get(row.configuration),
+        marks=[row.remark] if row.remark else [],
+    )
