@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from kvmbench.simulate import Number, Residual, Result, Row
 
-__all__ = ["FORMATS", "WIDTH", "Table", "count", "fact", "render", "signed", "text"]
+__all__ = [
+    *("FORMATS", "WIDTH", "Table", "count", "fact", "fill", "markdown", "render", "signed", "text"),
+]
 
 WIDTH = 72  # columns of a commit message
 FORMATS = ("text", "kut", "markdown", "csv", "json")
@@ -53,13 +55,13 @@ def signed(value: Number | None) -> str:
     return f"+{figure}" if value > 0 else figure
 
 
-def text(table: Table) -> str:
+def text(table: Table, width: int = WIDTH) -> str:
     """Return `table` with its columns aligned, names to the left and figures to the right.
 
-    A name in the first column that would push the table past WIDTH is cut.
+    A name in the first column that would push the table past `width` is cut.
     """
     widths = [max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True)]
-    room = WIDTH - sum(widths[1:]) - 2 * len(widths[1:])
+    room = width - sum(widths[1:]) - 2 * len(widths[1:])
     widths[0] = min(widths[0], max(room, 8))
     lines = []
     for row in (table.headings, *table.rows):
@@ -117,25 +119,28 @@ def render(
             lines += [f"{r.workload} {count(getattr(r, side).cycles)}" for r in result.rows]
         return "\n".join(lines) + "\n"
     write = {"text": text, "markdown": markdown}[form]
-    parts = [_fill(_title(result)), write(_main(result))]
+    parts = [fill(_title(result)), write(_main(result))]
     if any(row.light for row in result.rows):
         at_exit = " and ".join({p.name: None for p in result.policies if p.vm_exit})
-        parts.append(_fill(AT_EXIT.format(at_exit) if at_exit else LIGHT))
+        parts.append(fill(AT_EXIT.format(at_exit) if at_exit else LIGHT))
     if explain:
-        parts += [_fill("Where the cycles go:"), write(_segments(result))]
+        parts += [fill("Where the cycles go:"), write(_segments(result))]
     if residuals is not None:
         what = f"Change in cycles as predicted, and as published in {published}"
         parts += [
-            _fill(f"{what}; the residual is what the model does not explain:"),
+            fill(f"{what}; the residual is what the model does not explain:"),
             write(_residuals(residuals)),
         ]
         if any(row.fitted for row in residuals):
-            parts.append(_fill(FITTED))
+            parts.append(fill(FITTED))
     return "\n".join(parts)
 
 
-def _fill(words: str) -> str:
-    return textwrap.fill(words, WIDTH) + "\n"
+def fill(words: str, width: int = WIDTH, indent: str = "") -> str:
+    """Return `words` in lines of at most `width` columns, the later ones indented as the first."""
+    together = words.replace(" %", "\xa0%")  # no line begins with a percent sign
+    lines = textwrap.fill(together, width, initial_indent=indent, subsequent_indent=indent)
+    return lines.replace("\xa0%", " %") + "\n"
 
 
 def _title(result: Result) -> str:

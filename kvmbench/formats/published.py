@@ -2,7 +2,8 @@
 
 A figure that stands alone is one run's one value, and the rows of a configuration are one run;
 figures that were published one by one are one run each. All of them are in one boot: which boots
-they came from is never published. Lost is the average that a source prints beside its runs.
+they came from is never published. Lost are the average that a source prints beside
+its runs, its remarks and its title: `kvmbench show` prints them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ def from_published(table: Published) -> Result:
         name=table.name,
         source=table.source,
         order="lost" if table.order == "lost" else "time",
-        notes=[table.title, table.note],
         boots=[Boot(host=Host(facts=facts), runs=runs)],
     )
 
@@ -51,6 +51,12 @@ def _series(table: Published, row: PublishedRow, value: float) -> Series:
         kind="noisy",
         better="higher" if table.better == "higher" else "lower",
         values=[value],
+        quantum=1.0 if _in_whole_cycles(table) else None,
         policy=table.policies.get(row.configuration),
-        marks=[row.remark] if row.remark else [],
     )
+
+
+def _in_whole_cycles(table: Published) -> bool:
+    """Say whether the table was printed without decimals."""
+    values = (value for row in table.rows for value in row.values or (row.value,))
+    return table.unit == "cycles" and all(float(value).is_integer() for value in values)

@@ -99,19 +99,17 @@ FLOORS = {
     "stats": 2,
     **dict.fromkeys(("workloads", "results"), 3),
     **dict.fromkeys(("simulate", "scenario"), 4),
-    "live": 4,
-    **dict.fromkeys(("tables", "scenario_tables", "compare", "compare_tables", "formats"), 5),
+    **dict.fromkeys(("live", "replicates"), 4),
+    **dict.fromkeys(("tables", "scenario_tables", "formats"), 5),
+    **dict.fromkeys(("compare", "caveats", "gates", "self_test", "compare_tables"), 5),
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
 }
 ARROWS = {
     *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
     *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
-    *(
-        ("scenario_tables", "tables"),
-        ("formats", "tables"),
-        ("compare_tables", "tables"),
-        ("compare_tables", "compare"),
-    ),
+    *(("scenario_tables", "tables"), ("formats", "tables"), ("compare_tables", "tables")),
+    *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
+    *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(

@@ -1,0 +1,311 @@
+"""What speaks against a comparison, in words: a reader should hear it from us first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from kvmbench import stats
+from kvmbench.compare import CONFIDENCE, Comparison, Row
+from kvmbench.replicates import Figures, Side
+from kvmbench.results import Host, Run
+
+__all__ = ["Difference", "caveats", "differences"]
+
+FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
+DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A fact in which the two sides differ; `expected` of those that a comparison is about."""
+
+    what: str
+    before: str
+    after: str
+    expected: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.before} -> {self.after}"
+
+
+def differences(comparison: Comparison) -> list[Difference]:
+    """Return in what the two sides differ beside their figures.
+
+    Of measured figures, the facts of the hosts: kernel and build (expected), CPU, microcode,
+    mitigations, command line, KVM's module and parameters, governor, SMT, TSC frequency. A fact
+    that one side does not know is a difference; one that neither knows is none. Of simulated
+    figures, the model's version, the profile and the vendor (expected); their host is no matter.
+    """
+    sides = comparison.sides
+    found: list[Difference] = []
+    if any(row.kind == "noisy" for row in comparison.rows):
+        facts = [_facts(side) for side in sides]
+        for what in dict.fromkeys((*facts[0], *facts[1])):
+            before, after = (side.get(what, "not known") for side in facts)
+            if before != after:
+                found.append(Difference(what, before, after, what in ("kernel", "build")))
+    if any(row.kind == "exact" for row in comparison.rows):
+        for what in ("model_version", "profile", "vendor"):
+            before, after = (_of_runs(side, what) for side in sides)
+            if before != after:
+                found.append(Difference(what.replace("_", " "), before, after, expected=True))
+    return found
+
+
+def unknown_hosts(comparison: Comparison) -> bool:
+    """Say whether measured figures are compared of which no side knows the host."""
+    noisy = any(row.kind == "noisy" for row in comparison.rows)
+    return noisy and not any(_facts(side) for side in comparison.sides)
+
+
+def _of_runs(side: Side, what: str) -> str:
+    found = {getattr(run, what) or "not stated" for run in side.runs.values()}
+    return ", ".join(sorted(found))
+
+
+def _facts(side: Side) -> dict[str, str]:
+    """Return the facts of a side's hosts in words; several where its boots differ."""
+    found: dict[str, list[str]] = {}
+    for number in side.boots:
+        for what, value in _words(side.result.boots[number].host).items():
+            found.setdefault(what, []).append(value)
+    return {what: " | ".join(dict.fromkeys(values)) for what, values in found.items()}
+
+
+def _words(host: Host) -> dict[str, str]:
+    found = {name: getattr(host, name) for name in ("kernel", "build", "cpu", "microcode")}
+    found |= {f"mitigation of {name}": value for name, value in host.mitigations.items()}
+    if host.cmdline is not None:
+        words = [word for word in host.cmdline.split() if not word.startswith(FREE_WORDS)]
+        found["command line"] = " ".join(words) or "empty"
+    found["KVM module"] = host.kvm
+    found |= host.kvm_parameters
+    found |= {"governor": host.governor, "SMT": host.smt}
+    found["TSC frequency"] = f"{host.tsc_hz:,} Hz" if host.tsc_hz else None
+    return {what: value for what, value in found.items() if value}
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """Return what a reader must know before believing the verdicts, one sentence or two each."""
+    found: list[str] = []
+    for say in (
+        *(_notes, _missing, _varying, _marks, _controls, _too_few, _one_boot, _sequence),
+        *(_blocks, _drift, _groups, _narrow),
+    ):
+        found += say(comparison)
+    return found
+
+
+def _listed(rows: Iterable[Row]) -> str:
+    return ", ".join(row.workload for row in rows)
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    return [
+        f"{side.label}: {note}"
+        for side in comparison.sides
+        for note in dict.fromkeys(side.result.notes)
+    ]
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    return [f"{row.missing}." for row in comparison.rows if row.missing]
+
+
+def _varying(comparison: Comparison) -> list[str]:
+    rows = [row for row in comparison.rows if row.varies]
+    if not rows:
+        return []
+    return [f"Called exact, but not the same in every run: {_listed(rows)}. The median is shown."]
+
+
+def _marks(comparison: Comparison) -> list[str]:
+    found = []
+    for side in comparison.sides:
+        for key, cells in side.cells.items():
+            for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
+                found.append(f"{side.label}, {key.name}: {mark}.")
+    return found
+
+
+def _controls(comparison: Comparison) -> list[str]:
+    rows = [row for row in comparison.rows if row.control and row.kind == "noisy"]
+    moved = [row for row in rows if row.verdict in ("faster", "slower")]
+    if moved:
+        return [
+            f"Verdicts with ? are in doubt: {_listed(moved)} moved, though no reload of TR is "
+            "predicted there on either side. What moved the controls can move every row."
+        ]
+    undecided = [row for row in rows if row.verdict == "no-verdict" and row.shift]
+    undecided = [row for row in undecided if abs(row.shift or 0) > row.quantum and row.percent]
+    if undecided:
+        worst = max(undecided, key=lambda row: abs(row.percent or 0))
+        return [
+            f"No reload of TR is predicted on either side of {_listed(undecided)}, and yet they "
+            f"differ, by up to {worst.percent:+.1f} % ({worst.workload}): the change is no "
+            "explanation of differences of that size here."
+        ]
+    return []
+
+
+def _too_few(comparison: Comparison) -> list[str]:
+    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
+    single = [row for row in noisy if row.verdict == "no-verdict"]
+    level = comparison.replicates.level
+    found = []
+    if single:
+        which = "Every row" if len(single) == len(noisy) else _listed(single)
+        found.append(
+            f"{which}: one {level} on a side. Without a spread a difference cannot be told from "
+            "noise, so there is no verdict."
+        )
+    few = [row for row in noisy if row.verdict == "inconclusive" and row.interval is None]
+    if few:
+        which = "Every row" if len(few) == len(noisy) else _listed(few)
+        least = least_units(comparison.replicates.paired, comparison.confidence)
+        found.append(
+            f"{which}: too few {level}s for an interval at {100 * comparison.confidence:g} %; "
+            f"{least}{' blocks' if comparison.replicates.paired else f' {level}s a side'} are "
+            "the least that can have one."
+        )
+    beyond = [row for row in noisy if row.verdict == "inconclusive" and _beyond(row, row.margin)]
+    if beyond:
+        found.append(
+            f"{_listed(beyond)}: beyond the margin taken alone, but not among "
+            f"{len(noisy)} rows that are looked at together (family-wise, {comparison.family})."
+        )
+    return found
+
+
+def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
+    """Return the least number of units a side, or of blocks, that has an interval at all."""
+    if paired:
+        return next(
+            n for n in range(2, 100)
+            if stats.signed_rank_interval(range(1, n + 1), confidence)
+        )  # fmt: skip
+    return next(
+        n for n in range(2, 100)
+        if stats.mann_whitney_interval(range(n), range(n), confidence)
+    )  # fmt: skip
+
+
+def _one_boot(comparison: Comparison) -> list[str]:
+    if comparison.replicates.level != "run" or not _any_verdict(comparison):
+        return []
+    boots = [side.result.boots[side.boots[0]] for side in comparison.sides if side.boots]
+    if len(boots) == 2 and all(boot.id for boot in boots) and boots[0].id != boots[1].id:
+        return [
+            "Each side is one boot, and boots of one kernel differ among themselves: that "
+            "difference is in the shift and not in the interval. Compare several boots a side "
+            "(kvmbench plan)."
+        ]
+    return []
+
+
+def _any_verdict(comparison: Comparison) -> bool:
+    return any(
+        row.verdict in ("faster", "slower", "same") for row in comparison.rows if row.p is not None
+    )
+
+
+def _sequence(comparison: Comparison) -> list[str]:
+    """Say that one side was wholly measured before the other."""
+    if comparison.replicates.paired or not _any_verdict(comparison):
+        return []
+    times = [[_when(run) for run in side.runs.values()] for side in comparison.sides]
+    first, second = ([time for time in found if time] for found in times)
+    if min(len(first), len(second)) < 2 or len(first) + len(second) < sum(map(len, times)):
+        return []
+    if max(first) < min(second) or max(second) < min(first):
+        return [
+            "One side was measured wholly before the other: a drift of the host over that time "
+            "is in the shift and not in the interval. Alternate the sides (kvmbench plan)."
+        ]
+    return []
+
+
+def _when(run: Run) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(run.time or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.astimezone()
+
+
+def _blocks(comparison: Comparison) -> list[str]:
+    left_out = comparison.replicates.left_out
+    if not left_out:
+        return []
+    numbers = ", ".join(str(number) for number in left_out)
+    return [f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."]
+
+
+def _each_side(
+    comparison: Comparison, look: Callable[[Row, Figures], str | None]
+) -> dict[str, list[str]]:
+    """Return what `look` says of each side's figures: label -> sentences."""
+    found: dict[str, list[str]] = {}
+    for number, side in enumerate(comparison.sides):
+        for row in comparison.rows:
+            if row.kind == "noisy":
+                figures = comparison.figures[row.workload][number]
+                said = look(row, figures[np.isfinite(figures)])
+                if said:
+                    found.setdefault(side.label, []).append(said)
+    return found
+
+
+def _drift(comparison: Comparison) -> list[str]:
+    sides = comparison.sides
+    if any(side.result.order == "lost" for side in sides):
+        labels = [side.label for side in sides if side.result.order == "lost"]
+        return [f"The order of the runs is lost ({', '.join(labels)}): a drift cannot be seen."]
+    tests = 2 * max(1, sum(row.kind == "noisy" for row in comparison.rows))
+
+    def look(row: Row, figures: Figures) -> str | None:
+        if len(figures) < 4:
+            return None
+        slope, p = stats.drift(figures)
+        if p * tests > DRIFT_LEVEL or not slope:
+            return None
+        share = f", {100 * slope / abs(centre):+.2f} %" if (centre := np.median(figures)) else ""
+        return f"{row.workload} by {slope:+.3g} {row.unit}{share}"
+
+    level = comparison.replicates.level
+    return [
+        f"Drift: from {level} to {level} of {label} moves {'; '.join(said)}. Alternate the sides."
+        for label, said in _each_side(comparison, look).items()
+    ]
+
+
+def _groups(comparison: Comparison) -> list[str]:
+    def look(row: Row, figures: Figures) -> str | None:
+        groups = stats.two_groups(figures)
+        return f"{row.workload} near {groups[0]:.6g} and {groups[1]:.6g}" if groups else None
+
+    return [
+        f"Two groups of {comparison.replicates.level}s in {label}: {'; '.join(said)}. Something "
+        "was in one of two states; a centre between them is that of neither."
+        for label, said in _each_side(comparison, look).items()
+    ]
+
+
+def _narrow(comparison: Comparison) -> list[str]:
+    """Say of which inconclusive rows the sign, if not the size, is known."""
+    undecided = [row for row in comparison.rows if row.verdict == "inconclusive"]
+    rows = [row for row in undecided if _beyond(row, 0) and not _beyond(row, row.margin)]
+    if not rows:
+        return []
+    return [
+        f"{_listed(rows)}: the interval is to one side of 0, but not all of it beyond the margin."
+    ]
+
+
+def _beyond(row: Row, limit: float) -> bool:
+    """Say whether the whole interval is more than `limit` to one side of 0."""
+    return row.interval is not None and (row.interval[0] > limit or row.interval[1] < -limit)

@@ -1,0 +1,405 @@
+"""A before and an after, row by row: how far each moved, how sure that is, and the verdict.
+
+docs/statistics.md has the reasons for each method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from math import nan
+from typing import Literal
+
+import numpy as np
+
+from kvmbench import stats
+from kvmbench.catalog import profiles
+from kvmbench.model import unknown_name
+from kvmbench.replicates import Cell, Figures, Incompatible, Key, Replicates, Side
+from kvmbench.workloads import workloads
+
+__all__ = [
+    "CONFIDENCE",
+    "POWER",
+    "VERDICTS",
+    "Comparison",
+    "Incompatible",
+    "Margin",
+    "Row",
+    "Side",
+    "compare",
+]
+
+VERDICTS = (
+    *("faster", "slower", "same", "inconclusive"),  # of noisy figures
+    *("changed", "unchanged"),  # of exact ones
+    "no-verdict",  # of noisy figures with one unit on a side
+)
+CONFIDENCE = 0.95
+POWER = 0.8  # of the smallest shift that is said to be detectable
+MARGIN = 0.01  # of before, where none is asked for
+QUANTA = 2  # within the margin too: a step of the clock or of the print-out, either way
+
+Pair = tuple[Figures, Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The largest shift that does not matter: a share of before, or in the row's unit.
+
+    Raises ValueError for text that is neither `1%` nor `20`, and for what is negative.
+    """
+
+    value: float
+    relative: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Margin:
+        """Return the margin that `1%` or `20` says."""
+        number = text.strip().removesuffix("%")
+        try:
+            value = float(number)
+        except ValueError:
+            value = nan
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{text!r} is neither a share such as 1% nor a number such as 20")
+        return cls(value / 100, True) if text.strip().endswith("%") else cls(value, False)
+
+    def of(self, centre: float) -> float:
+        """Return the margin in the unit of a row whose centre before is `centre`."""
+        return self.value * abs(centre) if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g} %" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of a comparison. Figures are in `unit`, per iteration of the workload."""
+
+    workload: str  # with its configuration behind a slash where the sides have several
+    unit: str
+    kind: Literal["exact", "noisy"]
+    better: Literal["lower", "higher"]
+    before: float | None  # centre: the median of the units; None where the side has no such row
+    after: float | None
+    units: tuple[int, int]  # boots or runs a side; blocks twice where they are paired
+    control: bool  # no reload of TR is predicted on either side: it must not move
+    primary: bool  # it was to be decided beforehand
+    missing: str | None = None  # what to say of a row that one side has not
+    varies: bool = False  # an exact figure that is not the same in every run of a side
+    quantum: float = 0.0  # what the clock or the print-out cannot resolve
+    margin: float = 0.0  # the largest shift that does not matter
+    shift: float | None = None  # after less before: Hodges-Lehmann, or the blocks' pseudo-median
+    interval: tuple[float, float] | None = None  # of the shift; None where the units are too few
+    p: float | None = None  # adjusted over the family, of a shift within the margin
+    spread: float | None = None  # standard deviation of a unit, or of a block's difference
+    detectable: float | None = None  # smallest shift that POWER of such comparisons see
+    wanted: int | None = None  # units a side, or blocks, to see the margin or what was asked for
+    verdict: str | None = None  # one of VERDICTS; None where a side has no such row
+    marked: bool = False  # a control moved, so something else than the change did
+
+    @property
+    def percent(self) -> float | None:
+        """The shift in percent of before; None where that has no meaning."""
+        if self.shift is None or not self.before:
+            return None
+        return 100 * self.shift / abs(self.before)
+
+    @property
+    def worse(self) -> float | None:
+        """How much worse after is: the shift, positive in the bad direction."""
+        return self.shift if self.shift is None or self.better == "lower" else -self.shift
+
+    @property
+    def worse_interval(self) -> tuple[float, float] | None:
+        """The interval of `worse`."""
+        if self.interval is None or self.better == "lower":
+            return self.interval
+        return -self.interval[1], -self.interval[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A before and an after, row by row."""
+
+    replicates: Replicates
+    rows: tuple[Row, ...]
+    figures: Mapping[str, Pair]  # row -> one figure a unit of either side
+    confidence: float
+    family: Literal["max-t", "holm"]
+    comparisons: int  # of afters with one before; p is adjusted for all of them
+    margin: Margin | None  # None: the default
+    detect: Margin | None
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Before and after."""
+        return self.replicates.sides
+
+
+def compare(
+    before: Side,
+    after: Side,
+    *,
+    confidence: float = CONFIDENCE,
+    margin: Margin | None = None,
+    family: Literal["max-t", "holm"] = "max-t",
+    primary: Sequence[str] = (),
+    controls: Sequence[str] | None = None,
+    detect: Margin | None = None,
+    comparisons: int = 1,
+) -> Comparison:
+    """Compare two sides row by row.
+
+    `margin` is the largest shift that does not matter, by default the larger of 1 % and twice the
+    clock's quantum. `primary` names the rows that were to be decided beforehand (patterns as a
+    shell's): their p-values are adjusted among themselves, those of the others over the whole
+    table. `controls` names the rows that must not move; by default those for which no reload of
+    TR is predicted on either side. `detect` is the shift for which the number of runs is wanted,
+    by default the margin. `comparisons` is the number of afters that are compared with one before.
+
+    Raises Incompatible where a row has another unit, kind or direction on either side, or the
+    sides have different configurations, and ValueError for a pattern that names no row.
+    """
+    replicates = Replicates(before, after)
+    keys = replicates.keys()
+    names = [key.name for key in keys]
+    for pattern in (*primary, *(controls or ())):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(unknown_name("row", pattern, names))
+    figures = {key.name: replicates.figures(key) for key in keys}
+    rows = []
+    for key in keys:
+        row = _described(key, replicates, figures[key.name])
+        if controls is not None:
+            row = replace(row, control=_matches(key.name, controls))
+        if primary:
+            row = replace(row, primary=_matches(key.name, primary))
+        rows.append(
+            _measured(row, figures[key.name], replicates.paired, confidence, margin, detect)
+        )
+    rows = _adjusted(rows, figures, replicates.paired, family, comparisons)
+    rows = [replace(row, verdict=_verdict(row, confidence)) for row in rows]
+    if any(row.control and row.verdict in ("faster", "slower") for row in rows):
+        rows = [
+            replace(row, marked=row.kind == "noisy" and row.verdict is not None) for row in rows
+        ]
+    return Comparison(
+        replicates=replicates,
+        rows=tuple(rows),
+        figures=figures,
+        confidence=confidence,
+        family=family,
+        comparisons=comparisons,
+        margin=margin,
+        detect=detect,
+    )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
+    """Return the row without its statistics; say why a side does not have it."""
+    cells = replicates.cells(key)
+    first = (cells[0] or cells[1])[0].series
+    for _, _, series in (*cells[0], *cells[1]):
+        for what in ("unit", "kind", "better"):
+            one, other = getattr(first, what), getattr(series, what)
+            if one != other:
+                raise Incompatible(
+                    f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
+                )
+    present = [found[np.isfinite(found)] for found in figures]
+    before, after = (_plain(np.median(found)) if len(found) else None for found in present)
+    missing = None
+    for side, found in zip(replicates.sides, present, strict=True):
+        if not len(found):
+            skips = (run.skipped.get(key.workload) for _, run in side.result.runs())
+            why = next(filter(None, skips), None)
+            missing = f"{key.name} is not in {side.label}" + (f": {why}" if why else "")
+    return Row(
+        workload=key.name,
+        unit=first.unit,
+        kind=first.kind,
+        better=first.better,
+        before=before,
+        after=after,
+        units=(len(present[0]), len(present[1])),
+        control=_is_control(cells),
+        primary=True,
+        missing=missing,
+        varies=first.kind == "exact" and any(_varies(side) for side in cells),
+        quantum=max((c.series.quantum or 0.0 for side in cells for c in side), default=0.0),
+    )
+
+
+def _varies(cells: Sequence[Cell]) -> bool:
+    return len({value for cell in cells for value in cell.series.values}) > 1
+
+
+def _plain(value: float) -> float:
+    """Return an integer as one: exact cycles are printed whole."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
+@cache
+def _light() -> frozenset[str]:
+    """Return the workloads none of whose exits leaves the kernel, so that the vCPU is never put."""
+    user = {kind.name: kind.user for profile in profiles().values() for kind in profile.kinds}
+    return frozenset(
+        name
+        for name, workload in workloads().items()
+        if all(kind in user and not user[kind] for kind in workload.exits)
+    )
+
+
+def _is_control(cells: tuple[list[Cell], list[Cell]]) -> bool:
+    """Say whether no reload of TR is predicted on either side."""
+
+    def predicted(cell: Cell) -> float:
+        if cell.series.reloads is not None:
+            return cell.series.reloads
+        return 0.0 if cell.series.workload in _light() else nan
+
+    return all(side and all(predicted(cell) == 0 for cell in side) for side in cells)
+
+
+def _measured(
+    row: Row,
+    figures: Pair,
+    paired: bool,
+    confidence: float,
+    margin: Margin | None,
+    detect: Margin | None,
+) -> Row:
+    """Return the row with its shift, and with what its spread allows to say."""
+    if row.before is None or row.after is None:
+        return row
+    if row.kind == "exact":
+        return replace(row, shift=_plain(row.after - row.before))
+    allowed = (
+        margin.of(row.before)
+        if margin
+        else max(Margin(MARGIN).of(row.before), QUANTA * row.quantum)
+    )
+    wish = detect.of(row.before) if detect else allowed
+    before, after = (found[np.isfinite(found)] for found in figures)
+    if paired:
+        differences = _differences(figures)
+        differences = differences[np.isfinite(differences)]
+        count = len(differences)
+        row = replace(row, units=(count, count))
+        if not count:
+            return replace(
+                row, margin=allowed, missing=f"{row.workload} is in no block of both sides"
+            )
+        shift = stats.pseudo_median(differences)
+        interval = stats.signed_rank_interval(differences, confidence)
+        spread = stats.spread(differences) if count > 1 else None
+    else:
+        shift = stats.hodges_lehmann(before, after)
+        interval = stats.mann_whitney_interval(before, after, confidence)
+        spread = stats.pooled_spread(before, after) if min(row.units) > 1 else None
+    detectable = wanted = None
+    if spread is not None:
+        count, other = row.units
+        detectable = stats.minimum_detectable(
+            spread, count, None if paired else other, confidence=confidence, power=POWER
+        )
+        wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
+    return replace(
+        row, margin=allowed, shift=_plain(shift), interval=interval, spread=spread,
+        detectable=detectable, wanted=wanted,
+    )  # fmt: skip
+
+
+def _differences(figures: Pair) -> Figures:
+    difference: Figures = figures[1] - figures[0]
+    return difference
+
+
+def _adjusted(
+    rows: list[Row],
+    figures: Mapping[str, Pair],
+    paired: bool,
+    family: Literal["max-t", "holm"],
+    comparisons: int,
+) -> list[Row]:
+    """Return the rows with their p-values: the primary ones' adjusted among themselves."""
+    able = [row for row in rows if row.interval is not None]
+    p = _family(able, figures, paired, family)
+    primary = [row for row in able if row.primary]
+    if len(primary) < len(able):
+        p |= _family(primary, figures, paired, family)
+    return [
+        replace(row, p=min(1.0, comparisons * p[row.workload])) if row.workload in p else row
+        for row in rows
+    ]
+
+
+def _family(
+    rows: Sequence[Row],
+    figures: Mapping[str, Pair],
+    paired: bool,
+    family: Literal["max-t", "holm"],
+) -> dict[str, float]:
+    """Return the adjusted p-value of each row, of the hypothesis |shift| <= margin."""
+    if not rows:
+        return {}
+    names = [row.workload for row in rows]
+    margins = [row.margin for row in rows]
+    before, after = (np.column_stack([figures[name][side] for name in names]) for side in (0, 1))
+    if family == "max-t":
+        if paired:
+            p = stats.max_t_paired(_present(after - before), margins)
+        else:
+            p = stats.max_t_independent(_present(before), _present(after), margins)
+        return dict(zip(names, p, strict=True))
+    single = []
+    for number, row in enumerate(rows):
+        shift = row.shift or 0.0
+        if abs(shift) <= row.margin:
+            single.append(1.0)
+            continue
+        moved = after[:, number] - np.copysign(row.margin, shift)
+        first = before[:, number]
+        if paired:
+            differences = moved - first
+            single.append(stats.signed_rank_p(differences[np.isfinite(differences)]))
+        else:
+            single.append(
+                stats.mann_whitney_p(first[np.isfinite(first)], moved[np.isfinite(moved)])
+            )
+    return dict(zip(names, stats.holm(single), strict=True))
+
+
+def _present(figures: Figures) -> Figures:
+    """Return the units that have one of the rows at all: others have no label to permute."""
+    found: Figures = figures[np.isfinite(figures).any(axis=1)]
+    return found
+
+
+def _verdict(row: Row, confidence: float) -> str | None:
+    """Return one of VERDICTS; None for a row that one side has not."""
+    if row.shift is None:
+        return None
+    if row.kind == "exact":
+        return "changed" if row.shift or row.varies else "unchanged"
+    if min(row.units) < 2:
+        return "no-verdict"
+    if row.worse_interval is None:
+        return "inconclusive"
+    low, high = row.worse_interval
+    if -row.margin <= low and high <= row.margin:
+        return "same"
+    if row.p is not None and row.p <= 1 - confidence + 1e-12:
+        if low > row.margin:
+            return "slower"
+        if high < -row.margin:
+            return "faster"
+    return "inconclusive"

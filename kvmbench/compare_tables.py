@@ -1,0 +1,344 @@
+"""Comparisons as text, Markdown, CSV, JSON and JUnit XML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from math import floor, log10
+from typing import Any, NamedTuple
+
+from kvmbench.caveats import caveats, differences
+from kvmbench.compare import POWER, Comparison, Row
+from kvmbench.gates import Gate
+from kvmbench.tables import Table, fill, markdown, text
+
+__all__ = ["COMPARE_FORMATS", "render_comparisons"]
+
+COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
+WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
+SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+SECONDS = ("s", "sec", "second", "seconds", "sec/op")
+
+
+def render_comparisons(
+    comparisons: Sequence[Comparison],
+    form: str,
+    *,
+    explain: bool = False,
+    gate: Gate | None = None,
+) -> str:
+    """Return comparisons of one before with one after or more, in one of COMPARE_FORMATS.
+
+    `explain` adds what the spread of each row allows to see; `gate` what was asked of the rows.
+    """
+    if form == "json":
+        return json.dumps(_document(comparisons, gate), indent=2, allow_nan=False) + "\n"
+    if form == "csv":
+        return _csv(comparisons)
+    if form == "junit":
+        return _junit(comparisons, gate)
+    write = markdown if form == "markdown" else _text
+    parts = [fill(_title(comparisons), WIDTH)]
+    for comparison in comparisons:
+        parts += _differences(comparison, form == "markdown")
+    parts.append(write(_main(comparisons)))
+    for comparison in comparisons:
+        parts += [fill(words, WIDTH) for words in _below(comparison)]
+    if explain and any(row.spread is not None for c in comparisons for row in c.rows):
+        parts += [fill("What the spread allows to see:", WIDTH), write(_explained(comparisons))]
+    if gate is not None:
+        parts.append("".join(fill(line, WIDTH) for line in gate.lines))
+    return "\n".join(parts)
+
+
+def _text(table: Table) -> str:
+    return text(table, WIDTH)
+
+
+def _title(comparisons: Sequence[Comparison]) -> str:
+    first = comparisons[0]
+    before = first.sides[0].label
+    afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
+    parts = [f"{before} -> {afters}: {_units(comparisons)} an iteration"]
+    noisy = [
+        row for c in comparisons for row in c.rows if row.kind == "noisy" and row.shift is not None
+    ]
+    if noisy:
+        parts.append(_replicates(noisy, first))
+        margin = first.margin or "the larger of 1 % and two quanta of the clock"
+        parts.append(f"margin {margin}")
+    return ", ".join(parts)
+
+
+def _units(comparisons: Sequence[Comparison]) -> str:
+    units = {_scale(row).unit for comparison in comparisons for row in comparison.rows}
+    return units.pop() if len(units) == 1 else "figures"
+
+
+def _replicates(rows: Sequence[Row], comparison: Comparison) -> str:
+    level = comparison.replicates.level
+    counts = sorted({count for row in rows for count in row.units})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    many = "" if counts == [1] else "s"
+    if level == "block":
+        return f"{number} block{many} of boots in turn"
+    return f"{number} {level}{many} a side"
+
+
+def _differences(comparison: Comparison, marked_up: bool) -> list[str]:
+    found = differences(comparison)
+    if not found:
+        return []
+    after = comparison.sides[1].label
+    lines = [f"{comparison.sides[0].label} and {after} differ in"]
+    bullet = "- " if marked_up else "  "
+    lines += [fill(str(entry), WIDTH, indent=bullet).rstrip("\n") for entry in found]
+    return ["\n".join(lines) + "\n"]
+
+
+class _Scale(NamedTuple):
+    """How the figures of a row are printed: divided by `by`, in `unit`, to `places` places."""
+
+    by: float
+    unit: str
+    places: int
+
+    def __call__(self, value: float | None, sign: bool = False) -> str:
+        if value is None:
+            return "-"
+        figure = f"{value / self.by:{'+' if sign else ''}.{self.places}f}"
+        return figure.lstrip("+-") if not figure.strip("+-0.") else figure
+
+
+def _scale(row: Row) -> _Scale:
+    by, unit = 1.0, row.unit
+    figures = [value for value in (row.before, row.after) if value is not None]
+    if row.unit in SECONDS and figures:
+        size = max(map(abs, figures))
+        by, unit = next((scale for scale in SCALES if size >= scale[0]), SCALES[-1])
+    shown = [value / by for value in (*figures, *([row.shift] if row.shift is not None else ()))]
+    if all(float(value).is_integer() for value in shown):
+        return _Scale(by, unit, 0)
+    if row.interval is not None and row.interval[0] < row.interval[1]:
+        half = (row.interval[1] - row.interval[0]) / 2 / by
+    else:
+        half = max(map(abs, shown)) / 100  # three to four figures where no interval says more
+    return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), 4) if half else 0)
+
+
+def _interval(row: Row, scale: _Scale) -> str:
+    if row.kind == "exact":
+        return "exact" if row.shift is not None else "-"
+    if row.interval is None:
+        return "-"
+    low, high = (scale(end, sign=True) for end in row.interval)
+    return f"[{low}, {high}]"
+
+
+def _percent(row: Row) -> str:
+    if row.percent is None:
+        return "-"
+    figure = f"{row.percent:+.{1 if abs(row.percent) >= 1 else 2}f}%"
+    return figure.lstrip("+-") if not figure.strip("+-0.%") else figure
+
+
+def _verdict(row: Row) -> str:
+    return (row.verdict or "missing") + ("?" if row.marked else "")
+
+
+def _main(comparisons: Sequence[Comparison]) -> Table:
+    several = len(comparisons) > 1
+    mixed = len({row.unit for comparison in comparisons for row in comparison.rows}) > 1
+    level = f"{100 * comparisons[0].confidence:g} % interval"
+    names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
+    lines = []
+    for name in names:
+        shown = name
+        for comparison in comparisons:
+            row = next((row for row in comparison.rows if row.workload == name), None)
+            if row is None:
+                continue
+            scale = _scale(row)
+            if mixed or scale.unit != row.unit:
+                shown = shown and f"{name}, {scale.unit}"
+            line = [shown]
+            if several:
+                line.append(comparison.sides[1].label)
+            line += [scale(row.before), scale(row.after), scale(row.shift, sign=True)]
+            lines.append((*line, _interval(row, scale), _percent(row), _verdict(row)))
+            shown = ""
+    heads = ["workload", "after"] if several else ["workload"]
+    sides = ["before", "after"]
+    if not several:
+        labels = [side.label for side in comparisons[0].sides]
+        sides = labels if max(map(len, labels)) <= 8 else sides
+    elif len(comparisons):
+        sides = ["before", ""]
+    return Table((*heads, *sides, "shift", level, "", "verdict"), lines, names=len(heads))
+
+
+def _below(comparison: Comparison) -> list[str]:
+    """Return what stands under the table: controls, what could be seen, and the caveats."""
+    words = []
+    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
+    others = [row.workload for row in comparison.rows if not row.primary]
+    if others:
+        words.append(f"Not among the rows to be decided beforehand: {', '.join(others)}.")
+    controls = [row.workload for row in noisy if row.control]
+    if controls and any(row.p is not None for row in noisy):
+        words.append(f"Controls, which a change to TR's reload cannot move: {', '.join(controls)}.")
+    able = [row for row in noisy if row.detectable is not None and row.before]
+    if able:
+        words.append(_detectable(able, comparison))
+    return words + caveats(comparison)
+
+
+def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
+    shares = sorted(
+        (100 * (row.detectable or 0) / abs(row.before or 1), row.workload) for row in rows
+    )
+    low, high = shares[0], shares[-1]
+    said = f"{low[0]:.2g} %"
+    if len(shares) > 1:
+        said = f"{low[0]:.2g} % ({low[1]}) to {high[0]:.2g} % ({high[1]})"
+    words = f"Minimum detectable effect (power {100 * POWER:.0f} %, a row by itself): {said}."
+    wanted = sorted(row.wanted for row in rows if row.wanted is not None)
+    if wanted:
+        wish = comparison.detect or comparison.margin
+        what = f"a shift of {wish}" if wish else "a shift as large as the margin"
+        unit = (
+            "blocks" if comparison.replicates.paired else f"{comparison.replicates.level}s a side"
+        )
+        number = f"{wanted[0]}" if wanted[0] == wanted[-1] else f"{wanted[0]} to {wanted[-1]}"
+        words += f" To see {what} takes {number} {unit}."
+    return words
+
+
+def _explained(comparisons: Sequence[Comparison]) -> Table:
+    lines = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            if row.spread is None:
+                continue
+            scale = _scale(row)
+            share = [
+                "-" if value is None or not row.before else f"{100 * value / abs(row.before):.2f}%"
+                for value in (row.spread, row.detectable, row.margin)
+            ]
+            number, other = row.units
+            units = str(number) if number == other else f"{number}, {other}"
+            p = "-" if row.p is None else f"{row.p:.2g}"
+            wanted = "-" if row.wanted is None else str(row.wanted)
+            name = (
+                row.workload
+                if len(comparisons) == 1
+                else f"{row.workload} {comparison.sides[1].label}"
+            )
+            lines.append(
+                (name, units, share[0], share[1], scale(row.detectable), share[2], wanted, p)
+            )
+    level = comparisons[0].replicates.level
+    headings = (
+        *("workload", f"{level}s", "spread", "detectable", "", "margin"),
+        *("runs wanted" if level == "run" else f"{level}s wanted", "p adjusted"),
+    )
+    return Table(headings, lines)
+
+
+def _entry(row: Row, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "workload": row.workload,
+        "unit": row.unit,
+        "kind": row.kind,
+        "better": row.better,
+        "from": comparison.sides[0].label,
+        "to": comparison.sides[1].label,
+        "before": row.before,
+        "after": row.after,
+        "shift": row.shift,
+        "interval": None if row.interval is None else list(row.interval),
+        "percent": row.percent,
+        "verdict": row.verdict,
+        "marked": row.marked,
+        "margin": row.margin if row.kind == "noisy" else None,
+        "p_adjusted": row.p,
+        "units": list(row.units),
+        "spread": row.spread,
+        "detectable": row.detectable,
+        "wanted": row.wanted,
+        "control": row.control,
+        "primary": row.primary,
+        "missing": row.missing,
+    }
+
+
+def _document(comparisons: Sequence[Comparison], gate: Gate | None) -> dict[str, Any]:
+    first = comparisons[0]
+    document: dict[str, Any] = {
+        "schema": "kvmbench.comparison/1",
+        "labels": [first.sides[0].label, *(c.sides[1].label for c in comparisons)],
+        "level": first.replicates.level,
+        "confidence": first.confidence,
+        "power": POWER,
+        "family": first.family,
+        "differences": [
+            {"what": d.what, "before": d.before, "after": d.after, "to": c.sides[1].label}
+            for c in comparisons
+            for d in differences(c)
+        ],
+        "caveats": list(dict.fromkeys(words for c in comparisons for words in caveats(c))),
+        "rows": [_entry(row, c) for c in comparisons for row in c.rows],
+    }
+    if gate is not None:
+        document["gate"] = {"status": gate.status, "lines": list(gate.lines)}
+    return document
+
+
+def _junit(comparisons: Sequence[Comparison], gate: Gate | None) -> str:
+    """One test case a row: a failure where the gate says so, else the verdict as a property."""
+    from kvmbench.formats.junit import Case, document
+
+    grave = {"regression": 2, "inconclusive": 1, "ok": 0}
+    cases = []
+    for comparison in comparisons:
+        after = comparison.sides[1].label
+        for row in comparison.rows:
+            entry = _entry(row, comparison)
+            found = [
+                finding
+                for finding in (gate.findings if gate else ())
+                if (finding.workload, finding.to) == (row.workload, after)
+            ]
+            found.sort(key=lambda finding: -grave[finding.status])
+            failed = found[0].words if found and found[0].status == "regression" else None
+            skipped = found[0].words if found and found[0].status == "inconclusive" else None
+            properties = {
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in entry.items()
+                if value is not None and name != "workload"
+            }
+            cases.append(
+                Case(
+                    name=row.workload, classname=f"{entry['from']} -> {after}",
+                    properties=properties, failure=failed, skipped=skipped or row.missing,
+                )
+            )  # fmt: skip
+    return document("kvmbench compare", cases).decode()
+
+
+def _csv(comparisons: Sequence[Comparison]) -> str:
+    lines = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            entry = _entry(row, comparison)
+            low, high = entry.pop("interval") or (None, None)
+            before, after = entry.pop("units")
+            entry |= {"low": low, "high": high, "units_before": before, "units_after": after}
+            lines.append(entry)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()

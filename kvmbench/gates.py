@@ -1,0 +1,186 @@
+"""Gates: what a CI job asks of a comparison, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import isfinite
+from typing import Literal
+
+import numpy as np
+
+from kvmbench import stats
+from kvmbench.compare import Comparison, Margin, Row
+from kvmbench.model import unknown_name
+
+__all__ = ["Finding", "Gate", "Limit", "gate"]
+
+Status = Literal["ok", "regression", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much worse the rows of a pattern may be, or what they may cost at all."""
+
+    pattern: str  # of rows, as a shell's
+    worse: Margin | None = None  # than before
+    at_most: float | None = None  # of after, in the row's unit
+    at_least: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Return the limit that `ROW:2%`, `ROW:40`, `ROW:<=6500` or `ROW:>=100` says.
+
+        Raises ValueError.
+        """
+        pattern, _, limit = text.rpartition(":")
+        limit = limit.strip()
+        try:
+            if not pattern:
+                raise ValueError
+            if limit[:2] not in ("<=", ">="):
+                return cls(pattern, Margin.parse(limit))
+            value = float(limit[2:])
+            if not isfinite(value):
+                raise ValueError
+        except ValueError:
+            what = "a limit such as 2%, 40, <=6500 or >=100"
+            raise ValueError(f"{text!r} is not ROW:LIMIT with {what}") from None
+        return cls(pattern, at_most=value) if limit[0] == "<" else cls(pattern, at_least=value)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a gate says of one row."""
+
+    workload: str
+    to: str  # the label of the side that is judged
+    status: Status
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The findings of a gate, of all rows that it was asked about."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        """The gravest of the findings'."""
+        found = {finding.status for finding in self.findings}
+        if "regression" in found:
+            return "regression"
+        return "inconclusive" if "inconclusive" in found else "ok"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line a row that is not ok, and the sum."""
+        words = {"ok": "passed", "regression": "failed", "inconclusive": "inconclusive"}
+        bad = [finding for finding in self.findings if finding.status != "ok"]
+        said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
+        return (*said, f"Gate {words[self.status]}: {len(self.findings)} checks.")
+
+
+def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
+    """Hold comparisons to `limits`, and with `any_row` every row to not being slower.
+
+    Of a noisy row the whole interval must lie beyond a limit to fail it, and within to pass;
+    otherwise it is inconclusive. A row that a side has not fails. Raises ValueError for a limit
+    that no row is named by.
+    """
+    findings = []
+    names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
+    for limit in limits:
+        if not any(fnmatchcase(name, limit.pattern) for name in names):
+            raise ValueError(unknown_name("row", limit.pattern, names))
+    for comparison in comparisons:
+        to = comparison.sides[1].label
+        for row in comparison.rows:
+            for limit in limits:
+                if fnmatchcase(row.workload, limit.pattern):
+                    status, words = _held(row, limit, comparison)
+                    findings.append(Finding(row.workload, to, status, words))
+            if any_row:
+                status, words = _any(row)
+                findings.append(Finding(row.workload, to, status, words))
+    return Gate(tuple(findings))
+
+
+Found = tuple[Status, str]
+
+
+def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
+    if row.missing or row.shift is None:
+        return "regression", f"{row.missing}."
+    if limit.worse is None:
+        return _bounded(row, limit, comparison)
+    allowed = limit.worse.of(row.before or 0.0)
+    said = f"{row.workload} is {_worse(row)}, the limit is {limit.worse}"
+    if row.kind == "exact":
+        worse = row.worse or 0.0
+        return ("regression" if worse > allowed or row.varies else "ok"), said
+    if row.worse_interval is None:
+        return "inconclusive", f"{said}, and {_why(row)}"
+    low, high = row.worse_interval
+    said += f", the interval {_span(row)}"
+    return "regression" if low > allowed else "ok" if high <= allowed else "inconclusive", said
+
+
+def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
+    """Hold after itself, not how far it moved, to the limit."""
+    figures = comparison.figures[row.workload][1]
+    figures = figures[np.isfinite(figures)]
+    bound, sign = (limit.at_most, 1) if limit.at_most is not None else (limit.at_least, -1)
+    assert bound is not None
+    assert row.after is not None
+    word = "at most" if sign > 0 else "at least"
+    said = f"{row.workload} is {row.after:g} {row.unit}, to be {word} {bound:g}"
+    if row.kind == "exact":
+        low = high = sign * row.after
+    else:
+        interval = stats.median_interval(figures, comparison.confidence)
+        if interval is None:
+            return "inconclusive", f"{said}, and {_why(row)}"
+        said += f", the interval [{interval[0]:g}, {interval[1]:g}]"
+        low, high = sorted(sign * end for end in interval)
+    bound *= sign
+    return "regression" if low > bound else "ok" if high <= bound else "inconclusive", said
+
+
+def _any(row: Row) -> Found:
+    if row.missing or row.shift is None:
+        return "regression", f"{row.missing}."
+    said = f"{row.workload} is {row.verdict}, {_worse(row)}"
+    if row.kind == "exact":
+        bad = (row.worse or 0.0) > 0 or row.varies
+        return "regression" if bad else "ok", said
+    if row.verdict == "slower":
+        return "regression", f"{said}, the interval {_span(row)}"
+    if row.verdict in ("inconclusive", "no-verdict"):
+        return "inconclusive", said
+    return "ok", said
+
+
+def _worse(row: Row) -> str:
+    worse = row.worse or 0.0
+    share = "" if row.percent is None else f" ({abs(row.percent):.2g} %)"
+    return (
+        f"{abs(worse):.6g} {row.unit}{share} {'worse' if worse > 0 else 'better'}"
+        if worse
+        else "as before"
+    )
+
+
+def _span(row: Row) -> str:
+    low, high = row.worse_interval or (0.0, 0.0)
+    return f"of what it is worse [{low:.6g}, {high:.6g}]"
+
+
+def _why(row: Row) -> str:
+    return (
+        "one unit on a side has no spread"
+        if min(row.units) < 2
+        else "too few units for an interval"
+    )

@@ -1,0 +1,169 @@
+"""What may be compared: one figure a unit of replication, for each row of two results.
+
+The unit is the highest level that was started afresh more than once: a block of boots of both
+kernels, or a boot, or a run. Iterations within a run are reduced to their median, runs within a
+boot to theirs; whoever pools them instead finds differences between a thing and itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import nan
+from statistics import fmean, median
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kvmbench.results import Result, Run, Series
+
+__all__ = ["Cell", "Figures", "Incompatible", "Key", "Level", "Replicates", "Side"]
+
+Figures = npt.NDArray[np.float64]  # [units], NaN where a unit has none
+Level = Literal["block", "boot", "run"]
+
+
+class Key(NamedTuple):
+    """What a row is about; `configuration` is empty where a side has only one."""
+
+    workload: str
+    configuration: str
+
+    @property
+    def name(self) -> str:
+        return "/".join(filter(None, self))
+
+
+class Cell(NamedTuple):
+    """A series with the number of its boot and that of its run in the file."""
+
+    boot: int
+    run: int
+    series: Series
+
+
+class Incompatible(ValueError):
+    """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One result, or one configuration of it, under the name that a table gives it."""
+
+    label: str
+    result: Result
+    configuration: str | None = None  # only this one; None for all that the result has
+
+    @cached_property
+    def configurations(self) -> list[str]:
+        """The configurations of this side, in order."""
+        found = self.result.configurations()
+        return found if self.configuration is None else [self.configuration]
+
+    @cached_property
+    def cells(self) -> dict[Key, list[Cell]]:
+        """What there is of each row, in the order of the file."""
+        only = len(self.configurations) == 1
+        found: dict[Key, list[Cell]] = {}
+        run_number = -1
+        for boot_number, boot in enumerate(self.result.boots):
+            for run in boot.runs:
+                run_number += 1
+                for series in run.series:
+                    if series.configuration in self.configurations:
+                        key = Key(series.workload, "" if only else series.configuration)
+                        cell = Cell(boot_number, run_number, series)
+                        found.setdefault(key, []).append(cell)
+        return found
+
+    @cached_property
+    def boots(self) -> list[int]:
+        """The numbers of the boots that have something of this side."""
+        return sorted({cell.boot for cells in self.cells.values() for cell in cells})
+
+    @cached_property
+    def runs(self) -> dict[int, Run]:
+        """The runs that have something of this side, by number."""
+        used = {cell.run for cells in self.cells.values() for cell in cells}
+        return {n: run for n, (_, run) in enumerate(self.result.runs()) if n in used}
+
+
+class Replicates:
+    """The units of replication of a before and an after, and what each unit has of a row.
+
+    Raises Incompatible where the two have several configurations, and not the same ones.
+    """
+
+    def __init__(self, before: Side, after: Side) -> None:
+        self.sides = (before, after)
+        self._check_configurations()
+        blocks = [
+            {number: side.result.boots[number].block for number in side.boots}
+            for side in self.sides
+        ]
+        self.left_out: list[int] = []  # blocks that one side has not, or not all boots of
+        self.level: Level = "run"
+        if all(None not in found.values() for found in blocks) and (
+            set(blocks[0].values()) & set(blocks[1].values())
+        ):
+            self.level = "block"
+            self._block_of = blocks
+            numbers = self._whole_blocks(*(list(found.values()) for found in blocks))
+            self._numbers = [numbers, numbers]
+        elif any(len(side.boots) > 1 for side in self.sides):
+            self.level = "boot"
+            self._numbers = [side.boots for side in self.sides]
+        else:
+            self._numbers = [list(side.runs) for side in self.sides]
+
+    @property
+    def paired(self) -> bool:
+        """Whether unit i of one side belongs to unit i of the other."""
+        return self.level == "block"
+
+    def keys(self) -> list[Key]:
+        """Return the rows of either side, in the order of before, then of after."""
+        return list(dict.fromkeys(key for side in self.sides for key in side.cells))
+
+    def cells(self, key: Key) -> tuple[list[Cell], list[Cell]]:
+        """Return what either side has of a row."""
+        before, after = (side.cells.get(key, []) for side in self.sides)
+        return before, after
+
+    def figures(self, key: Key) -> tuple[Figures, Figures]:
+        """Return one figure a unit of either side, in the order of the file or of the blocks."""
+        before, after = (self._side(number, cells) for number, cells in enumerate(self.cells(key)))
+        return before, after
+
+    def _side(self, side: int, cells: Sequence[Cell]) -> Figures:
+        runs: dict[int, list[float]] = {}
+        for cell in cells:
+            number = cell.run if self.level == "run" else cell.boot
+            runs.setdefault(number, []).append(float(median(cell.series.values)))
+        units = {number: median(values) for number, values in runs.items()}
+        if self.level == "block":
+            boots: dict[int | None, list[float]] = {}
+            for boot, value in units.items():
+                boots.setdefault(self._block_of[side][boot], []).append(value)
+            # The mean, so that ABBA cancels what rises or falls evenly within the block.
+            return np.array([fmean(boots.get(block, [nan])) for block in self._numbers[side]])
+        return np.array([units.get(number, nan) for number in self._numbers[side]])
+
+    def _whole_blocks(self, first: list[int | None], second: list[int | None]) -> list[int]:
+        """Return the blocks with as many boots on either side: others do not cancel a drift."""
+        known = sorted({block for block in (*first, *second) if block is not None})
+        whole = [block for block in known if 0 < first.count(block) == second.count(block)]
+        self.left_out = [block for block in known if block not in whole]
+        return whole
+
+    def _check_configurations(self) -> None:
+        before, after = (side.configurations for side in self.sides)
+        if len(before) == len(after) == 1:
+            return
+        if min(len(before), len(after)) > 1 and set(before) & set(after):
+            return
+        side = self.sides[0] if len(before) > 1 else self.sides[1]
+        names = ", ".join(repr(name) for name in side.configurations)
+        raise Incompatible(f"{side.label} has the configurations {names}: choose one, FILE#NAME")

@@ -1,0 +1,101 @@
+"""A against A: what a comparison says of runs of one thing that were really taken apart.
+
+Halves and alternations in the order of time, never random ones: a random split hides a drift,
+which is what makes two measurements of one thing differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from kvmbench.compare import Comparison, compare
+from kvmbench.replicates import Side
+from kvmbench.results import Result
+
+__all__ = ["Split", "self_test"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One way to take the runs apart, and what is said of the two parts."""
+
+    name: str
+    comparison: Comparison
+
+    @property
+    def false_alarms(self) -> list[str]:
+        """The rows that are said to have moved, though nothing changed."""
+        rows = self.comparison.rows
+        return [row.workload for row in rows if row.verdict in ("faster", "slower")]
+
+    @property
+    def undecided(self) -> list[str]:
+        """The rows of which nothing can be said."""
+        rows = self.comparison.rows
+        return [row.workload for row in rows if row.verdict in ("inconclusive", "no-verdict")]
+
+
+def self_test(side: Side, **options: Any) -> list[Split]:
+    """Compare a side with itself, taken apart by boot where there are several, else by run.
+
+    `options` are those of `compare`. Raises ValueError where the order of the runs is lost, where
+    there are fewer than four units to take apart, or nothing noisy.
+    """
+    result = side.result
+    if result.order == "lost":
+        raise ValueError(
+            f"{side.label}: the order of its runs is lost, so they cannot be taken apart in time, "
+            "and random halves would hide a drift"
+        )
+    if all(series.kind == "exact" for _, _, series in result.series()):
+        raise ValueError(f"{side.label}: exact figures have no noise to test")
+    by_boot = len(result.boots) > 1
+    what = "boots" if by_boot else "runs"
+    number = len(result.boots) if by_boot else len(result.boots[0].runs)
+    if number < 4:
+        raise ValueError(f"{side.label}: {number} {what}, and 4 or more can be taken apart")
+    splits = []
+    for name, labels, first in _splits(number):
+        parts = [_part(result, {i for i in range(number) if (i in first) is one}, by_boot)
+                 for one in (True, False)]  # fmt: skip
+        before, after = (
+            Side(f"{label} {what}", part, side.configuration)
+            for label, part in zip(labels, parts, strict=True)
+        )
+        splits.append(Split(name.format(what), compare(before, after, **options)))
+    return splits
+
+
+def _splits(number: int) -> list[tuple[str, tuple[str, str], set[int]]]:
+    """Return the ways to take `number` units apart: name, labels, and the first part.
+
+    An odd number leaves the parts unequal by one.
+    """
+    order = range(number)
+    return [
+        ("first half of the {} against the second", ("first", "last"), set(order[: number // 2])),
+        ("every other of the {}, ABAB", ("odd", "even"), set(order[::2])),
+        ("the {} in turn, ABBA", ("outer", "inner"), {i for i in order if i % 4 in (0, 3)}),
+    ]
+
+
+def _part(result: Result, chosen: set[int], by_boot: bool) -> Result:
+    """Return the result with only the chosen boots, or the chosen runs of its one boot."""
+    if by_boot:
+        boots = _chosen(result.boots, chosen)
+    else:
+        (boot,) = result.boots
+        boots = [msgspec.structs.replace(boot, runs=_chosen(boot.runs, chosen))]
+    # Blocks paired two kernels; the parts of one are not pairs.
+    boots = [msgspec.structs.replace(boot, block=None) for boot in boots]
+    return msgspec.structs.replace(result, boots=boots, notes=[])
+
+
+def _chosen(items: Sequence[T], chosen: set[int]) -> list[T]:
+    return [item for number, item in enumerate(items) if number in chosen]
