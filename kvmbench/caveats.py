@@ -13,7 +13,7 @@ from kvmbench.compare import CONFIDENCE, Comparison, Row
 from kvmbench.replicates import Figures, Side
 from kvmbench.results import Host, Run
 
-__all__ = ["Difference", "caveats", "differences"]
+__all__ = ["Difference", "caveats", "caveats_of_values", "differences", "unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
 DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
@@ -98,6 +98,12 @@ def caveats(comparison: Comparison) -> list[str]:
     ):
         found += say(comparison)
     return found
+
+
+def caveats_of_values(comparison: Comparison) -> list[str]:
+    """Return those caveats that the values alone give: too few, drifting or in two groups."""
+    found = (say(comparison) for say in (_too_few, _drift, _groups))
+    return [words for said in found for words in said]
 
 
 def _listed(rows: Iterable[Row]) -> str:

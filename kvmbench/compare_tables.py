@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from math import floor, log10
 from typing import Any, NamedTuple
 
-from kvmbench.caveats import caveats, differences
+from kvmbench.caveats import caveats, caveats_of_values, differences
 from kvmbench.compare import POWER, Comparison, Row
 from kvmbench.gates import Gate
+from kvmbench.self_test import Split
 from kvmbench.tables import Table, fill, markdown, text
 
-__all__ = ["COMPARE_FORMATS", "render_comparisons"]
+__all__ = ["COMPARE_FORMATS", "render_comparisons", "render_splits"]
 
 COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
 WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
@@ -51,6 +52,47 @@ def render_comparisons(
     if gate is not None:
         parts.append("".join(fill(line, WIDTH) for line in gate.lines))
     return "\n".join(parts)
+
+
+def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
+    """Return what a comparison says of the parts of a result, as text, markdown or json."""
+    if form == "json":
+        document = {
+            "label": label,
+            "splits": [
+                {
+                    "name": split.name,
+                    "false_alarms": split.false_alarms,
+                    "undecided": split.undecided,
+                    **_document([split.comparison], None),
+                }
+                for split in splits
+            ],
+        }
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    write = markdown if form == "markdown" else _text
+    parts = [fill(f"{label} against itself: nothing changed, so whatever moved is noise", WIDTH)]
+    for split in splits:
+        parts += [fill(f"{split.name}:", WIDTH), write(_main([split.comparison]))]
+        said = [*caveats_of_values(split.comparison), _alarms(split)]
+        parts += [fill(words, WIDTH) for words in said]
+    alarms = sum(bool(split.false_alarms) for split in splits)
+    parts.append(
+        fill(
+            f"False alarms in {alarms} of {len(splits)} splits. At "
+            f"{100 * splits[0].comparison.confidence:g} % one split in "
+            f"{1 / (1 - splits[0].comparison.confidence):.0f} may have one.",
+            WIDTH,
+        )
+    )
+    return "\n".join(parts)
+
+
+def _alarms(split: Split) -> str:
+    said = "False alarm" if split.false_alarms else "No false alarm"
+    rows = f": {', '.join(split.false_alarms)}" if split.false_alarms else ""
+    undecided = f"; {len(split.undecided)} rows undecided" if split.undecided else ""
+    return f"{said}{rows}{undecided}."
 
 
 def _text(table: Table) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from kvmbench._core import Machine
 from kvmbench.arguments import OP_DTYPE
 from kvmbench.catalog import Published
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
+from kvmbench.results import Run, Series
 from kvmbench.workloads import Workload
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "against",
     "check_against",
     "missing_kinds",
+    "recorded",
     "simulate",
 ]
 
@@ -217,6 +219,39 @@ def _cell(
         each(cycles),
         each(int(end["reloads"]) - int(start["reloads"])),
         {name: each(total) for name, total in spent.items()},
+    )
+
+
+def recorded(result: Result, *, time: str | None = None, command: Sequence[str] = ()) -> Run:
+    """Return the simulation as a run of a result file, one series a workload and policy.
+
+    A configuration is a policy, and `POLICY+bitmap` where the vCPU's thread holds an I/O bitmap;
+    two columns that are the same one are one series. `time` is ISO 8601.
+    """
+    bitmaps = {"off": (False, False), "on": (True, True), "both": (False, True)}[result.ioperm]
+    series = {}
+    for row in result.rows:
+        for policy, bitmap, cell in zip(
+            result.policies, bitmaps, (row.before, row.after), strict=True
+        ):
+            configuration = policy.name + ("+bitmap" if bitmap else "")
+            series[row.workload, configuration] = Series(
+                workload=row.workload,
+                configuration=configuration,
+                kind="exact",
+                values=[cell.cycles],
+                policy=policy.name,
+                reloads=cell.reloads,
+                counts=dict(cell.segments),
+            )
+    return Run(
+        time=time,
+        engine="sim",
+        command=list(command),
+        model_version=result.model_version,
+        profile=result.profile.name,
+        vendor=result.vendor,
+        series=list(series.values()),
     )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,6 +78,63 @@ def load_result(name: str, results_dir: str) -> Result:
     if name in tables:
         return formats.from_published(tables[name])
     raise click.UsageError(unknown_name("file or result", name, [*saved, *tables]))
+
+
+def _result_file(name: str, results_dir: str) -> Path:
+    """Return the file of the result that is kept as `name`; a usage error where it is no name."""
+    if os.sep in name or name.startswith(".") or name.endswith(".json") or not name.isprintable():
+        raise click.UsageError(
+            f"--save {name}: expected a name, which is kept as {results_dir}/NAME.json; "
+            "--results-dir chooses the folder"
+        )
+    return Path(results_dir) / f"{name}.json"
+
+
+def check_save(name: str | None, append: bool, replace: bool, results_dir: str) -> None:
+    """Refuse before the work what could not be kept after it."""
+    if name is None:
+        if append or replace:
+            raise click.UsageError(f"--{'append' if append else 'replace'} needs --save NAME")
+        return
+    if append and replace:
+        raise click.UsageError("--append and --replace exclude each other")
+    file = _result_file(name, results_dir)
+    if not file.exists() or replace:
+        return
+    from kvmbench import results
+
+    old = read(results.read, str(file))
+    if not append and any(series.kind == "noisy" for _, _, series in old.series()):
+        raise click.UsageError(
+            f"{file} holds measured runs: --append adds to them, --replace replaces them"
+        )
+
+
+def save_result(name: str, results_dir: str, result: Result, append: bool) -> None:
+    """Keep `result` as `name`, or add it to what is kept so."""
+    import msgspec
+
+    from kvmbench import results
+
+    file = _result_file(name, results_dir)
+    named = msgspec.structs.replace(result, name=name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (results.append if append else results.write)(file, named)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def now() -> str:
+    """Return the time as results keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> list[str]:
+    """Return the words that this command was called with."""
+    return ["kvmbench", *(click.get_current_context().find_root().obj or ())]
 
 
 def result_names(ctx: click.Context) -> Iterable[str]:

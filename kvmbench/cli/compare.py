@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from kvmbench.cli.common import load_result, result_names, results_dir_option, write_out
+from kvmbench.cli.common import complete, load_result, result_names, results_dir_option, write_out
 
 if TYPE_CHECKING:
     from kvmbench.compare import Margin
@@ -55,7 +55,11 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("compare")
 @click.argument(
-    "names", nargs=-1, required=True, metavar="BEFORE AFTER [MORE]...", shell_complete=result_names
+    "names",
+    nargs=-1,
+    required=True,
+    metavar="BEFORE AFTER [MORE]...",
+    shell_complete=complete(result_names),
 )
 @results_dir_option
 @click.option(
@@ -235,6 +239,14 @@ def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
         Side(label, side.result, side.configuration)
         for label, (_, side) in zip(labels, sides, strict=True)
     ]
+
+
+def chosen_side(argument: str, results_dir: str) -> Side:
+    """Return the one side that LABEL=FILE#CONFIGURATION names."""
+    from kvmbench.replicates import Side
+
+    label, side = _side(argument, results_dir)
+    return Side(label, side.result, side.configuration)
 
 
 def _side(argument: str, results_dir: str) -> tuple[str, Side]:

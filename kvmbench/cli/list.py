@@ -7,21 +7,27 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvmbench.cli.common import results_dir_option, saved_results
+
 if TYPE_CHECKING:
+    from kvmbench.results import Result
     from kvmbench.scenario import Scenario
 
 
 @click.command("list")
 @click.argument(
-    "what", type=click.Choice(["workloads", "scenarios", "policies", "profiles", "published"])
+    "what",
+    type=click.Choice(["workloads", "scenarios", "policies", "profiles", "published", "results"]),
 )
-def command(what: str) -> None:
+@results_dir_option
+def command(what: str, results_dir: str) -> None:
     """List the names of a kind, and what each stands for.
 
     \b
     Examples:
       kvmbench list policies
       kvmbench list published
+      kvmbench list results
     """
     from kvmbench import catalog, tables, workloads
 
@@ -34,9 +40,13 @@ def command(what: str) -> None:
             "published": lambda: {
                 n: f"{t.date}: {t.title}" for n, t in catalog.published().items()
             },
+            "results": lambda: _results(results_dir),
         }[what]()
     except ValueError as error:
         raise click.ClickException(str(error)) from None
+    if not known:
+        click.echo(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one", err=True)
+        return
     width = max(map(len, known)) + 2
     click.echo("".join(tables.fact(name, about, width) for name, about in known.items()), nl=False)
 
@@ -45,3 +55,35 @@ def _scenarios() -> Mapping[str, Scenario]:
     from kvmbench.scenario import scenarios
 
     return scenarios()
+
+
+def _results(results_dir: str) -> dict[str, str]:
+    """Return what is kept in a folder, and of each file in a few words what it holds."""
+    from kvmbench import formats
+
+    found = {}
+    for name, path in saved_results(results_dir).items():
+        try:
+            found[name] = _about(formats.load(path))
+        except (OSError, ValueError) as error:
+            found[name] = f"cannot be read: {error}"
+    return found
+
+
+def _about(result: Result) -> str:
+    runs = [run for _, run in result.runs()]
+    engines = {run.engine for run in runs if run.engine}
+    times = sorted(run.time for run in runs if run.time)
+    parts = [
+        f"{_count(len(result.workloads()), 'workload')}, {', '.join(result.configurations())}"
+        if any(result.configurations())
+        else _count(len(result.workloads()), "workload"),
+        f"{_count(len(runs), 'run')} in {_count(len(result.boots), 'boot')}",
+        *sorted(engines),
+        *times[-1:],
+    ]
+    return "; ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -14,7 +14,10 @@ from click.exceptions import NoArgsIsHelpError
 COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "run": ("run", "Simulate workloads under two policies and print the table."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
-    "list": ("list", "List workloads, scenarios, policies, profiles or published tables."),
+    "compare": ("compare", "Compare results, row by row, with a verdict."),
+    "self-test": ("self_test", "Compare a result with itself, taken apart in time."),
+    "plan": ("plan", "Plan measurements of two kernels in turn, across reboots."),
+    "list": ("list", "List workloads, policies, profiles, results or what else has names."),
     "show": ("show", "Print what is behind a name, or in a file."),
     "completion": ("completion", "Print the shell's completion script."),
 }
@@ -25,6 +28,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run, and say in one line what is wrong."""
+        extra.setdefault("obj", list(args[0] if args and args[0] else sys.argv[1:]))
         if not extra.pop("standalone_mode", True):
             return super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
         try:
@@ -98,9 +102,10 @@ def main(**_: Any) -> None:
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
       kvmbench scenario oversubscribed           what the patch is worth to a host
+      kvmbench compare before.json after.json    which rows moved, how far, how surely
       kvmbench list policies
       kvmbench show deferred
 
     Every option can be set in the environment: --after of `run` is KVMBENCH_RUN_AFTER. Exit codes:
-    0 done, 1 failed, 2 usage.
+    0 done, 1 failed, 2 usage; `kvmbench compare --help` has three more.
     """

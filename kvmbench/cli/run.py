@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from kvmbench.cli.common import (
     Progress,
+    check_save,
     chosen_costs,
+    command_line,
     complete,
     is_file,
+    now,
     known_policies,
     machine_options,
     pick,
     read,
+    results_dir_option,
+    save_result,
     write_out,
 )
 
 if TYPE_CHECKING:
     from kvmbench.model import Profile
+    from kvmbench.results import Result, Run
     from kvmbench.workloads import Workload
 
 
@@ -79,7 +85,46 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
 @click.option(
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write there instead of to stdout."
 )
+@click.option("--save", metavar="NAME", help="Keep the result as NAME, for `kvmbench compare`.")
+@click.option("--append", is_flag=True, help="Add the run to the result that is kept as NAME.")
+@click.option("--replace", is_flag=True, help="Replace measured runs that are kept as NAME.")
+@results_dir_option
+@click.option(
+    "--plan", type=click.Path(), metavar="FILE", help="Do the step of a plan that this boot is for."
+)
 def command(
+    output: str | None,
+    save: str | None,
+    append: bool,
+    replace: bool,
+    results_dir: str,
+    plan: str | None,
+    **chosen: Any,
+) -> None:
+    """Simulate each WORKLOAD under two policies and print the table; all of them by default.
+
+    \b
+    Examples:
+      kvmbench run
+      kvmbench run inl_from_qemu --explain
+      kvmbench run --before every-exit --against patch-2017
+      kvmbench run --after exit-to-user --ioperm both
+      kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
+      kvmbench run --save main
+    """
+    if plan is not None:
+        from kvmbench.cli.plan import run_step
+
+        run_step(plan)
+        return
+    check_save(save, append, replace, results_dir)
+    text, result = measured(**chosen)
+    if save is not None:
+        save_result(save, results_dir, result, append)
+    write_out(text, output)
+
+
+def measured(
     names: tuple[str, ...],
     before: str,
     after: str,
@@ -93,18 +138,9 @@ def command(
     explain: bool,
     against: str | None,
     format: str,
-    output: str | None,
-) -> None:
-    """Simulate each WORKLOAD under two policies and print the table; all of them by default.
-
-    \b
-    Examples:
-      kvmbench run
-      kvmbench run inl_from_qemu --explain
-      kvmbench run --before every-exit --against patch-2017
-      kvmbench run --after exit-to-user --ioperm both
-      kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
-    """
+    **_: object,
+) -> tuple[str, Result]:
+    """Return the table of a run with these options of the command, and its result."""
     if format == "kut" and (explain or against):
         raise click.UsageError("--format kut has no room for --explain or --against")
     chosen_profile = chosen_costs(profile)
@@ -135,7 +171,18 @@ def command(
         show.clear()
     name = table.name if table else None
     text = tables.render(result, format, explain=explain, residuals=residuals, published=name)
-    write_out(text, output)
+    return text, _kept(simulate.recorded(result, time=now(), command=command_line()))
+
+
+def _kept(run: Run) -> Result:
+    """Return one run of this boot as a result."""
+    from importlib.metadata import version
+
+    from kvmbench.live.host import boot_id, host
+    from kvmbench.results import Boot, Result
+
+    boot = Boot(id=boot_id(), host=host(), runs=[run])
+    return Result(tool=f"kvmbench {version('kvmbench')}", boots=[boot])
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:

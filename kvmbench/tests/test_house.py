@@ -99,7 +99,7 @@ FLOORS = {
     "stats": 2,
     **dict.fromkeys(("workloads", "results"), 3),
     **dict.fromkeys(("simulate", "scenario"), 4),
-    **dict.fromkeys(("live", "replicates"), 4),
+    **dict.fromkeys(("live", "replicates", "plan"), 4),
     **dict.fromkeys(("tables", "scenario_tables", "formats"), 5),
     **dict.fromkeys(("compare", "caveats", "gates", "self_test", "compare_tables"), 5),
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
