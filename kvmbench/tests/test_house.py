@@ -61,7 +61,7 @@ def test_type_checkers_see_the_same_names():
     "module",
     [
         *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
-        *("scenario", "scenario_tables", "tables", "files", "results"),
+        *("scenario", "scenario_tables", "tables", "files", "results", "stats"),
     ],
 )
 def test_every_modules_all(module):
