@@ -61,8 +61,9 @@ def test_type_checkers_see_the_same_names():
     "module",
     [
         *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
-        *("scenario", "scenario_tables", "tables", "files", "results", "formats"),
-        *("formats.kut", "formats.published"),
+        *("scenario", "scenario_tables", "tables", "files", "results", "formats", "stats"),
+        *("formats.kut", "formats.published", "replicates", "compare", "caveats", "gates"),
+        *("self_test", "compare_tables", "plan", "live.host"),
     ],
 )
 def test_every_modules_all(module):
