@@ -16,6 +16,8 @@ COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "scenario": ("scenario", "Simulate a whole host under two policies."),
     "list": ("list", "List workloads, scenarios, policies, profiles or published tables."),
     "show": ("show", "Print what is behind a name, or in a file."),
+    "convert": ("convert", "Write a result file in another format."),
+    "schema": ("schema", "Print the JSON Schema of result files."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 
