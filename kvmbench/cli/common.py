@@ -160,15 +160,15 @@ def complete(
     return completer
 
 
-def write_out(text: str, path: str | None) -> None:
-    """Print `text`, or make it the content of a file: whole, or not at all."""
+def write_out(content: str | bytes, path: str | None) -> None:
+    """Print `content`, or make it that of a file: whole, or not at all."""
     if path is None:
-        click.echo(text, nl=False)
+        click.echo(content, nl=False)
         return
     from kvmbench.files import replace_file
 
     try:
-        replace_file(path, text.encode())
+        replace_file(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror or error}") from None
 

@@ -19,6 +19,8 @@ COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "plan": ("plan", "Plan measurements of two kernels in turn, across reboots."),
     "list": ("list", "List workloads, policies, profiles, results or what else has names."),
     "show": ("show", "Print what is behind a name, or in a file."),
+    "convert": ("convert", "Write a result file in another format."),
+    "schema": ("schema", "Print the JSON Schema of result files."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 
