@@ -119,7 +119,11 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _missing(comparison: Comparison) -> list[str]:
-    return [f"{row.missing}." for row in comparison.rows if row.missing]
+    found: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.missing:
+            found.setdefault(row.missing, []).append(row.workload)
+    return [f"{why}: {', '.join(names)}." for why, names in found.items()]
 
 
 def _varying(comparison: Comparison) -> list[str]:
@@ -291,7 +295,7 @@ def _drift(comparison: Comparison) -> list[str]:
 
 def _groups(comparison: Comparison) -> list[str]:
     def look(row: Row, figures: Figures) -> str | None:
-        groups = stats.two_groups(figures)
+        groups = stats.two_groups(figures) if len(figures) else None
         return f"{row.workload} near {groups[0]:.6g} and {groups[1]:.6g}" if groups else None
 
     return [

@@ -221,7 +221,7 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
         if not len(found):
             skips = (run.skipped.get(key.workload) for _, run in side.result.runs())
             why = next(filter(None, skips), None)
-            missing = f"{key.name} is not in {side.label}" + (f": {why}" if why else "")
+            missing = f"Not in {side.label}" + (f" ({why})" if why else "")
     return Row(
         workload=key.name,
         unit=first.unit,
@@ -295,9 +295,7 @@ def _measured(
         count = len(differences)
         row = replace(row, units=(count, count))
         if not count:
-            return replace(
-                row, margin=allowed, missing=f"{row.workload} is in no block of both sides"
-            )
+            return replace(row, margin=allowed, missing="In no block of both sides")
         shift = stats.pseudo_median(differences)
         interval = stats.signed_rank_interval(differences, confidence)
         spread = stats.spread(differences) if count > 1 else None

@@ -45,8 +45,7 @@ def render_comparisons(
     for comparison in comparisons:
         parts += _differences(comparison, form == "markdown")
     parts.append(write(_main(comparisons)))
-    for comparison in comparisons:
-        parts += [fill(words, WIDTH) for words in _below(comparison)]
+    parts += [fill(words, WIDTH) for words in _below(comparisons)]
     if explain and any(row.spread is not None for c in comparisons for row in c.rows):
         parts += [fill("What the spread allows to see:", WIDTH), write(_explained(comparisons))]
     if gate is not None:
@@ -77,6 +76,14 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
         said = [*caveats_of_values(split.comparison), _alarms(split)]
         parts += [fill(words, WIDTH) for words in said]
     alarms = sum(bool(split.false_alarms) for split in splits)
+    reach = max((_reach(row) for s in splits for row in s.comparison.rows), default=0.0)
+    if reach:
+        parts.append(
+            fill(
+                f"The intervals reach {100 * reach:.2g} %: a shift within that is this noise.",
+                WIDTH,
+            )
+        )
     parts.append(
         fill(
             f"False alarms in {alarms} of {len(splits)} splits. At "
@@ -88,10 +95,18 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
     return "\n".join(parts)
 
 
+def _reach(row: Row) -> float:
+    """Return how far the interval goes from 0, as a share of before."""
+    if row.interval is None or not row.before:
+        return 0.0
+    return max(map(abs, row.interval)) / abs(row.before)
+
+
 def _alarms(split: Split) -> str:
     said = "False alarm" if split.false_alarms else "No false alarm"
     rows = f": {', '.join(split.false_alarms)}" if split.false_alarms else ""
-    undecided = f"; {len(split.undecided)} rows undecided" if split.undecided else ""
+    number = len(split.undecided)
+    undecided = f"; {number} row{'' if number == 1 else 's'} undecided" if number else ""
     return f"{said}{rows}{undecided}."
 
 
@@ -211,30 +226,34 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
             line += [scale(row.before), scale(row.after), scale(row.shift, sign=True)]
             lines.append((*line, _interval(row, scale), _percent(row), _verdict(row)))
             shown = ""
-    heads = ["workload", "after"] if several else ["workload"]
+    heads = ["workload", "side"] if several else ["workload"]
     sides = ["before", "after"]
-    if not several:
-        labels = [side.label for side in comparisons[0].sides]
-        sides = labels if max(map(len, labels)) <= 8 else sides
-    elif len(comparisons):
-        sides = ["before", ""]
+    labels = [side.label for side in comparisons[0].sides]
+    if not several and max(map(len, labels)) <= 8:
+        sides = labels
     return Table((*heads, *sides, "shift", level, "", "verdict"), lines, names=len(heads))
 
 
-def _below(comparison: Comparison) -> list[str]:
+def _below(comparisons: Sequence[Comparison]) -> list[str]:
     """Return what stands under the table: controls, what could be seen, and the caveats."""
     words = []
-    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
-    others = [row.workload for row in comparison.rows if not row.primary]
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    others = dict.fromkeys(row.workload for row in rows if not row.primary)
     if others:
         words.append(f"Not among the rows to be decided beforehand: {', '.join(others)}.")
-    controls = [row.workload for row in noisy if row.control]
-    if controls and any(row.p is not None for row in noisy):
+    controls = dict.fromkeys(row.workload for row in rows if row.control and row.p is not None)
+    if controls:
         words.append(f"Controls, which a change to TR's reload cannot move: {', '.join(controls)}.")
-    able = [row for row in noisy if row.detectable is not None and row.before]
-    if able:
-        words.append(_detectable(able, comparison))
-    return words + caveats(comparison)
+    for comparison in comparisons:
+        able = [row for row in comparison.rows if row.detectable is not None and row.before]
+        if able:
+            label = f"{comparison.sides[1].label}: " if len(comparisons) > 1 else ""
+            words.append(_sentence(label + _detectable(able, comparison)))
+    return list(dict.fromkeys((*words, *(said for c in comparisons for said in caveats(c)))))
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
@@ -245,7 +264,7 @@ def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
     said = f"{low[0]:.2g} %"
     if len(shares) > 1:
         said = f"{low[0]:.2g} % ({low[1]}) to {high[0]:.2g} % ({high[1]})"
-    words = f"Minimum detectable effect (power {100 * POWER:.0f} %, a row by itself): {said}."
+    words = f"minimum detectable effect (power {100 * POWER:.0f} %, a row by itself): {said}."
     wanted = sorted(row.wanted for row in rows if row.wanted is not None)
     if wanted:
         wish = comparison.detect or comparison.margin

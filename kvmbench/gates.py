@@ -80,7 +80,8 @@ class Gate:
         words = {"ok": "passed", "regression": "failed", "inconclusive": "inconclusive"}
         bad = [finding for finding in self.findings if finding.status != "ok"]
         said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
-        return (*said, f"Gate {words[self.status]}: {len(self.findings)} checks.")
+        number = f"{len(self.findings)} check{'' if len(self.findings) == 1 else 's'}"
+        return (*said, f"Gate {words[self.status]}: {number}.")
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
@@ -113,7 +114,7 @@ Found = tuple[Status, str]
 
 def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
     if row.missing or row.shift is None:
-        return "regression", f"{row.missing}."
+        return "regression", f"{row.workload}: {(row.missing or '').lower()}"
     if limit.worse is None:
         return _bounded(row, limit, comparison)
     allowed = limit.worse.of(row.before or 0.0)
@@ -151,7 +152,7 @@ def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
 
 def _any(row: Row) -> Found:
     if row.missing or row.shift is None:
-        return "regression", f"{row.missing}."
+        return "regression", f"{row.workload}: {(row.missing or '').lower()}"
     said = f"{row.workload} is {row.verdict}, {_worse(row)}"
     if row.kind == "exact":
         bad = (row.worse or 0.0) > 0 or row.varies

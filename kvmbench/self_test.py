@@ -6,9 +6,8 @@ which is what makes two measurements of one thing differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -17,8 +16,6 @@ from kvmbench.replicates import Side
 from kvmbench.results import Result
 
 __all__ = ["Split", "self_test"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +50,19 @@ def self_test(side: Side, **options: Any) -> list[Split]:
             f"{side.label}: the order of its runs is lost, so they cannot be taken apart in time, "
             "and random halves would hide a drift"
         )
-    if all(series.kind == "exact" for _, _, series in result.series()):
+    if all(cell.series.kind == "exact" for cells in side.cells.values() for cell in cells):
         raise ValueError(f"{side.label}: exact figures have no noise to test")
-    by_boot = len(result.boots) > 1
+    by_boot = len(side.boots) > 1
     what = "boots" if by_boot else "runs"
-    number = len(result.boots) if by_boot else len(result.boots[0].runs)
-    if number < 4:
-        raise ValueError(f"{side.label}: {number} {what}, and 4 or more can be taken apart")
+    units = side.boots if by_boot else list(side.runs)
+    if len(units) < 4:
+        raise ValueError(f"{side.label}: {len(units)} {what}, and 4 or more can be taken apart")
     splits = []
-    for name, labels, first in _splits(number):
-        parts = [_part(result, {i for i in range(number) if (i in first) is one}, by_boot)
-                 for one in (True, False)]  # fmt: skip
+    for name, labels, first in _splits(len(units)):
+        parts = (
+            _part(result, {unit for n, unit in enumerate(units) if (n in first) is one}, by_boot)
+            for one in (True, False)
+        )
         before, after = (
             Side(f"{label} {what}", part, side.configuration)
             for label, part in zip(labels, parts, strict=True)
@@ -86,16 +85,16 @@ def _splits(number: int) -> list[tuple[str, tuple[str, str], set[int]]]:
 
 
 def _part(result: Result, chosen: set[int], by_boot: bool) -> Result:
-    """Return the result with only the chosen boots, or the chosen runs of its one boot."""
-    if by_boot:
-        boots = _chosen(result.boots, chosen)
-    else:
-        (boot,) = result.boots
-        boots = [msgspec.structs.replace(boot, runs=_chosen(boot.runs, chosen))]
-    # Blocks paired two kernels; the parts of one are not pairs.
-    boots = [msgspec.structs.replace(boot, block=None) for boot in boots]
+    """Return the result with the chosen boots only, or the chosen runs; numbers as in the file."""
+    boots = []
+    number = 0
+    for n, boot in enumerate(result.boots):
+        numbers = range(number, number + len(boot.runs))
+        number += len(boot.runs)
+        runs = boot.runs
+        if not by_boot:
+            runs = [run for i, run in zip(numbers, boot.runs, strict=True) if i in chosen]
+        if (n in chosen) if by_boot else runs:
+            # Blocks paired two kernels; the parts of one are not pairs.
+            boots.append(msgspec.structs.replace(boot, runs=runs, block=None))
     return msgspec.structs.replace(result, boots=boots, notes=[])
-
-
-def _chosen(items: Sequence[T], chosen: set[int]) -> list[T]:
-    return [item for number, item in enumerate(items) if number in chosen]
