@@ -61,7 +61,8 @@ def test_type_checkers_see_the_same_names():
     "module",
     [
         *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
-        *("scenario", "scenario_tables", "tables", "files", "results"),
+        *("scenario", "scenario_tables", "tables", "files", "results", "baseline"),
+        "pytest_plugin",
     ],
 )
 def test_every_modules_all(module):
@@ -81,6 +82,7 @@ def test_every_modules_all(module):
         ("from kvmbench import Machine", {"click"}),
         ("import kvmbench.simulate, kvmbench.tables", {"click"}),
         ("import kvmbench.scenario, kvmbench.scenario_tables", {"click"}),
+        ("import kvmbench.pytest_plugin", {"numpy", "click", "msgspec", "kvmbench.model"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
@@ -97,7 +99,7 @@ FLOORS = {
     **dict.fromkeys(("_steps", "_core", "_scenario"), 2),
     "stats": 2,
     **dict.fromkeys(("workloads", "results"), 3),
-    **dict.fromkeys(("simulate", "scenario"), 4),
+    **dict.fromkeys(("simulate", "scenario", "baseline"), 4),
     "live": 4,
     **dict.fromkeys(("tables", "scenario_tables", "compare", "compare_tables", "formats"), 5),
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
