@@ -5,13 +5,24 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
 
-.PHONY: run test bench check coverage clean
+BASELINE = results/baseline-cycles.json
+CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
+
+.PHONY: run test gate baseline bench check coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --benchmark-disable
+
+# Fails where a simulated figure is not the committed one; `make baseline` commits to new ones.
+gate: $(VENV)/.test
+	$(CYCLES) --benchmark-columns=median,rounds --benchmark-sort=fullname
+	$(CYCLES) --benchmark-disable -n 2
+
+baseline: $(VENV)/.test
+	$(CYCLES) --benchmark-disable --cycles-update
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -1,6 +1,9 @@
 """Benchmarking of KVM's VM exits: exact simulation, real measurement, honest comparison.
 
 Names load on first use, so that `import kvmbench` and `kvmbench --help` stay quick.
+
+PYTEST_DONT_REWRITE: pytest rewrites the asserts of a package with a plugin, and warns where that
+was imported before pytest was.
 """
 
 from importlib import import_module
