@@ -15,7 +15,7 @@ from kvmbench.gates import Gate
 from kvmbench.self_test import Split
 from kvmbench.tables import Table, fill, markdown, text
 
-__all__ = ["COMPARE_FORMATS", "render_comparisons", "render_splits"]
+__all__ = ["COMPARE_FORMATS", "figure", "render_comparisons", "render_splits"]
 
 COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
 WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
@@ -250,6 +250,13 @@ def _below(comparisons: Sequence[Comparison]) -> list[str]:
             label = f"{comparison.sides[1].label}: " if len(comparisons) > 1 else ""
             words.append(_sentence(label + _detectable(able, comparison)))
     return list(dict.fromkeys((*words, *(said for c in comparisons for said in caveats(c)))))
+
+
+def figure(value: float) -> str:
+    """Return a figure with no exponent where four significant digits need none."""
+    if float(value).is_integer() and abs(value) < 1e12:
+        return str(int(value))
+    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _sentence(words: str) -> str:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, is_file, read
+from kvmbench.cli.common import (
+    RESULT_ENDINGS,
+    complete,
+    is_file,
+    load_result,
+    read,
+    results_dir_option,
+    saved_results,
+)
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
@@ -16,33 +25,39 @@ if TYPE_CHECKING:
     from kvmbench.workloads import Workload
 
 
-def _names(_: click.Context) -> Iterable[str]:
+def _names(ctx: click.Context) -> Iterable[str]:
     from kvmbench import catalog, scenario, workloads
 
     tables = (
         *(catalog.policies(), catalog.profiles(), catalog.published()),
         *(workloads.workloads(), scenario.scenarios()),
     )
-    return sorted({name for table in tables for name in table})
+    kept = saved_results(ctx.params.get("results_dir") or "results")
+    return sorted({name for table in (*tables, kept) for name in table})
 
 
 @click.command("show")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete(_names))
-def command(name: str) -> None:
-    """Print a workload, scenario, policy, profile or published table, by name or from a file.
+@results_dir_option
+def command(name: str, results_dir: str) -> None:
+    """Print a workload, scenario, policy, profile, published table or result.
 
-    A name that stands for several things prints them all.
+    By name or from a file; of results, any that `kvmbench convert` reads. A name that stands for
+    several things prints them all.
 
     \b
     Examples:
       kvmbench show deferred
       kvmbench show patch-2017
       kvmbench show ./mine.toml
+      kvmbench show logs/vmexit.log
     """
     from kvmbench import catalog, model, scenario, workloads
 
-    if is_file(name):
+    if is_file(name) and name.endswith((".toml", ".py")):
         found = _from_file(name)
+    elif is_file(name) or name.endswith(RESULT_ENDINGS) or Path(name).is_file():
+        found = [_result(name, results_dir)]
     else:
         try:
             groups: list[tuple[Callable[[Any], str], Any]] = [
@@ -55,6 +70,8 @@ def command(name: str) -> None:
         except ValueError as error:
             raise click.ClickException(str(error)) from None
         found = [show(known[name]) for show, known in groups if name in known]
+        if name in saved_results(results_dir):
+            found.append(_result(name, results_dir))
         if not found:
             raise click.UsageError(
                 model.unknown_name("name", name, _names(click.get_current_context()))
@@ -65,7 +82,6 @@ def command(name: str) -> None:
 def _from_file(path: str) -> list[str]:
     """Show a user's file; what it holds is known by its top level."""
     import tomllib
-    from pathlib import Path
 
     from kvmbench import catalog, scenario, workloads
 
@@ -82,6 +98,12 @@ def _from_file(path: str) -> list[str]:
     if "costs" in top or "kinds" in top or "extends" in top:
         return [_profile(read(catalog.load_profile, path))]
     return [_policy(found) for found in read(catalog.load_policies, path).values()]
+
+
+def _result(name: str, results_dir: str) -> str:
+    from kvmbench.result_tables import render_result
+
+    return render_result(Path(name).name, load_result(name, results_dir))
 
 
 def _workload(workload: Workload) -> str:
@@ -160,6 +182,9 @@ def _profile(profile: Profile) -> str:
 
 
 def _published(table: Published) -> str:
+    from kvmbench.formats import from_published
+    from kvmbench.replicates import Side
+    from kvmbench.result_tables import render_rows
     from kvmbench.tables import Table, fact, text
 
     lines = fact("published", table.name)
@@ -187,4 +212,6 @@ def _published(table: Published) -> str:
             order = "order in time lost" if table.order == "lost" else "in order"
             values = " ".join(f"{value:g}" for value in row.values)
             lines += fact("runs", f"{row.configuration}, {len(row.values)}, {order}: {values}")
+    if any(row.values for row in table.rows):
+        lines += "\n" + render_rows(Side(table.name, from_published(table)))
     return lines

@@ -103,6 +103,7 @@ FLOORS = {
     **dict.fromkeys(("live", "replicates", "plan"), 4),
     **dict.fromkeys(("tables", "scenario_tables", "formats"), 5),
     **dict.fromkeys(("compare", "caveats", "gates", "self_test", "compare_tables"), 5),
+    "result_tables": 5,
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
 }
 ARROWS = {
@@ -110,6 +111,7 @@ ARROWS = {
     *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
     *(("scenario_tables", "tables"), ("formats", "tables"), ("compare_tables", "tables")),
     *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
+    *(("result_tables", n) for n in ("tables", "compare", "compare_tables")),
     *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
