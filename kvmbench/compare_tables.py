@@ -41,15 +41,15 @@ def render_comparisons(
     if form == "junit":
         return _junit(comparisons, gate)
     write = markdown if form == "markdown" else _text
-    parts = [fill(_title(comparisons), WIDTH)]
+    parts = [fill(_title(comparisons))]
     for comparison in comparisons:
         parts += _differences(comparison, form == "markdown")
     parts.append(write(_main(comparisons)))
-    parts += [fill(words, WIDTH) for words in _below(comparisons)]
+    parts += [fill(words) for words in _below(comparisons)]
     if explain and any(row.spread is not None for c in comparisons for row in c.rows):
-        parts += [fill("What the spread allows to see:", WIDTH), write(_explained(comparisons))]
+        parts += [fill("What the spread allows to see:"), write(_explained(comparisons))]
     if gate is not None:
-        parts.append("".join(fill(line, WIDTH) for line in gate.lines))
+        parts.append("".join(fill(line) for line in gate.lines))
     return "\n".join(parts)
 
 
@@ -70,26 +70,24 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
         }
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
     write = markdown if form == "markdown" else _text
-    parts = [fill(f"{label} against itself: nothing changed, so whatever moved is noise", WIDTH)]
+    parts = [fill(f"{label} against itself: nothing changed, so whatever moved is noise")]
     for split in splits:
-        parts += [fill(f"{split.name}:", WIDTH), write(_main([split.comparison]))]
+        parts += [fill(f"{split.name}:"), write(_main([split.comparison]))]
         said = [*caveats_of_values(split.comparison), _alarms(split)]
-        parts += [fill(words, WIDTH) for words in said]
+        parts += [fill(words) for words in said]
     alarms = sum(bool(split.false_alarms) for split in splits)
     reach = max((_reach(row) for s in splits for row in s.comparison.rows), default=0.0)
     if reach:
         parts.append(
             fill(
                 f"The intervals reach {100 * reach:.2g} %: a shift within that is this noise.",
-                WIDTH,
             )
         )
     parts.append(
         fill(
             f"False alarms in {alarms} of {len(splits)} splits. At "
             f"{100 * splits[0].comparison.confidence:g} % one split in "
-            f"{1 / (1 - splits[0].comparison.confidence):.0f} may have one.",
-            WIDTH,
+            f"{1 / (1 - splits[0].comparison.confidence):.0f} may have one."
         )
     )
     return "\n".join(parts)
@@ -151,7 +149,7 @@ def _differences(comparison: Comparison, marked_up: bool) -> list[str]:
     after = comparison.sides[1].label
     lines = [f"{comparison.sides[0].label} and {after} differ in"]
     bullet = "- " if marked_up else "  "
-    lines += [fill(str(entry), WIDTH, indent=bullet).rstrip("\n") for entry in found]
+    lines += [fill(str(entry), indent=bullet).rstrip("\n") for entry in found]
     return ["\n".join(lines) + "\n"]
 
 
@@ -197,6 +195,8 @@ def _interval(row: Row, scale: _Scale) -> str:
 def _percent(row: Row) -> str:
     if row.percent is None:
         return "-"
+    if not row.shift:
+        return "0.0%"
     figure = f"{row.percent:+.{1 if abs(row.percent) >= 1 else 2}f}%"
     return figure.lstrip("+-") if not figure.strip("+-0.%") else figure
 
@@ -271,7 +271,8 @@ def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
     said = f"{low[0]:.2g} %"
     if len(shares) > 1:
         said = f"{low[0]:.2g} % ({low[1]}) to {high[0]:.2g} % ({high[1]})"
-    words = f"minimum detectable effect (power {100 * POWER:.0f} %, a row by itself): {said}."
+    how = f"told from 0, power {100 * POWER:.0f} %, a row by itself"
+    words = f"minimum detectable effect ({how}): {said}."
     wanted = sorted(row.wanted for row in rows if row.wanted is not None)
     if wanted:
         wish = comparison.detect or comparison.margin
@@ -280,7 +281,7 @@ def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
             "blocks" if comparison.replicates.paired else f"{comparison.replicates.level}s a side"
         )
         number = f"{wanted[0]}" if wanted[0] == wanted[-1] else f"{wanted[0]} to {wanted[-1]}"
-        words += f" To see {what} takes {number} {unit}."
+        words += f" To tell {what} from 0 takes {number} {unit}."
     return words
 
 
