@@ -44,10 +44,10 @@ __all__ = [
 Array: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
 
-# Up to these sizes the null distributions are counted exactly, in 1 s at most. Beyond them the
-# normal approximation with continuity and tie correction is used: at 101 v 100 its tail
-# probability of .025 is right to 0.2 %.
-EXACT_PAIRS = 10_000  # n * m
+# Up to these sizes the null distributions are counted exactly, in 0.3 s at most. Beyond them the
+# normal approximation with continuity and tie correction is used, which errs on the safe side:
+# at 71 v 71 it makes a p of .05 0.4 % larger, and one of .001 10 % larger.
+EXACT_PAIRS = 5_000  # n * m
 EXACT_BLOCKS = 400  # paired differences
 EXACT_STEPS = 200  # values in a sequence
 
@@ -309,23 +309,35 @@ def drift(values: ArrayLike) -> tuple[float, float]:
 
 
 def two_groups(values: ArrayLike) -> tuple[float, float] | None:
-    """Return the centres (medians) of two clearly separate groups of values, else None."""
+    """Return the medians of two clearly separate groups of values, low and high; None for one.
+
+    The sorted values are cut in two, each part with at least three and a quarter of all: a slow
+    run or two is not a second mode. The cut taken has the largest D = (difference of the parts'
+    means) / sqrt(variance within the parts, n - 2, + q**2 / 12), q being the smallest step between
+    different values, which stands for the clock's. There are two groups when D > 4.2 + 36 / n.
+
+    The limit is calibrated: fewer than 1 % of samples of 6 to 100 normal, uniform, exponential,
+    Laplace or rounded values are called two groups. Two normal halves 8 standard deviations apart
+    are found in 60 % of samples of 10 values and 90 % of 16; 12 apart in 97 % of 10. Values of
+    which only two differ are never two groups: they may be one step of the clock apart.
+    """
     x = np.sort(_sample(values))
     n = len(x)
-    best: tuple[float, int] = (0.0, 0)
     steps = np.diff(x)
     if n < 6 or not steps.any():
         return None
     quantum = steps[steps > 0].min()
-    least = max(2, ceil(n / 5))
-    for k in range(least, n - least + 1):
-        low, high = x[:k], x[k:]
-        within = (np.var(low) * k + np.var(high) * (n - k)) / (n - 2) + quantum**2 / 12
-        best = max(best, (float(steps[k - 1] / np.sqrt(within)), k))
-    if best[0] < 4.0:
+    least = max(3, ceil(n / 4))
+    low = np.arange(least, n - least + 1)  # values below the cut
+    centred = x - x.mean()
+    below = np.cumsum(centred)[low - 1]  # above the cut the sum is -below
+    squares = (centred**2).sum() - below**2 * n / (low * (n - low))
+    within = np.maximum(squares, 0) / (n - 2) + quantum**2 / 12
+    apart = -below * n / (low * (n - low)) / np.sqrt(within)
+    if apart.max() <= 4.2 + 36 / n:
         return None
-    k = best[1]
-    return float(np.median(x[:k])), float(np.median(x[k:]))
+    cut = int(low[apart.argmax()])
+    return float(np.median(x[:cut])), float(np.median(x[cut:]))
 
 
 # Planning
@@ -346,8 +358,10 @@ def minimum_detectable(
 
     It is for normal values and one row. In small samples (n m <= 400, or 30 pairs) it is the
     `power` quantile of the interval's upper end over 10,000 samples of shift 0, good to about
-    2 %; beyond, (z[1 - a/2] + z[power]) * sd * sqrt(1/n + 1/m) / sqrt(3/pi), which is Lehmann's
-    large-sample formula and is far too bright for small ones: 6 pairs have power .46 at its word.
+    2 %. Beyond, it is the large-sample formula (z[1 - a/2] + z[power]) * sd * sqrt(1/n + 1/m) /
+    sqrt(3/pi) (Lehmann 1975), times sqrt(N / (N - 2)) with N values in all, which meets the
+    samples' power. The formula promises far too much of small samples: at its word, 6 pairs have
+    power 0.46 and not 0.8.
     """
     reach = _reach(n, m, confidence, power)
     return None if reach is None else reach * _positive("spread", spread)
@@ -363,11 +377,11 @@ def runs_needed(
 ) -> int | None:
     """Return how many runs on each side, or `paired` differences, see `shift`.
 
-    None for shift 0, or one that would need above 10**8 runs. The inverse of minimum_detectable, never below the smallest number at which the exact test
-    can reach the level.
+    The inverse of minimum_detectable, never below the smallest number at which the exact test can
+    reach the level. None for shift 0, and for one below 1/10,000 of the spread.
     """
     sides = 1 if paired else 2
-    size = abs(shift)
+    size = _positive("shift", abs(shift))
     sd = _positive("spread", spread)
     if not size or sd / size > 1e4:
         return None
@@ -392,8 +406,10 @@ def _reach(n: int, m: int | None, confidence: float, power: float) -> float | No
     k = _signed_rank_order(n, confidence) if m is None else _rank_sum_order(n, m, confidence)
     if not k:
         return None
-    if (n > 30) if m is None else (n * m > 400):
-        return _large_sample(confidence, power) * sqrt(1 / n + (0 if m is None else 1 / m))
+    if n > 30 if m is None else n * m > 400:
+        total = n if m is None else n + m
+        share = (1 / n if m is None else 1 / n + 1 / m) * total / (total - 2)
+        return _large_sample(confidence, power) * sqrt(share)
     # Moving a sample moves its interval, so the shift is seen that exceeds the upper end at 0.
     normal = _normals(10_000, n + (m or 0))
     if paired:
