@@ -174,6 +174,8 @@ def decode_json(decoder: msgspec.json.Decoder[T], data: bytes, name: str) -> T:
     """
     try:
         return decoder.decode(data)
+    except MemoryError:
+        raise _too_large(name) from None
     except msgspec.ValidationError as error:
         raise ResultError(f"{name}: {_placed(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -203,15 +205,14 @@ def _one_line(found: re.Match[bytes]) -> bytes:
 
 def read_bytes(path: str | Path) -> bytes:
     """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
-    too_large = ResultError(f"{path}: larger than this machine's memory allows")
     file = Path(path)
     # Decoded numbers take about four times the room of their text.
     if file.is_file() and 4 * file.stat().st_size > _available_memory():
-        raise too_large
+        raise _too_large(path)
     try:
         return file.read_bytes()
     except MemoryError:
-        raise too_large from None
+        raise _too_large(path) from None
 
 
 def read(path: str | Path) -> Result:
@@ -312,6 +313,8 @@ def _not_json(data: bytes, error: Exception) -> str:
     if not found:
         return f"not JSON: {error}"
     at = int(found[1])
+    if at >= len(data.rstrip()):
+        return "ends in the middle of the JSON: cut off?"
     line = data.count(b"\n", 0, at) + 1
     column = at - data.rfind(b"\n", 0, at)
     if re.match(rb"[-+]?(nan|inf)", data[at : at + 9].lstrip(b"-+ "), re.IGNORECASE):
@@ -323,6 +326,10 @@ def _placed(error: Exception) -> str:
     """Turn "what - at `$.place`" into "$.place: what"."""
     what, at, place = str(error).partition(" - at `")
     return f"{place.rstrip('`')}: {what}" if at else what
+
+
+def _too_large(path: str | Path) -> ResultError:
+    return ResultError(f"{path}: larger than this machine's memory allows")
 
 
 def _available_memory() -> float:

@@ -71,7 +71,7 @@ def decode(data: bytes, name: str) -> Result:
         name=about.get("result", "") if ours else "",
         source=about.get("source", "") if ours else "",
         order="lost" if ours and any(v.config.get("order") == "lost" for v in values) else "time",
-        boots=[Boot(host=_host(about, ours), runs=list(_runs(values, units)))],
+        boots=[Boot(host=_host(about, ours), runs=list(_runs(values, units, ours)))],
     )
     check(result, name)
     return result
@@ -119,10 +119,10 @@ def _host(about: dict[str, str], ours: bool) -> Host:
     return Host(kernel=about.get("kernel"), cpu=about.get("cpu"), facts=facts)
 
 
-def _runs(values: list[_Value], units: dict[tuple[str, str], str]) -> Iterator[Run]:
+def _runs(values: list[_Value], units: dict[tuple[str, str], str], ours: bool) -> Iterator[Run]:
     steady = _steady(values)
     keys = dict.fromkeys(key for value in values for key in value.config)
-    changing = [key for key in keys if key not in steady and key != "order"]
+    changing = [key for key in keys if key not in steady and not (ours and key == "order")]
     several: dict[str, set[str]] = {}
     for value in values:
         several.setdefault(value.name, set()).add(value.unit)
