@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvmbench.results import Boot, Result, ResultError, Run, Series, encode, read, write
 
-__all__ = ["Figure", "difference", "read_baseline", "result", "tests", "write_baseline"]
+__all__ = ["Figure", "difference", "read_baseline", "result", "rows", "write_baseline"]
 
 NOTE = "Written by pytest --cycles-update: a workload is a test."
 
@@ -119,7 +119,7 @@ def write_baseline(path: Path, new: Result) -> bool:
     return True
 
 
-def tests(baseline: Result) -> dict[str, _Row]:
+def rows(baseline: Result) -> dict[str, _Row]:
     """Return each test's row by its id, in the order of the file."""
     return {series.workload: _Row(series, run) for _, run, series in baseline.series()}
 

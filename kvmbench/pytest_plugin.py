@@ -410,10 +410,10 @@ class Gate:
         self.lines.append(f"CYCLES {line}")
 
     def _compare(self) -> None:
-        from kvmbench.baseline import difference, result, tests
+        from kvmbench.baseline import difference, result, rows
 
         assert self.old is not None
-        old, new = tests(self.old), tests(result(self.figures))
+        old, new = rows(self.old), rows(result(self.figures))
         for name in old:
             if name not in new:
                 self._fail(f"{name}: in the baseline, {self._missing(name)}")
@@ -432,11 +432,11 @@ class Gate:
             self.lines.append(f"{_tests(len(new))}, every figure as in the baseline")
 
     def _write(self, passed: bool) -> None:
-        from kvmbench.baseline import difference, result, tests, write_baseline
+        from kvmbench.baseline import difference, result, rows, write_baseline
 
-        old = tests(self.old) if self.old is not None else {}
+        old = rows(self.old) if self.old is not None else {}
         made = result(self.figures)
-        new = tests(made)
+        new = rows(made)
         if not passed:
             self._fail("baseline not written: tests failed")
             return
