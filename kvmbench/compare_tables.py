@@ -208,7 +208,8 @@ def _verdict(row: Row) -> str:
 def _main(comparisons: Sequence[Comparison]) -> Table:
     several = len(comparisons) > 1
     mixed = len({row.unit for comparison in comparisons for row in comparison.rows}) > 1
-    level = f"{100 * comparisons[0].confidence:g} % interval"
+    noisy = any(row.kind == "noisy" for comparison in comparisons for row in comparison.rows)
+    level = f"{100 * comparisons[0].confidence:g} % interval" if noisy else "interval"
     names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
     lines = []
     for name in names:

@@ -91,7 +91,6 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--control",
-    "controls",
     multiple=True,
     metavar="ROW",
     help="Row (a pattern) that must not move; may be repeated. [default: those without a reload "
@@ -106,7 +105,6 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--fail-on",
-    "limits",
     type=LimitType(),
     multiple=True,
     metavar="ROW:LIMIT",
@@ -136,10 +134,10 @@ def command(
     confidence: float,
     family: Literal["max-t", "holm"],
     primary: tuple[str, ...],
-    controls: tuple[str, ...],
+    control: tuple[str, ...],
     no_controls: bool,
     detect: Margin | None,
-    limits: tuple[Limit, ...],
+    fail_on: tuple[Limit, ...],
     fail_on_any: bool,
     fail_inconclusive: bool,
     same_host: bool,
@@ -163,9 +161,9 @@ def command(
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
     """
-    if controls and no_controls:
+    if control and no_controls:
         raise click.UsageError("--control and --no-controls exclude each other")
-    if fail_inconclusive and not (limits or fail_on_any):
+    if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
     sides = _sides(names, results_dir)
 
@@ -175,12 +173,12 @@ def command(
         comparisons = [
             compare.compare(
                 sides[0], after, confidence=confidence, margin=margin, family=family,
-                primary=primary, controls=() if no_controls else controls or None, detect=detect,
+                primary=primary, controls=() if no_controls else control or None, detect=detect,
                 comparisons=len(sides) - 1,
             )
             for after in sides[1:]
         ]  # fmt: skip
-        gate = gates.gate(comparisons, limits, fail_on_any) if limits or fail_on_any else None
+        gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
     except compare.Incompatible as error:
         raise _IncompatibleError(str(error)) from None
     except ValueError as error:

@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--before-word",
-    "before_words",
     multiple=True,
     metavar="WORD",
     help="What BEFORE's command line must have, such as mitigations=off; may be repeated.",
 )
 @click.option(
     "--after-word",
-    "after_words",
     multiple=True,
     metavar="WORD",
     help="What AFTER's must have; may be repeated.",
@@ -51,8 +49,8 @@ def command(
     after: str,
     arguments: tuple[str, ...],
     blocks: int,
-    before_words: tuple[str, ...],
-    after_words: tuple[str, ...],
+    before_word: tuple[str, ...],
+    after_word: tuple[str, ...],
     seed: int | None,
     output: str,
 ) -> None:
@@ -66,8 +64,7 @@ def command(
     \b
     Examples:
       kvmbench plan 6.11.0 6.12.0 --blocks 8
-      kvmbench plan on=6.12.0 off=6.12.0 --after-word mitigations=off
-      kvmbench run --plan plan.json          (after each boot)
+      kvmbench plan on=6.12.0 off=6.12.0 --after-word mitigations=off -o off.json
     """
     import random
 
@@ -77,8 +74,8 @@ def command(
         raise click.UsageError(f"{output} exists: a plan is not replaced; choose another file, -o")
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     kernels = (
-        _kernel(before, before_words, output),
-        _kernel(after, after_words, output),
+        _kernel(before, before_word, output),
+        _kernel(after, after_word, output),
     )
     for kernel in kernels:
         if (Path(output).parent / kernel.results).exists():

@@ -110,7 +110,7 @@ def command(
       kvmbench run --before every-exit --against patch-2017
       kvmbench run --after exit-to-user --ioperm both
       kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
-      kvmbench run --save main
+      kvmbench run --save sim
     """
     if plan is not None:
         from kvmbench.cli.plan import run_step

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import stat
@@ -21,7 +22,9 @@ import pytest
 from click.testing import CliRunner
 
 import kvmbench
+from kvmbench import results
 from kvmbench.cli.main import COMMANDS, main
+from kvmbench.results import Run, Series
 
 AFTER = """\
 cpuid 1291
@@ -703,13 +706,21 @@ def test_the_examples_of_the_help_work():
     write("mine.toml", "[mine]\n")
     work = "[[tasks]]\nname = 'work'\ntype = 'plain'\ncount = 1\n"
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
+    runs = [Run(series=[Series(workload="cpuid", kind="noisy", values=[n % 3])]) for n in range(8)]
+    for folder in ("results", "logs", "new"):
+        Path(folder).mkdir()
+    for name in ("before", "after", "a", "b", "results/main", "results/pr"):
+        results.write(f"{name}.json", results.Result(boots=[results.Boot(runs=runs)]))
+    write("vmexit.log", "inl_from_qemu 6209\n")
+    for folder in ("logs", "new"):
+        write(f"{folder}/vmexit.log", "inl_from_qemu 6209\n")
     found = []
     for arguments in ([], *([name] for name in COMMANDS)):
         lines = invoke(*arguments, "--help").stdout.splitlines()
         found += [line.strip() for line in lines if line.startswith("    kvmbench ")]
     assert len(found) >= 12
     for line in found:
-        command = re.split(r"  +| >+ ", line)[0].split()
+        command = shlex.split(re.split(r"  +| >+ ", line)[0])
         assert invoke(*command[1:]).exit_code == 0, line
 
 
