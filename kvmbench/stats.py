@@ -63,7 +63,10 @@ SAME = 1 + 1e-9
 
 
 def hodges_lehmann(before: ArrayLike, after: ArrayLike) -> float:
-    """Return the Hodges-Lehmann shift: the median of all after[j] - before[i]."""
+    """Return the Hodges-Lehmann shift: the median of all after[j] - before[i].
+
+    The n * m differences are held in memory, here and in the interval.
+    """
     return float(np.median(_differences(before, after)))
 
 
@@ -171,7 +174,9 @@ def max_t_independent(
     1). The draws are ranks of PCG64(seed)'s raw 64-bit numbers, whose stream numpy guarantees.
 
     The family-wise error holds where the runs are exchangeable between the sides in the columns
-    that did not change: independent, with the same spread.
+    that did not change: independent, with the same spread. Where a side's spread is twice the
+    other's in all of 6 columns, 6 v 6 runs give 6.6 % false alarms instead of 5 %, three times
+    12 %. A NaN has to be as likely on either side.
     """
     x, y = _table(before, "before"), _table(after, "after")
     n, m = len(x), len(y)
@@ -219,7 +224,8 @@ def max_t_paired(
     6 blocks for p < 0.05, whatever R is, where the changed rows stand out of their spread.
 
     The family-wise error holds where the differences of the columns that did not change are
-    symmetric about 0, as those of balanced blocks (ABBA) are.
+    symmetric about 0: as they are where a block's runs could be exchanged, and for symmetric noise
+    also where the sides' spreads differ.
     """
     table = _table(diffs, "diffs")
     margin = _margins(margins, table.shape[1])
@@ -387,10 +393,10 @@ def runs_needed(
         return None
     # The formula asks for too few in small samples and for the right number in large ones.
     asked = sides * (_large_sample(confidence, power) * sd / size) ** 2
-    n = max(1, ceil(asked / SAME))
+    n = max(1, int(asked))
     while True:
         reach = _reach(n, None if paired else n, confidence, power)
-        if reach is not None and reach * sd <= size * SAME:
+        if reach is not None and reach * sd <= size:
             return n
         n += 1
 

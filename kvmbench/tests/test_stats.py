@@ -415,6 +415,28 @@ def test_margins():
     assert p == [2 / 924, 1, 2 / 924, *[1] * 5]
 
 
+def test_p_is_1_within_the_margin_whatever_the_rounding():
+    # Less its mean of 2/3 the sum is not quite 0, and it is 0 for signs that pair equal values.
+    diffs = np.array([[1.0], [1], [1], [1], [0], [0]])
+    assert stats.max_t_paired(diffs, [1]) == [1]
+
+
+def test_a_row_within_its_margin_is_moved_to_no_shift_and_not_past_it(rng):
+    before, after = rng.normal(size=(5, 2)), rng.normal([2, 1], size=(5, 2))
+    centred = after - [0, after[:, 1].mean() - before[:, 1].mean()]
+    p = stats.max_t_independent(before, after, [0, 50])
+    assert p == stats.max_t_independent(before, centred, [0, 0])
+    d = after - before
+    p = stats.max_t_paired(d, [0, 50])
+    assert p == stats.max_t_paired(d - [0, d[:, 1].mean()], [0, 0])
+
+
+def test_a_large_common_part_loses_nothing(rng):
+    before, after = rng.integers(-99, 99, size=(2, 5, 3)) / 64 + [[[0.0]], [[1]]]
+    found = stats.max_t_independent(before + 2**36, after + 2**36, [0] * 3)
+    assert found == stats.max_t_independent(before, after, [0] * 3)
+
+
 def test_a_margin_is_a_shift_toward_before(rng):
     before, after = rng.normal(size=(5, 2)), rng.normal([3, -3], size=(5, 2))
     found = stats.max_t_independent(before, after, [0.5, 0.25])
@@ -453,6 +475,11 @@ def test_columns_with_missing_values():
     assert p[0] == p[2] == pytest.approx(4 / 70)
     assert stats.max_t_independent(before[:, :1], after[:, :1], [0]) == [pytest.approx(2 / 70)]
     assert stats.max_t_paired(after, [0] * 4)[3] == 1
+    weak = np.array([[1.0], [-2], [3], [1]])
+    lone = np.array([[9.0], [nan], [nan], [nan]])  # says nothing, so it takes nothing
+    assert (
+        stats.max_t_paired(np.hstack([weak, lone]), [0, 0])[0] == stats.max_t_paired(weak, [0])[0]
+    )
     assert stats.max_t_independent(np.zeros((3, 0)), np.zeros((3, 0)), []) == []
     assert stats.max_t_paired(np.zeros((3, 0)), []) == []
 
@@ -528,6 +555,10 @@ def test_drift_of_long_sequences_is_the_normal_approximation(rng, monkeypatch):
     monkeypatch.setattr(stats, "EXACT_STEPS", 10)
     assert stats.drift(x)[0] == exact[0]
     assert stats.drift(x)[1] == pytest.approx(exact[1], rel=0.03)
+    # By hand: score 6, variance 4 * 3 * 13 / 18, half a step of the score 1.
+    wanted = 2 * (1 - NormalDist().cdf((6 - 1) / math.sqrt(26 / 3)))
+    monkeypatch.setattr(stats, "EXACT_STEPS", 3)
+    assert stats.drift([1, 2, 3, 4])[1] == pytest.approx(wanted)
 
 
 def test_drift_by_hand():
@@ -587,6 +618,7 @@ def test_runs_needed_inverts_minimum_detectable(paired, shift):
         return stats.minimum_detectable(1, n, None if paired else n)
 
     assert smallest(n) <= abs(shift)
+    assert stats.runs_needed(3, 3 * smallest(n), paired=paired) == n
     assert smallest(n - 1) is None or smallest(n - 1) > abs(shift)
 
 
