@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import isinf
 from pathlib import Path
 from sys import float_info
 from typing import Annotated, Any, Literal, TypeVar
@@ -205,14 +206,19 @@ def _one_line(found: re.Match[bytes]) -> bytes:
 
 def read_bytes(path: str | Path) -> bytes:
     """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
-    file = Path(path)
     # Decoded numbers take about four times the room of their text.
-    if file.is_file() and 4 * file.stat().st_size > _available_memory():
+    room = _available_memory() / 4
+    file = Path(path)
+    if file.is_file() and file.stat().st_size > room:
         raise _too_large(path)
     try:
-        return file.read_bytes()
+        with file.open("rb") as stream:  # a pipe or a device may have no end
+            data = stream.read(-1 if isinf(room) else int(room) + 1)
     except MemoryError:
         raise _too_large(path) from None
+    if len(data) > room:
+        raise _too_large(path)
+    return data
 
 
 def read(path: str | Path) -> Result:
