@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from math import isinf
 from pathlib import Path
 from sys import float_info
 from typing import Annotated, Any, Literal, TypeVar
@@ -211,14 +210,16 @@ def read_bytes(path: str | Path) -> bytes:
     file = Path(path)
     if file.is_file() and file.stat().st_size > room:
         raise _too_large(path)
+    data = bytearray()
     try:
-        with file.open("rb") as stream:  # a pipe or a device may have no end
-            data = stream.read(-1 if isinf(room) else int(room) + 1)
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                data += block
+                if len(data) > room:  # a pipe or a device may have no end
+                    raise _too_large(path)
+        return bytes(data)
     except MemoryError:
         raise _too_large(path) from None
-    if len(data) > room:
-        raise _too_large(path)
-    return data
 
 
 def read(path: str | Path) -> Result:

@@ -212,6 +212,9 @@ def test_pyperf_holds_every_run():
     assert [len(run.series) for _, run in found.runs()] == [2, 1, 1]
     assert found.boots[0].host == Host(kernel="4.10", cpu="a CPU")
     assert found.boots[0].runs[0].time == "2017-02-21T10:00:00"
+    twice = Result(boots=[THREE_RUNS.boots[1], THREE_RUNS.boots[1]])
+    twins = Result(boots=[msgspec.structs.replace(boot, id="", block=None) for boot in twice.boots])
+    assert [len(boot.runs) for boot in again(twins, "pyperf").boots] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,15 @@ def test_ours_as_go_is_in_the_grammar(result):
             ["workload"],
             ["workload", "configuration"],
         )
+
+
+def test_names_hold_nothing_that_go_reads_into_them():
+    series = Series(workload="a b/c-8", configuration="50%-16", kind="noisy", values=[1])
+    result = Result(boots=[Boot(runs=[Run(series=[series])])])
+    line = formats.dump(result, "go").decode().splitlines()[-1]
+    # A number behind a dash at the end of a name is GOMAXPROCS.
+    assert line == "BenchmarkKvmbench/workload=a%20b%2Fc%2D8/configuration=50%25%2D16\t1\t1 cycles"
+    assert values(again(result, "go")) == {("a b/c-8", "50%-16"): [[1]]}
 
 
 @pytest.mark.skipif(not shutil.which("benchstat"), reason="benchstat is not on PATH")
