@@ -205,12 +205,19 @@ def _one_line(found: re.Match[bytes]) -> bytes:
 
 def read_bytes(path: str | Path) -> bytes:
     """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
-    file = Path(path)
     # Decoded numbers take about four times the room of their text.
-    if file.is_file() and 4 * file.stat().st_size > _available_memory():
+    room = _available_memory() / 4
+    file = Path(path)
+    if file.is_file() and file.stat().st_size > room:
         raise _too_large(path)
+    data = bytearray()
     try:
-        return file.read_bytes()
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                data += block
+                if len(data) > room:  # a pipe or a device may have no end
+                    raise _too_large(path)
+        return bytes(data)
     except MemoryError:
         raise _too_large(path) from None
 

@@ -51,11 +51,12 @@ class _Head(msgspec.Struct):
     """What tells one JSON format from another."""
 
     schema: Any = None
-    machine_info: Any = None
-    benchmarks: list[dict[str, msgspec.Raw]] = []
+    machine_info: msgspec.Raw = msgspec.Raw()
+    benchmarks: msgspec.Raw = msgspec.Raw()
 
 
 _head = msgspec.json.Decoder(_Head)
+_entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
 def load(path: str | Path) -> Result:
@@ -71,7 +72,10 @@ def decode(data: bytes, name: str) -> Result:
 
     Raises ResultError.
     """
-    result: Result = _module(_format(data, name)).decode(data, name)
+    try:
+        result: Result = _module(_format(data, name)).decode(data, name)
+    except MemoryError:
+        raise ResultError(f"{name}: larger than this machine's memory allows") from None
     return result
 
 
@@ -115,17 +119,18 @@ def _format(data: bytes, name: str) -> str:
 
 
 def _json_format(data: bytes, name: str) -> str:
-    try:
-        head = decode_json(_head, data, name)
-    except ResultError as error:
-        if isinstance(error.__cause__, msgspec.ValidationError):
-            raise ResultError(f"{name}: JSON of no known format; {_known()}") from None
-        raise
+    head = decode_json(_head, data, name)
     if isinstance(head.schema, str) and head.schema.startswith(FAMILY):
         return "kvmbench"
-    if head.machine_info is not None or any("stats" in bench for bench in head.benchmarks):
+    try:
+        keys = {key for entry in _entries.decode(head.benchmarks) for key in entry}
+    except msgspec.DecodeError:
+        keys = set()
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"{name}: not JSON: {error}") from None
+    if bytes(head.machine_info) or "stats" in keys:
         return "pytest-benchmark"
-    if head.benchmarks and any("runs" in bench for bench in head.benchmarks):
+    if "runs" in keys:
         return "pyperf"
     raise ResultError(f"{name}: JSON of no known format; {_known()}")
 

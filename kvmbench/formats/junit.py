@@ -44,7 +44,7 @@ def document(name: str, cases: Iterable[Case]) -> bytes:
     top = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(top, "testsuite", {"name": _text(name), **counts})
     for case in cases:
-        names = {"classname": _text(case.classname), "name": _text(case.name), "time": "0"}
+        names = {"classname": _text(case.classname), "name": _text(case.name)}
         element = ElementTree.SubElement(suite, "testcase", names)
         if case.properties:
             properties = ElementTree.SubElement(element, "properties")

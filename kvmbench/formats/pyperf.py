@@ -165,14 +165,14 @@ def encode(result: Result) -> bytes:
     runs = [
         _metadata(
             {
-                "kvmbench_run": number,
-                "kvmbench_boot": result.boots.index(boot),
+                "kvmbench_boot": b,
                 "kvmbench_block": boot.block,
                 "kvmbench_boot_id": boot.id,
                 "kvmbench_time": run.time,
             }
         )
-        for number, (boot, run) in enumerate(result.runs())
+        for b, boot in enumerate(result.boots)
+        for run in boot.runs
     ]
     document = {
         "version": VERSION,
@@ -208,7 +208,8 @@ def _benchmark(row: Row, runs: list[dict[str, str | int]]) -> dict[str, Any]:
     return {
         "metadata": _metadata(metadata),
         "runs": [
-            {"values": series.values, "metadata": runs[number]} for _, number, series in row.runs
+            {"values": series.values, "metadata": {"kvmbench_run": number, **runs[number]}}
+            for _, number, series in row.runs
         ],
     }
 

@@ -153,6 +153,13 @@ def test_a_remark_is_a_mark():
     assert second.marks == []
 
 
+def test_a_figure_that_somebody_averaged():
+    """vmexit prints whole cycles, so a fraction was not cut by its print-out."""
+    whole, average = (series for _, _, series in decode("cpuid 1313\nvmcall 4780.75\n").series())
+    assert (whole.values, whole.quantum) == ([1313], 1)
+    assert (average.values, average.quantum) == ([4780.75], None)
+
+
 def test_counted_lines_are_runs_whose_order_is_lost():
     # https://lore.kernel.org/all/Z1q4vxmEmZbkOiqC@mias.mediconcil.de/, four of its lines
     text = "      1 cpuid 1087\n      1 cpuid 1092\n      5 cpuid 1093\n     11 cpuid 1096\n"
@@ -162,9 +169,9 @@ def test_counted_lines_are_runs_whose_order_is_lost():
     assert result.order == "lost"
 
 
-@pytest.mark.parametrize("count", ["1000001", "999999999999", "1" * 5000])
+@pytest.mark.parametrize("count", ["100001", "999999999999", "1" * 5000])
 def test_a_count_that_is_none(count):
-    with pytest.raises(ResultError, match=r"^log: line 2: 1?\d+ runs of cpuid: more than 1000000$"):
+    with pytest.raises(ResultError, match=r"^log: line 2: \d+ runs of cpuid: more than 100000$"):
         decode(f"1 vmcall 5\n{count} cpuid 1087\n")
 
 

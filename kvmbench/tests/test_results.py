@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kvmbench import files, results
 from kvmbench.files import replace_file
 from kvmbench.results import Boot, Host, Result, ResultError, Run, Series
-from kvmbench.tests.result_strategies import results as any_result
+from kvmbench.tests.result_examples import results as any_result
 
 PLAIN = """{
  "schema": "kvmbench.result/1",
@@ -467,6 +467,13 @@ def test_a_file_beyond_memory_is_one_line(tmp_path):
     with pytest.raises(ResultError) as caught:
         results.read(path)
     assert str(caught.value) == f"{path}: larger than this machine's memory allows"
+
+
+def test_a_device_without_an_end_is_one_line(monkeypatch):
+    monkeypatch.setattr(results, "_available_memory", lambda: 4_000_000)
+    with pytest.raises(ResultError, match="/dev/zero: larger than"):
+        results.read_bytes("/dev/zero")
+    assert results.read_bytes("/dev/null") == b""
 
 
 LIMITED = """

@@ -1,8 +1,62 @@
-"""Results for hypothesis: `results()` draws one that may be written."""
+"""Results to test with: one by hand, and `results()`, which draws one that may be written."""
 
+import pytest
 from hypothesis import strategies as st
 
-from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench import formats
+from kvmbench.results import Boot, Host, Result, ResultError, Run, Series
+
+THREE_RUNS = Result(
+    name="by hand",
+    boots=[
+        Boot(
+            id="b0",
+            block=0,
+            host=Host(kernel="4.10", cpu="a CPU"),
+            runs=[
+                Run(
+                    time="2017-02-21T10:00:00",
+                    series=[
+                        Series(workload="cpuid", kind="noisy", values=[1313, 1312, 1315]),
+                        Series(workload="vmcall", kind="noisy", values=[1195.5]),
+                    ],
+                    skipped={"ipi": "one CPU"},
+                ),
+                Run(series=[Series(workload="cpuid", kind="noisy", values=[1311, 1310])]),
+            ],
+        ),
+        Boot(
+            id="b1",
+            block=1,
+            host=Host(kernel="4.10", cpu="a CPU"),
+            runs=[Run(series=[Series(workload="cpuid", kind="noisy", values=[1320])])],
+        ),
+    ],
+)
+MEDIANS = {"cpuid": [1313, 1310.5, 1320], "vmcall": [1195.5]}
+
+
+def values(result):
+    """Return {(workload, configuration): [values of each run]}."""
+    found = {}
+    for _, _, series in result.series():
+        found.setdefault((series.workload, series.configuration), []).append(series.values)
+    return found
+
+
+def again(result, form):
+    return formats.decode(formats.dump(result, form), "again")
+
+
+def one(data, name="f", after=": "):
+    """Return the one line that reading says, without the file's name."""
+    with pytest.raises(ResultError) as caught:
+        formats.decode(data if isinstance(data, bytes) else data.encode(), name)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{name}{after}")
+    return text.removeprefix(f"{name}{after}")
+
 
 WORDS = st.text(max_size=8) | st.sampled_from(["", "a/b", "w/o IPIv", "x-8", "50%", "Ä", "a|b"])
 NAMES = WORDS.filter(bool)

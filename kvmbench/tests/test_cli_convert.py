@@ -1,0 +1,147 @@
+"""`kvmbench convert` and `kvmbench schema`, and results as arguments."""
+
+import json
+import stat
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kvmbench import catalog, formats, results
+from kvmbench.cli.common import load_result
+from kvmbench.cli.main import main
+from kvmbench.formats import WRITABLE
+from kvmbench.tests.result_examples import THREE_RUNS, values
+
+KUT = "cpuid 1313\nvmcall 1195\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments, code=0, **env):
+    """Run kvmbench; return the bytes that it prints, or what it says where it fails."""
+    words = [str(argument) for argument in arguments]
+    done = CliRunner().invoke(main, words, prog_name="kvmbench", env=env)
+    assert done.exit_code == code, done.output
+    return done.stderr if code else done.stdout_bytes
+
+
+def test_schema():
+    assert json.loads(run("schema")) == json.loads(results.json_schema())
+
+
+def test_a_log_becomes_a_result(folder):
+    (folder / "vmexit.log").write_text(KUT)
+    assert run("convert", "vmexit.log", "out", "--to", "kvmbench") == b""
+    assert values(results.read(folder / "out")) == {
+        ("cpuid", ""): [[1313]],
+        ("vmcall", ""): [[1195]],
+    }
+
+
+@pytest.mark.parametrize("form", WRITABLE)
+def test_to_stdout(form):
+    written = run("convert", "ipiv-2022", "-", "--to", form)
+    table = formats.from_published(catalog.published()["ipiv-2022"])
+    assert written == formats.dump(table, form)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("o.csv", "csv"), ("o.md", "markdown"), ("o.xml", "junit")]
+)
+def test_the_ending_says_the_format(folder, name, form):
+    results.write("in.json", THREE_RUNS)
+    run("convert", "in.json", name)
+    assert (folder / name).read_bytes() == formats.dump(THREE_RUNS, form)
+    run("convert", "in.json", name, "--to", "go")
+    assert (folder / name).read_bytes() == formats.dump(THREE_RUNS, "go")
+
+
+@pytest.mark.parametrize("name", ["o.json", "o.txt", "o", "-"])
+def test_else_it_is_to_be_said(folder, name):
+    results.write("in.json", THREE_RUNS)
+    said = run("convert", "in.json", name, code=2)
+    assert said == (
+        f"kvmbench convert: {name} does not say its format; give --to, one of "
+        "kvmbench, pytest-benchmark, pyperf, go, github-action, junit, csv, markdown\n"
+    )
+    assert sorted(p.name for p in folder.iterdir()) == ["in.json"]
+
+
+def test_the_file_is_replaced_whole_or_not_at_all(folder):
+    (folder / "out").write_text("old")
+    (folder / "out").chmod(0o600)
+    said = run("convert", "cpuid-rate-zen3-2023", "out", "--to", "pyperf", code=1)
+    assert "pyperf has no unit 'CPUID/s'" in said
+    assert (folder / "out").read_text() == "old"
+    run("convert", "cpuid-rate-zen3-2023", "out", "--to", "csv")
+    assert (folder / "out").read_text().startswith("boot,")
+    assert stat.S_IMODE((folder / "out").stat().st_mode) == 0o600
+    assert [p.name for p in folder.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_written(folder):
+    said = run("convert", "patch-2017", "no/out.csv", code=1)
+    assert said == "kvmbench: no/out.csv: No such file or directory\n"
+    said = run("convert", "patch-2017", "/dev/full", "--to", "csv", code=1)
+    assert "No space left" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code", "said"),
+    [
+        ("no.json", None, 2, "no.json: No such file or directory"),
+        ("./no", None, 2, "./no: No such file or directory"),
+        (".", None, 2, "unknown file or result '.'; known: "),
+        ("./", None, 2, "./: Is a directory"),
+        ("patch-2071", None, 2, "did you mean 'patch-2017'?"),
+        ("x.log", "nothing\n", 1, "x.log: of no known format"),
+        ("x.json", '{"schema": "kvmbench.result/1"', 1, "x.json: ends in the middle of the JSON"),
+        ("x", "{}", 1, "x: JSON of no known format; kvmbench reads kvmbench, kut,"),
+    ],
+)
+def test_what_cannot_be_read(folder, name, text, code, said):
+    if text is not None:
+        (folder / name).write_text(text)
+    told = run("convert", name, "-", "--to", "csv", code=code)
+    assert told.startswith(("kvmbench: ", "kvmbench convert: "))
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_name_is_a_file_then_a_kept_result_then_a_published_table(folder):
+    def workloads(name, *more):
+        lines = run("convert", name, "-", "--to", "csv", *more).decode().splitlines()
+        return {line.split(",")[3] for line in lines[1:]}
+
+    assert workloads("kauer-cpuid-2024") == {"cpuid"}
+    (folder / "results").mkdir()
+    (folder / "results" / "kauer-cpuid-2024.json").write_text("mov_dr 3\n")
+    assert workloads("kauer-cpuid-2024") == {"mov_dr"}
+    assert workloads("kauer-cpuid-2024", "--results-dir", "elsewhere") == {"cpuid"}
+    (folder / "kauer-cpuid-2024").write_text("vmcall 3\n")
+    assert workloads("kauer-cpuid-2024") == {"vmcall"}
+    (folder / "before").mkdir()  # a folder is no result
+    (folder / "results" / "before.json").write_text("ipi 3\n")
+    assert workloads("before") == {"ipi"}
+    said = run("convert", "befor", "-", "--to", "csv", code=2)
+    assert "did you mean 'before'?" in said
+
+
+def test_load_result_is_for_every_command(folder):
+    results.write("r.json", THREE_RUNS)
+    assert load_result("r.json", "results") == THREE_RUNS
+    with pytest.raises(click.UsageError):
+        load_result("r", "results")
+    assert load_result("r", ".") == THREE_RUNS
+
+
+def test_the_environment_names_the_folder(folder):
+    (folder / "kept").mkdir()
+    results.write("kept/a.json", THREE_RUNS)
+    env = {"KVMBENCH_CONVERT_RESULTS_DIR": "kept", "KVMBENCH_CONVERT_TO": "csv"}
+    assert run("convert", "a", "-", **env) == formats.dump(THREE_RUNS, "csv")

@@ -1,0 +1,305 @@
+"""Result files in every format: known by content, refused in one line, carried back and forth."""
+
+import contextlib
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from kvmbench import catalog, formats, results
+from kvmbench.formats import READABLE, WRITABLE, junit
+from kvmbench.results import Boot, Result, ResultError, Run, Series
+from kvmbench.tests.result_examples import THREE_RUNS, again, one, values
+from kvmbench.tests.result_examples import results as any_result
+
+# The registry
+
+
+def test_every_format_has_its_module():
+    for form in WRITABLE:
+        assert formats.dump(THREE_RUNS, form)
+    for form in READABLE:
+        assert callable(formats._module(form).decode)
+    assert set(READABLE) - set(WRITABLE) == {"kut", "published"}
+
+
+def test_a_module_is_loaded_when_it_is_needed():
+    program = "import sys, kvmbench.formats; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "kvmbench.formats" in loaded, done.stderr
+    unwanted = {"numpy", "click", "csv", "kvmbench.tables", "kvmbench.catalog"}
+    assert unwanted & set(loaded) == set()
+    assert [name for name in loaded if name.startswith("kvmbench.formats.")] == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf  \n", "is empty"),
+        (b'{"results": []}', "JSON of no known format; kvmbench reads kvmbench, kut, pytest-b"),
+        (b'{"benchmarks": 3}', "JSON of no known format"),
+        (b'{"benchmarks": []}', "JSON of no known format"),
+        (b'{"benchmarks": [{"real_time": 1}]}', "JSON of no known format"),  # Google Benchmark
+        (b'[{"name": "x", "value": 3}]', "JSON, but an array; kvmbench reads"),
+        (b'{"schema": "kvmbench.result/9", "boots": []}', "kvmbench.result/9 is newer than this"),
+        (b'{"benchmarks": [{"stats":', "ends in the middle of the JSON: cut off?"),
+        (b'{"a": 1,}', "line 1, column 9: not JSON"),
+        (b"\x1f\x8b\x08\x00", "is compressed with gzip: unpack it"),
+        (b"{" * 50_000, "not JSON"),
+        (b'{"benchmarks": ' + b"[" * 50_000, "not JSON"),
+        (b"\xff\xfe\x00", "of no known format"),
+    ],
+)
+def test_what_cannot_be_read(data, said):
+    assert said in one(data)
+
+
+@pytest.mark.parametrize("form", READABLE)
+@settings(deadline=None, max_examples=80)
+@given(data=st.data())
+def test_any_bytes_are_a_result_or_an_error(form, data):
+    """Bytes that begin or go on as a file of the format does, and others."""
+    whole = {
+        "published": b'name = "x"\nconfigurations = ["a"]\nrows = [{name = "x"}]\n',
+        "kut": b"cpuid 1\n  ipi cpuid 5\n3 cpuid 4\n",
+    }.get(form) or formats.dump(THREE_RUNS, form)
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, len(whole)))
+    text = whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:]
+    for decode in (formats.decode, formats._module(form).decode):
+        with contextlib.suppress(ResultError):
+            decode(text, "x")
+
+
+def test_oserrors_are_the_callers(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        formats.load(tmp_path / "none")
+
+
+# Published tables
+
+
+def test_each_published_value_is_a_run():
+    table = catalog.published()["ipiv-2022"]
+    result = formats.from_published(table)
+    found = values(result)
+    assert found["ipi", "xAPIC w/o IPIv"][:3] == [[6106], [6244], [6165]]
+    assert {key: len(runs) for key, runs in found.items()} == {
+        ("ipi", name): 20 for name in table.configurations
+    }
+    assert (len(list(result.runs())), len(result.boots), result.order) == (80, 1, "time")
+    assert result.boots[0].host.facts["hardware"] == table.hardware
+    assert (result.name, result.source) == ("ipiv-2022", table.source)
+
+
+def test_published_figures_that_stand_alone():
+    result = formats.from_published(catalog.published()["patch-2017"])
+    assert values(result)["inl_from_qemu", "After"] == [[6209]]
+    assert [len(run.series) for _, run in result.runs()] == [8, 8]
+    policies = {series.configuration: series.policy for _, _, series in result.series()}
+    assert policies == {"Before": "eager", "After": "deferred"}
+    lost = formats.from_published(catalog.published()["kauer-cpuid-2024"])
+    assert (lost.order, len(list(lost.runs()))) == ("lost", 100)
+    rate = formats.from_published(catalog.published()["cpuid-rate-zen3-2023"])
+    ((_, _, first), *_) = rate.series()
+    assert (first.unit, first.better, first.values) == ("CPUID/s", "higher", [1360250])
+
+
+@pytest.mark.parametrize("name", catalog.published())
+def test_every_published_table_is_a_result(name, tmp_path):
+    table = catalog.published()[name]
+    result = formats.from_published(table)
+    assert results.decode(results.encode(result), name) == result
+    file = files("kvmbench").joinpath("data", "published", f"{name}.toml")
+    path = tmp_path / "table"
+    path.write_bytes(file.read_bytes())
+    assert formats.load(path) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('configurations = ["a"]\nrows = 3\n', "rows: expected a list"),
+        ('configurations = ["a"]\n[[rows]]\nname = 3\n', "'name' is missing"),
+        ('configurations = ["a"\nrows = []', "not TOML"),
+        (f'configurations = ["a"]\nrows = [{"9" * 5000}]', "not TOML"),
+        (f'configurations = ["a"]\nrows = {"[" * 5000}', "not TOML"),
+    ],
+)
+def test_a_broken_published_table(text, said):
+    assert said in one(text, "t.toml", "")
+
+
+@pytest.mark.parametrize("value", ["1e400", "nan", "9" * 400, "true", '"1"'])
+def test_a_published_value_is_a_finite_number(value):
+    head = "".join(f'{key} = "x"\n' for key in (
+        "name", "title", "change", "date", "hardware", "source", "note", "unit", "better",
+    ))  # fmt: skip
+    text = head + 'configurations = ["a"]\n[[rows]]\nname = "r"\nconfiguration = "a"\nvalue = 1\n'
+    assert formats.decode(text.encode(), "t").workloads() == ["r"]
+    for broken in (text.replace("value = 1", f"value = {value}"), text + f"values = [{value}]\n"):
+        with pytest.raises(ResultError, match=r"^t:\d+: rows"):
+            formats.decode(broken.encode(), "t")
+
+
+# What is written only
+
+
+def test_github_action():
+    text = formats.dump(THREE_RUNS, "github-action").decode()
+    # src/extract.ts: JSON.parse(output).map(({name, value, unit, range, extra}) => ...), and what
+    # is missing or null is coerced in silence.
+    entries = json.loads(text)
+    assert [(e["name"], e["value"], e["unit"]) for e in entries] == [
+        ("cpuid", 1313, "cycles"),
+        ("vmcall", 1195.5, "cycles"),
+    ]
+    assert "null" not in text
+    assert entries[0]["range"] == "1310.5 to 1320"
+    assert entries[0]["extra"] == "3 runs\nnoisy"
+    assert "range" not in entries[1]
+
+
+def test_what_github_action_cannot_carry():
+    rows = [
+        Series(workload="cost", kind="noisy", values=[1]),
+        Series(workload="rate", kind="noisy", values=[1], better="higher"),
+    ]
+    with pytest.raises(
+        ResultError, match="lower is better in cost, higher in rate: its tools take"
+    ):
+        formats.dump(Result(boots=[Boot(runs=[Run(series=rows)])]), "github-action")
+
+
+@pytest.mark.parametrize("form", ["github-action", "pyperf", "pytest-benchmark"])
+def test_two_rows_of_one_name(form):
+    rows = [
+        Series(workload="a/b", kind="noisy", values=[1]),
+        Series(workload="a", configuration="b", kind="noisy", values=[1]),
+    ]
+    with pytest.raises(ResultError, match=f"^{form}: two rows would have the name 'a/b'"):
+        formats.dump(Result(boots=[Boot(runs=[Run(series=rows)])]), form)
+
+
+def test_junit():
+    junitparser = pytest.importorskip("junitparser")
+    xml = junitparser.JUnitXml.fromstring(formats.dump(THREE_RUNS, "junit"))
+    (suite,) = xml
+    assert (suite.name, suite.tests, suite.failures, suite.skipped) == ("by hand", 3, 0, 1)
+    cases = {case.name: case for case in suite}
+    assert cases["cpuid"].is_passed
+    assert cases["ipi"].is_skipped
+    (listed,) = cases["cpuid"].iterchildren(junitparser.Properties)
+    properties = {entry.name: entry.value for entry in listed}
+    assert properties["median"] == "1313"
+    assert properties["runs"] == "3"
+    assert properties["unit"] == "cycles"
+
+
+def test_a_comparison_as_junit():
+    junitparser = pytest.importorskip("junitparser")
+    document = junit.document(
+        "a & b",
+        [
+            junit.Case(name="cpuid", classname="x", properties={"shift": -22}),
+            junit.Case(name="ipi", classname="x", failure="<slower> by 5.9 %\x1b[31m"),
+            junit.Case(name="vmcall", classname="x", skipped="only before"),
+        ],
+    )
+    (suite,) = junitparser.JUnitXml.fromstring(document)
+    assert (suite.name, suite.tests, suite.failures, suite.skipped) == ("a & b", 3, 1, 1)
+    passed, failed, skipped = suite
+    assert passed.is_passed
+    assert skipped.is_skipped
+    (failure,) = failed.result
+    assert failure.type == "regression"
+    assert failure.message == "<slower> by 5.9 %\N{REPLACEMENT CHARACTER}[31m"
+
+
+def test_csv():
+    lines = list(csv.reader(io.StringIO(formats.dump(THREE_RUNS, "csv").decode())))
+    assert lines == [
+        [*("boot", "block", "run", "workload", "configuration"),
+         *("unit", "kind", "iteration", "value")],
+        *(["0", "0", "0", "cpuid", "", "cycles", "noisy", str(i), v] for i, v in
+          enumerate(["1313", "1312", "1315"])),
+        ["0", "0", "0", "vmcall", "", "cycles", "noisy", "0", "1195.5"],
+        ["0", "0", "1", "cpuid", "", "cycles", "noisy", "0", "1311"],
+        ["0", "0", "1", "cpuid", "", "cycles", "noisy", "1", "1310"],
+        ["1", "1", "0", "cpuid", "", "cycles", "noisy", "0", "1320"],
+    ]  # fmt: skip
+
+
+def test_markdown():
+    table = formats.from_published(catalog.published()["ipiv-2022"])
+    text = formats.dump(table, "markdown").decode()
+    medians = [statistics.median(row.values) for row in catalog.published()["ipiv-2022"].rows]
+    assert medians == [6041, 4691.5, 4311.5, 3684]
+    cells = " | ".join(f"{median:g} (n=20)" for median in medians)
+    assert text.splitlines()[2] == f"| ipi | cycles | {cells} |"
+    odd = Series(workload="a|b\nc", kind="noisy", values=[1.5e-06], unit="seconds")
+    text = formats.dump(Result(boots=[Boot(runs=[Run(series=[odd])])]), "markdown").decode()
+    assert text.splitlines()[2] == r"| a\|b c | seconds | 1.5e-06 (n=1) |"
+
+
+# Round trips
+
+POSITIVE = st.integers(1, 10**12) | st.floats(1e-9, 1e12)
+PLAIN_NAMES = st.text("abcxyz_+()%=:.-8", min_size=1, max_size=8)
+
+
+@given(
+    any_result(
+        names=PLAIN_NAMES,
+        configurations=st.just("") | PLAIN_NAMES,
+        units=st.sampled_from(["cycles", "seconds", "bytes"]),
+        figures=POSITIVE,
+        better=("lower",),
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_pyperf_loses_no_value(result):
+    found = again(result, "pyperf")
+    assert values(found) == values(result)
+    assert found.order == result.order
+    runs = [{(s.workload, s.configuration) for s in run.series} for _, run in result.runs()]
+    assert [{(s.workload, s.configuration) for s in r.series} for _, r in found.runs()] == runs
+    assert [len(boot.runs) for boot in found.boots] == [len(boot.runs) for boot in result.boots]
+    kinds = {(s.workload, s.configuration): (s.unit, s.kind) for _, _, s in result.series()}
+    assert {(s.workload, s.configuration): (s.unit, s.kind) for _, _, s in found.series()} == kinds
+
+
+@pytest.mark.parametrize("form", ["go", "pytest-benchmark"])
+@settings(deadline=None, max_examples=40)
+@given(result=any_result(units=st.sampled_from(["cycles", "seconds", "a/b"]), unit_decides=True))
+def test_runs_stay_apart(form, result):
+    """What has one level only keeps each run's median as a run."""
+    labels = ["/".join(filter(None, key)) for key in values(result)]
+    assume(len(labels) == len(set(labels)))  # else pytest-benchmark's file is refused
+    found = again(result, form)
+    medians = {
+        key: [statistics.median(run) for run in runs] for key, runs in values(result).items()
+    }
+    back = {key: [statistics.median(run) for run in runs] for key, runs in values(found).items()}
+    assert back == medians
+    assert found.order == result.order
+    about = {(s.workload, s.configuration): (s.unit, s.kind, s.better)
+             for _, _, s in result.series()}  # fmt: skip
+    assert {(s.workload, s.configuration): (s.unit, s.kind, s.better)
+            for _, _, s in found.series()} == about  # fmt: skip
+
+
+@given(any_result(), st.sampled_from(sorted(WRITABLE)))
+@settings(deadline=None, max_examples=60)
+def test_every_result_is_written_or_refused(result, form):
+    with contextlib.suppress(ResultError):
+        formats.dump(result, form)
