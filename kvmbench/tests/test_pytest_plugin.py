@@ -210,6 +210,18 @@ def test_pytest_benchmarks_options(gate, option, outcomes):
 
 
 @with_benchmark
+def test_a_row_of_a_test_that_fails_is_in_cycles_too(session):
+    done = session(
+        new="""
+def test_second(cycle_benchmark):
+    cycle_benchmark.pedantic(iter([0, 5, 5, 6]).__next__, iter([1]).__next__, rounds=2)
+"""
+    )
+    assert done.ret == 1
+    done.stdout.fnmatch_lines(["Name (time in cycles)*", "test_second*5.0000*"])
+
+
+@with_benchmark
 def test_comparing_two_files_and_another_machine(session):
     session("--benchmark-json=a.json", new=SUITE)
     saved = json.loads((session.path / "a.json").read_text())
@@ -355,6 +367,7 @@ def test_tests_that_fail(gate):
         "CYCLES test_it.py::test_inl[deferred]: in the baseline, not run",
         "CYCLES test_it.py::test_inl[eager]: in the baseline, failed",
     ]
+    done.stdout.fnmatch_lines(["2 of the baseline's 3 tests not run*"])
     assert "INTERNALERROR" not in done.stdout.str() + done.stderr.str()
     unused = "def test_clock(cycle_benchmark): pass\n"
     done = gate("-W", "default", new=SUITE + unused)
@@ -362,6 +375,7 @@ def test_tests_that_fail(gate):
     assert cycles_lines(done) == [
         "CYCLES test_it.py::test_clock: in the baseline, ran without cycle_benchmark"
     ]
+    done.stdout.no_fnmatch_line("*tests not run*")
     done = gate(new=SUITE + "not Python\n")
     assert done.ret == 2
     assert cycles_lines(done) == ["CYCLES not gated: the session was stopped"]
