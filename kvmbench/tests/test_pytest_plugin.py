@@ -167,6 +167,29 @@ def test_own(cycle_benchmark):
 
 
 @with_benchmark
+def test_markers_and_fixtures_of_a_conftest(session):
+    conftest = """
+import pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(group="late", timer=int), append=False)
+
+@pytest.fixture(autouse=True)
+def early(benchmark):
+    benchmark.extra_info["by"] = "conftest"
+"""
+    (session.path / "conftest.py").write_text(conftest)
+    done = session("--benchmark-json=out.json", new=SUITE)
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["*benchmark 'late': 2 tests*", "Name (time in cycles)*"])
+    for bench in json.loads((session.path / "out.json").read_text())["benchmarks"]:
+        assert bench["extra_info"]["by"] == "conftest"
+        assert bench["stats"]["data"] == [bench["extra_info"]["cycles"]]
+
+
+@with_benchmark
 @pytest.mark.parametrize(
     ("option", "outcomes"),
     [
@@ -184,6 +207,18 @@ def test_pytest_benchmarks_options(gate, option, outcomes):
     assert cycles_lines(done) == (
         [f"CYCLES {name}: in the baseline, skipped" for name in INL] if done.ret else []
     )
+
+
+@with_benchmark
+def test_a_row_of_a_test_that_fails_is_in_cycles_too(session):
+    done = session(
+        new="""
+def test_second(cycle_benchmark):
+    cycle_benchmark.pedantic(iter([0, 5, 5, 6]).__next__, iter([1]).__next__, rounds=2)
+"""
+    )
+    assert done.ret == 1
+    done.stdout.fnmatch_lines(["Name (time in cycles)*", "test_second*5.0000*"])
 
 
 @with_benchmark
@@ -303,7 +338,7 @@ def test_every_change_fails(gate):
         "CYCLES test_it.py::test_inl[eager]: 6689 -> 6690 (+1, +0.0149%); idle 0 -> 1",
         "CYCLES test_it.py::test_new: run, not in the baseline",
     ]
-    done.stdout.fnmatch_lines(["1 of the baseline's 4 tests gave no figure*", "*4 passed*"])
+    done.stdout.fnmatch_lines(["1 of the baseline's 4 tests not run*", "*4 passed*"])
 
 
 @pytest.mark.parametrize(
@@ -319,7 +354,7 @@ def test_a_part_of_the_tests_does_not_pass(gate, arguments, missing):
     done = gate(*arguments, before=SUITE)
     assert done.ret == 1
     assert cycles_lines(done) == [f"CYCLES {line}" for line in missing]
-    done.stdout.fnmatch_lines([f"{len(missing)} of the baseline's 2 tests gave no figure*"])
+    done.stdout.fnmatch_lines([f"{len(missing)} of the baseline's 2 tests not run*"])
 
 
 def test_tests_that_fail(gate):
@@ -332,6 +367,7 @@ def test_tests_that_fail(gate):
         "CYCLES test_it.py::test_inl[deferred]: in the baseline, not run",
         "CYCLES test_it.py::test_inl[eager]: in the baseline, failed",
     ]
+    done.stdout.fnmatch_lines(["2 of the baseline's 3 tests not run*"])
     assert "INTERNALERROR" not in done.stdout.str() + done.stderr.str()
     unused = "def test_clock(cycle_benchmark): pass\n"
     done = gate("-W", "default", new=SUITE + unused)
@@ -339,6 +375,7 @@ def test_tests_that_fail(gate):
     assert cycles_lines(done) == [
         "CYCLES test_it.py::test_clock: in the baseline, ran without cycle_benchmark"
     ]
+    done.stdout.no_fnmatch_line("*tests not run*")
     done = gate(new=SUITE + "not Python\n")
     assert done.ret == 2
     assert cycles_lines(done) == ["CYCLES not gated: the session was stopped"]
