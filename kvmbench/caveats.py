@@ -16,6 +16,8 @@ from kvmbench.results import Host, Run
 __all__ = ["Difference", "caveats", "caveats_of_values", "differences", "unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
+UNLIKE = 3.0  # ratio of standard deviations: max-T then has 12 % false alarms at 5 %
+LEAST_FOR_SPREADS = 6  # units a side: of fewer the ratio says little
 DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
 
 
@@ -94,7 +96,7 @@ def caveats(comparison: Comparison) -> list[str]:
     found: list[str] = []
     for say in (
         *(_notes, _missing, _varying, _marks, _controls, _too_few, _one_boot, _sequence),
-        *(_blocks, _drift, _groups, _narrow),
+        *(_blocks, _drift, _groups, _spreads, _narrow),
     ):
         found += say(comparison)
     return found
@@ -302,6 +304,25 @@ def _groups(comparison: Comparison) -> list[str]:
         f"Two groups of {comparison.replicates.level}s in {label}: {'; '.join(said)}. Something "
         "was in one of two states; a centre between them is that of neither."
         for label, said in _each_side(comparison, look).items()
+    ]
+
+
+def _spreads(comparison: Comparison) -> list[str]:
+    """Say where the sides' spreads are too unlike for labels to be permuted between them."""
+    if comparison.replicates.paired or comparison.family != "max-t":
+        return []
+    rows = []
+    for row in comparison.rows:
+        if row.verdict in ("faster", "slower") and min(row.units) >= LEAST_FOR_SPREADS:
+            sides = comparison.figures[row.workload]
+            low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
+            if high > UNLIKE * low:
+                rows.append(row)
+    if not rows:
+        return []
+    return [
+        f"{_listed(rows)}: one side spreads more than {UNLIKE:g} times as much as the other, where "
+        "the adjustment for the table gives too many alarms; --family holm gives fewer."
     ]
 
 
