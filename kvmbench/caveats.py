@@ -273,6 +273,8 @@ def _each_side(
 
 
 def _drift(comparison: Comparison) -> list[str]:
+    if comparison.replicates.paired:
+        return []  # blocks are there to cancel it
     sides = comparison.sides
     if any(side.result.order == "lost" for side in sides):
         labels = [side.label for side in sides if side.result.order == "lost"]

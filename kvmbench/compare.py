@@ -309,6 +309,8 @@ def _measured(
         detectable = stats.minimum_detectable(
             spread, count, None if paired else other, confidence=confidence, power=POWER
         )
+        if detectable is not None:  # where every run gave the same figure, its steps are the limit
+            detectable = max(detectable, QUANTA * row.quantum)
         wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
     return replace(
         row, margin=allowed, shift=_plain(shift), interval=interval, spread=spread,
