@@ -704,6 +704,8 @@ def test_help(arguments):
 
 def test_the_examples_of_the_help_work():
     write("mine.toml", "[mine]\n")
+    for name in ("vmexit.log", "before.json"):
+        write(name, "cpuid 1313\n")
     work = "[[tasks]]\nname = 'work'\ntype = 'plain'\ncount = 1\n"
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
     runs = [
