@@ -74,7 +74,7 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of the intervals, and of all verdicts together.",
+    help="Of each interval, and of all of a table's faster and slower together.",
 )
 @click.option(
     "--family",
@@ -91,7 +91,6 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--control",
-    "controls",
     multiple=True,
     metavar="ROW",
     help="Row (a pattern) that must not move; may be repeated. [default: those without a reload "
@@ -106,7 +105,6 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--fail-on",
-    "limits",
     type=LimitType(),
     multiple=True,
     metavar="ROW:LIMIT",
@@ -136,10 +134,10 @@ def command(
     confidence: float,
     family: Literal["max-t", "holm"],
     primary: tuple[str, ...],
-    controls: tuple[str, ...],
+    control: tuple[str, ...],
     no_controls: bool,
     detect: Margin | None,
-    limits: tuple[Limit, ...],
+    fail_on: tuple[Limit, ...],
     fail_on_any: bool,
     fail_inconclusive: bool,
     same_host: bool,
@@ -163,9 +161,9 @@ def command(
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
     """
-    if controls and no_controls:
+    if control and no_controls:
         raise click.UsageError("--control and --no-controls exclude each other")
-    if fail_inconclusive and not (limits or fail_on_any):
+    if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
     sides = _sides(names, results_dir)
 
@@ -175,12 +173,12 @@ def command(
         comparisons = [
             compare.compare(
                 sides[0], after, confidence=confidence, margin=margin, family=family,
-                primary=primary, controls=() if no_controls else controls or None, detect=detect,
+                primary=primary, controls=() if no_controls else control or None, detect=detect,
                 comparisons=len(sides) - 1,
             )
             for after in sides[1:]
         ]  # fmt: skip
-        gate = gates.gate(comparisons, limits, fail_on_any) if limits or fail_on_any else None
+        gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
     except compare.Incompatible as error:
         raise _IncompatibleError(str(error)) from None
     except ValueError as error:
@@ -251,19 +249,25 @@ def chosen_side(argument: str, results_dir: str) -> Side:
 
 def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     """Return what LABEL=FILE#CONFIGURATION names, and its label."""
+    import os
     from pathlib import Path
 
     from kvmbench.model import unknown_name
     from kvmbench.replicates import Side
 
     label, equals, name = argument.partition("=")
-    if not equals or Path(argument).exists() or "/" in label:
+    if not equals or os.path.exists(argument) or "/" in label or "#" in label:
         label, name = "", argument
     configuration = None
-    if "#" in name and not Path(name).exists():
-        name, _, configuration = name.partition("#")
+    if "#" in name and not os.path.exists(name):
+        parts = name.split("#")
+        heads = ["#".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+        file = next(filter(os.path.isfile, heads), heads[-1])
+        name, configuration = file, name[len(file) + 1 :]
     result = load_result(name, results_dir)
     known = result.configurations()
+    if not known:
+        raise click.ClickException(f"{name}: holds no figures")
     if configuration is not None and configuration not in known:
         raise click.UsageError(f"{name}: {unknown_name('configuration', configuration, known)}")
     return label or Path(name).stem, Side(label, result, configuration)

@@ -104,7 +104,7 @@ def main(**_: Any) -> None:
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
       kvmbench scenario oversubscribed           what the patch is worth to a host
-      kvmbench compare before.json after.json    which rows moved, how far, how surely
+      kvmbench compare before.json after.json    which rows moved, and how far
       kvmbench list policies
       kvmbench show deferred
 

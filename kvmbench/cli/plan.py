@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--before-word",
-    "before_words",
     multiple=True,
     metavar="WORD",
     help="What BEFORE's command line must have, such as mitigations=off; may be repeated.",
 )
 @click.option(
     "--after-word",
-    "after_words",
     multiple=True,
     metavar="WORD",
     help="What AFTER's must have; may be repeated.",
@@ -51,8 +49,8 @@ def command(
     after: str,
     arguments: tuple[str, ...],
     blocks: int,
-    before_words: tuple[str, ...],
-    after_words: tuple[str, ...],
+    before_word: tuple[str, ...],
+    after_word: tuple[str, ...],
     seed: int | None,
     output: str,
 ) -> None:
@@ -77,8 +75,8 @@ def command(
         raise click.UsageError(f"{output} exists: a plan is not replaced; choose another file, -o")
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     kernels = (
-        _kernel(before, before_words, output),
-        _kernel(after, after_words, output),
+        _kernel(before, before_word, output),
+        _kernel(after, after_word, output),
     )
     for kernel in kernels:
         if (Path(output).parent / kernel.results).exists():
@@ -116,7 +114,7 @@ def _check_arguments(arguments: list[str]) -> None:
     from kvmbench.cli.run import command as run
 
     context = run.make_context("run", list(arguments), resilient_parsing=False)
-    for name in ("plan", "save", "output", "against"):
+    for name in ("plan", "save", "append", "replace", "output", "against"):
         if context.params.get(name):
             raise click.UsageError(f"--{name} of `run` is not for a plan's steps")
 
