@@ -74,7 +74,7 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of the intervals, and of all verdicts together.",
+    help="Of each interval, and of all of a table's faster and slower together.",
 )
 @click.option(
     "--family",
@@ -249,19 +249,25 @@ def chosen_side(argument: str, results_dir: str) -> Side:
 
 def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     """Return what LABEL=FILE#CONFIGURATION names, and its label."""
+    import os
     from pathlib import Path
 
     from kvmbench.model import unknown_name
     from kvmbench.replicates import Side
 
     label, equals, name = argument.partition("=")
-    if not equals or Path(argument).exists() or "/" in label:
+    if not equals or os.path.exists(argument) or "/" in label or "#" in label:
         label, name = "", argument
     configuration = None
-    if "#" in name and not Path(name).exists():
-        name, _, configuration = name.partition("#")
+    if "#" in name and not os.path.exists(name):
+        parts = name.split("#")
+        heads = ["#".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+        file = next(filter(os.path.isfile, heads), heads[-1])
+        name, configuration = file, name[len(file) + 1 :]
     result = load_result(name, results_dir)
     known = result.configurations()
+    if not known:
+        raise click.ClickException(f"{name}: holds no figures")
     if configuration is not None and configuration not in known:
         raise click.UsageError(f"{name}: {unknown_name('configuration', configuration, known)}")
     return label or Path(name).stem, Side(label, result, configuration)
