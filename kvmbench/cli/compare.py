@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -17,40 +18,39 @@ if TYPE_CHECKING:
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
 
 
-class MarginType(click.ParamType):  # type: ignore[type-arg]
-    """`1%` or `20`."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """What a class of kvmbench makes of text with its `parse`; imported when it is asked for."""
 
-    name = "margin"
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Margin:
-        from kvmbench.compare import Margin
-
-        if isinstance(value, Margin):
+    ) -> object:
+        if not isinstance(value, str):
             return value
         try:
-            return Margin.parse(str(value))
+            return getattr(import_module(f"kvmbench.{self.module}"), self.name).parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class LimitType(click.ParamType):  # type: ignore[type-arg]
-    """`inl_from_qemu:2%`."""
+MARGIN, LIMIT = Parsed("compare", "Margin"), Parsed("gates", "Limit")
 
-    name = "limit"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Limit:
-        from kvmbench.gates import Limit
-
-        if isinstance(value, Limit):
-            return value
-        try:
-            return Limit.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+margin_option = click.option(
+    "--margin",
+    type=MARGIN,
+    metavar="SHARE|NUMBER",
+    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and twice "
+    "what the clock resolves]",
+)
+family_option = click.option(
+    "--family",
+    type=click.Choice(["max-t", "holm"]),
+    default="max-t",
+    show_default=True,
+    help="How the verdicts allow for the number of rows.",
+)
 
 
 @click.command("compare")
@@ -62,13 +62,7 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
     shell_complete=complete(result_names),
 )
 @results_dir_option
-@click.option(
-    "--margin",
-    type=MarginType(),
-    metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and twice "
-    "what the clock resolves]",
-)
+@margin_option
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
@@ -76,13 +70,7 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Of each interval, and of all of a table's faster and slower together.",
 )
-@click.option(
-    "--family",
-    type=click.Choice(["max-t", "holm"]),
-    default="max-t",
-    show_default=True,
-    help="How the verdicts allow for the number of rows.",
-)
+@family_option
 @click.option(
     "--primary",
     multiple=True,
@@ -99,13 +87,13 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
 @click.option(
     "--detect",
-    type=MarginType(),
+    type=MARGIN,
     metavar="SHARE|NUMBER",
     help="Say how many runs would see this shift. [default: the margin]",
 )
 @click.option(
     "--fail-on",
-    type=LimitType(),
+    type=LIMIT,
     multiple=True,
     metavar="ROW:LIMIT",
     help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
