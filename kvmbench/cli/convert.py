@@ -23,12 +23,11 @@ ENDINGS = {".csv": "csv", ".md": "markdown", ".xml": "junit"}
 @click.argument("target", metavar="OUT", type=click.Path(allow_dash=True))
 @click.option(
     "--to",
-    "form",
     type=click.Choice(list(WRITABLE)),
     help="Format of OUT; may be left out where OUT ends in .csv, .md or .xml.",
 )
 @results_dir_option
-def command(source: str, target: str, form: str | None, results_dir: str) -> None:
+def command(source: str, target: str, to: str | None, results_dir: str) -> None:
     """Write the result IN to the file OUT, or to stdout where OUT is -.
 
     IN is a file of any format that kvmbench reads, known by its content: its own, what vmexit of
@@ -42,7 +41,7 @@ def command(source: str, target: str, form: str | None, results_dir: str) -> Non
       kvmbench convert ipiv-2022 - --to go
       kvmbench convert before.json before.csv
     """
-    form = form or next((f for end, f in ENDINGS.items() if target.endswith(end)), None)
+    form = to or next((f for end, f in ENDINGS.items() if target.endswith(end)), None)
     if form is None:
         known = ", ".join(WRITABLE)
         raise click.UsageError(f"{target} does not say its format; give --to, one of {known}")
