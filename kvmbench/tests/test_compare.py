@@ -17,7 +17,13 @@ from kvmbench.formats import from_published
 from kvmbench.replicates import Replicates
 from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests.results_maker import (
-    EIGHT, of_boots, of_runs, row, series, sides, table,
+    EIGHT,
+    of_boots,
+    of_runs,
+    row,
+    series,
+    sides,
+    table,
 )  # fmt: skip
 
 
@@ -217,7 +223,7 @@ def test_ipiv_2022_against_scipy_and_by_hand():
     name = published()["ipiv-2022"]
     result = from_published(name)
     before, after = (
-        np.array([r.values for r in name.rows if r.configuration == c][0], float)
+        np.array(next(r.values for r in name.rows if r.configuration == c), float)
         for c in name.configurations[:2]
     )
     comparison = compare(*(Side(c, result, c) for c in name.configurations[:2]))
@@ -348,7 +354,7 @@ def blocks(count, shift, rows=8, changed=8):
     before, after = [], []
     for b in range(count):
         for i in (0, 1):
-            lines = {n: 1000.0 for n in EIGHT[:rows]}
+            lines = dict.fromkeys(EIGHT[:rows], 1000.0)
             before.append((f"x{b}{i}", b, [lines]))
             moved = {
                 n: 1000.0 + (shift if r < changed else 0) + noise[b, r]
