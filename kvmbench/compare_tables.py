@@ -197,6 +197,11 @@ def _scale(row: Row) -> _Scale:
     if row.unit in SECONDS and figures:
         size = max(map(abs, figures))
         by, unit = next((scale for scale in SCALES if size >= scale[0]), SCALES[-1])
+    elif row.kind == "noisy" and figures:
+        size = max(map(abs, figures))
+        if size and not 1e-3 <= size < 1e9:
+            power = max(3 * floor(log10(size) / 3), -300)
+            by, unit = 10.0**power, f"1e{power} {unit}"
     shown = [value / by for value in (*figures, *([row.shift] if row.shift is not None else ()))]
     if all(float(value).is_integer() for value in shown):
         return _Scale(by, unit, 0)
@@ -241,20 +246,19 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
     names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
     lines = []
     for name in names:
-        shown = name
+        last = None
         for comparison in comparisons:
             row = next((row for row in comparison.rows if row.workload == name), None)
             if row is None:
                 continue
             scale = _scale(row)
-            if mixed or scale.unit != row.unit:
-                shown = shown and f"{name}, {scale.unit}"
-            line = [shown]
+            shown = f"{name}, {scale.unit}" if mixed or scale.unit != row.unit else name
+            line = ["" if shown == last else shown]
+            last = shown
             if several:
                 line.append(comparison.sides[1].label)
             line += [scale(row.before), scale(row.after), scale(row.shift, sign=True)]
             lines.append((*line, _interval(row, scale), _percent(row), _verdict(row)))
-            shown = ""
     heads = ["workload", "side"] if several else ["workload"]
     sides = ["before", "after"]
     labels = [side.label for side in comparisons[0].sides]

@@ -165,6 +165,8 @@ def _any(row: Row) -> Found:
     if row.missing or row.shift is None:
         return _absent(row)
     said = f"{row.workload} is {row.verdict}, {_worse(row)}"
+    if row.kind == "noisy":
+        said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.kind == "exact":
         if row.varies:
             return "regression", f"{said}, and {VARIES}"

@@ -244,14 +244,9 @@ def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     from kvmbench.replicates import Side
 
     label, equals, name = argument.partition("=")
-    if not equals or os.path.exists(argument) or "/" in label or "#" in label:
+    if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
         label, name = "", argument
-    configuration = None
-    if "#" in name and not os.path.exists(name):
-        parts = name.split("#")
-        heads = ["#".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
-        file = next(filter(os.path.isfile, heads), heads[-1])
-        name, configuration = file, name[len(file) + 1 :]
+    name, configuration = _parted(name)
     result = load_result(name, results_dir)
     known = result.configurations()
     if not known:
@@ -259,6 +254,16 @@ def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     if configuration is not None and configuration not in known:
         raise click.UsageError(f"{name}: {unknown_name('configuration', configuration, known)}")
     return label or Path(name).stem, Side(label, result, configuration)
+
+
+def _parted(argument: str) -> tuple[str, str | None]:
+    """Return the FILE and the CONFIGURATION of FILE#CONFIGURATION: either may have a # in it."""
+    import os
+
+    parts = argument.split("#")
+    files = ["#".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    file = next(filter(os.path.isfile, files), parts[0])
+    return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
 
 
 def _labels(labels: Sequence[str], configurations: Sequence[str | None]) -> list[str]:
