@@ -26,11 +26,11 @@ from kvmbench.model import HOOKS, HOOK_STEPS_MAX
 __all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer"]
 
 cdef enum:                        # sizes that a packed state has room for
-    CPUS = 4
+    CPUS = 3
     TASKS = 6
     PORTS = 4
     WORDS = 4                     # 64-bit words, at most
-    ORDERS = 24                   # of CPUS
+    ORDERS = 6                    # of CPUS
     STEPS_ROOM = 6 * 64           # of all hooks
     BATCH = 1024                  # successors that are looked up together
     EVENTS_ROOM = CPUS * 24       # enabled in one state: schedule 7, ioperm 8, others 4
@@ -103,8 +103,9 @@ cdef struct Task:
     uint8_t tif
     uint8_t has_map
     uint8_t numbered              # the map's sequence number is not 0
-    uint8_t map                   # bit p: the task owns port p
-    uint8_t max                   # words of the map that may open a port
+    uint8_t map                   # bit p: the task's own map lets port p through
+    uint8_t max                   # words of the map that may, 0 before the first edit
+    uint8_t owns                  # bit p: the latest ioperm() of port p, if any, granted it
     uint8_t port, on              # ioperm()'s request,
     uint8_t first                 # whether there was no map when it began,
     uint8_t before                # and 1 + max before the edit, 0 where none came yet
@@ -146,7 +147,7 @@ cdef struct Space:
     Waste waste[STEPS_ROOM]
     int n_orders                  # of CPUs
     uint8_t order[ORDERS][CPUS]   # new place -> old CPU
-    uint8_t relabel[ORDERS][128]  # label, see _pack -> label
+    uint8_t relabel[ORDERS][32]   # label, see _pack -> label
     uint64_t* states              # [room, words]
     uint32_t* parents             # [room]
     uint64_t room, n              # states
@@ -177,8 +178,16 @@ cdef extern from *:
 
 # -- Packed states -------------------------------------------------------------------------------
 # A task's word, 32 bits, ends in its label: what of it names CPUs. That is the CPU where it runs
-# (3 bits), and a bit for each CPU whose TSS holds its map under its present sequence number
-# (4 bits). So a CPU's word, 16 bits, names no task, and words can be sorted.
+# (2 bits), and a bit for each CPU whose TSS holds its map under its present sequence number
+# (3 bits). So a CPU's word, 16 bits, names no task, and words can be sorted.
+
+cdef inline uint8_t _words(uint8_t map) noexcept nogil:
+    """Return `max` of a map that was edited: one word at least, even where no port is open."""
+    cdef uint8_t n = 1
+    while map >> n:
+        n += 1
+    return n
+
 
 cdef void _unpack(const Space* s, const uint64_t* state, World* w) noexcept nogil:
     cdef uint32_t tasks[2 * WORDS]
@@ -200,23 +209,23 @@ cdef void _unpack(const Space* s, const uint64_t* state, World* w) noexcept nogi
         w.cpus[i].task = NOBODY
     for i in range(s.n_tasks):
         word = tasks[i]
-        w.tasks[i].cpu = word & 7
-        if word & 7:
-            w.cpus[(word & 7) - 1].task = i
-        if word >> 3 & 15:
-            for c in range(s.n_cpus):
-                if word >> (3 + c) & 1:
-                    w.cpus[c].held = HELD_TASK + i
-        w.tasks[i].tif = word >> 7 & 1
-        w.tasks[i].has_map = word >> 8 & 1
-        w.tasks[i].numbered = word >> 9 & 1
-        w.tasks[i].map = word >> 10 & 15
-        w.tasks[i].max = word >> 14 & 7
-        w.tasks[i].place = word >> 17 & 255
-        w.tasks[i].port = word >> 25 & 3
-        w.tasks[i].on = word >> 27 & 1
-        w.tasks[i].first = word >> 28 & 1
-        w.tasks[i].before = word >> 29
+        w.tasks[i].cpu = word & 3
+        if word & 3:
+            w.cpus[(word & 3) - 1].task = i
+        for c in range(s.n_cpus):
+            if word >> (2 + c) & 1:
+                w.cpus[c].held = HELD_TASK + i
+        w.tasks[i].tif = word >> 5 & 1
+        w.tasks[i].has_map = word >> 6 & 1
+        w.tasks[i].numbered = word >> 7 & 1
+        w.tasks[i].map = word >> 8 & 15
+        w.tasks[i].max = _words(w.tasks[i].map) if word >> 12 & 1 else 0
+        w.tasks[i].place = word >> 13 & 255
+        w.tasks[i].port = word >> 21 & 3
+        w.tasks[i].on = word >> 23 & 1
+        w.tasks[i].first = word >> 24 & 1
+        w.tasks[i].before = word >> 25 & 7
+        w.tasks[i].owns = word >> 28
 
 
 cdef void _sort(uint32_t* words, int n) noexcept nogil:
@@ -245,15 +254,16 @@ cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
     memset(tasks, 0, sizeof(tasks))
     for i in range(s.n_tasks):
         t = &w.tasks[i]
-        tasks[i] = (t.cpu | t.tif << 7 | t.has_map << 8 | t.numbered << 9 | t.map << 10
-                    | t.max << 14 | <uint32_t>t.place << 17 | <uint32_t>t.port << 25
-                    | <uint32_t>t.on << 27 | <uint32_t>t.first << 28 | <uint32_t>t.before << 29)
+        tasks[i] = (t.cpu | t.tif << 5 | t.has_map << 6 | t.numbered << 7 | t.map << 8
+                    | (t.max != 0) << 12 | <uint32_t>t.place << 13 | <uint32_t>t.port << 21
+                    | <uint32_t>t.on << 23 | <uint32_t>t.first << 24 | <uint32_t>t.before << 25
+                    | <uint32_t>t.owns << 28)
     for i in range(s.n_cpus):
         cpu = &w.cpus[i]
         cpus[i] = (cpu.full | cpu.busy << 1 | cpu.stale << 2 | cpu.valid << 3 | cpu.loaded << 4
                    | (cpu.held == HELD_NONE) << 5 | cpu.map << 6 | cpu.map_max << 10)
         if cpu.held >= HELD_TASK:
-            tasks[cpu.held - HELD_TASK] |= 8 << i
+            tasks[cpu.held - HELD_TASK] |= 4 << i
     memcpy(sorted_cpus, cpus, sizeof(cpus))
     if s.symmetry:
         # The CPUs' words in rising order; where two are equal, more than one order does that, and
@@ -267,7 +277,7 @@ cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
             if not ordered:
                 continue
             for i in range(s.n_tasks):
-                tried[i] = (tasks[i] & ~<uint32_t>127) | s.relabel[k][tasks[i] & 127]
+                tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
             _sort(tried, s.n_tasks)
             if have:
                 for i in range(s.n_tasks):
@@ -333,9 +343,7 @@ cdef void _edit_map(Space* s, Frame* f) noexcept nogil:
         t.map |= 1 << t.port
     else:
         t.map &= ~(1 << t.port)
-    t.max = 1                     # one word at least, even where no port is open
-    while t.map >> t.max:
-        t.max += 1
+    t.max = _words(t.map)
     _renumber(s, f, True)
 
 
@@ -464,10 +472,9 @@ cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
 cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* port) noexcept nogil:
     """Compare what the hardware answers with what the task owns, port by port."""
     cdef uint8_t allowed = cpu.map if cpu.full and cpu.valid else 0
-    cdef uint8_t owned = t.map if t.has_map else 0
     cdef int i
     for i in range(s.n_ports):
-        if (allowed ^ owned) >> i & 1:
+        if (allowed ^ t.owns) >> i & 1:
             port[0] = i
             return LEAK if allowed >> i & 1 else DENIAL
     return FINE
@@ -511,6 +518,10 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
         f.current.place = RETURNING
     elif event.code == IOPERM:
         f.current.place = IN_CALL if s.n_entries[HOOK_IOPERM] else RETURNING
+        if event.arg & 1:
+            f.current.owns |= 1 << (event.arg >> 1)
+        else:
+            f.current.owns &= ~(1 << (event.arg >> 1))
         f.current.port = event.arg >> 1 if s.reads[0] & READS_PORT else 0
         f.current.on = event.arg & 1 if s.reads[0] & READS_ON else 0
         f.current.first = not f.current.has_map if s.reads[0] & READS_FIRST else 0
@@ -523,7 +534,7 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
         _interrupt(s, &f)
         _hook(s, &f, HOOK_TASK_EXIT)
         # Whatever the policy left behind: the task may run again, as a new one.
-        f.current.tif = 0
+        f.current.tif = f.current.owns = 0
         _drop_map(s, &f)
         f.current.place = RETURNING
         _switch(s, &f, event.cpu, NOBODY)
@@ -827,11 +838,11 @@ cdef class Explorer:
             k = s.n_orders
             for new in range(s.n_cpus):
                 s.order[k][new] = order[new]
-            for label in range(128):
-                cpu, held = label & 7, label >> 3
+            for label in range(32):
+                cpu, held = label & 3, label >> 2
                 there = 1 + order.index(cpu - 1) if 1 <= cpu <= s.n_cpus else cpu
                 for new in range(s.n_cpus):
-                    there |= (held >> order[new] & 1) << (3 + new)
+                    there |= (held >> order[new] & 1) << (2 + new)
                 s.relabel[k][label] = there
             s.n_orders += 1
 
@@ -926,7 +937,7 @@ cdef class Explorer:
         cdef uint64_t goal[WORDS]
         cdef uint64_t number = last
         cdef int n, i, port = -1
-        cdef uint8_t bad, last_bad
+        cdef uint8_t bad = FINE, last_bad
         cdef bint symmetry = s.symmetry
         chain = [None]
         while number:
@@ -980,14 +991,15 @@ cdef class Explorer:
             cpus.append({
                 "limit": "full" if c.full else "min", "stale": bool(c.stale),
                 "busy": bool(c.busy), "base": "valid" if c.valid else "invalid",
-                "guest": bool(c.loaded), "open": self._ports(c.map), "map_max": c.map_max,
+                "guest": bool(c.loaded), "tss": self._ports(c.map), "map_max": c.map_max,
                 "map_of": held, "task": None if c.task == NOBODY else c.task,
             })
         for i in range(self.s.n_tasks):
             t = &w.tasks[i]
             tasks.append({
                 "place": self._place(t.place), "tif": bool(t.tif),
-                "owns": self._ports(t.map) if t.has_map else None, "max": t.max,
+                "map": self._ports(t.map) if t.has_map else None, "max": t.max,
+                "owns": self._ports(t.owns),
             })
         return {"cpus": cpus, "tasks": tasks}
 

@@ -33,7 +33,7 @@ class Cpu:
     tr_limit: int = FULL
     busy: bool = True
     io_base: int = VALID
-    open: frozenset[int] = frozenset()  # ports that the TSS's map lets through
+    tss: frozenset[int] = frozenset()  # ports that the TSS's map lets through
     stale: bool = False
     guest: bool = False
     task: int | None = None
@@ -58,7 +58,8 @@ class Task:
     place: str = "returning"  # "user", "returning" to it, "KVM_RUN" or "call"
     call: Call | None = None
     tif: bool = False
-    map: frozenset[int] | None = None  # ports that the task owns
+    map: frozenset[int] | None = None  # ports that the task's own map lets through
+    owns: frozenset[int] = frozenset()  # ports whose latest ioperm() granted them
     max: int = 0  # bytes
     seq: int = 0
 
@@ -135,8 +136,9 @@ class Stepper:
             task.place = "returning"
         elif code == "ioperm":
             _need(place == "user")
-            port, on = arg
-            call = Call("ioperm", port=APART * port, on=on, first=task.map is None)
+            port, on = APART * arg[0], arg[1]
+            task.owns = task.owns | {port} if on else task.owns - {port}
+            call = Call("ioperm", port=port, on=on, first=task.map is None)
             task.place, task.call = "call", call
             if not self.hooks["ioperm"]:
                 task.place, task.call = "returning", None
@@ -189,8 +191,8 @@ class Stepper:
         for port in range(self.n_ports):
             real = APART * port
             inside = cpu.io_base + real // 8 + 1 <= cpu.tr_limit
-            allowed = inside and real in cpu.open
-            owned = task.map is not None and real in task.map
+            allowed = inside and real in cpu.tss
+            owned = real in task.owns
             if allowed != owned and self.bad is None:
                 self.bad = ("leak" if allowed else "denial", port)
 
@@ -287,7 +289,7 @@ class Stepper:
                 "busy": cpu.busy,
                 "base": "valid" if cpu.io_base == VALID else "invalid",
                 "guest": cpu.guest,
-                "open": tuple(sorted(port // APART for port in cpu.open)),
+                "tss": _numbers(cpu.tss),
                 "map_max": cpu.map_max // 8,
                 "map_of": owners.get(cpu.map_seq, "old") if cpu.map_seq else "none",
                 "task": cpu.task,
@@ -298,12 +300,17 @@ class Stepper:
             {
                 "place": _place(task),
                 "tif": task.tif,
-                "owns": None if task.map is None else tuple(sorted(p // APART for p in task.map)),
+                "map": None if task.map is None else _numbers(task.map),
                 "max": task.max // 8,
+                "owns": _numbers(task.owns),
             }
             for task in self.tasks
         ]
         return {"cpus": cpus, "tasks": tasks}
+
+
+def _numbers(ports: frozenset[int]) -> tuple[int, ...]:
+    return tuple(sorted(port // APART for port in ports))
 
 
 def _need(condition: bool) -> None:
@@ -332,7 +339,7 @@ def _holds(
 def _copy(cpu: Cpu, ports: frozenset[int] | None, n: int) -> None:
     """Make the first `n` bytes of the TSS's map those of a map; none lets no port through."""
     new = {port for port in ports or () if port // 8 < n}
-    cpu.open = frozenset({port for port in cpu.open if port // 8 >= n} | new)
+    cpu.tss = frozenset({port for port in cpu.tss if port // 8 >= n} | new)
 
 
 def _place(task: Task) -> str:
@@ -436,7 +443,8 @@ def machine_shows(
     """Run a history through `Machine`, and the port access that it ends in.
 
     Returns whether the counter of leaks, denials or faults shows it, and none did before; None
-    where no operations do what the history does.
+    where no operations do what the history does, or Machine has another idea of what the task
+    owns.
     """
     ops = machine_operations(policy, sizes, events)
     if ops is None:
@@ -445,6 +453,12 @@ def machine_shows(
     counter = {"leak": "leaks", "denial": "denials", "fault": "faults"}[bad[0]]
     machine.run(ops)
     if bad[1] is not None:
+        end = Stepper(policy, *sizes)
+        for event in events:
+            end.do(*event)
+        task = end.tasks[end.cpus[events[-1][1]].task or 0]
+        if task.owns != (task.map or frozenset()):
+            return None  # Machine goes by the task's map, which is not what was asked for
         before = int(machine.counters[counter].sum())
         machine.io(events[-1][1], APART * bad[1], 1)
         return not before and int(machine.counters[counter].sum()) == 1

@@ -266,7 +266,13 @@ CONDITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 # In the switch hook `current` is prev, so both share a bit.
 CONDITION_BITS: Mapping[str, int] = MappingProxyType(
     {
-        **{"tif": 1, "prev.tif": 1, "next.tif": 2, "first": 4, "on": 8, "empty": 16, "stale": 32},
+        "tif": 1,
+        "prev.tif": 1,
+        "next.tif": 2,
+        "first": 4,
+        "on": 8,
+        "empty": 16,
+        "stale": 32,
         "sched": 64,
     }
 )

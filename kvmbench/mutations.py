@@ -69,4 +69,6 @@ def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
 
 
 def _without(entries: Entries, i: int, j: int) -> Entries:
-    return [entry[:j] + entry[j + 1 :] if k == i else list(entry) for k, entry in enumerate(entries)]
+    return [
+        entry[:j] + entry[j + 1 :] if k == i else list(entry) for k, entry in enumerate(entries)
+    ]

@@ -14,6 +14,7 @@ from click.exceptions import NoArgsIsHelpError
 COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "run": ("run", "Simulate workloads under two policies and print the table."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
+    "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "list": ("list", "List workloads, scenarios, policies, profiles or published tables."),
     "show": ("show", "Print what is behind a name, or in a file."),
     "completion": ("completion", "Print the shell's completion script."),
@@ -98,9 +99,10 @@ def main(**_: Any) -> None:
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
       kvmbench scenario oversubscribed           what the patch is worth to a host
+      kvmbench check deferred                    every interleaving: is it safe
       kvmbench list policies
       kvmbench show deferred
 
     Every option can be set in the environment: --after of `run` is KVMBENCH_RUN_AFTER. Exit codes:
-    0 done, 1 failed, 2 usage.
+    0 done, 1 failed, 2 usage; check has 3, unsafe, and 4, not decided.
     """
