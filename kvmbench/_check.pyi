@@ -40,6 +40,7 @@ class Explorer:
         ports: int,
         *,
         symmetry: object = True,
+        whole_calls: object = False,
         max_states: int = ...,
         max_memory: int = ...,
     ) -> None: ...

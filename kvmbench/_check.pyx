@@ -7,9 +7,8 @@ state, which holds 32 bits of its hash and its number. A state's place in the ta
 bits of those 32, so that a table twice as large is filled from the old one in order.
 """
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-cimport cython
 
 from kvmbench._steps cimport (
     DO_ALLOC_MAP, DO_CLEAR_STALE, DO_CLEAR_TIF, DO_COPY_MAP, DO_DROP_MAP, DO_EDIT_MAP,
@@ -35,12 +34,11 @@ cdef enum:                        # sizes that a packed state has room for
     BATCH = 1024                  # successors that are looked up together
     EVENTS_ROOM = CPUS * 24       # enabled in one state: schedule 7, ioperm 8, others 4
 
-cdef enum Place:                  # where a task stands; it takes two bytes of a task's word
+cdef enum Place:                  # where a task stands
     RETURNING = 0                 # in the kernel, with nothing left but exit_to_user
     USER
     IN_RUN                        # inside KVM_RUN; the CPU says whether the guest is loaded
-    IN_CALL                       # IN_CALL + k: before entry k of the hook ioperm, then those
-                                  # of vcpu_put
+    IN_CALL                       # IN_CALL + k: before entry k of ioperm, then of vcpu_put
 
 cdef enum Code:                   # events, in the order of EVENTS
     SCHEDULE = 0                  # arg = the next task, NOBODY for none
@@ -137,6 +135,7 @@ cdef struct Waste:                # a step's first reload that found the limit f
 cdef struct Space:
     int n_cpus, n_tasks, n_ports, words
     bint symmetry
+    bint whole                    # no task is preempted where Machine has no operation for it
     uint8_t valid_at_start
     KbStep steps[STEPS_ROOM]      # all hooks, one behind the other
     int hook[KB_HOOKS + 1]        # steps[hook[h]:hook[h + 1]] is hook h
@@ -548,6 +547,13 @@ cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
     cdef bint twin
     for c in range(s.n_cpus):
         current = w.cpus[c].task
+        place = w.tasks[current].place if current != NOBODY else USER
+        if s.whole and (place == RETURNING or place >= IN_CALL
+                        or (place == IN_RUN and not w.cpus[c].loaded)):
+            events[n] = Event(code=TO_USER if place == RETURNING else ENTER if place == IN_RUN
+                              else CONTINUE, cpu=c, arg=0)
+            n += 1
+            continue
         for t in range(s.n_tasks):
             if w.tasks[t].cpu:
                 continue
@@ -562,7 +568,6 @@ cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
             continue
         events[n] = Event(code=SCHEDULE, cpu=c, arg=NOBODY)
         n += 1
-        place = w.tasks[current].place
         if place >= IN_CALL:
             events[n] = Event(code=CONTINUE, cpu=c, arg=0)
             n += 1
@@ -756,6 +761,7 @@ cdef class Explorer:
 
     Parameters: `policy`, a `Policy`; `cpus`, 1 to CPUS_MAX, `tasks`, 1 to TASKS_MAX, `ports`, 1
     to PORTS_MAX; `symmetry`, whether states that differ in the names of tasks and CPUs are one;
+    `whole_calls`, whether a task is preempted in user mode and in the guest alone;
     `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for what is
     out of range, MemoryError where there is no room to begin.
     """
@@ -767,8 +773,8 @@ cdef class Explorer:
         if self.s == NULL:
             raise MemoryError("no memory for an explorer")
 
-    def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, max_states=STATES_MAX,
-                 max_memory=2**63):
+    def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, whole_calls=False,
+                 max_states=STATES_MAX, max_memory=2**63):
         cdef Space* s = self.s
         if s.states != NULL:
             raise TypeError("an Explorer is made once")
@@ -781,6 +787,7 @@ cdef class Explorer:
         s.n_cpus, s.n_tasks, s.n_ports = cpus, tasks, ports
         s.words = (2 * s.n_tasks + s.n_cpus + 3) // 4
         s.symmetry = symmetry
+        s.whole = whole_calls
         s.max_states, s.max_memory = max_states, max_memory
         self._compile()
         self._orders()

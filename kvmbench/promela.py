@@ -105,6 +105,16 @@ inline edit_map() {{
   do :: (task[cur].map >> task[cur].max) > 0 -> task[cur].max++ :: else -> break od;
   new_number(1)
 }}
+inline load_map(c) {{
+  size_larger(task[cur].before, task[cur].max + 1);
+  size--;                 /* the larger of max before the edit and now */
+  copy(c, task[cur].map)
+}}
+inline copy_map(c) {{
+  size_larger(task[cur].tif * task[cur].max, task[nxt].max);
+  copy(c, task[nxt].map)
+}}
+inline wipe(c) {{ size = task[cur].max; copy(c, 0) }}
 inline sync_map(c) {{
   if
   :: task[cur].numbered && cpu[c].held == cur -> skip
@@ -177,15 +187,15 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
     ]  # fmt: skip
     for hook in ("vm_exit", "vcpu_put", "switch", "exit_to_user", "task_exit"):
         steps = [step for region in _regions(policy, hook) for step in region]
-        parts.append(_inline(f"hook_{hook}(c)", _steps(steps)))
+        parts.append(_inline(f"hook_{hook}(c)", _steps(steps, hook)))
     parts += [
-        _inline(f"ioperm_{k}(c)", [*_steps(region), *_go_on(k, call)])
+        _inline(f"ioperm_{k}(c)", [*_steps(region, "ioperm"), *_go_on(k, call)])
         for k, region in enumerate(call)
     ]
     for k, region in enumerate(put or [[]]):
         after = f"PUT_{k + 1}" if k + 1 < len(put) else "RETURNING"
         place = f"task[cur].place = {_or_stopped(region, after)}"
-        parts.append(_inline(f"put_{k}(c)", [*_steps(region), place]))
+        parts.append(_inline(f"put_{k}(c)", [*_steps(region, "vcpu_put"), place]))
     parts += [_begin(call), TAIL, _machine(policy, cpus, tasks, ports, len(call), len(put))]
     return "".join(parts)
 
@@ -205,7 +215,7 @@ def _inline(head: str, lines: Iterable[str]) -> str:
     return f"inline {head} {{\n{body}\n}}\n"
 
 
-def _steps(steps: Sequence[Step]) -> list[str]:
+def _steps(steps: Sequence[Step], hook: str) -> list[str]:
     lines = []
     stops = any(step.action == "stop" for step in steps)
     if stops:
@@ -213,19 +223,21 @@ def _steps(steps: Sequence[Step]) -> list[str]:
     for step in steps:
         terms = [_condition(name, wanted) for name, wanted in step.when]
         terms += ["!ended"] if stops else []
-        terms += _needs(step.action)
+        terms += _needs(step.action, hook)
         action = _action(step.action)
         lines.append(f"if :: {' && '.join(terms)} -> {action} :: else fi" if terms else action)
     return lines
 
 
-def _needs(action: str) -> list[str]:
+def _needs(action: str, hook: str) -> list[str]:
+    """Return what a step needs besides its conditions; only a switch may have no current task."""
     if action == "refresh":
         return ["cpu[c].stale"]
     if action == "copy_map":
         return ["nxt != IDLE"]
     anywhere = ("reload", "ltr", "mark_available", "mark_stale", "clear_stale", "stop")
-    return [] if action in (*anywhere, "validate_base", "invalidate_base") else ["cur != IDLE"]
+    bases = ("validate_base", "invalidate_base")
+    return ["cur != IDLE"] if hook == "switch" and action not in (*anywhere, *bases) else []
 
 
 def _action(action: str) -> str:
@@ -240,11 +252,10 @@ def _action(action: str) -> str:
         "clear_tif": "task[cur].tif = 0",
         "alloc_map": "task[cur].has_map = 1",
         "edit_map": "edit_map()",
-        "load_map": "size_larger(task[cur].before, task[cur].max + 1); size--; "
-        "copy(c, task[cur].map)",
-        "copy_map": "size_larger(task[cur].tif * task[cur].max, task[nxt].max); copy(c, task[nxt].map)",
-        "wipe_map": "size = task[cur].max; copy(c, 0)",
-        "wipe_own": "size = task[cur].max; copy(c, 0)",
+        "load_map": "load_map(c)",
+        "copy_map": "copy_map(c)",
+        "wipe_map": "wipe(c)",
+        "wipe_own": "wipe(c)",
         "sync_map": "sync_map(c)",
         "validate_base": "cpu[c].valid = 1",
         "invalidate_base": "cpu[c].valid = 0",

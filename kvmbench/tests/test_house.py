@@ -62,6 +62,7 @@ def test_type_checkers_see_the_same_names():
     [
         *("model", "source", "catalog", "arguments", "sampling", "workloads", "simulate"),
         *("scenario", "scenario_tables", "tables", "files", "results"),
+        *("_check", "check", "check_replay", "check_tables", "mutations", "promela"),
     ],
 )
 def test_every_modules_all(module):
@@ -94,18 +95,24 @@ def test_imports_stay_light(code, unwanted):
 
 FLOORS = {
     **dict.fromkeys(("model", "source", "catalog", "arguments", "sampling", "files"), 1),
-    **dict.fromkeys(("_steps", "_core", "_scenario"), 2),
+    **dict.fromkeys(("_steps", "_core", "_scenario", "_check"), 2),
     "stats": 2,
-    **dict.fromkeys(("workloads", "results"), 3),
-    **dict.fromkeys(("simulate", "scenario"), 4),
+    **dict.fromkeys(("workloads", "results", "check_replay", "mutations"), 3),
+    **dict.fromkeys(("simulate", "scenario", "check"), 4),
     "live": 4,
     **dict.fromkeys(("tables", "scenario_tables", "compare", "compare_tables", "formats"), 5),
+    **dict.fromkeys(("check_tables", "promela"), 5),
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
 }
 ARROWS = {
     *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
-    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
-    *(("scenario_tables", "tables"), ("compare_tables", "tables"), ("compare_tables", "compare")),
+    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps"), ("_check", "_steps")),
+    *(
+        ("scenario_tables", "tables"),
+        ("check_tables", "tables"),
+        ("compare_tables", "tables"),
+        ("compare_tables", "compare"),
+    ),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
