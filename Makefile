@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
 
-.PHONY: run test bench check coverage clean
+.PHONY: run test bench check spin coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -25,6 +25,11 @@ check: test
 	ci/lint
 	ci/types
 	ci/sanitize
+
+# Every mutant of every policy by SPIN; minutes, and it needs SPIN.
+spin:
+	ci/package
+	ci/spin
 
 # Line coverage of the .pyx files; minutes, so it is not among the checks.
 coverage:

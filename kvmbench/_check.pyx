@@ -626,7 +626,7 @@ cdef bint _grow_table(Space* s) noexcept nogil:
         return False
     for i in range(<uint64_t>1 << s.bits):
         if s.table[i]:
-            at = s.table[i] >> (64 - bits)
+            at = s.table[i] >> 32 << 32 >> (64 - bits)
             while table[at]:
                 at = (at + 1) & mask
             table[at] = s.table[i]
