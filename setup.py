@@ -46,7 +46,7 @@ extensions = [
         extra_link_args=link,
         define_macros=macros,
     )
-    for name in ("_steps", "_core", "_scenario")
+    for name in ("_steps", "_core", "_scenario", "_check")
 ]
 
 setup(
