@@ -156,6 +156,9 @@ def test_sides_of_other_sizes_have_their_units():
         ["w,", "us", "b", "900.0", "950.0"],
         ["w,", "ms", "c", "0.900", "1.200"],
     ]
+    # A name that is the same as above it is not repeated.
+    lines = ok("compare", "a.json", "b.json", "b.json").splitlines()
+    assert sum(line.startswith("w,") for line in lines) == 1
 
 
 def test_json_has_the_keys(two):
@@ -351,6 +354,14 @@ def test_configurations_with_any_sign(file):
             (entry,) = json.loads(text)["rows"]
             assert (entry["before"], entry["after"]) == (number, 0)
             assert not label or entry["from"] == "x"
+
+
+def test_configurations_of_a_kept_result(folder):
+    Path("results").mkdir()
+    both = [series("w", 1, configuration="a=on"), series("w", 2, configuration="a=off")]
+    keep("results/main.json", of_runs(both))
+    (entry,) = json.loads(ok("compare", "main#a=on", "main#a=off", "--format", "json"))["rows"]
+    assert (entry["before"], entry["after"]) == (1, 2)
 
 
 def test_one_file_with_two_configurations():
