@@ -97,7 +97,7 @@ def test_imports_stay_light(code, unwanted):
 FLOORS = {
     **dict.fromkeys(("model", "source", "catalog", "arguments", "sampling", "files"), 1),
     **dict.fromkeys(("_steps", "_core", "_scenario", "_check"), 2),
-    "stats": 2,
+    **dict.fromkeys(("stats", "family"), 2),
     **dict.fromkeys(("workloads", "results", "check_replay", "mutations"), 3),
     **dict.fromkeys(("simulate", "scenario", "baseline", "check"), 4),
     **dict.fromkeys(("live", "replicates", "plan"), 4),
@@ -113,7 +113,7 @@ ARROWS = {
     *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
     *(("result_tables", n) for n in ("tables", "compare", "compare_tables")),
     *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
-    ("check_tables", "tables"),
+    *(("check_tables", "tables"), ("family", "stats")),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
