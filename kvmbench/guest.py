@@ -271,6 +271,7 @@ PLAIN: Mapping[str, bytes] = MappingProxyType(
         "wbinvd": b"\x0f\x09",
         "invd": b"\x0f\x08",
         "hlt": b"\xf4",
+        "ud2": b"\x0f\x0b",
         "sti": b"\xfb",
         "cli": b"\xfa",
         "lfence": b"\x0f\xae\xe8",

@@ -6,16 +6,32 @@ import csv
 import io
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import to_builtins
 
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
 from kvmbench.results import Result, Series
 from kvmbench.stats import median_interval, pseudo_median, signed_rank_interval
-from kvmbench.tables import Table, fill, markdown, text
+from kvmbench.tables import Table, fact, fill, markdown, text
 
-__all__ = ["LIVE_FORMATS", "Cost", "LiveRow", "costs", "live_rows", "render_live"]
+if TYPE_CHECKING:
+    from kvmbench.live.fitness import Finding
+    from kvmbench.live.io_check import IoCheck
+    from kvmbench.results import Host
+
+__all__ = [
+    "LIVE_FORMATS",
+    "Cost",
+    "LiveRow",
+    "costs",
+    "live_rows",
+    "render_io_check",
+    "render_live",
+]
 
 LIVE_FORMATS = ("text", "markdown", "csv", "json")
 EMPTY = {0: "empty", 3: "empty_cpl3"}
@@ -188,12 +204,19 @@ def _text(table: Table) -> str:
 def _title(result: Result) -> str:
     runs = [run for _, run in result.runs()]
     rounds = [len(series.values) for run in runs for series in run.series]
-    each = f"{min(rounds)}" if min(rounds) == max(rounds) else f"{min(rounds)} to {max(rounds)}"
+    low, high = min(rounds), max(rounds)
+    each = f"{low} to {high} rounds" if low != high else _number(low, "round")
+    sides = set(result.configurations()) >= {NO_BITMAP, BITMAP}
+    taken = f"{_number(len(runs) // 2, 'run')} a side" if sides else _number(len(runs), "run")
     kernel = result.boots[0].host.kernel or "?"
     return (
-        f"/dev/kvm on {kernel}: cycles of the TSC an iteration, median of {len(runs)} "
-        f"run{'s' if len(runs) != 1 else ''} of {each} rounds, interval at 95 %"
+        f"/dev/kvm on {kernel}: cycles of the TSC an iteration, median of {taken} of {each}, "
+        "interval at 95 %"
     )
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _figure(cycles: float | None) -> str:
@@ -264,6 +287,68 @@ def _hanging(name: str, words: str) -> str:
         textwrap.fill(f"{name}: {words}", WIDTH, initial_indent="  ", subsequent_indent="      ")
         + "\n"
     )
+
+
+def render_io_check(found: IoCheck) -> str:
+    """Return what a check of the port check came to, with a newline at its end."""
+    denied = found.agreeing - found.allowed
+    parts = [
+        fill(f"{found.cases:,} accesses at CPL 3, decided by {found.judge}.", WIDTH),
+        fill(
+            f"{found.agreeing:,} as port_check says: {found.allowed:,} allowed, {denied:,} denied.",
+            WIDTH,
+        ),
+    ]
+    if found.apart:
+        words = (
+            f"In {found.apart:,} the first of the two bytes that the SDM wants is the last inside "
+            "TR's limit. "
+        )
+        if found.apart_allowed:
+            words += (
+                f"{found.apart_allowed:,} of them were allowed, which port_check and the SDM deny: "
+                "KVM's instruction emulator wants only the first byte inside the limit "
+                "(emulator_io_port_access_allowed). They are counted apart, as neither."
+            )
+        else:
+            words += "All of them were denied, as the SDM has it."
+        parts.append(fill(words, WIDTH))
+    if found.disagreeing:
+        lines = "".join(fill(str(one), WIDTH, "  ") for one in found.disagreements)
+        shown = len(found.disagreements)
+        first = f", the first {shown}" if shown < found.disagreeing else ""
+        parts.append(f"{found.disagreeing:,} decided otherwise{first}:\n{lines}")
+    else:
+        parts.append("None was decided otherwise.\n")
+    return "".join(parts)
+
+
+def render_host(facts: Host, found: Sequence[Finding], form: str) -> str:
+    """Return the host's facts and what they mean for a figure, as text or json."""
+    if form == "json":
+        document = {"findings": [asdict(one) for one in found], "host": to_builtins(facts)}
+        return json.dumps(document, indent=2) + "\n"
+    cpu = ", microcode ".join(filter(None, (facts.cpu, facts.microcode)))
+    lines = [fact("kernel", " ".join(filter(None, (facts.kernel, facts.build))), 14)]
+    lines += [fact("CPU", cpu, 14), "\n"]
+    for one in found:
+        words = [one.value, *filter(None, (one.effect,))]
+        lines.append(fact(f"{SIGNS[one.level]} {one.name}", ": ".join(words), 24))
+        if one.remedy:
+            lines.append(f"{'':24}-> {one.remedy}\n")  # whole, to be copied
+    minded = sum(one.level == "mind" for one in found)
+    bad = [one for one in found if one.level == "bad"]
+    closing = (
+        "Nothing can be measured here."
+        if bad
+        else f"Can be measured on; {_number(minded, 'thing')} to mind, marked ?."
+        if minded
+        else "Fit to measure on."
+    )
+    return "".join(lines) + "\n" + closing + "\n"
+
+
+SIGNS = {"good": " ", "mind": "?", "bad": "!"}
 
 
 def _document(result: Result, rows: list[LiveRow], compared: list[Cost]) -> dict[str, Any]:

@@ -153,7 +153,8 @@ def measured(engine: str, **chosen: Any) -> tuple[str, Result]:
     """Return the table of a run with these options of the command, and its result."""
     defaults = {option.name: option.default for option in command.params}
     for name in SIM_ONLY if engine == "kvm" else KVM_ONLY:
-        if chosen[name] not in (None, False, defaults[name]):
+        value = chosen[name]
+        if value is not None and value is not False and value != defaults[name]:
             other = "sim" if engine == "kvm" else "kvm"
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} is of --engine {other}, not of --engine {engine}")

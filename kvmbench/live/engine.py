@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -25,7 +26,7 @@ from kvmbench.programs import PROGRAMS, Program
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.workloads import Workload
 
-__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "Plan", "measure"]
+__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "Plan", "held_bitmap_error", "measure", "stolen"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
@@ -123,7 +124,7 @@ def measure(
     draw = random.Random(plan.seed)
     runs: list[Run] = []
     notes = _notes(offered, cpu, other_cpu, seconds, plan)
-    stolen = _stolen(cpu)
+    ticks = stolen(cpu)
     begun = time.monotonic()
     for number, configuration in enumerate(configurations):
         job = Job(
@@ -159,7 +160,7 @@ def measure(
     if not runs:
         why = "; ".join(f"{r.workload.name}: {r.why}" for r in rows if r.why) or "stopped"
         raise LiveError(f"nothing was measured: {why}")
-    notes += _steal_note(stolen, _stolen(cpu), time.monotonic() - begun)
+    notes += _steal_note(ticks, stolen(cpu))
     return Result(
         tool=f"kvmbench {version('kvmbench')}",
         notes=notes,
@@ -243,8 +244,8 @@ def _configurations(plan: Plan) -> list[str]:
     return [name for block in range(plan.runs) for name in pairs[block % 2]]
 
 
-def _check_ioperm() -> None:
-    """Raise LiveError where a thread cannot hold an I/O bitmap."""
+def held_bitmap_error() -> int:
+    """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
     from kvmbench._kvm import ioperm
 
     found: list[int] = []
@@ -252,16 +253,19 @@ def _check_ioperm() -> None:
     thread = threading.Thread(target=lambda: found.append(ioperm(0x378, 3, True)))
     thread.start()
     thread.join()
-    if found[0]:
-        why = {
-            "ENOSYS": "this kernel was built without it (CONFIG_X86_IOPL_IOPERM)",
-            "EPERM": "it needs CAP_SYS_RAWIO, and no lockdown",
-        }
-        import errno
+    return found[0]
 
-        name = errno.errorcode.get(found[0], str(found[0]))
+
+def _check_ioperm() -> None:
+    """Raise LiveError where a thread cannot hold an I/O bitmap."""
+    if number := held_bitmap_error():
+        name = errno.errorcode.get(number, str(number))
+        why = {
+            errno.ENOSYS: "this kernel was built without it (CONFIG_X86_IOPL_IOPERM)",
+            errno.EPERM: "it needs CAP_SYS_RAWIO, and no lockdown",
+        }
         raise LiveError(
-            f"ioperm(): {name}: {why.get(name, os.strerror(found[0]))}; so no thread here can hold "
+            f"ioperm(): {name}: {why.get(number, os.strerror(number))}; so no thread here can hold "
             "an I/O bitmap, and there is no cost of holding one to measure"
         )
 
@@ -406,10 +410,10 @@ def _notes(
     return notes
 
 
-def _stolen(cpu: int) -> tuple[int, int] | None:
+def stolen(cpu: int, root: str | Path = "/") -> tuple[int, int] | None:
     """Return ticks of the CPU that the hypervisor around this host took, and all ticks."""
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
+        lines = (Path(root) / "proc/stat").read_text().splitlines()
     except OSError:
         return None
     for line in lines:
@@ -419,9 +423,7 @@ def _stolen(cpu: int) -> tuple[int, int] | None:
     return None
 
 
-def _steal_note(
-    before: tuple[int, int] | None, after: tuple[int, int] | None, seconds: float
-) -> list[str]:
+def _steal_note(before: tuple[int, int] | None, after: tuple[int, int] | None) -> list[str]:
     if before is None or after is None or after[1] <= before[1]:
         return []
     share = (after[0] - before[0]) / (after[1] - before[1])

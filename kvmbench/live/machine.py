@@ -110,13 +110,13 @@ def why_not() -> str | None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
     try:
-        from kvmbench import _kvm
+        from kvmbench._kvm import available
     except ImportError:
         return (
             "kvmbench._kvm was not built: it needs a C compiler and the kernel's headers "
             "(linux/kvm.h; package linux-libc-dev or kernel-headers) when kvmbench is installed"
         )
-    number = _kvm.available()
+    number = available()
     return None if number == 0 else device_remedy(number)
 
 

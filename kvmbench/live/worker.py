@@ -217,11 +217,12 @@ def main() -> None:
     job: Job = json.load(sys.stdin)
     try:
         run(job)
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens; Python's own end would complain of it
     except LiveError as error:
         say("failed", str(error))
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            say("failed", f"{error.filename or 'KVM'}: {error.strerror or error}")
+        say("failed", f"{error.filename or 'KVM'}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

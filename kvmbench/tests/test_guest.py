@@ -72,7 +72,7 @@ def assembled(write):
             (lambda c, name=name: getattr(c, name)(), text)
             for name, text in {
                 **{n: n for n in ("nop", "pause", "cpuid", "vmcall", "vmmcall", "wbinvd", "invd")},
-                **{n: n for n in ("hlt", "sti", "cli", "lfence", "rdtsc", "rdmsr", "wrmsr")},
+                **{n: n for n in ("hlt", "ud2", "sti", "cli", "lfence", "rdtsc", "rdmsr", "wrmsr")},
                 "iretq": "iretq",
                 "in8": "in al, dx",
                 "in16": "in ax, dx",
@@ -90,7 +90,7 @@ def test_an_instruction(write, text):
 
 def test_all_plain_instructions_are_tested():
     tested = {"nop", "pause", "cpuid", "vmcall", "vmmcall", "wbinvd", "invd", "hlt", "sti", "cli"}
-    tested |= {"lfence", "rdtsc", "rdmsr", "wrmsr", "iretq", "in8", "in16", "in32"}
+    tested |= {"ud2", "lfence", "rdtsc", "rdmsr", "wrmsr", "iretq", "in8", "in16", "in32"}
     assert tested | {"out8", "out16", "out32"} == set(guest.PLAIN)
 
 
