@@ -29,6 +29,7 @@ from kvmbench.workloads import Workload
 __all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "Plan", "held_bitmap_error", "measure", "stolen"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
+SHARED = 0.02  # of a run's time, from which it is said that others ran
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
 TIMEOUT = 1.0  # seconds above what a round should take, after which it is hung
 GIVEN_UP = 2  # runs in which a workload may hang
@@ -124,7 +125,7 @@ def measure(
     draw = random.Random(plan.seed)
     runs: list[Run] = []
     notes = _notes(offered, cpu, other_cpu, seconds, plan)
-    ticks = stolen(cpu)
+    ticks, waits = stolen(cpu), list[float]()
     begun = time.monotonic()
     for number, configuration in enumerate(configurations):
         job = Job(
@@ -149,9 +150,10 @@ def measure(
                 progress(name, (done + share) / len(configurations))
 
         side = configuration if plan.ioperm == "both" else ""
-        run, stopped = _run(job, rows, side, list(command), report)
+        run, (seconds_waited, of), stopped = _run(job, rows, side, list(command), report)
         run.skipped.update(skipped)
         run.skipped.update({row.workload.name: row.why for row in rows if row.why is not None})
+        waits.append(seconds_waited / of if of else 0.0)
         if run.series:
             runs.append(run)
         if stopped:
@@ -160,6 +162,12 @@ def measure(
     if not runs:
         why = "; ".join(f"{r.workload.name}: {r.why}" for r in rows if r.why) or "stopped"
         raise LiveError(f"nothing was measured: {why}")
+    if max(waits) >= SHARED:
+        share = sum(waits) / len(waits)
+        notes.append(
+            f"Other tasks ran on the vCPU's CPU for {share:.0%} of the time, up to "
+            f"{max(waits):.0%} in one run. The figures hold that time too."
+        )
     notes += _steal_note(ticks, stolen(cpu))
     return Result(
         tool=f"kvmbench {version('kvmbench')}",
@@ -272,13 +280,14 @@ def _check_ioperm() -> None:
 
 def _run(
     job: Job, rows: Sequence[_Row], configuration: str, command: list[str], report: Progress
-) -> tuple[Run, bool]:
-    """Return one run and whether it was stopped by Ctrl-C."""
+) -> tuple[Run, tuple[float, float], bool]:
+    """Return one run, the seconds that its thread waited and of how many, and if Ctrl-C came."""
     by_name = {row.workload.name: row for row in rows}
     taken: dict[str, _Taken] = {}
     control = _Taken()
     expected = len(job["tasks"]) * (job["rounds"] + 1)
     when, done, ended = datetime.now(UTC), 0, False
+    waited = (0.0, 0.0)
     process = _Process(job)
     stopped = False
     try:
@@ -296,6 +305,8 @@ def _run(
                     done += 1
                 case ["control", calls, cycles]:
                     _add(control, calls, cycles, cycles, {})
+                case ["waited", seconds, of]:
+                    waited = (seconds, of)
                 case ["lost", name, why, hung]:
                     _lose(by_name[name], taken.get(name), why, hung)
                 case ["failed", why]:
@@ -326,7 +337,7 @@ def _run(
         series=series,
         skipped=skipped,
     )
-    return run, stopped
+    return run, waited, stopped
 
 
 def _add(taken: _Taken, iterations: int, cycles: int, in_host: int, counts: dict[str, int]) -> None:

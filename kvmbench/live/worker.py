@@ -172,6 +172,7 @@ def run(job: Job) -> None:
         alive[task["name"]] = task, iterations
         say("ready", task["name"], iterations)
     draw = random.Random(job["seed"])
+    waiting, measuring = waited(), time.monotonic()
     for number in range(job["rounds"]):
         if number >= ROUNDS_MIN and time.monotonic() - begun > job["limit"]:
             break
@@ -187,6 +188,7 @@ def run(job: Job) -> None:
                 del alive[name]
                 continue
             say("round", name, iterations, *taken)
+        say("waited", waited() - waiting, time.monotonic() - measuring)
         if job["control"]:
             from kvmbench._kvm import syscall_cycles
 
@@ -196,6 +198,15 @@ def run(job: Job) -> None:
 
 
 CONTROL_CALLS = 2000  # system calls in a round of the control
+
+
+def waited() -> float:
+    """Return the seconds for which this thread was ready to run and others ran instead."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0  # a kernel without CONFIG_SCHED_INFO
 
 
 def _lost(runner: Runner, task: Task, lost: Lost) -> None:

@@ -81,6 +81,7 @@ def test_every_modules_all(module):
         ("from kvmbench import Workload", {"numpy", "click"}),
         ("from kvmbench import Machine", {"click"}),
         ("import kvmbench.simulate, kvmbench.tables", {"click"}),
+        ("import kvmbench.live.worker", {"click", "numpy", "kvmbench._kvm"}),
         ("import kvmbench.scenario, kvmbench.scenario_tables", {"click"}),
         ("import kvmbench.pytest_plugin", {"numpy", "click", "msgspec", "kvmbench.model"}),
     ],
