@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from kvmbench.catalog import FileError
 
-__all__ = ["BUILT_IN", "Workload", "load_workloads", "merge", "workloads"]
+if TYPE_CHECKING:
+    from kvmbench.programs import Program
+
+__all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 
@@ -27,13 +31,19 @@ ENTRY_POINTS = "kvmbench.workloads"
 class Workload:
     """A loop whose iteration is measured: its name, and the exit kinds of one iteration in order.
 
-    `exits` names kinds of the profile, or is empty where the one kind has the workload's name.
+    `exits` names kinds of the profile for the simulation, or is empty where the one kind has the
+    workload's name. `guest` is the code for /dev/kvm, a name of `kvmbench.programs.PROGRAMS` or a
+    `Program`, or None where there is none; `needs` are names of `kvmbench.live.machine.NEEDS`,
+    without which it is skipped there.
+
     Raises TypeError or ValueError for a name that is no string or is empty.
     """
 
     name: str
     about: str = ""
     exits: tuple[str, ...] = ()
+    guest: str | Program | None = None
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
@@ -48,17 +58,75 @@ class Workload:
             raise ValueError(f"name {self.name!r} has a space in it")
 
 
+def _measured(name: str, about: str, *needs: str) -> Workload:
+    """A workload whose guest code has its name."""
+    return Workload(name, about, guest=name, needs=needs)
+
+
 BUILT_IN = (
-    Workload("cpuid", "CPUID, which always exits"),
-    Workload("vmcall", "VMCALL, the hypercall of VMX"),
-    Workload("mov_from_cr8", "MOV from CR8: the TPR shadow answers, no exit"),
-    Workload("mov_to_cr8", "MOV to CR8: the TPR shadow takes it, no exit"),
-    Workload("inl_from_pmtimer", "IN of the ACPI PM timer, a device in userspace"),
-    Workload("inl_from_qemu", "IN from port 0x1234, which nobody answers: userspace"),
-    Workload("inl_from_kernel", "IN from port 0x4d0, the PIC in the kernel, emulated"),
-    Workload("outl_to_kernel", "OUT to port 0x4d0, the PIC in the kernel"),
+    _measured("cpuid", "CPUID, which always exits"),
+    _measured("vmcall", "VMCALL, the hypercall of VMX; on an AMD CPU VMMCALL is measured"),
+    _measured("mov_from_cr8", "MOV from CR8: the TPR shadow answers, no exit"),
+    _measured("mov_to_cr8", "MOV to CR8: the TPR shadow takes it, no exit"),
+    _measured("inl_from_pmtimer", "IN of the ACPI PM timer, a device in userspace"),
+    _measured("inl_from_qemu", "IN from port 0x1234, which nobody answers: userspace"),
+    _measured("inl_from_kernel", "IN from port 0x4d0, the PIC in the kernel, emulated"),
+    _measured("outl_to_kernel", "OUT to port 0x4d0, the PIC in the kernel"),
 )
 """The eight of the patch (Linux b7ffc44d5b2e), in its order."""
+
+LIVE_ONLY = (
+    _measured("empty", "the loop alone, at CPL 0: what every row holds besides its own"),
+    _measured("empty_cpl3", "the loop alone, at CPL 3"),
+    _measured("inb_cpl3", "IN at CPL 3, which the guest's I/O bitmap allows: userspace"),
+    _measured("mmio_read", "a load where no memory is: userspace"),
+    _measured("hlt", "HLT until a timer fires, 20,000 cycles ahead; they are in the figure",
+              "tsc_deadline"),
+    _measured("wbinvd", "WBINVD"),
+    _measured("invd", "INVD"),
+    _measured("mov_dr", "MOV to DR7"),
+    _measured("tscdeadline_immed", "a deadline of now written to the TSC-deadline timer",
+              "tsc_deadline"),
+    _measured("tscdeadline", "a deadline 3,000 cycles ahead, and spinning until it has fired",
+              "tsc_deadline"),
+    _measured("self_ipi_sti_nop", "an IPI to itself by the ICR, let in by STI"),
+    _measured("self_ipi_sti_hlt", "an IPI to itself by the ICR, let in by STI and HLT"),
+    _measured("self_ipi_tpr", "an IPI to itself by the ICR, let in by the TPR"),
+    _measured("self_ipi_tpr_sti_nop", "the same, held off by IF too, let in by STI"),
+    _measured("self_ipi_tpr_sti_hlt", "the same, held off by IF too, let in by STI and HLT"),
+    _measured("x2apic_self_ipi_sti_nop", "an IPI by x2APIC's self-IPI MSR, let in by STI",
+              "x2apic"),
+    _measured("x2apic_self_ipi_sti_hlt", "an IPI by x2APIC's self-IPI MSR, let in by STI and HLT",
+              "x2apic"),
+    _measured("x2apic_self_ipi_tpr", "an IPI by x2APIC's self-IPI MSR, let in by the TPR",
+              "x2apic"),
+    _measured("x2apic_self_ipi_tpr_sti_nop", "the same, held off by IF too, let in by STI",
+              "x2apic"),
+    _measured("x2apic_self_ipi_tpr_sti_hlt", "the same, held off by IF too, let in by STI and HLT",
+              "x2apic"),
+    _measured("ipi", "an IPI to a second vCPU, until its handler has answered", "second_cpu"),
+    _measured("ipi_halt", "the same with 2,000 cycles in which the second vCPU halts",
+              "second_cpu"),
+    _measured("ple_round_robin", "two vCPUs in turn, each waiting with PAUSE", "second_cpu"),
+    _measured("wr_kernel_gs_base", "WRMSR to KERNEL_GS_BASE"),
+    _measured("wr_tsx_ctrl_msr", "WRMSR to TSX_CTRL", "tsx_ctrl"),
+    _measured("wr_ibrs_msr", "WRMSR to SPEC_CTRL twice: IBRS on and off", "spec_ctrl"),
+    _measured("wr_ibpb_msr", "WRMSR to PRED_CMD: IBPB", "ibpb"),
+    _measured("wr_tsc_adjust_msr", "WRMSR to TSC_ADJUST", "tsc_adjust"),
+    _measured("rd_tsc_adjust_msr", "RDMSR of TSC_ADJUST", "tsc_adjust"),
+    _measured("toggle_cr0_wp", "MOV to CR0 twice: WP off and on"),
+    _measured("toggle_cr4_pge", "MOV to CR4 twice: PGE off and on"),
+    _measured("mmio-no-eventfd:pci-mem", "a store to a device's memory: userspace"),
+    _measured("mmio-wildcard-eventfd:pci-mem", "a store that an ioeventfd takes", "ioeventfd"),
+    _measured("mmio-datamatch-eventfd:pci-mem", "a store of the value that an ioeventfd wants",
+              "ioeventfd"),
+    _measured("portio-no-eventfd:pci-io", "OUT to a device's port: userspace"),
+    _measured("portio-wildcard-eventfd:pci-io", "OUT that an ioeventfd takes", "ioeventfd"),
+    _measured("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
+              "ioeventfd"),
+)  # fmt: skip
+"""The others of kvm-unit-tests' x86/vmexit.c, by its names, and some of our own. No profile here
+has costs for them, so they are simulated only where a profile of the user's has."""
 
 
 def workloads() -> Mapping[str, Workload]:
@@ -66,7 +134,7 @@ def workloads() -> Mapping[str, Workload]:
 
     Raises FileError where an entry point cannot be loaded or names a workload that is there.
     """
-    found = {workload.name: workload for workload in BUILT_IN}
+    found = {workload.name: workload for workload in (*BUILT_IN, *LIVE_ONLY)}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         origin = f"entry point {entry.name} = {entry.value}"
         try:

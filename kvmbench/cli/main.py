@@ -18,6 +18,8 @@ COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "compare": ("compare", "Compare results, row by row, with a verdict."),
     "self-test": ("self_test", "Compare a result with itself, taken apart in time."),
     "plan": ("plan", "Plan measurements of two kernels in turn, across reboots."),
+    "host": ("host", "Say whether this host is fit to measure, and what would help."),
+    "check-io": ("check_io", "Hold the port check against guests on /dev/kvm."),
     "list": ("list", "List workloads, policies, profiles, results or what else has names."),
     "show": ("show", "Print what is behind a name, or in a file."),
     "convert": ("convert", "Write a result file in another format."),

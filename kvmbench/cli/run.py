@@ -47,6 +47,13 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
 @click.argument(
     "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(_workload_names)
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["sim", "kvm"]),
+    default="sim",
+    show_default=True,
+    help="Simulate two policies, or measure this host through /dev/kvm.",
+)
 @machine_options
 @click.option(
     "--workload-file", type=click.Path(), metavar="FILE", help="Python with more workloads."
@@ -66,8 +73,17 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
     type=click.Choice(["off", "on", "both"]),
     default="off",
     show_default=True,
-    help="Does the vCPU's thread hold an I/O bitmap; both compares the two under --after.",
+    help="Does the vCPU's thread hold an I/O bitmap; both compares the two (sim: under --after).",
 )
+@click.option("--cpu", type=click.IntRange(0), help="kvm: the host's CPU for the vCPU's thread.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 1000),
+    default=7,
+    show_default=True,
+    help="kvm: fresh processes with a fresh virtual machine.",
+)
+@click.option("--fast", is_flag=True, help="kvm: 10 seconds instead of a minute.")
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
     "--against",
@@ -103,6 +119,8 @@ def command(
 ) -> None:
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
 
+    With --engine kvm, measure each of them, and some more, through this host's /dev/kvm instead.
+
     \b
     Examples:
       kvmbench run
@@ -137,7 +155,36 @@ def _refuse_more_than_plan() -> None:
             )
 
 
-def measured(
+SIM_ONLY = (
+    *("before", "after", "policy_file", "profile", "vendor", "iterations", "closed_form"),
+    *("explain", "against"),
+)
+KVM_ONLY = ("cpu", "runs", "fast")
+
+
+def measured(engine: str, **chosen: Any) -> tuple[str, Result]:
+    """Return the table of a run with these options of the command, and its result."""
+    defaults = {option.name: option.default for option in command.params}
+    for name in SIM_ONLY if engine == "kvm" else KVM_ONLY:
+        value = chosen[name]
+        if value is not None and value is not False and value != defaults[name]:
+            other = "sim" if engine == "kvm" else "kvm"
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} is of --engine {other}, not of --engine {engine}")
+    if engine == "sim":
+        return _simulated(**chosen)
+    from kvmbench.cli.run_live import measured as live
+
+    workloads = _known(chosen["workload_file"])
+    names = chosen["names"] or tuple(name for name, w in workloads.items() if w.guest is not None)
+    return live(
+        [pick("workload", name, workloads) for name in names],
+        form=chosen["format"], cpu=chosen["cpu"], runs=chosen["runs"], fast=chosen["fast"],
+        ioperm=chosen["ioperm"],
+    )  # fmt: skip
+
+
+def _simulated(
     names: tuple[str, ...],
     before: str,
     after: str,
@@ -200,21 +247,29 @@ def _kept(run: Run) -> Result:
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
     from kvmbench.simulate import missing_kinds
-    from kvmbench.workloads import load_workloads, merge, workloads
+    from kvmbench.workloads import LIVE_ONLY
 
-    try:
-        known = dict(workloads())
-        if path:
-            known = merge(known, read(load_workloads, path), path)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    known = _known(path)
     if names:
         return [pick("workload", name, known) for name in names]
     able = [found for found in known.values() if not missing_kinds(found, profile)]
     if not able:
         raise click.ClickException(f"profile {profile.name!r} has exit kinds of no workload")
     for workload in known.values():
+        if workload in LIVE_ONLY:
+            continue
         if missing := missing_kinds(workload, profile):
             what = f"profile {profile.name} has no exit kind {missing[0]}"
             click.echo(f"kvmbench: {workload.name} left out: {what}", err=True)
     return able
+
+
+def _known(path: str | None) -> dict[str, Workload]:
+    """Return the workloads that there are, and a file's."""
+    from kvmbench.workloads import load_workloads, merge, workloads
+
+    try:
+        known = dict(workloads())
+        return merge(known, read(load_workloads, path), path) if path else known
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None

@@ -25,6 +25,7 @@ import kvmbench
 from kvmbench import results
 from kvmbench.cli.main import COMMANDS, main
 from kvmbench.results import Run, Series
+from kvmbench.workloads import LIVE_ONLY
 
 AFTER = """\
 cpuid 1291
@@ -38,6 +39,7 @@ outl_to_kernel 1391
 """  # as the commit message of Linux b7ffc44d5b2e has it
 BEFORE = AFTER.replace("6457", "6937").replace("6209", "6689")
 NAMES = re.findall(r"^\w+", AFTER, re.MULTILINE)
+LIVE_NAMES = [workload.name for workload in LIVE_ONLY]
 KUT = f"Before:\n{BEFORE}After:\n{AFTER}"
 POLICIES = ["eager", "deferred", "exit-to-user", "every-exit"]
 PROFILES = ["patch-2017", "patch-2017-replay"]
@@ -642,7 +644,7 @@ def test_version():
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        *(("workloads", NAMES), ("policies", POLICIES), ("profiles", PROFILES)),
+        *(("workloads", [*NAMES, *LIVE_NAMES]), ("policies", POLICIES), ("profiles", PROFILES)),
         ("published", PUBLISHED),
     ],
 )

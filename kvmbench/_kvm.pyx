@@ -1,0 +1,840 @@
+"""KVM's ioctls (linux/kvm.h) as far as measuring needs them: a Vm, its vCPUs, their counters.
+
+Nothing here decides what is measured; kvmbench.live does. Linux on x86-64 only.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strerror
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <pthread.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/eventfd.h>
+    #include <sys/ioctl.h>
+    #include <sys/mman.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+    #include <x86intrin.h>
+    #include <linux/kvm.h>
+
+    /* What older headers do not have; the numbers are the kernel's ABI. */
+    #ifndef KVM_CAP_BINARY_STATS_FD
+    #define KVM_CAP_BINARY_STATS_FD 203
+    #endif
+    #ifndef KVM_GET_STATS_FD
+    #define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
+    #endif
+    #ifndef KVM_CAP_DISABLE_QUIRKS2
+    #define KVM_CAP_DISABLE_QUIRKS2 213
+    #endif
+    #ifndef KVM_X86_QUIRK_FIX_HYPERCALL_INSN
+    #define KVM_X86_QUIRK_FIX_HYPERCALL_INSN (1 << 5)
+    #endif
+    #ifndef sigev_notify_thread_id
+    #define sigev_notify_thread_id _sigev_un._tid
+    #endif
+
+    /* kvm_stats_header and kvm_stats_desc, whose last member older headers spell otherwise */
+    typedef struct {
+        uint32_t flags, name_size, num_desc, id_offset, desc_offset, data_offset;
+    } kb_stats_header;
+    typedef struct {
+        uint32_t flags;
+        int16_t exponent;
+        uint16_t size;
+        uint32_t offset, bucket_size;
+    } kb_stats_desc;
+
+    /* The kvm_run of the vCPU that this thread is in; NULL while there is nothing to kick. */
+    static __thread struct kvm_run *volatile kb_running;
+    static __thread volatile sig_atomic_t kb_kicked;
+
+    static void kb_on_kick(int number)
+    {
+        (void)number;
+        kb_kicked = 1;
+        /* A kick just before the ioctl would be lost without this. */
+        if (kb_running)
+            kb_running->immediate_exit = 1;
+    }
+
+    static int kb_signal(void) { return SIGRTMAX - 3; }
+
+    /* Make the handler ours, without SA_RESTART; -1 where somebody else has the signal. */
+    static int kb_install(void)
+    {
+        struct sigaction old, action;
+        if (sigaction(kb_signal(), NULL, &old))
+            return -1;
+        if (old.sa_handler == kb_on_kick)
+            return 0;
+        if (old.sa_handler != SIG_DFL) {
+            errno = EBUSY;
+            return -1;
+        }
+        memset(&action, 0, sizeof action);
+        action.sa_handler = kb_on_kick;
+        return sigaction(kb_signal(), &action, NULL);
+    }
+
+    static int kb_thread(void) { return (int)syscall(SYS_gettid); }
+
+    /* Kick this thread after `seconds`, and again every 50 ms, so that no kick is the last one. */
+    static int kb_arm(timer_t *timer, double seconds)
+    {
+        struct sigevent event;
+        struct itimerspec when;
+        memset(&event, 0, sizeof event);
+        event.sigev_notify = SIGEV_THREAD_ID;
+        event.sigev_signo = kb_signal();
+        event.sigev_notify_thread_id = kb_thread();
+        if (timer_create(CLOCK_MONOTONIC, &event, timer))
+            return -1;
+        when.it_value.tv_sec = (time_t)seconds;
+        when.it_value.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) + 1;
+        if (when.it_value.tv_nsec > 999999999)
+            when.it_value.tv_nsec = 999999999;
+        when.it_interval.tv_sec = 0;
+        when.it_interval.tv_nsec = 50000000;
+        if (timer_settime(*timer, 0, &when, NULL)) {
+            timer_delete(*timer);
+            return -1;
+        }
+        return 0;
+    }
+
+    typedef struct {
+        int reason;           /* KVM_EXIT_*, or one of KB_* */
+        int error;            /* errno of KB_FAILED */
+        uint16_t port;        /* of the OUT that stopped it */
+        uint32_t value;       /* of that OUT */
+        uint64_t io, mmio;    /* exits that were answered here */
+        uint64_t tsc_in;      /* before the first KVM_RUN */
+        uint64_t tsc_out;     /* after the last one */
+    } kb_outcome;
+
+    enum { KB_STOPPED = 1000, KB_KICKED, KB_SIGNALLED, KB_FAILED };
+
+    /* Run a vCPU until an OUT to a port in [stop, stop + 4), a kick, or an exit with no answer.
+     *
+     * A port or an address that nobody has reads as all ones, as on a bus. `outcome` adds up, so
+     * that a run goes on after Python has looked at its signals.
+     */
+    static void kb_run(int fd, struct kvm_run *run, uint16_t stop, kb_outcome *outcome)
+    {
+        uint8_t *data;
+        kb_running = run;
+        if (!outcome->tsc_in)
+            outcome->tsc_in = __rdtsc();
+        for (;;) {
+            if (kb_kicked) {
+                outcome->reason = KB_KICKED;
+                break;
+            }
+            if (ioctl(fd, KVM_RUN, 0) < 0) {
+                if (errno == EINTR || errno == EAGAIN) {
+                    if (kb_kicked)
+                        continue;
+                    outcome->reason = KB_SIGNALLED;
+                    break;
+                }
+                outcome->error = errno;
+                outcome->reason = KB_FAILED;
+                break;
+            }
+            if (run->exit_reason == KVM_EXIT_IO) {
+                data = (uint8_t *)run + run->io.data_offset;
+                if (run->io.direction == KVM_EXIT_IO_IN) {
+                    memset(data, 0xff, (size_t)run->io.size * run->io.count);
+                } else if ((uint16_t)(run->io.port - stop) < 4) {
+                    outcome->port = run->io.port;
+                    outcome->value = 0;
+                    memcpy(&outcome->value, data, run->io.size <= 4 ? run->io.size : 4);
+                    outcome->reason = KB_STOPPED;
+                    break;
+                }
+                outcome->io++;
+            } else if (run->exit_reason == KVM_EXIT_MMIO) {
+                if (!run->mmio.is_write)
+                    memset(run->mmio.data, 0xff, sizeof run->mmio.data);
+                outcome->mmio++;
+            } else {
+                outcome->reason = (int)run->exit_reason;
+                break;
+            }
+        }
+        outcome->tsc_out = __rdtsc();
+        kb_running = NULL;
+    }
+
+    /* Let KVM finish the access that a run stopped at, without entering the guest. */
+    static void kb_settle(int fd, struct kvm_run *run)
+    {
+        run->immediate_exit = 1;
+        (void)ioctl(fd, KVM_RUN, 0);
+        run->immediate_exit = 0;
+    }
+
+    static void kb_clear_kick(struct kvm_run *run)
+    {
+        kb_kicked = 0;
+        run->immediate_exit = 0;
+    }
+
+    static int kb_ioperm(unsigned long first, unsigned long count, int on)
+    {
+        return (int)syscall(SYS_ioperm, first, count, on);
+    }
+
+    static uint64_t kb_syscalls(int calls)
+    {
+        uint64_t begin = __rdtsc();
+        for (int i = 0; i < calls; i++)
+            (void)syscall(SYS_getppid);
+        return __rdtsc() - begin;
+    }
+
+    static int kb_kick(int thread)
+    {
+        return (int)syscall(SYS_tgkill, getpid(), thread, kb_signal());
+    }
+    static int kb_ioctl(int fd, unsigned long request, unsigned long argument)
+    {
+        return ioctl(fd, request, argument);
+    }
+    """
+    ctypedef struct kb_stats_header:
+        uint32_t name_size
+        uint32_t num_desc
+        uint32_t desc_offset
+        uint32_t data_offset
+    ctypedef struct kb_stats_desc:
+        uint32_t flags
+        uint16_t size
+        uint32_t offset
+    ctypedef struct kb_outcome:
+        int reason
+        int error
+        uint16_t port
+        uint32_t value
+        uint64_t io
+        uint64_t mmio
+        uint64_t tsc_in
+        uint64_t tsc_out
+    ctypedef void* timer_t
+    enum:
+        KB_STOPPED
+        KB_KICKED
+        KB_SIGNALLED
+        KB_FAILED
+        PROT_READ
+        PROT_WRITE
+        MAP_PRIVATE
+        MAP_SHARED
+        MAP_ANONYMOUS
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+        O_RDWR
+        O_CLOEXEC
+    void* MAP_FAILED
+    int kb_install() noexcept nogil
+    int kb_ioperm(unsigned long first, unsigned long count, int on) noexcept nogil
+    uint64_t kb_syscalls(int calls) noexcept nogil
+    int kb_thread() noexcept nogil
+    int kb_arm(timer_t* timer, double seconds) noexcept nogil
+    int kb_kick(int thread) noexcept nogil
+    int kb_ioctl(int fd, unsigned long request, unsigned long argument) noexcept nogil
+    int timer_delete(timer_t timer) noexcept nogil
+    int open(const char* path, int flags) noexcept nogil
+    int close(int fd) noexcept nogil
+    int eventfd(unsigned int start, int flags) noexcept nogil
+    ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
+    void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
+    int munmap(void* at, size_t size) noexcept nogil
+
+cdef extern from "<linux/kvm.h>":
+    struct kvm_run:
+        pass
+    struct kvm_regs:
+        uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags
+        uint64_t r8, r9, r10, r11, r12, r13, r14, r15
+    struct kvm_segment:
+        uint64_t base
+        uint32_t limit
+        uint16_t selector
+        uint8_t type, present, dpl, db, s, l, g, avl, unusable
+    struct kvm_dtable:
+        uint64_t base
+        uint16_t limit
+    struct kvm_sregs:
+        kvm_segment cs, ds, es, fs, gs, ss, tr, ldt
+        kvm_dtable gdt, idt
+        uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base
+    struct kvm_userspace_memory_region:
+        uint32_t slot, flags
+        uint64_t guest_phys_addr, memory_size, userspace_addr
+    struct kvm_pit_config:
+        uint32_t flags
+    struct kvm_mp_state:
+        uint32_t mp_state
+    struct kvm_lapic_state:
+        char regs[1024]
+    struct kvm_vcpu_events:
+        uint32_t flags
+    struct kvm_enable_cap:
+        uint32_t cap
+        uint64_t args[4]
+    struct kvm_cpuid_entry2:
+        uint32_t function, index, flags, eax, ebx, ecx, edx
+    struct kvm_msr_entry:
+        uint32_t index
+        uint64_t data
+    struct kvm_ioeventfd:
+        uint64_t datamatch, addr
+        uint32_t len
+        int fd
+        uint32_t flags
+    enum:
+        KVM_GET_API_VERSION, KVM_CREATE_VM, KVM_CHECK_EXTENSION, KVM_GET_VCPU_MMAP_SIZE
+        KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2, KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION
+        KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2, KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR
+        KVM_ENABLE_CAP, KVM_IOEVENTFD, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
+        KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_MP_STATE, KVM_GET_LAPIC, KVM_SET_LAPIC
+        KVM_SET_VCPU_EVENTS, KVM_GET_TSC_KHZ, KVM_GET_STATS_FD
+        KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT
+        KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_GET_TSC_KHZ, KVM_CAP_BINARY_STATS_FD
+        KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_CAP_NR_VCPUS
+        KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_SET_IDENTITY_MAP_ADDR
+        KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO
+        KVM_MP_STATE_RUNNABLE
+        KVM_EXIT_UNKNOWN, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN
+        KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_SYSTEM_EVENT
+
+cdef extern from *:
+    void kb_run(int fd, kvm_run* run, uint16_t stop, kb_outcome* outcome) noexcept nogil
+    void kb_settle(int fd, kvm_run* run) noexcept nogil
+    void kb_clear_kick(kvm_run* run) noexcept nogil
+
+API_VERSION = 12  # of KVM, for ever (Documentation/virt/kvm/api.rst, 4.1)
+
+CAPABILITIES = {
+    "irqchip": KVM_CAP_IRQCHIP,
+    "pit": KVM_CAP_PIT2,
+    "ioeventfd": KVM_CAP_IOEVENTFD,
+    "immediate_exit": KVM_CAP_IMMEDIATE_EXIT,
+    "tsc_deadline": KVM_CAP_TSC_DEADLINE_TIMER,
+    "tsc_khz": KVM_CAP_GET_TSC_KHZ,
+    "stats_fd": KVM_CAP_BINARY_STATS_FD,
+    "disable_quirks2": KVM_CAP_DISABLE_QUIRKS2,
+    "set_tss_addr": KVM_CAP_SET_TSS_ADDR,
+    "set_identity_map_addr": KVM_CAP_SET_IDENTITY_MAP_ADDR,
+}
+
+REASONS = {
+    KB_STOPPED: "stopped",
+    KB_KICKED: "kicked",
+    KVM_EXIT_UNKNOWN: "an exit that KVM does not know",
+    KVM_EXIT_EXCEPTION: "an exception",
+    KVM_EXIT_HLT: "HLT",
+    KVM_EXIT_SHUTDOWN: "a triple fault",
+    KVM_EXIT_FAIL_ENTRY: "a failed VM entry",
+    KVM_EXIT_INTERNAL_ERROR: "an internal error of KVM",
+    KVM_EXIT_SYSTEM_EVENT: "a system event",
+}
+
+cdef enum:
+    CPUID_MAX = 256  # entries; KVM itself knows no more (KVM_MAX_CPUID_ENTRIES)
+
+cdef struct Cpuid:
+    uint32_t nent
+    uint32_t padding
+    kvm_cpuid_entry2 entries[CPUID_MAX]
+
+cdef struct OneMsr:
+    uint32_t nmsrs
+    uint32_t padding
+    kvm_msr_entry entry
+
+
+class KvmError(OSError):
+    """A KVM ioctl failed: `filename` is the ioctl's name."""
+
+
+cdef int _check(int result, str what) except -1:
+    if result < 0:
+        raise KvmError(errno, strerror(errno).decode(), what)
+    return result
+
+
+cdef int _ask(int fd, unsigned long request, unsigned long argument) noexcept:
+    """An ioctl with the GIL released: making and ending a machine waits for all CPUs."""
+    cdef int result
+    with nogil:
+        result = kb_ioctl(fd, request, argument)
+    return result
+
+
+cdef class Vm:
+    """A virtual machine with an interrupt chip and a timer in the kernel, as QEMU makes it.
+
+    `cpus` is the number of vCPUs and `memory` the bytes of RAM from guest address 0 on. Raises
+    FileNotFoundError, PermissionError or another OSError where /dev/kvm cannot be opened, KvmError
+    (an OSError) where KVM refuses, ValueError for sizes that are not whole pages.
+
+    A vCPU belongs to one thread at a time. `close`, or the end of a `with` block, gives all
+    memory and descriptors back; it must not run while another thread is in `run`.
+    """
+
+    cdef int kvm, vm
+    cdef readonly int cpus
+    cdef uint8_t* ram
+    cdef size_t ram_size, run_size
+    cdef int vcpu[8]
+    cdef int stats_fd[8]
+    cdef kvm_run* running[8]
+    cdef int thread[8]      # that is inside run(), or 0
+    cdef kvm_sregs reset_state[8]
+    cdef kvm_lapic_state lapic[8]
+    cdef bint has_lapic[8]
+    cdef readonly dict capabilities
+    cdef readonly bint quirk_off    # the hypercall is executed as it is written
+    cdef list events
+    cdef dict layouts
+
+    def __cinit__(self):
+        cdef int i
+        self.kvm = self.vm = -1
+        for i in range(8):
+            self.vcpu[i] = self.stats_fd[i] = -1
+        self.events = []
+        self.layouts = {}
+
+    def __init__(self, *, int cpus=1, size_t memory=1 << 21):
+        if not 1 <= cpus <= 8:
+            raise ValueError(f"cpus is {cpus}, not 1 to 8")
+        if memory == 0 or memory % 4096:
+            raise ValueError(f"memory is {memory} bytes, not whole pages of 4096")
+        if self.kvm >= 0:
+            raise ValueError("this Vm is set up already")
+        try:
+            self._set_up(cpus, memory)
+        except BaseException:
+            self.close()
+            raise
+
+    cdef int _set_up(self, int cpus, size_t memory) except -1:
+        cdef kvm_userspace_memory_region region
+        cdef kvm_pit_config pit
+        cdef kvm_enable_cap cap
+        cdef uint64_t identity = 0xfffbc000
+        cdef void* at
+        cdef int i
+        if kb_install():
+            words = "somebody else handles the signal that stops a guest"
+            raise KvmError(errno, words, "SIGRTMAX-3")
+        self.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)
+        if self.kvm < 0:
+            raise OSError(errno, strerror(errno).decode(), "/dev/kvm")
+        version = _ask(self.kvm, KVM_GET_API_VERSION, 0)
+        if version != API_VERSION:
+            raise KvmError(0, f"is {version}, expected {API_VERSION}", "KVM_GET_API_VERSION")
+        self.vm = _ask(self.kvm, KVM_CREATE_VM, 0)
+        while self.vm < 0 and errno == EINTR:
+            PyErr_CheckSignals()
+            self.vm = _ask(self.kvm, KVM_CREATE_VM, 0)
+        _check(self.vm, "KVM_CREATE_VM")
+        self.capabilities = {
+            name: max(0, _ask(self.vm, KVM_CHECK_EXTENSION, number))
+            for name, number in CAPABILITIES.items()
+        }
+        for name in ("irqchip", "pit", "immediate_exit"):
+            if not self.capabilities[name]:
+                raise KvmError(0, "this KVM does not have it", f"capability {name}")
+        # Intel without unrestricted guest needs room for these; elsewhere they do no harm.
+        if self.capabilities["set_identity_map_addr"]:
+            _check(_ask(self.vm, KVM_SET_IDENTITY_MAP_ADDR, <unsigned long>&identity),
+                   "KVM_SET_IDENTITY_MAP_ADDR")
+        if self.capabilities["set_tss_addr"]:
+            _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
+        # Written to the host's vendor, a hypercall needs no patching; and patched it is not what
+        # is measured.
+        if self.capabilities["disable_quirks2"] & KVM_X86_QUIRK_FIX_HYPERCALL_INSN:
+            memset(&cap, 0, sizeof(cap))
+            cap.cap = KVM_CAP_DISABLE_QUIRKS2
+            cap.args[0] = KVM_X86_QUIRK_FIX_HYPERCALL_INSN
+            self.quirk_off = _ask(self.vm, KVM_ENABLE_CAP, <unsigned long>&cap) == 0
+        _check(_ask(self.vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP")
+        memset(&pit, 0, sizeof(pit))
+        _check(_ask(self.vm, KVM_CREATE_PIT2, <unsigned long>&pit), "KVM_CREATE_PIT2")
+
+        at = mmap(NULL, memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if at == MAP_FAILED:
+            raise MemoryError(f"{memory} bytes of guest memory")
+        self.ram, self.ram_size = <uint8_t*>at, memory
+        region = kvm_userspace_memory_region(
+            slot=0, flags=0, guest_phys_addr=0, memory_size=memory, userspace_addr=<uint64_t>at)
+        _check(_ask(self.vm, KVM_SET_USER_MEMORY_REGION, <unsigned long>&region),
+               "KVM_SET_USER_MEMORY_REGION")
+        self.run_size = _check(_ask(self.kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
+                               "KVM_GET_VCPU_MMAP_SIZE")
+        self.cpus = cpus
+        for i in range(cpus):
+            self._add_vcpu(i)
+        return 0
+
+    cdef int _add_vcpu(self, int cpu) except -1:
+        cdef Cpuid cpuid
+        cdef kvm_cpuid_entry2* entry
+        cdef void* at
+        cdef uint32_t i
+        self.vcpu[cpu] = _check(_ask(self.vm, KVM_CREATE_VCPU, cpu), "KVM_CREATE_VCPU")
+        at = mmap(NULL, self.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, self.vcpu[cpu], 0)
+        if at == MAP_FAILED:
+            raise KvmError(errno, strerror(errno).decode(), "mmap of kvm_run")
+        self.running[cpu] = <kvm_run*>at
+        self._supported(&cpuid)
+        for i in range(cpuid.nent):
+            entry = &cpuid.entries[i]
+            if entry.function == 1:
+                entry.ebx = (entry.ebx & 0xffffff) | <uint32_t>cpu << 24
+                if self.capabilities["tsc_deadline"]:  # KVM leaves this bit to who makes the VM
+                    entry.ecx |= 1 << 24
+            elif entry.function in (0xb, 0x1f):
+                entry.edx = cpu
+        _check(_ask(self.vcpu[cpu], KVM_SET_CPUID2, <unsigned long>&cpuid), "KVM_SET_CPUID2")
+        _check(_ask(self.vcpu[cpu], KVM_GET_SREGS, <unsigned long>&self.reset_state[cpu]),
+               "KVM_GET_SREGS")
+        if self.capabilities["stats_fd"]:
+            self.stats_fd[cpu] = _check(_ask(self.vcpu[cpu], KVM_GET_STATS_FD, 0),
+                                        "KVM_GET_STATS_FD")
+            self.layouts[cpu] = _stats_layout(self.stats_fd[cpu])
+        return 0
+
+    cdef int _supported(self, Cpuid* cpuid) except -1:
+        memset(cpuid, 0, sizeof(Cpuid))
+        cpuid.nent = CPUID_MAX
+        return _check(_ask(self.kvm, KVM_GET_SUPPORTED_CPUID, <unsigned long>cpuid),
+                      "KVM_GET_SUPPORTED_CPUID")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __dealloc__(self):
+        self._free()
+
+    def close(self):
+        """Give memory and descriptors back; a second call does nothing."""
+        self._free()
+        self.events = []
+
+    cdef void _free(self) noexcept:
+        with nogil:
+            self._close_all()
+        if self.events:
+            for fd in self.events:
+                close(fd)
+
+    cdef void _close_all(self) noexcept nogil:
+        cdef int i
+        for i in range(8):
+            if self.running[i] != NULL:
+                munmap(self.running[i], self.run_size)
+                self.running[i] = NULL
+            if self.stats_fd[i] >= 0:
+                close(self.stats_fd[i])
+                self.stats_fd[i] = -1
+            if self.vcpu[i] >= 0:
+                close(self.vcpu[i])
+                self.vcpu[i] = -1
+        if self.vm >= 0:
+            close(self.vm)
+            self.vm = -1
+        if self.kvm >= 0:
+            close(self.kvm)
+            self.kvm = -1
+        if self.ram != NULL:  # behind the descriptors: the kernel reads it through the VM
+            munmap(self.ram, self.ram_size)
+            self.ram = NULL
+
+    cdef int _cpu(self, int cpu) except -1:
+        if not 0 <= cpu < self.cpus or self.vcpu[cpu] < 0:
+            if self.vm < 0:
+                raise ValueError("this Vm is closed")
+            raise IndexError(f"vCPU {cpu} is not one of {self.cpus}")
+        return cpu
+
+    cdef int _range(self, size_t address, size_t size) except -1:
+        if self.ram == NULL:
+            raise ValueError("this Vm is closed")
+        if address > self.ram_size or size > self.ram_size - address:
+            raise IndexError(f"{size} bytes at {address:#x} are not all in guest memory")
+        return 0
+
+    def write(self, size_t address, const uint8_t[::1] content not None):
+        """Copy `content` into guest memory. Raises IndexError where it does not fit."""
+        self._range(address, content.shape[0])
+        if content.shape[0]:
+            memcpy(self.ram + address, &content[0], content.shape[0])
+
+    def read(self, size_t address, size_t size):
+        """Return `size` bytes of guest memory. Raises IndexError where they are not all there."""
+        self._range(address, size)
+        return PyBytes_FromStringAndSize(<char*>self.ram + address, size)
+
+    def cpuid(self):
+        """Return what KVM supports: (leaf, subleaf) -> (eax, ebx, ecx, edx)."""
+        cdef Cpuid cpuid
+        cdef uint32_t i
+        if self.kvm < 0:
+            raise ValueError("this Vm is closed")
+        self._supported(&cpuid)
+        return {
+            (cpuid.entries[i].function, cpuid.entries[i].index): (
+                cpuid.entries[i].eax, cpuid.entries[i].ebx,
+                cpuid.entries[i].ecx, cpuid.entries[i].edx,
+            )
+            for i in range(cpuid.nent)
+        }
+
+    def tsc_khz(self, int cpu=0):
+        """Return the frequency of the vCPU's TSC in kHz as KVM knows it, or None."""
+        cdef int khz
+        self._cpu(cpu)
+        if not self.capabilities["tsc_khz"]:
+            return None
+        khz = _ask(self.vcpu[cpu], KVM_GET_TSC_KHZ, 0)
+        return khz if khz > 0 else None
+
+    def get_msr(self, int cpu, uint32_t index):
+        """Return an MSR of the vCPU, or None where KVM does not have it."""
+        cdef OneMsr one
+        memset(&one, 0, sizeof(one))
+        one.nmsrs, one.entry.index = 1, index
+        if _check(_ask(self.vcpu[self._cpu(cpu)], KVM_GET_MSRS, <unsigned long>&one),
+                  "KVM_GET_MSRS") != 1:
+            return None
+        return one.entry.data
+
+    def set_msr(self, int cpu, uint32_t index, uint64_t value):
+        """Set an MSR of the vCPU and return whether KVM took it."""
+        cdef OneMsr one
+        memset(&one, 0, sizeof(one))
+        one.nmsrs, one.entry.index, one.entry.data = 1, index, value
+        return _check(_ask(self.vcpu[self._cpu(cpu)], KVM_SET_MSRS, <unsigned long>&one),
+                      "KVM_SET_MSRS") == 1
+
+    def ioeventfd(self, uint64_t address, uint32_t size, *, bint pio, data=None):
+        """Let a write of `size` bytes to a port or an address raise an event in the kernel.
+
+        `data` is the value that must be written, or None for any. Nobody reads the event.
+        """
+        cdef kvm_ioeventfd request
+        cdef int fd
+        if self.vm < 0:
+            raise ValueError("this Vm is closed")
+        fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if fd < 0:
+            raise KvmError(errno, strerror(errno).decode(), "eventfd")
+        self.events.append(fd)
+        memset(&request, 0, sizeof(request))
+        request.addr, request.len, request.fd = address, size, fd
+        if pio:
+            request.flags |= KVM_IOEVENTFD_FLAG_PIO
+        if data is not None:
+            request.datamatch = data
+            request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
+        _check(_ask(self.vm, KVM_IOEVENTFD, <unsigned long>&request), "KVM_IOEVENTFD")
+
+    def keep_lapic(self, int cpu):
+        """Remember the vCPU's local APIC as it is now; `start` brings it back to that."""
+        cdef int fd = self.vcpu[self._cpu(cpu)]
+        _check(_ask(fd, KVM_GET_LAPIC, <unsigned long>&self.lapic[cpu]), "KVM_GET_LAPIC")
+        self.has_lapic[cpu] = True
+
+    def start(self, int cpu, *, uint64_t rip, uint64_t rsp, uint64_t cr3, gdt, idt, tss,
+              int cpl=0, uint64_t rflags=2, uint64_t rcx=0, uint64_t rsi=0, uint64_t rdi=0):
+        """Put the vCPU at `rip` in long mode with CPL 0 or 3, whatever it did before.
+
+        `gdt`, `idt` and `tss` are (address, limit) of the tables; the selectors are guest.py's.
+        Raises ValueError for another CPL.
+        """
+        cdef kvm_sregs state
+        cdef kvm_regs regs
+        cdef kvm_mp_state runnable
+        cdef kvm_segment code, data
+        cdef kvm_vcpu_events events
+        cdef int fd = self.vcpu[self._cpu(cpu)]
+        if cpl not in (0, 3):
+            raise ValueError(f"cpl is {cpl}, not 0 or 3")
+        kb_settle(fd, self.running[cpu])
+        runnable.mp_state = KVM_MP_STATE_RUNNABLE
+        _check(_ask(fd, KVM_SET_MP_STATE, <unsigned long>&runnable), "KVM_SET_MP_STATE")
+        state = self.reset_state[cpu]
+        memset(&code, 0, sizeof(code))
+        code.limit, code.type, code.present, code.s, code.l, code.g = 0xffffffff, 11, 1, 1, 1, 1
+        code.selector, code.dpl = (0x08, 0) if cpl == 0 else (0x23, 3)
+        data = code
+        data.type, data.l, data.db = 3, 0, 1
+        data.selector = 0x10 if cpl == 0 else 0x1b
+        state.cs = code
+        state.ss = state.ds = state.es = state.fs = state.gs = data
+        memset(&state.tr, 0, sizeof(kvm_segment))
+        state.tr.base, state.tr.limit = tss
+        state.tr.selector, state.tr.type, state.tr.present = 0x28, 11, 1
+        memset(&state.ldt, 0, sizeof(kvm_segment))
+        state.ldt.unusable, state.ldt.type = 1, 2
+        state.gdt.base, state.gdt.limit = gdt
+        state.idt.base, state.idt.limit = idt
+        state.cr0 = 0x80010033  # PG, WP, NE, ET, MP, PE
+        state.cr3 = cr3
+        state.cr4 = 0x6a0  # OSXMMEXCPT, OSFXSR, PGE, PAE
+        state.efer = 0xd00  # NXE, LMA, LME
+        state.cr8 = 0
+        state.apic_base = self._apic_base(cpu)
+        _check(_ask(fd, KVM_SET_SREGS, <unsigned long>&state), "KVM_SET_SREGS")
+        # No interrupt, exception or timer of an earlier program may reach the next one.
+        memset(&events, 0, sizeof(events))
+        _check(_ask(fd, KVM_SET_VCPU_EVENTS, <unsigned long>&events), "KVM_SET_VCPU_EVENTS")
+        if self.has_lapic[cpu]:
+            self.set_msr(cpu, 0x6e0, 0)  # IA32_TSC_DEADLINE
+            _check(_ask(fd, KVM_SET_LAPIC, <unsigned long>&self.lapic[cpu]), "KVM_SET_LAPIC")
+        memset(&regs, 0, sizeof(regs))
+        regs.rip, regs.rsp, regs.rflags = rip, rsp, rflags
+        regs.rcx, regs.rsi, regs.rdi = rcx, rsi, rdi
+        _check(_ask(fd, KVM_SET_REGS, <unsigned long>&regs), "KVM_SET_REGS")
+
+    cdef uint64_t _apic_base(self, int cpu) except? 0:
+        cdef kvm_sregs state
+        _check(_ask(self.vcpu[cpu], KVM_GET_SREGS, <unsigned long>&state), "KVM_GET_SREGS")
+        return state.apic_base
+
+    def registers(self, int cpu):
+        """Return the general registers, rip, rflags and cr2 by name."""
+        cdef kvm_regs regs
+        cdef kvm_sregs state
+        cdef int fd = self.vcpu[self._cpu(cpu)]
+        _check(_ask(fd, KVM_GET_REGS, <unsigned long>&regs), "KVM_GET_REGS")
+        _check(_ask(fd, KVM_GET_SREGS, <unsigned long>&state), "KVM_GET_SREGS")
+        found = dict(regs)
+        found["cr2"] = state.cr2
+        return found
+
+    def run(self, int cpu, *, uint16_t stop, double timeout):
+        """Run the vCPU until it writes to a port in [stop, stop + 4), and return what happened.
+
+        Accesses that KVM hands out are answered here, reads with all ones. The dict has `reason`
+        (`stopped`; `kicked` after `timeout` seconds or by `kick`; else what the guest ran into),
+        the `port` and `value` that were written, how many `io` and `mmio` exits were answered,
+        and the host's `tsc` cycles from the first entry to the last exit.
+
+        Raises KvmError where KVM_RUN fails, ValueError for a vCPU that another thread runs, and
+        what the handler of a signal raises.
+        """
+        cdef kb_outcome outcome
+        cdef timer_t timer
+        cdef int fd = self.vcpu[self._cpu(cpu)]
+        if not 0 < timeout < 1e6:
+            raise ValueError(f"timeout is {timeout} seconds, not above 0")
+        if self.thread[cpu]:
+            raise ValueError(f"vCPU {cpu} is running already")
+        memset(&outcome, 0, sizeof(outcome))
+        kb_clear_kick(self.running[cpu])
+        self.thread[cpu] = kb_thread()
+        if kb_arm(&timer, timeout):
+            self.thread[cpu] = 0
+            raise KvmError(errno, strerror(errno).decode(), "timer_create")
+        try:
+            while True:
+                with nogil:
+                    kb_run(fd, self.running[cpu], stop, &outcome)
+                if outcome.reason != KB_SIGNALLED:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            timer_delete(timer)
+            self.thread[cpu] = 0
+            kb_clear_kick(self.running[cpu])
+        if outcome.reason == KB_FAILED:
+            raise KvmError(outcome.error, strerror(outcome.error).decode(), "KVM_RUN")
+        return {
+            "reason": REASONS.get(outcome.reason, f"exit reason {outcome.reason}"),
+            "port": outcome.port,
+            "value": outcome.value,
+            "io": outcome.io,
+            "mmio": outcome.mmio,
+            "tsc": outcome.tsc_out - outcome.tsc_in,
+        }
+
+    def kick(self, int cpu):
+        """Stop the thread that is in `run` for the vCPU; return False where none is."""
+        self._cpu(cpu)
+        return self.thread[cpu] != 0 and kb_kick(self.thread[cpu]) == 0
+
+    def counters(self, int cpu):
+        """Return KVM's cumulative counters of the vCPU by name; empty where it has none."""
+        cdef uint64_t value
+        found = {}
+        for name, at in self.layouts.get(self._cpu(cpu), {}).items():
+            if pread(self.stats_fd[cpu], &value, 8, at) == 8:
+                found[name] = value
+        return found
+
+
+cdef dict _stats_layout(int fd):
+    """Return where in a stats descriptor the single cumulative counters stand: name -> offset."""
+    cdef kb_stats_header header
+    cdef kb_stats_desc description
+    cdef uint32_t i
+    cdef size_t at
+    cdef char name[256]
+    found = {}
+    if pread(fd, &header, sizeof(header), 0) != sizeof(header) or header.name_size > 255:
+        return found
+    for i in range(header.num_desc):
+        at = header.desc_offset + i * (sizeof(description) + header.name_size)
+        if pread(fd, &description, sizeof(description), at) != sizeof(description):
+            break
+        memset(name, 0, sizeof(name))
+        if pread(fd, name, header.name_size, at + sizeof(description)) != header.name_size:
+            break
+        # Type 0 in the low bits is cumulative, unit 0 above them a plain count.
+        if description.flags & 0xff == 0 and description.size == 1:
+            found[(<bytes>name).decode()] = header.data_offset + description.offset
+    return found
+
+
+def available():
+    """Return 0 where /dev/kvm can be opened, or the error's number."""
+    cdef int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC)
+    if fd < 0:
+        return errno
+    close(fd)
+    return 0
+
+
+def ioperm(unsigned long first, unsigned long count, bint on):
+    """Call ioperm() for this thread; return 0 or the error's number."""
+    return 0 if kb_ioperm(first, count, on) == 0 else errno
+
+
+def syscall_cycles(int calls):
+    """Return the cycles of the TSC that `calls` calls of getppid() take, past the C library."""
+    cdef uint64_t cycles
+    with nogil:
+        cycles = kb_syscalls(calls)
+    return cycles

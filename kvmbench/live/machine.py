@@ -1,0 +1,250 @@
+"""The virtual machine that all workloads share: can it be made here, and what does it have?"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from kvmbench import guest
+from kvmbench.live.host import cpu_flags, loaded_vendor
+from kvmbench.programs import EVENTS
+
+if TYPE_CHECKING:
+    from kvmbench._kvm import Outcome, Vm
+
+__all__ = [
+    "NEEDS",
+    "LiveError",
+    "Offer",
+    "cpus_allowed",
+    "make",
+    "missing",
+    "offer",
+    "start",
+    "why_not",
+]
+
+APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
+ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
+SECONDS = 5.0  # for code of a few instructions
+
+
+class LiveError(RuntimeError):
+    """Nothing can be measured on this host, in one line with what would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a guest gets here."""
+
+    module: str | None  # kvm_intel, kvm_amd, kvm_pvm
+    hypercall: str  # vmx or svm: whose instruction the CPU has
+    capabilities: Mapping[str, int]
+    quirk_off: bool
+    tsc_khz: int | None  # of the guest
+    cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]
+    tsx_ctrl: bool
+    cpus: tuple[int, ...]  # host CPUs that this process may use
+
+    def has(self, leaf: int, register: int, bit: int) -> bool:
+        """Say whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
+        return bool(self.cpuid.get((leaf, 0), (0, 0, 0, 0))[register] >> bit & 1)
+
+    @property
+    def machine(self) -> guest.Machine:
+        """What guest code is assembled for."""
+        return guest.Machine(vendor=self.hypercall, x2apic=self.has(1, 2, 21))
+
+
+Need = tuple[Callable[[Offer], bool], str]
+
+NEEDS: Mapping[str, Need] = MappingProxyType(
+    {
+        "x2apic": (lambda o: o.has(1, 2, 21), "this KVM offers no x2APIC"),
+        "tsc_deadline": (
+            lambda o: bool(o.capabilities["tsc_deadline"]),
+            "this KVM offers no TSC-deadline timer",
+        ),
+        "tsc_adjust": (lambda o: o.has(7, 1, 1), "this KVM offers no TSC_ADJUST"),
+        "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
+        "ibpb": (
+            lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
+            "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
+        ),
+        "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
+        "ioeventfd": (lambda o: bool(o.capabilities["ioeventfd"]), "this KVM has no ioeventfd"),
+        "second_cpu": (
+            lambda o: len(o.cpus) > 1,
+            "a second vCPU would share the one CPU that this process may use",
+        ),
+    }
+)
+"""What a workload may need, and what is said where it is not there."""
+
+
+def missing(needs: tuple[str, ...], offer: Offer) -> str | None:
+    """Return why a workload that `needs` this is skipped, or None."""
+    for name in needs:
+        if name not in NEEDS:
+            return f"needs {name!r}, which is none of {', '.join(NEEDS)}"
+        able, words = NEEDS[name]
+        if not able(offer):
+            return words
+    return None
+
+
+def cpus_allowed() -> tuple[int, ...]:
+    """Return the host CPUs that this process may use, in order."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def why_not() -> str | None:
+    """Say in one line why nothing can be measured here and what would help; None if it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
+    try:
+        from kvmbench._kvm import available
+    except ImportError:
+        return (
+            "kvmbench._kvm was not built: it needs a C compiler and the kernel's headers "
+            "(linux/kvm.h; package linux-libc-dev or kernel-headers) when kvmbench is installed"
+        )
+    number = available()
+    return None if number == 0 else device_remedy(number)
+
+
+def device_remedy(number: int, path: str = "/dev/kvm") -> str:
+    """Say what helps where /dev/kvm cannot be opened, given the error's number."""
+    if number == errno.ENOENT:
+        flags = cpu_flags()
+        if flags & {"vmx", "svm"}:
+            module = "kvm_intel" if "vmx" in flags else "kvm_amd"
+            return f"there is no {path}: sudo modprobe {module}"
+        where = "of the hypervisor around this machine" if "hypervisor" in flags else "firmware"
+        return (
+            f"there is no {path} and the CPU shows neither VMX nor SVM: turn virtualization on "
+            f"in the {'nested settings ' if 'hypervisor' in flags else ''}{where}"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return f"{path}: {os.strerror(number)}: {_rights(path)}"
+    return f"{path}: {os.strerror(number)}"
+
+
+def _rights(path: str) -> str:
+    """Return the command that gives this user the device, and what must follow it."""
+    user = os.environ.get("USER") or str(os.getuid())
+    try:
+        status = os.stat(path)
+        group = grp.getgrgid(status.st_gid).gr_name
+    except (OSError, KeyError):
+        return f"sudo setfacl -m u:{user}:rw {path}"
+    if status.st_gid and status.st_mode & 0o060 == 0o060:
+        return f"sudo usermod -aG {group} {user}, then log in again"
+    return f"sudo setfacl -m u:{user}:rw {path}"
+
+
+def make(machine: guest.Machine, cpus: int = 2) -> Vm:
+    """Return the Vm that every workload of a run is measured in, its local APICs on.
+
+    Raises LiveError where it cannot be made.
+    """
+    from kvmbench._kvm import KvmError, Vm
+
+    try:
+        vm = Vm(cpus=cpus, memory=guest.MEMORY)
+    except KvmError as error:
+        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
+    except OSError as error:
+        raise LiveError(device_remedy(error.errno or 0)) from None
+    try:
+        for address, content in guest.image(machine).items():
+            vm.write(address, content)
+        vm.write(guest.CODE, guest.boot(machine))
+        for cpu in range(cpus):
+            if machine.x2apic:
+                vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
+            start(vm, cpu)
+            outcome = vm.run(cpu, stop=guest.STOP, timeout=SECONDS)
+            if (outcome["reason"], outcome["port"]) != ("stopped", guest.STOP):
+                raise LiveError(f"the guest does not start: {explain(vm, cpu, outcome)}")
+            vm.keep_lapic(cpu)
+        if vm.capabilities["ioeventfd"]:
+            for name, address, port, data in EVENTS:
+                if "no-eventfd" not in name:
+                    vm.ioeventfd(address, 1, pio=port, data=data)
+    except BaseException:
+        vm.close()
+        raise
+    return vm
+
+
+def start(vm: Vm, cpu: int, *, rip: int = guest.CODE, cpl: int = 0, iterations: int = 0) -> None:
+    """Put a vCPU at the beginning of a program."""
+    vm.start(
+        cpu,
+        rip=rip,
+        rsp=guest.USER_STACK if cpl else guest.STACKS[cpu],
+        cr3=guest.PML4,
+        gdt=guest.TABLES["gdt"],
+        idt=guest.TABLES["idt"],
+        tss=guest.TABLES["tss"],
+        cpl=cpl,
+        rdi=iterations,
+    )
+
+
+def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
+    """Say what a guest ran into that did not come to its end."""
+    if outcome["reason"] != "stopped":
+        return f"it ended with {outcome['reason']}"
+    registers = vm.registers(cpu)
+    try:
+        frame = vm.read(registers["rsp"], 24)
+    except IndexError:
+        return "an exception with its stack lost"
+    vector, error, rip = (int.from_bytes(frame[i : i + 8], "little") for i in (0, 8, 16))
+    name = EXCEPTIONS.get(vector, f"exception {vector}")
+    return f"{name} (error code {error:#x}) at {rip:#x}"
+
+
+EXCEPTIONS = {
+    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
+    12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM",
+}  # fmt: skip
+
+
+def offer() -> Offer:
+    """Return what a guest gets here. Raises LiveError where there is nothing."""
+    if words := why_not():
+        raise LiveError(words)
+    from kvmbench._kvm import KvmError, Vm
+
+    try:
+        vm = Vm(memory=guest.MEMORY)
+    except KvmError as error:
+        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
+    with vm:
+        capabilities = vm.get_msr(0, ARCH_CAPABILITIES) or 0
+        return Offer(
+            module=loaded_vendor(),
+            hypercall="svm" if _amd(vm.cpuid()) else "vmx",
+            capabilities=dict(vm.capabilities),
+            quirk_off=vm.quirk_off,
+            tsc_khz=vm.tsc_khz(),
+            cpuid=vm.cpuid(),
+            tsx_ctrl=bool(capabilities & HAS_TSX_CTRL),
+            cpus=cpus_allowed(),
+        )
+
+
+def _amd(cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]) -> bool:
+    _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
+    name = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
+    return name in (b"AuthenticAMD", b"HygonGenuine")

@@ -1,0 +1,240 @@
+"""One run: a fresh process with a fresh virtual machine that measures what it is told to.
+
+`python -m kvmbench.live.worker` reads a job as JSON from stdin and writes one line of JSON for each
+thing that it has done, so that whoever started it has all rounds so far, whatever happens next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from kvmbench import guest
+from kvmbench.live.machine import LiveError, explain, make, start
+from kvmbench.programs import BALL_STATE
+
+if TYPE_CHECKING:
+    from kvmbench._kvm import Outcome
+
+__all__ = ["CODE_OF_OTHER", "Job", "Task", "main"]
+
+CODE_OF_OTHER = guest.CODE + 0x8000
+ROUNDS_MIN = 3  # values of a run, below which its median is one of two
+CHANGE = 8  # calibration multiplies the iterations by at most this
+ITERATIONS_MAX = 1 << 40
+
+
+class Task(TypedDict):
+    """One workload of a run."""
+
+    name: str
+    code: str  # hex
+    other: str  # hex, empty where one vCPU is enough
+    cpl: int
+    iterations: int  # of a round; 0 where they are to be calibrated
+
+
+class Job(TypedDict):
+    """A run."""
+
+    machine: dict[str, Any]  # of guest.Machine
+    cpu: int  # of the host, for the first vCPU
+    other_cpu: int | None  # for the second
+    tasks: list[Task]
+    rounds: int
+    limit: float  # seconds after which no further rounds are begun, once there are ROUNDS_MIN
+    seconds: float  # that a round should take
+    timeout: float  # after which a round is hung
+    seed: int
+    ioperm: bool  # whether the vCPU's thread holds an I/O bitmap
+    control: bool  # whether a bare system call is measured too
+
+
+class Lost(Exception):
+    """A round did not come to its end; `hung` where it made no progress."""
+
+    def __init__(self, words: str, hung: bool = False) -> None:
+        super().__init__(words)
+        self.hung = hung
+
+
+class Round(NamedTuple):
+    """What one round took."""
+
+    cycles: int  # of the guest's TSC, around the loop
+    host: int  # of the host's TSC, from the first entry to the last exit
+    counts: dict[str, int]
+
+
+class Runner:
+    """The virtual machine of a run."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.machine = guest.Machine(**job["machine"])
+        self.vm = make(self.machine)
+        self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
+
+    def again(self) -> None:
+        """Start with a new machine: nobody knows the state of one that hung."""
+        self.vm.close()
+        self.vm = make(self.machine)
+
+    def round(self, task: Task, iterations: int) -> Round:
+        """Measure `iterations` of a workload. Raises Lost."""
+        vm = self.vm
+        vm.write(guest.DATA, bytes(0x1000))
+        vm.write(guest.BALL, BALL_STATE)
+        vm.write(guest.CODE, bytes.fromhex(task["code"]))
+        start(vm, 0, cpl=task["cpl"], iterations=iterations)
+        before = vm.counters(0)
+        if task["other"]:
+            outcome = self._with_other(task)
+        else:
+            outcome = vm.run(0, stop=guest.STOP, timeout=self.job["timeout"])
+        after = vm.counters(0)
+        if outcome["reason"] == "kicked":
+            raise Lost(f"hung: {iterations} iterations did not end", hung=True)
+        if (outcome["reason"], outcome["port"]) != ("stopped", guest.STOP):
+            raise Lost(f"the guest ran into {explain(vm, 0, outcome)}")
+        counts = {name: after[name] - before[name] for name in after}
+        counts["answered"] = outcome["io"] + outcome["mmio"]
+        counts["interrupts"] = int.from_bytes(vm.read(guest.COUNT, 4), "little")
+        cycles = int.from_bytes(vm.read(guest.RESULT, 8), "little")
+        return Round(cycles, outcome["tsc"], {k: v for k, v in counts.items() if v})
+
+    def _with_other(self, task: Task) -> Outcome:
+        """Run with the second vCPU in a thread of its own, on another CPU."""
+        vm, failed = self.vm, []
+        vm.write(CODE_OF_OTHER, bytes.fromhex(task["other"]))
+        start(vm, 1, rip=CODE_OF_OTHER)
+
+        def other() -> None:
+            try:
+                if self.job["other_cpu"] is not None:
+                    os.sched_setaffinity(0, {self.job["other_cpu"]})
+                outcome = vm.run(1, stop=guest.STOP, timeout=self.job["timeout"] + 1)
+                if outcome["reason"] != "kicked":
+                    failed.append(explain(vm, 1, outcome))
+            except OSError as error:
+                failed.append(str(error))
+
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        try:
+            outcome = vm.run(0, stop=guest.STOP, timeout=self.job["timeout"])
+        finally:
+            while thread.is_alive():
+                vm.kick(1)
+                thread.join(0.005)
+        if failed:
+            raise Lost(f"the second vCPU ran into {failed[0]}")
+        return outcome
+
+    def calibrate(self, task: Task) -> int:
+        """Return how many iterations a round needs. Raises Lost."""
+        goal, iterations = self.job["seconds"], 1
+        while True:
+            took = self.round(task, iterations).host / self.tsc_hz
+            if took >= goal / 2 or iterations >= ITERATIONS_MAX:
+                return max(1, round(iterations * goal / max(took, 1e-9)))
+            wanted = iterations * goal / max(took, 1e-9)
+            iterations = max(iterations + 1, min(CHANGE * iterations, int(wanted)))
+
+
+def say(*words: object) -> None:
+    """Write one line; whoever reads it is gone when that fails."""
+    print(json.dumps(words), flush=True)
+
+
+def run(job: Job) -> None:
+    """Measure, and say what was done."""
+    begun = time.monotonic()
+    os.sched_setaffinity(0, {job["cpu"]})
+    if job["ioperm"]:
+        hold_bitmap()
+    runner = Runner(job)
+    alive: dict[str, tuple[Task, int]] = {}
+    for task in job["tasks"]:
+        say("begin", task["name"])
+        try:
+            iterations = task["iterations"] or runner.calibrate(task)
+            runner.round(task, iterations)  # caches, the EPT and KVM's own warm up
+        except Lost as lost:
+            _lost(runner, task, lost)
+            continue
+        alive[task["name"]] = task, iterations
+        say("ready", task["name"], iterations)
+    draw = random.Random(job["seed"])
+    waiting, measuring = waited(), time.monotonic()
+    for number in range(job["rounds"]):
+        if number >= ROUNDS_MIN and time.monotonic() - begun > job["limit"]:
+            break
+        order = list(alive)
+        draw.shuffle(order)
+        for name in order:
+            task, iterations = alive[name]
+            say("begin", name)
+            try:
+                taken = runner.round(task, iterations)
+            except Lost as lost:
+                _lost(runner, task, lost)
+                del alive[name]
+                continue
+            say("round", name, iterations, *taken)
+        say("waited", waited() - waiting, time.monotonic() - measuring)
+        if job["control"]:
+            from kvmbench._kvm import syscall_cycles
+
+            say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
+    say("end")
+    runner.vm.close()
+
+
+CONTROL_CALLS = 2000  # system calls in a round of the control
+
+
+def waited() -> float:
+    """Return the seconds for which this thread was ready to run and others ran instead."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0  # a kernel without CONFIG_SCHED_INFO
+
+
+def _lost(runner: Runner, task: Task, lost: Lost) -> None:
+    say("lost", task["name"], str(lost), lost.hung)
+    runner.again()
+
+
+def hold_bitmap() -> None:
+    """Give this thread an I/O bitmap. Raises LiveError with what the kernel says to it."""
+    from kvmbench._kvm import ioperm
+
+    if number := ioperm(0x378, 3, True):
+        raise LiveError(f"ioperm(): {os.strerror(number)}")
+
+
+def main() -> None:
+    """Run the job on stdin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one decides
+    job: Job = json.load(sys.stdin)
+    try:
+        run(job)
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens; Python's own end would complain of it
+    except LiveError as error:
+        say("failed", str(error))
+    except OSError as error:
+        say("failed", f"{error.filename or 'KVM'}: {error.strerror or error}")
+
+
+if __name__ == "__main__":
+    main()

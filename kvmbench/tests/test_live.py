@@ -1,0 +1,439 @@
+"""The live engine: its plan by hand, and measurements for real where /dev/kvm opens."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from statistics import median
+
+import pytest
+
+from kvmbench import Workload, results
+from kvmbench.guest import RAX
+from kvmbench.live import engine, machine, worker
+from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
+from kvmbench.live.machine import NEEDS, LiveError, Offer, device_remedy, missing
+from kvmbench.programs import Program
+from kvmbench.tests.live import needs_kvm
+from kvmbench.workloads import BUILT_IN, LIVE_ONLY, workloads
+
+QUICK = Plan(runs=2, rounds=3, seconds=0.8)
+
+
+def _of(result, name):
+    return [series for _, _, series in result.series() if series.workload == name]
+
+
+# The plan
+
+
+def test_the_budget_holds():
+    plan = Plan(runs=7, rounds=10, seconds=45)
+    each = plan.round_seconds(44)
+    assert 44 * each * (7 * 11 + 2) + 7 * engine.START == pytest.approx(45)
+    assert Plan(seconds=0.1).round_seconds(44) == engine.SHORTEST
+    assert Plan(ioperm="both").round_seconds(4) < Plan().round_seconds(4) / 1.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(runs=0), "runs is 0, not 1 or more"),
+        (dict(rounds=-1), "rounds is -1"),
+        (dict(seconds=0), "seconds is 0, not above 0"),
+        (dict(seconds=float("nan")), "seconds is nan"),
+        (dict(ioperm="maybe"), "ioperm is 'maybe', not one of off, on, both"),
+    ],
+)
+def test_a_plan_rejects(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**arguments)
+
+
+def test_both_sides_stand_in_blocks():
+    found = engine._configurations(Plan(runs=3, ioperm="both"))
+    assert found == [NO_BITMAP, BITMAP, BITMAP, NO_BITMAP, NO_BITMAP, BITMAP]
+    assert engine._configurations(Plan(runs=2, ioperm="on")) == [BITMAP, BITMAP]
+    assert engine._configurations(Plan(runs=2)) == [NO_BITMAP, NO_BITMAP]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("", set()), ("\n", set()), ("3\n", {3}), ("0-2,5", {0, 1, 2, 5}), ("1,3-4\n", {1, 3, 4})],
+)
+def test_lists_of_cpus(text, numbers):
+    assert engine._listed(text) == numbers
+
+
+def test_ticks_that_were_stolen(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu 9 9 9\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 0 0 0\n")
+    assert engine.stolen(0, tmp_path) == (8, 36)  # guest time is in user time already
+    assert engine.stolen(1, tmp_path) is None
+    assert engine.stolen(0, tmp_path / "nowhere") is None
+    assert engine._steal_note((0, 0), (2, 100)) == [
+        "The hypervisor around this host took 2.0% of the CPU's time meanwhile (steal)."
+    ]
+    assert engine._steal_note((0, 0), (0, 100)) == engine._steal_note(None, (1, 1)) == []
+
+
+# What the host offers
+
+
+def _offer(**changes):
+    plain = dict(
+        module="kvm_intel", hypercall="vmx", capabilities={"tsc_deadline": 1, "ioeventfd": 1},
+        quirk_off=True, tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
+    )  # fmt: skip
+    return Offer(**(plain | changes))
+
+
+def _cpuid(leaf, register, bit):
+    registers = [0, 0, 0, 0]
+    registers[register] = 1 << bit
+    return {(leaf, 0): tuple(registers)}
+
+
+@pytest.mark.parametrize(
+    ("need", "there"),
+    [
+        ("x2apic", dict(cpuid=_cpuid(1, 2, 21))),  # CPUID.1:ECX.x2APIC
+        ("tsc_adjust", dict(cpuid=_cpuid(7, 1, 1))),  # CPUID.7:EBX.TSC_ADJUST
+        ("spec_ctrl", dict(cpuid=_cpuid(7, 3, 26))),  # CPUID.7:EDX.IBRS_IBPB
+        ("ibpb", dict(cpuid=_cpuid(7, 3, 26))),
+        ("ibpb", dict(cpuid=_cpuid(0x80000008, 1, 12))),  # AMD's IBPB
+        ("tsx_ctrl", dict(tsx_ctrl=True)),
+    ],
+)
+def test_needs(need, there):
+    assert missing((need,), _offer(**there)) is None
+    assert missing((need,), _offer()) == NEEDS[need][1]
+
+
+def test_more_needs():
+    nothing = {"tsc_deadline": 0, "ioeventfd": 0}
+    for need in ("tsc_deadline", "ioeventfd"):
+        assert missing((need,), _offer()) is None
+        assert missing((need,), _offer(capabilities=nothing)) == NEEDS[need][1]
+    assert "share the one CPU" in missing(("second_cpu",), _offer(cpus=(3,)))
+    assert missing((), _offer()) is None
+    assert "'magic', which is none of x2apic, " in missing(("magic",), _offer())
+
+
+def test_the_remedy_for_a_device_that_does_not_open(monkeypatch, tmp_path):
+    flags = {"vmx"}
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+    assert device_remedy(errno.ENOENT) == "there is no /dev/kvm: sudo modprobe kvm_intel"
+    flags = {"svm"}
+    assert device_remedy(errno.ENOENT) == "there is no /dev/kvm: sudo modprobe kvm_amd"
+    flags = {"hypervisor"}
+    assert "neither VMX nor SVM: turn virtualization on in the nested settings of the hyper" in (
+        device_remedy(errno.ENOENT)
+    )
+    flags = {"fpu"}
+    assert device_remedy(errno.ENOENT).endswith("turn virtualization on in the firmware")
+    monkeypatch.setenv("USER", "ada")
+    device = tmp_path / "kvm"
+    device.touch()
+    device.chmod(0o600)
+    acl = f"sudo setfacl -m u:ada:rw {device}"
+    assert device_remedy(errno.EACCES, str(device)) == f"{device}: Permission denied: {acl}"
+    monkeypatch.setattr(machine.grp, "getgrgid", lambda _: type("", (), {"gr_name": "kvm"}))
+    found = os.stat_result((0o20660, 0, 0, 0, 0, 36, 0, 0, 0, 0))
+    monkeypatch.setattr(machine.os, "stat", lambda _: found)
+    assert device_remedy(errno.EACCES) == (
+        "/dev/kvm: Permission denied: sudo usermod -aG kvm ada, then log in again"
+    )
+    assert device_remedy(errno.EBUSY).startswith("/dev/kvm: Device or resource busy")
+
+
+def test_without_the_extension_one_line_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    monkeypatch.setitem(sys.modules, "kvmbench._kvm", None)
+    assert machine.why_not().startswith("kvmbench._kvm was not built: it needs a C compiler")
+    with pytest.raises(LiveError, match="was not built"):
+        measure(BUILT_IN, QUICK)
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert "this is linux on aarch64" in machine.why_not()
+
+
+# For real
+
+
+@pytest.fixture(scope="module")
+def measured():
+    names = ("empty", "empty_cpl3", "cpuid", "inl_from_qemu", "inb_cpl3", "hlt", "ipi", "mmio_read")
+    return measure([workloads()[name] for name in names], QUICK, command=["me"])
+
+
+@needs_kvm
+def test_a_result_that_can_be_kept(measured, tmp_path):
+    results.write(tmp_path / "a.json", measured)
+    assert results.read(tmp_path / "a.json") == measured
+    (boot,) = measured.boots
+    assert boot.id
+    assert boot.host.kernel == os.uname().release
+    assert [run.engine for run in boot.runs] == ["kvm", "kvm"]
+    assert boot.runs[0].command == ["me"]
+    assert all(series.kind == "noisy" for _, _, series in measured.series())
+
+
+@needs_kvm
+def test_each_workload_is_measured_in_each_run(measured):
+    skipped = {name for _, run in measured.runs() for name in run.skipped}
+    wanted = {"empty", "empty_cpl3", "cpuid", "inl_from_qemu", "inb_cpl3", "mmio_read"}
+    for _, run in measured.runs():
+        assert {series.workload for series in run.series} | skipped >= wanted
+        assert not wanted & skipped
+        assert all(3 <= len(series.values) <= QUICK.rounds for series in run.series)
+        assert all(value > 0 for series in run.series for value in series.values)
+
+
+@needs_kvm
+def test_counts_are_what_the_guest_did(measured):
+    """What was handed to userspace was counted here, not in KVM."""
+    for name in ("inl_from_qemu", "inb_cpl3", "mmio_read"):
+        for series in _of(measured, name):
+            assert series.counts["answered"] == 1
+            assert series.counts.get("exits", 1) >= 0.99
+    for series in _of(measured, "cpuid") + _of(measured, "empty"):
+        assert "answered" not in series.counts
+    for series in _of(measured, "hlt"):
+        assert series.counts["interrupts"] == 1
+    assert {s.counts.get("cpl", 0) for s in _of(measured, "inb_cpl3")} == {3}
+
+
+@needs_kvm
+def test_an_exit_to_userspace_costs_more_than_the_loop(measured):
+    at = {
+        name: median(value for series in _of(measured, name) for value in series.values)
+        for name in ("empty", "empty_cpl3", "inl_from_qemu", "inb_cpl3")
+    }
+    assert at["inl_from_qemu"] > at["empty"]
+    assert at["inb_cpl3"] > 100 * at["empty_cpl3"]
+
+
+@needs_kvm
+def test_only_what_leaves_nothing_behind_is_a_control(measured):
+    for series in _of(measured, "inl_from_qemu"):
+        assert series.reloads is None
+    for series in _of(measured, "empty_cpl3"):
+        assert series.reloads in (None, 0)
+
+
+def _hang(code, _):
+    here = f"here {code.here}"
+    code.label(here)
+    code.jmp(here)
+
+
+def _fault(code, _):
+    code.mov_imm(RAX, 1 << 63)
+    code.load(RAX, RAX)
+
+
+@needs_kvm
+def test_what_hangs_or_faults_is_named_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(engine, "TIMEOUT", 0.1)
+    result = measure(
+        [
+            Workload("hangs", guest=Program(body=_hang)),
+            Workload("faults", guest=Program(body=_fault)),
+            Workload("simulated"),
+            Workload("lost", guest="nowhere"),
+            Workload("needy", guest="cpuid", needs=("magic",)),
+            workloads()["cpuid"],
+        ],
+        Plan(runs=3, rounds=3, seconds=0.5),
+    )
+    assert result.workloads() == ["cpuid"]
+    assert [len(run.series) for _, run in result.runs()] == [1, 1, 1]
+    last = result.boots[0].runs[-1].skipped
+    assert last["hangs"] == "hung: 1 iterations did not end"
+    assert last["faults"].startswith("the guest ran into #GP (error code 0x0) at 0x6")
+    assert last["simulated"] == "it has no guest code, only exits to simulate"
+    assert last["lost"] == "there is no guest code 'nowhere'"
+    assert last["needy"].startswith("needs 'magic'")
+
+
+@needs_kvm
+def test_a_second_vcpu_that_faults_is_named():
+    program = Program(body=lambda code, _: code.pause(), other=_fault)
+    with pytest.raises(LiveError, match="pair: the second vCPU ran into #GP"):
+        measure([Workload("pair", guest=program)], Plan(runs=1, rounds=3, seconds=0.2))
+
+
+@needs_kvm
+def test_nothing_to_measure():
+    with pytest.raises(LiveError, match=r"nothing to measure: x: it has no guest code"):
+        measure([Workload("x")], QUICK)
+    with pytest.raises(LiveError, match="nothing to measure: no workload"):
+        measure([], QUICK)
+    with pytest.raises(LiveError, match="nothing was measured: x: the guest ran into #GP"):
+        measure([Workload("x", guest=Program(body=_fault))], Plan(runs=1, rounds=1, seconds=0.1))
+    with pytest.raises(LiveError, match="CPU 9999 is not one that this process may use"):
+        measure([workloads()["cpuid"]], Plan(cpu=9999))
+
+
+@needs_kvm
+def test_ctrl_c_gives_the_rounds_so_far():
+    def stop(name, share):
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    result = measure(
+        [workloads()["cpuid"], workloads()["empty"]],
+        Plan(runs=2, rounds=50, seconds=2),
+        progress=stop,
+    )
+    assert 1 <= len(result.boots[0].runs) <= 2
+    assert any(note.startswith("Stopped by Ctrl-C in run ") for note in result.notes)
+    assert all(series.values for _, _, series in result.series())
+
+
+@needs_kvm
+def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
+    """The first run's process is killed while it measures."""
+    begun = engine._Process.lines
+    killed = []
+
+    def lines(self):
+        for words in begun(self):
+            if words[0] == "round" and not killed:
+                killed.append(self.process.pid)
+                os.kill(self.process.pid, signal.SIGKILL)
+            yield words
+
+    monkeypatch.setattr(engine._Process, "lines", lines)
+    result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=50, seconds=2))
+    first, second = result.boots[0].runs
+    assert len(second.series[0].values) > 1
+    assert first.series[0].marks == ["not all of its rounds: ended the process with signal 9"]
+
+
+@needs_kvm
+def test_progress_reaches_the_end():
+    seen = []
+    measure(
+        [workloads()["cpuid"]],
+        Plan(runs=2, rounds=3, seconds=0.3),
+        progress=lambda name, share: seen.append((name, share)),
+    )
+    shares = [share for _, share in seen]
+    assert {name for name, _ in seen} == {"cpuid"}
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.5 < shares[-1] <= 1
+
+
+@needs_kvm
+def test_the_seed_makes_the_order():
+    def order(seed):
+        program = "import json, sys; from kvmbench.live import worker; worker.main()"
+        tasks = [
+            worker.Task(
+                name=name, code=engine.PROGRAMS[name].assemble(worker.guest.CODE, MACHINE).hex(),
+                other="", cpl=0, iterations=5,
+            )
+            for name in ("empty", "cpuid", "mov_dr", "wbinvd", "invd")
+        ]  # fmt: skip
+        job = worker.Job(
+            machine=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+            tasks=tasks, rounds=6, limit=60, seconds=1e-3, timeout=5, seed=seed, ioperm=False,
+            control=False,
+        )  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=engine.json.dumps(job), capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.stderr == ""
+        lines = [engine.json.loads(line) for line in done.stdout.splitlines()]
+        assert lines[-1] == ["end"]
+        return [words[1] for words in lines if words[0] == "round"]
+
+    first = order(1)
+    assert first == order(1) != order(2)
+    rounds = [first[n : n + 5] for n in range(0, 30, 5)]
+    assert all(sorted(names) == sorted(first[:5]) for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+
+
+MACHINE = worker.guest.Machine(vendor="vmx", x2apic=True)
+
+
+@needs_kvm
+def test_where_ioperm_is_not_to_be_had_one_line_says_so(monkeypatch):
+    for number, words in (
+        (errno.ENOSYS, "ENOSYS: this kernel was"),
+        (errno.EPERM, "CAP_SYS_RAWIO"),
+    ):
+        monkeypatch.setattr(engine, "held_bitmap_error", lambda number=number: number)
+        with pytest.raises(LiveError, match=words):
+            measure([workloads()["cpuid"]], Plan(ioperm="both", seconds=0.1))
+
+
+@needs_kvm
+def test_both_sides_with_their_control(monkeypatch):
+    """As where ioperm() works; the process that measures must do without it here."""
+    monkeypatch.setattr(engine, "held_bitmap_error", lambda: 0)
+    asked = []
+    begun = engine._Process.__init__
+
+    def init(self, job):
+        asked.append(job["ioperm"])
+        job["ioperm"] = False
+        begun(self, job)
+
+    monkeypatch.setattr(engine._Process, "__init__", init)
+    result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=3, seconds=0.8, ioperm="both"))
+    assert asked == [False, True, True, False]
+    assert result.configurations() == [NO_BITMAP, BITMAP]
+    assert result.workloads() == ["cpuid", "syscall"]
+    assert all(value > 0 for series in _of(result, "syscall") for value in series.values)
+
+
+@needs_kvm
+def test_a_worker_that_nobody_listens_to_ends_quietly():
+    program = [sys.executable, "-m", "kvmbench.live.worker"]
+    code = engine.PROGRAMS["cpuid"].assemble(worker.guest.CODE, MACHINE).hex()
+    job = worker.Job(
+        machine=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        tasks=[worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5)],
+        rounds=10**6, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
+    )  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(engine.Path(engine.__file__).parents[2])}
+    process = subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment,
+    )  # fmt: skip
+    process.stdin.write(engine.json.dumps(job))
+    process.stdin.close()
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 1
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@needs_kvm
+def test_no_process_and_no_thread_is_left(measured):
+    threads = threading.active_count()
+    measure([workloads()["ipi"], workloads()["cpuid"]], Plan(runs=1, rounds=3, seconds=0.3))
+    deadline = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@needs_kvm
+def test_every_workload_is_measured_or_skipped_with_a_reason():
+    every = (*BUILT_IN, *LIVE_ONLY)
+    result = measure(every, Plan(runs=1, rounds=3, seconds=2))
+    skipped = result.boots[0].runs[0].skipped
+    assert sorted([*result.workloads(), *skipped]) == sorted(w.name for w in every)
+    assert all(why for why in skipped.values())
