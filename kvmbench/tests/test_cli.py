@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 import kvmbench
 from kvmbench.cli.main import COMMANDS, main
+from kvmbench.model import HOOKS
 
 AFTER = """\
 cpuid 1291
@@ -700,7 +701,8 @@ def test_help(arguments):
 
 
 def test_the_examples_of_the_help_work():
-    write("mine.toml", "[mine]\n")
+    hooks = {hook: getattr(kvmbench.policies()["eager"], hook) for hook in HOOKS}
+    write("mine.toml", "[mine]\n" + "".join(f"{h} = {json.dumps(e)}\n" for h, e in hooks.items()))
     work = "[[tasks]]\nname = 'work'\ntype = 'plain'\ncount = 1\n"
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
     found = []
