@@ -84,6 +84,8 @@ def test_every_modules_all(module):
         ("import kvmbench.live.worker", {"click", "numpy", "kvmbench._kvm"}),
         ("import kvmbench.scenario, kvmbench.scenario_tables", {"click"}),
         ("import kvmbench.pytest_plugin", {"numpy", "click", "msgspec", "kvmbench.model"}),
+        ("import kvmbench.check, kvmbench.promela, kvmbench.mutations", {"click", "numpy"}),
+        ("import kvmbench.check_tables", {"click"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
