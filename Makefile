@@ -8,7 +8,7 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test gate baseline bench check coverage clean
+.PHONY: run test gate baseline bench check spin coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -36,6 +36,11 @@ check: test
 	ci/lint
 	ci/types
 	ci/sanitize
+
+# Every mutant of every policy by SPIN; minutes, and it needs SPIN.
+spin:
+	ci/package
+	ci/spin
 
 # Line coverage of the .pyx files; minutes, so it is not among the checks.
 coverage:

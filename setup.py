@@ -40,7 +40,8 @@ if TRACE:
     macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
-modules = {"_steps": False, "_core": False, "_scenario": False}  # name: whether it is optional
+# name: whether it is optional
+modules = {"_steps": False, "_core": False, "_scenario": False, "_check": False}
 if sys.platform == "linux" and platform.machine() == "x86_64":
     # Without it everything works but measuring on /dev/kvm, so its failure fails no installation.
     modules["_kvm"] = True

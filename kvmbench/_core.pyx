@@ -24,7 +24,7 @@ from kvmbench.arguments import (
     record_dtype, wrong_width,
 )
 from kvmbench.catalog import policies, profiles
-from kvmbench.model import HOOKS, STEPS, Op, Policy, Profile, unknown_name
+from kvmbench.model import HOOKS, Op, Policy, Profile, unknown_name
 
 __all__ = ["Machine", "OperationError", "port_check"]
 
@@ -33,13 +33,6 @@ __all__ = ["Machine", "OperationError", "port_check"]
 cdef enum:
     TAKEN_STRIDE = KB_MOVES + 8         # counts
     MAP_STRIDE = KB_MAP_BYTES + 64      # bytes
-
-# KbStep.look: the bit of each condition, as _steps' _conditions() sets them. In the switch hook
-# `current` is prev, so both share a bit.
-_CONDITION_BITS = {
-    "tif": 1, "prev.tif": 1, "next.tif": 2, "first": 4, "on": 8, "empty": 16, "stale": 32,
-    "sched": 64,
-}
 
 _CPU_DTYPE = record_dtype({
     "cycles": ("u8", <size_t>&(<KbCpu*>NULL).cycles),
@@ -189,7 +182,7 @@ cdef class Machine:
     cdef _compile_policy(self):
         cdef KbMachine* m = &self.m
         cdef int i = 0
-        hooks = [[_compiled(step) for step in self.policy.steps(hook)] for hook in HOOKS]
+        hooks = [[step.compiled() for step in self.policy.steps(hook)] for hook in HOOKS]
         m.steps = <KbStep*>self._array("steps", sum(map(len, hooks)), sizeof(KbStep))
         for number, hook in enumerate(hooks):
             m.hook[<int>number] = i
@@ -505,15 +498,3 @@ def _restored(cpus, tasks, policy, profile, vendor, state):
     cdef Machine machine = Machine(cpus, tasks, policy, profile, vendor)
     machine._restore(state)
     return machine
-
-
-cdef object _compiled(step):
-    """Return (action, look, want) of a step; one that contradicts itself wants what never is."""
-    cdef int look = 0, want = 0
-    for name, value in step.when:
-        look |= _CONDITION_BITS[name]
-        want |= _CONDITION_BITS[name] if value else 0
-    for name, value in step.when:
-        if not value and want & _CONDITION_BITS[name]:
-            want = 0x80             # a bit that _conditions never sets, outside `look`
-    return list(STEPS).index(step.action), look, want

@@ -19,6 +19,7 @@ FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name
 UNLIKE = 3.0  # ratio of standard deviations: max-T then has 12 % false alarms at 5 %
 LEAST_FOR_SPREADS = 6  # units a side: of fewer the ratio says little
 DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
+LEAST_OF_DRIFT = 4  # units in which one can be looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def _of_runs(side: Side, what: str) -> str:
 def _facts(side: Side) -> dict[str, str]:
     """Return the facts of a side's hosts in words; several where its boots differ."""
     found: dict[str, list[str]] = {}
-    for number in side.boots:
-        for what, value in _words(side.result.boots[number].host).items():
+    for host in side.hosts:
+        for what, value in _words(host).items():
             found.setdefault(what, []).append(value)
-    return {what: " | ".join(dict.fromkeys(values)) for what, values in found.items()}
+    return {what: " | ".join(sorted(set(values))) for what, values in found.items()}
 
 
 def _words(host: Host) -> dict[str, str]:
@@ -138,9 +139,11 @@ def _varying(comparison: Comparison) -> list[str]:
 def _marks(comparison: Comparison) -> list[str]:
     found = []
     for side in comparison.sides:
+        marked: dict[str, list[str]] = {}
         for key, cells in side.cells.items():
             for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
-                found.append(f"{side.label}, {key.name}: {mark}.")
+                marked.setdefault(mark, []).append(key.name)
+        found += [f"{side.label}, {', '.join(names)}: {mark}." for mark, names in marked.items()]
     return found
 
 
@@ -150,7 +153,8 @@ def _controls(comparison: Comparison) -> list[str]:
     if moved:
         return [
             f"Verdicts with ? are in doubt: {_listed(moved)} moved, though no reload of TR is "
-            "predicted there on either side. What moved the controls can move every row."
+            "predicted there on either side. What moved the controls can move every row. "
+            "(Where the change is not about TR's reload: --no-controls.)"
         ]
     undecided = [row for row in rows if row.verdict == "no-verdict" and row.shift]
     undecided = [row for row in undecided if abs(row.shift or 0) > row.quantum and row.percent]
@@ -158,8 +162,8 @@ def _controls(comparison: Comparison) -> list[str]:
         worst = max(undecided, key=lambda row: abs(row.percent or 0))
         return [
             f"No reload of TR is predicted on either side of {_listed(undecided)}, and yet they "
-            f"differ, by up to {worst.percent:+.1f} % ({worst.workload}): the change is no "
-            "explanation of differences of that size here."
+            f"differ, by up to {worst.percent:+.1f} % ({worst.workload}): a change to TR's reload "
+            "does not explain differences of that size here."
         ]
     return []
 
@@ -187,10 +191,20 @@ def _too_few(comparison: Comparison) -> list[str]:
     beyond = [row for row in noisy if row.verdict == "inconclusive" and _beyond(row, row.margin)]
     if beyond:
         found.append(
-            f"{_listed(beyond)}: beyond the margin taken alone, but not among "
-            f"{len(noisy)} rows that are looked at together (family-wise, {comparison.family})."
+            f"{_listed(beyond)}: the interval is beyond the margin, but the test of "
+            f"{_looked_at(comparison)} does not confirm it (adjusted p above "
+            f"{1 - comparison.confidence:.2g}, {comparison.family})."
         )
     return found
+
+
+def _looked_at(comparison: Comparison) -> str:
+    rows = [row for row in comparison.rows if row.p is not None]
+    number = len(rows)
+    said = f"the {number} rows together" if number > 1 else "the row"
+    if comparison.comparisons > 1:
+        said += f" in {comparison.comparisons} comparisons"
+    return said
 
 
 def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
@@ -276,13 +290,11 @@ def _drift(comparison: Comparison) -> list[str]:
     if comparison.replicates.paired:
         return []  # blocks are there to cancel it
     sides = comparison.sides
-    if any(side.result.order == "lost" for side in sides):
-        labels = [side.label for side in sides if side.result.order == "lost"]
-        return [f"The order of the runs is lost ({', '.join(labels)}): a drift cannot be seen."]
+    lost = {side.label for side in sides if side.result.order == "lost"}
     tests = 2 * max(1, sum(row.kind == "noisy" for row in comparison.rows))
 
     def look(row: Row, figures: Figures) -> str | None:
-        if len(figures) < 4:
+        if len(figures) < LEAST_OF_DRIFT:
             return None
         slope, p = stats.drift(figures)
         if p * tests > DRIFT_LEVEL or not slope:
@@ -291,10 +303,25 @@ def _drift(comparison: Comparison) -> list[str]:
         return f"{row.workload} by {slope:+.3g} {row.unit}{share}"
 
     level = comparison.replicates.level
-    return [
-        f"Drift: from {level} to {level} of {label} moves {'; '.join(said)}. Alternate the sides."
+    advice = (
+        "What rises or falls evenly within a block is not in the shift."
+        if comparison.replicates.paired
+        else "Unless the sides were measured in turn, it is in the shift and not in the interval."
+    )
+    found = [
+        f"Drift: from {level} to {level} of {label} moves {'; '.join(said)}. {advice}"
         for label, said in _each_side(comparison, look).items()
+        if label not in lost
     ]
+    longest = {
+        side.label: max((row.units[n] for row in comparison.rows if row.kind == "noisy"), default=0)
+        for n, side in enumerate(sides)
+    }
+    blind = [label for label in longest if label in lost and longest[label] >= LEAST_OF_DRIFT]
+    if blind:
+        said = f"The order of the {level}s is lost ({', '.join(blind)}): a drift cannot be seen."
+        found.append(said)
+    return found
 
 
 def _groups(comparison: Comparison) -> list[str]:

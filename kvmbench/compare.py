@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from math import nan
+from math import isfinite, nan
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "Side",
     "compare",
+    "share_words",
 ]
 
 VERDICTS = (
@@ -40,6 +41,7 @@ VERDICTS = (
 CONFIDENCE = 0.95
 POWER = 0.8  # of the smallest shift that is said to be detectable
 MARGIN = 0.01  # of before, where none is asked for
+LARGEST = 1e100  # figure that is compared
 QUANTA = 2  # within the margin too: a step of the clock or of the print-out, either way
 
 Pair = tuple[Figures, Figures]
@@ -106,7 +108,8 @@ class Row:
         """The shift in percent of before; None where that has no meaning."""
         if self.shift is None or not self.before:
             return None
-        return 100 * self.shift / abs(self.before)
+        percent = 100 * self.shift / abs(self.before)
+        return percent if isfinite(percent) else None
 
     @property
     def worse(self) -> float | None:
@@ -162,7 +165,8 @@ def compare(
     by default the margin. `comparisons` is the number of afters that are compared with one before.
 
     Raises Incompatible where a row has another unit, kind or direction on either side, or the
-    sides have different configurations, and ValueError for a pattern that names no row.
+    sides have different configurations, and ValueError for a pattern that names no row, or for
+    a figure beyond 1e100.
     """
     replicates = Replicates(before, after)
     keys = replicates.keys()
@@ -171,6 +175,7 @@ def compare(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(unknown_name("row", pattern, names))
     figures = {key.name: replicates.figures(key) for key in keys}
+    _check_size(names, figures)
     rows = []
     for key in keys:
         row = _described(key, replicates, figures[key.name])
@@ -199,6 +204,11 @@ def compare(
     )
 
 
+def share_words(percent: float) -> str:
+    """Return a percentage, 0 or more, to two digits and without an exponent where it is large."""
+    return f"{percent:.2g}" if percent < 99.5 else f"{percent:.0f}"
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -215,13 +225,22 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
                     f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]
-    before, after = (_plain(np.median(found)) if len(found) else None for found in present)
+    before, after = (
+        _centre(found, side) if len(found) else None
+        for found, side in zip(present, cells, strict=True)
+    )
     missing = None
     for side, found in zip(replicates.sides, present, strict=True):
         if not len(found):
-            skips = (run.skipped.get(key.workload) for _, run in side.result.runs())
+            skips = (
+                run.skipped.get(key.workload)
+                for number, (_, run) in enumerate(side.result.runs())
+                if number in side.runs or not run.series
+            )
             why = next(filter(None, skips), None)
             missing = f"Not in {side.label}" + (f" ({why})" if why else "")
+            if key in side.cells:
+                missing = f"In no complete block of {side.label}"
     return Row(
         workload=key.name,
         unit=first.unit,
@@ -238,6 +257,13 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
     )
 
 
+def _centre(figures: Figures, cells: Sequence[Cell]) -> float:
+    """Return the median of a side's units; an exact figure as it is, also beyond 2**53."""
+    if cells[0].series.kind == "exact" and not _varies(cells):
+        return cells[0].series.values[0]
+    return _plain(np.median(figures))
+
+
 def _varies(cells: Sequence[Cell]) -> bool:
     return len({value for cell in cells for value in cell.series.values}) > 1
 
@@ -245,6 +271,13 @@ def _varies(cells: Sequence[Cell]) -> bool:
 def _plain(value: float) -> float:
     """Return an integer as one: exact cycles are printed whole."""
     return int(value) if float(value).is_integer() else float(value)
+
+
+def _check_size(names: Sequence[str], figures: Mapping[str, Pair]) -> None:
+    """Refuse figures whose squares are no numbers any more."""
+    for name in names:
+        if any(np.abs(side[np.isfinite(side)]).max(initial=0) > LARGEST for side in figures[name]):
+            raise ValueError(f"{name}: a figure beyond {LARGEST:g} cannot be compared")
 
 
 @cache
@@ -295,14 +328,15 @@ def _measured(
         count = len(differences)
         row = replace(row, units=(count, count))
         if not count:
-            return replace(row, margin=allowed, missing="In no block of both sides")
+            return replace(row, margin=allowed, missing="In no complete block of both sides")
         shift = stats.pseudo_median(differences)
         interval = stats.signed_rank_interval(differences, confidence)
         spread = stats.spread(differences) if count > 1 else None
     else:
         shift = stats.hodges_lehmann(before, after)
-        interval = stats.mann_whitney_interval(before, after, confidence)
-        spread = stats.pooled_spread(before, after) if min(row.units) > 1 else None
+        single = min(row.units) < 2  # it may be any run of its kind: no interval either
+        interval = None if single else stats.mann_whitney_interval(before, after, confidence)
+        spread = None if single else stats.pooled_spread(before, after)
     detectable = wanted = None
     if spread is not None:
         count, other = row.units

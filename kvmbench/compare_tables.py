@@ -10,7 +10,7 @@ from math import floor, log10
 from typing import Any, NamedTuple
 
 from kvmbench.caveats import caveats, caveats_of_values, differences
-from kvmbench.compare import POWER, Comparison, Row
+from kvmbench.compare import POWER, Comparison, Row, share_words
 from kvmbench.gates import Gate
 from kvmbench.self_test import Split
 from kvmbench.tables import Table, fill, markdown, text
@@ -19,6 +19,8 @@ __all__ = ["COMPARE_FORMATS", "figure", "render_comparisons", "render_splits"]
 
 COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
 WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
+TABLE_WIDTH = 80  # a table's, before its names get lines of their own
+DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 SECONDS = ("s", "sec", "second", "seconds", "sec/op")
 
@@ -78,9 +80,11 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
     alarms = sum(bool(split.false_alarms) for split in splits)
     reach = max((_reach(row) for s in splits for row in s.comparison.rows), default=0.0)
     if reach:
+        what = f"{splits[0].comparison.replicates.level}s"
         parts.append(
             fill(
-                f"The intervals reach {100 * reach:.2g} %: a shift within that is this noise.",
+                f"The intervals reach {share_words(100 * reach)} %: with as many {what} a side "
+                "as here, a shift within that may be noise.",
             )
         )
     parts.append(
@@ -109,19 +113,36 @@ def _alarms(split: Split) -> str:
 
 
 def _text(table: Table) -> str:
-    return text(table, WIDTH)
+    """Return a table; one that is too wide has its names on lines of their own, never cut."""
+    plain = text(table, 10**6)
+    for names in range(1, table.names + 1):
+        if max(map(len, plain.splitlines())) <= TABLE_WIDTH:
+            break
+        inner = Table(
+            table.headings[names:], [row[names:] for row in table.rows], table.names - names
+        )
+        heads, *lines = text(inner, 10**6).splitlines()
+        found = ["  ".join(table.headings[:names]), f"  {heads}"]
+        for row, line in zip(table.rows, lines, strict=True):
+            if any(row[:names]):
+                found.append("  ".join(filter(None, row[:names])))
+            found.append(f"  {line}")
+        plain = "\n".join(found) + "\n"
+    return plain
 
 
 def _title(comparisons: Sequence[Comparison]) -> str:
     first = comparisons[0]
     before = first.sides[0].label
     afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
-    parts = [f"{before} -> {afters}: {_units(comparisons)} an iteration"]
+    units = _units(comparisons)
+    parts = [f"{before} -> {afters}: {units}{'' if '/' in units else ' an iteration'}"]
     noisy = [
         row for c in comparisons for row in c.rows if row.kind == "noisy" and row.shift is not None
     ]
     if noisy:
-        parts.append(_replicates(noisy, first))
+        found = (_replicates(comparison) for comparison in comparisons)
+        parts.append(" or ".join(dict.fromkeys(filter(None, found))))
         margin = first.margin or "the larger of 1 % and two quanta of the clock"
         parts.append(f"margin {margin}")
     return ", ".join(parts)
@@ -132,9 +153,12 @@ def _units(comparisons: Sequence[Comparison]) -> str:
     return units.pop() if len(units) == 1 else "figures"
 
 
-def _replicates(rows: Sequence[Row], comparison: Comparison) -> str:
+def _replicates(comparison: Comparison) -> str:
     level = comparison.replicates.level
+    rows = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
     counts = sorted({count for row in rows for count in row.units})
+    if not counts:
+        return ""
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     many = "" if counts == [1] else "s"
     if level == "block":
@@ -173,6 +197,11 @@ def _scale(row: Row) -> _Scale:
     if row.unit in SECONDS and figures:
         size = max(map(abs, figures))
         by, unit = next((scale for scale in SCALES if size >= scale[0]), SCALES[-1])
+    elif row.kind == "noisy" and figures:
+        size = max(map(abs, figures))
+        if size and not 1e-3 <= size < 1e9:
+            power = max(3 * floor(log10(size) / 3), -300)
+            by, unit = 10.0**power, f"1e{power} {unit}"
     shown = [value / by for value in (*figures, *([row.shift] if row.shift is not None else ()))]
     if all(float(value).is_integer() for value in shown):
         return _Scale(by, unit, 0)
@@ -180,7 +209,11 @@ def _scale(row: Row) -> _Scale:
         half = (row.interval[1] - row.interval[0]) / 2 / by
     else:
         half = max(map(abs, shown)) / 100  # three to four figures where no interval says more
-    return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), 4) if half else 0)
+    size = max(map(abs, shown))
+    if not half or not size:
+        return _Scale(by, unit, 0)
+    most = max(DIGITS - 1 - floor(log10(size)), 0)
+    return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), most))
 
 
 def _interval(row: Row, scale: _Scale) -> str:
@@ -213,20 +246,19 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
     names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
     lines = []
     for name in names:
-        shown = name
+        last = None
         for comparison in comparisons:
             row = next((row for row in comparison.rows if row.workload == name), None)
             if row is None:
                 continue
             scale = _scale(row)
-            if mixed or scale.unit != row.unit:
-                shown = shown and f"{name}, {scale.unit}"
-            line = [shown]
+            shown = f"{name}, {scale.unit}" if mixed or scale.unit != row.unit else name
+            line = ["" if shown == last else shown]
+            last = shown
             if several:
                 line.append(comparison.sides[1].label)
             line += [scale(row.before), scale(row.after), scale(row.shift, sign=True)]
             lines.append((*line, _interval(row, scale), _percent(row), _verdict(row)))
-            shown = ""
     heads = ["workload", "side"] if several else ["workload"]
     sides = ["before", "after"]
     labels = [side.label for side in comparisons[0].sides]
@@ -238,6 +270,7 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
 def _below(comparisons: Sequence[Comparison]) -> list[str]:
     """Return what stands under the table: controls, what could be seen, and the caveats."""
     words = []
+    several = len(comparisons) > 1
     rows = [row for comparison in comparisons for row in comparison.rows]
     others = dict.fromkeys(row.workload for row in rows if not row.primary)
     if others:
@@ -248,8 +281,8 @@ def _below(comparisons: Sequence[Comparison]) -> list[str]:
     for comparison in comparisons:
         able = [row for row in comparison.rows if row.detectable is not None and row.before]
         if able:
-            label = f"{comparison.sides[1].label}: " if len(comparisons) > 1 else ""
-            words.append(_sentence(label + _detectable(able, comparison)))
+            begin = f"Of {comparison.sides[1].label}, the minimum" if several else "Minimum"
+            words.append(f"{begin} {_detectable(able, comparison)}")
     return list(dict.fromkeys((*words, *(said for c in comparisons for said in caveats(c)))))
 
 
@@ -260,20 +293,18 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:]
-
-
 def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
     shares = sorted(
         (100 * (row.detectable or 0) / abs(row.before or 1), row.workload) for row in rows
     )
     low, high = shares[0], shares[-1]
-    said = f"{low[0]:.2g} %"
+    said = f"{share_words(low[0])} %"
     if len(shares) > 1:
-        said = f"{low[0]:.2g} % ({low[1]}) to {high[0]:.2g} % ({high[1]})"
-    how = f"told from 0, power {100 * POWER:.0f} %, a row by itself"
-    words = f"minimum detectable effect ({how}): {said}."
+        said += f" ({low[1]}) to {share_words(high[0])} % ({high[1]})"
+    words = (
+        f"detectable effect, told from 0 with power {100 * POWER:.0f} %, a row by itself: "
+        f"{said}. To be called faster or slower, a shift must exceed the margin by as much."
+    )
     wanted = sorted(row.wanted for row in rows if row.wanted is not None)
     if wanted:
         wish = comparison.detect or comparison.margin

@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.compare import Comparison, Margin, Row
+from kvmbench.compare import Comparison, Margin, Row, share_words
 from kvmbench.model import unknown_name
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
+
+VARIES = "is not the same in every run"
 
 Status = Literal["ok", "regression", "inconclusive"]
 
@@ -81,7 +83,7 @@ class Gate:
         bad = [finding for finding in self.findings if finding.status != "ok"]
         said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
         number = f"{len(self.findings)} check{'' if len(self.findings) == 1 else 's'}"
-        return (*said, f"Gate {words[self.status]}: {number}.")
+        return (*dict.fromkeys(said), f"Gate {words[self.status]}: {number}.")
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
@@ -114,14 +116,16 @@ Found = tuple[Status, str]
 
 def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
     if row.missing or row.shift is None:
-        return "regression", f"{row.workload}: {(row.missing or '').lower()}"
+        return _absent(row)
     if limit.worse is None:
         return _bounded(row, limit, comparison)
     allowed = limit.worse.of(row.before or 0.0)
     said = f"{row.workload} is {_worse(row)}, the limit is {limit.worse}"
     if row.kind == "exact":
         worse = row.worse or 0.0
-        return ("regression" if worse > allowed or row.varies else "ok"), said
+        if row.varies:
+            return "regression", f"{said}, and {VARIES}"
+        return ("regression" if worse > allowed else "ok"), said
     if row.worse_interval is None:
         return "inconclusive", f"{said}, and {_why(row)}"
     low, high = row.worse_interval
@@ -137,26 +141,36 @@ def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
     assert bound is not None
     assert row.after is not None
     word = "at most" if sign > 0 else "at least"
-    said = f"{row.workload} is {row.after:g} {row.unit}, to be {word} {bound:g}"
+    said = f"{row.workload} is {_figure(row.after)} {row.unit}, to be {word} {_figure(bound)}"
+    if row.varies:
+        return "regression", f"{said}, and {VARIES}"
     if row.kind == "exact":
         low = high = sign * row.after
     else:
         interval = stats.median_interval(figures, comparison.confidence)
         if interval is None:
             return "inconclusive", f"{said}, and {_why(row)}"
-        said += f", the interval [{interval[0]:g}, {interval[1]:g}]"
+        said += f", the interval [{_figure(interval[0])}, {_figure(interval[1])}]"
         low, high = sorted(sign * end for end in interval)
     bound *= sign
     return "regression" if low > bound else "ok" if high <= bound else "inconclusive", said
 
 
+def _absent(row: Row) -> Found:
+    missing = row.missing or ""
+    return "regression", f"{row.workload}: {missing[:1].lower()}{missing[1:]}"
+
+
 def _any(row: Row) -> Found:
     if row.missing or row.shift is None:
-        return "regression", f"{row.workload}: {(row.missing or '').lower()}"
+        return _absent(row)
     said = f"{row.workload} is {row.verdict}, {_worse(row)}"
+    if row.kind == "noisy":
+        said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.kind == "exact":
-        bad = (row.worse or 0.0) > 0 or row.varies
-        return "regression" if bad else "ok", said
+        if row.varies:
+            return "regression", f"{said}, and {VARIES}"
+        return "regression" if (row.worse or 0.0) > 0 else "ok", said
     if row.verdict == "slower":
         return "regression", f"{said}, the interval {_span(row)}"
     if row.verdict in ("inconclusive", "no-verdict"):
@@ -166,9 +180,9 @@ def _any(row: Row) -> Found:
 
 def _worse(row: Row) -> str:
     worse = row.worse or 0.0
-    share = "" if row.percent is None else f" ({abs(row.percent):.2g} %)"
+    share = "" if row.percent is None else f" ({share_words(abs(row.percent))} %)"
     return (
-        f"{abs(worse):.6g} {row.unit}{share} {'worse' if worse > 0 else 'better'}"
+        f"{_figure(abs(worse))} {row.unit}{share} {'worse' if worse > 0 else 'better'}"
         if worse
         else "as before"
     )
@@ -176,12 +190,13 @@ def _worse(row: Row) -> str:
 
 def _span(row: Row) -> str:
     low, high = row.worse_interval or (0.0, 0.0)
-    return f"of what it is worse [{low:.6g}, {high:.6g}]"
+    return f"of how much worse is [{_figure(low)}, {_figure(high)}]"
+
+
+def _figure(value: float) -> str:
+    """Return six digits of a figure, and all of a whole one: limits are often a step away."""
+    return str(int(value)) if abs(value) < 1e15 and float(value).is_integer() else f"{value:.6g}"
 
 
 def _why(row: Row) -> str:
-    return (
-        "one unit on a side has no spread"
-        if min(row.units) < 2
-        else "too few units for an interval"
-    )
+    return "one run has no spread" if min(row.units) < 2 else "the runs are too few for an interval"

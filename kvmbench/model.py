@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 __all__ = [
     "BASES",
     "CONDITIONS",
+    "CONDITION_BITS",
     "HOOKS",
     "MODEL_VERSION",
     "STEPS",
@@ -262,6 +263,22 @@ CONDITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """Each condition, which `not` may precede, and the hooks in which it makes sense."""
 
+# In the switch hook `current` is prev, so both share a bit.
+CONDITION_BITS: Mapping[str, int] = MappingProxyType(
+    {
+        "tif": 1,
+        "prev.tif": 1,
+        "next.tif": 2,
+        "first": 4,
+        "on": 8,
+        "empty": 16,
+        "stale": 32,
+        "sched": 64,
+    }
+)
+"""Each condition's bit in what the compiled core and checker look at."""
+NEVER = 0x80  # a bit that no condition sets
+
 
 class Step(NamedTuple):
     """One step of a policy, taken apart."""
@@ -286,6 +303,20 @@ class Step(NamedTuple):
             _check_word("condition", name, CONDITIONS, hook, text)
             when.append((name, wanted))
         return cls(action, tuple(when))
+
+    def compiled(self) -> tuple[int, int, int]:
+        """Return (index in STEPS, bits to look at, what they must be) for the C of `_steps`.
+
+        A step that contradicts itself wants a bit that never is.
+        """
+        look = want = 0
+        for name, value in self.when:
+            bit = CONDITION_BITS[name]
+            if look & bit and bool(want & bit) != value:
+                return list(STEPS).index(self.action), look, NEVER
+            look |= bit
+            want |= bit if value else 0
+        return list(STEPS).index(self.action), look, want
 
     def __str__(self) -> str:
         terms = " and ".join(name if wanted else f"not {name}" for name, wanted in self.when)

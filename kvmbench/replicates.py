@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvmbench.results import Result, Run, Series
+from kvmbench.results import Host, Result, Run, Series
 
 __all__ = ["Cell", "Figures", "Incompatible", "Key", "Level", "Replicates", "Side"]
 
@@ -63,12 +63,21 @@ class Side:
         return found if self.configuration is None else [self.configuration]
 
     @cached_property
+    def boot_numbers(self) -> list[int]:
+        """The number that each boot of the file counts as: a boot told in parts is one."""
+        known: dict[tuple[str, int | None], int] = {}
+        return [
+            known.setdefault((boot.id, boot.block), number) if boot.id else number
+            for number, boot in enumerate(self.result.boots)
+        ]
+
+    @cached_property
     def cells(self) -> dict[Key, list[Cell]]:
         """What there is of each row, in the order of the file."""
         only = len(self.configurations) == 1
         found: dict[Key, list[Cell]] = {}
         run_number = -1
-        for boot_number, boot in enumerate(self.result.boots):
+        for boot_number, boot in zip(self.boot_numbers, self.result.boots, strict=True):
             for run in boot.runs:
                 run_number += 1
                 for series in run.series:
@@ -84,6 +93,14 @@ class Side:
         return sorted({cell.boot for cells in self.cells.values() for cell in cells})
 
     @cached_property
+    def hosts(self) -> list[Host]:
+        """The hosts of all that is of this side, in order; a boot told in parts has several."""
+        used = set(map(id, self.runs.values()))
+        return [
+            boot.host for boot in self.result.boots if any(id(run) in used for run in boot.runs)
+        ]
+
+    @cached_property
     def runs(self) -> dict[int, Run]:
         """The runs that have something of this side, by number."""
         used = {cell.run for cells in self.cells.values() for cell in cells}
@@ -93,7 +110,8 @@ class Side:
 class Replicates:
     """The units of replication of a before and an after, and what each unit has of a row.
 
-    Raises Incompatible where the two have several configurations, and not the same ones.
+    Raises Incompatible where one has no figures, or the two have several configurations, and not
+    the same ones.
     """
 
     def __init__(self, before: Side, after: Side) -> None:
@@ -145,20 +163,29 @@ class Replicates:
         units = {number: median(values) for number, values in runs.items()}
         if self.level == "block":
             boots: dict[int | None, list[float]] = {}
-            for boot, value in units.items():
-                boots.setdefault(self._block_of[side][boot], []).append(value)
-            # The mean, so that ABBA cancels what rises or falls evenly within the block.
-            return np.array([fmean(boots.get(block, [nan])) for block in self._numbers[side]])
+            for boot, block in self._block_of[side].items():
+                boots.setdefault(block, []).append(units.get(boot, nan))
+            # The mean, so that ABBA cancels what rises or falls evenly within the block; of all
+            # its boots, or there is none, for without one of them nothing cancels.
+            return np.array([fmean(boots[block]) for block in self._numbers[side]])
         return np.array([units.get(number, nan) for number in self._numbers[side]])
 
     def _whole_blocks(self, first: list[int | None], second: list[int | None]) -> list[int]:
-        """Return the blocks with as many boots on either side: others do not cancel a drift."""
+        """Return the blocks with all boots of either side: others do not cancel a drift.
+
+        All are as many as the largest of the blocks with as many on either side has.
+        """
         known = sorted({block for block in (*first, *second) if block is not None})
-        whole = [block for block in known if 0 < first.count(block) == second.count(block)]
+        even = [block for block in known if first.count(block) == second.count(block)]
+        most = max(map(first.count, even), default=0)
+        whole = [block for block in even if first.count(block) == most]
         self.left_out = [block for block in known if block not in whole]
         return whole
 
     def _check_configurations(self) -> None:
+        for side in self.sides:
+            if not side.cells:
+                raise Incompatible(f"{side.label} has no figures")
         before, after = (side.configurations for side in self.sides)
         if len(before) == len(after) == 1:
             return

@@ -55,12 +55,21 @@ def self_test(side: Side, **options: Any) -> list[Split]:
     by_boot = len(side.boots) > 1
     what = "boots" if by_boot else "runs"
     units = side.boots if by_boot else list(side.runs)
+    if len(side.configurations) > 1 and any(
+        len({cell.boot if by_boot else cell.run for cell in cells}) < len(units)
+        for cells in side.cells.values()
+    ):
+        names = ", ".join(repr(name) for name in side.configurations)
+        raise ValueError(
+            f"{side.label} has the configurations {names}, and not all in each of its {what}: "
+            "choose one, FILE#NAME"
+        )
     if len(units) < 4:
         raise ValueError(f"{side.label}: {len(units)} {what}, and 4 or more can be taken apart")
     splits = []
     for name, labels, first in _splits(len(units)):
         parts = (
-            _part(result, {unit for n, unit in enumerate(units) if (n in first) is one}, by_boot)
+            _part(side, {unit for n, unit in enumerate(units) if (n in first) is one}, by_boot)
             for one in (True, False)
         )
         before, after = (
@@ -84,11 +93,12 @@ def _splits(number: int) -> list[tuple[str, tuple[str, str], set[int]]]:
     ]
 
 
-def _part(result: Result, chosen: set[int], by_boot: bool) -> Result:
-    """Return the result with the chosen boots only, or the chosen runs; numbers as in the file."""
+def _part(side: Side, chosen: set[int], by_boot: bool) -> Result:
+    """Return the result with the chosen boots only, or the chosen runs; numbers as the side's."""
+    result = side.result
     boots = []
     number = 0
-    for n, boot in enumerate(result.boots):
+    for n, boot in zip(side.boot_numbers, result.boots, strict=True):
         numbers = range(number, number + len(boot.runs))
         number += len(boot.runs)
         runs = boot.runs

@@ -139,7 +139,9 @@ def render(
 def fill(words: str, width: int = WIDTH, indent: str = "") -> str:
     """Return `words` in lines of at most `width` columns, the later ones indented as the first."""
     together = words.replace(" %", "\xa0%")  # no line begins with a percent sign
-    lines = textwrap.fill(together, width, initial_indent=indent, subsequent_indent=indent)
+    lines = textwrap.fill(
+        together, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
     return lines.replace("\xa0%", " %") + "\n"
 
 

@@ -65,8 +65,8 @@ def load_result(name: str, results_dir: str) -> Result:
     from kvmbench import catalog, formats
     from kvmbench.model import unknown_name
 
-    path = Path(name)
-    if os.sep in name or name.endswith(RESULT_ENDINGS) or (path.exists() and not path.is_dir()):
+    known = os.path.exists(name) and not os.path.isdir(name)
+    if os.sep in name or name.endswith(RESULT_ENDINGS) or known:
         return read(formats.load, name)
     saved = saved_results(results_dir)
     if name in saved:
@@ -82,10 +82,13 @@ def load_result(name: str, results_dir: str) -> Result:
 
 def _result_file(name: str, results_dir: str) -> Path:
     """Return the file of the result that is kept as `name`; a usage error where it is no name."""
-    if os.sep in name or name.startswith(".") or name.endswith(".json") or not name.isprintable():
+    if (
+        not name.strip() or not name.isprintable() or name.startswith(".")
+        or name.endswith(RESULT_ENDINGS) or any(sign in name for sign in (os.sep, "=", "#"))
+    ):  # fmt: skip
         raise click.UsageError(
-            f"--save {name}: expected a name, which is kept as {results_dir}/NAME.json; "
-            "--results-dir chooses the folder"
+            f"--save {name!r}: expected a name without /, = and #, which is kept as "
+            f"{results_dir}/NAME.json; --results-dir chooses the folder"
         )
     return Path(results_dir) / f"{name}.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -17,40 +18,39 @@ if TYPE_CHECKING:
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
 
 
-class MarginType(click.ParamType):  # type: ignore[type-arg]
-    """`1%` or `20`."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """What a class of kvmbench makes of text with its `parse`; imported when it is asked for."""
 
-    name = "margin"
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Margin:
-        from kvmbench.compare import Margin
-
-        if isinstance(value, Margin):
+    ) -> object:
+        if not isinstance(value, str):
             return value
         try:
-            return Margin.parse(str(value))
+            return getattr(import_module(f"kvmbench.{self.module}"), self.name).parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class LimitType(click.ParamType):  # type: ignore[type-arg]
-    """`inl_from_qemu:2%`."""
+MARGIN, LIMIT = Parsed("compare", "Margin"), Parsed("gates", "Limit")
 
-    name = "limit"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Limit:
-        from kvmbench.gates import Limit
-
-        if isinstance(value, Limit):
-            return value
-        try:
-            return Limit.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+margin_option = click.option(
+    "--margin",
+    type=MARGIN,
+    metavar="SHARE|NUMBER",
+    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and twice "
+    "what the clock resolves]",
+)
+family_option = click.option(
+    "--family",
+    type=click.Choice(["max-t", "holm"]),
+    default="max-t",
+    show_default=True,
+    help="How the verdicts allow for the number of rows.",
+)
 
 
 @click.command("compare")
@@ -62,27 +62,15 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
     shell_complete=complete(result_names),
 )
 @results_dir_option
-@click.option(
-    "--margin",
-    type=MarginType(),
-    metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and twice "
-    "what the clock resolves]",
-)
+@margin_option
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of the intervals, and of all verdicts together.",
+    help="Of each interval, and of all of a table's faster and slower together.",
 )
-@click.option(
-    "--family",
-    type=click.Choice(["max-t", "holm"]),
-    default="max-t",
-    show_default=True,
-    help="How the verdicts allow for the number of rows.",
-)
+@family_option
 @click.option(
     "--primary",
     multiple=True,
@@ -99,13 +87,13 @@ class LimitType(click.ParamType):  # type: ignore[type-arg]
 @click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
 @click.option(
     "--detect",
-    type=MarginType(),
+    type=MARGIN,
     metavar="SHARE|NUMBER",
     help="Say how many runs would see this shift. [default: the margin]",
 )
 @click.option(
     "--fail-on",
-    type=LimitType(),
+    type=LIMIT,
     multiple=True,
     metavar="ROW:LIMIT",
     help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
@@ -249,22 +237,33 @@ def chosen_side(argument: str, results_dir: str) -> Side:
 
 def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     """Return what LABEL=FILE#CONFIGURATION names, and its label."""
+    import os
     from pathlib import Path
 
     from kvmbench.model import unknown_name
     from kvmbench.replicates import Side
 
     label, equals, name = argument.partition("=")
-    if not equals or Path(argument).exists() or "/" in label:
+    if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
         label, name = "", argument
-    configuration = None
-    if "#" in name and not Path(name).exists():
-        name, _, configuration = name.partition("#")
+    name, configuration = _parted(name)
     result = load_result(name, results_dir)
     known = result.configurations()
+    if not known:
+        raise click.ClickException(f"{name}: holds no figures")
     if configuration is not None and configuration not in known:
         raise click.UsageError(f"{name}: {unknown_name('configuration', configuration, known)}")
     return label or Path(name).stem, Side(label, result, configuration)
+
+
+def _parted(argument: str) -> tuple[str, str | None]:
+    """Return the FILE and the CONFIGURATION of FILE#CONFIGURATION: either may have a # in it."""
+    import os
+
+    parts = argument.split("#")
+    files = ["#".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    file = next(filter(os.path.isfile, files), parts[0])
+    return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
 
 
 def _labels(labels: Sequence[str], configurations: Sequence[str | None]) -> list[str]:

@@ -14,6 +14,7 @@ from click.exceptions import NoArgsIsHelpError
 COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
     "run": ("run", "Simulate workloads under two policies and print the table."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
+    "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
     "self-test": ("self_test", "Compare a result with itself, taken apart in time."),
     "plan": ("plan", "Plan measurements of two kernels in turn, across reboots."),
@@ -106,10 +107,11 @@ def main(**_: Any) -> None:
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
       kvmbench scenario oversubscribed           what the patch is worth to a host
+      kvmbench check deferred                    every interleaving: is it safe
       kvmbench compare before.json after.json    which rows moved, how surely
       kvmbench list policies
       kvmbench show deferred
 
     Every option can be set in the environment: --after of `run` is KVMBENCH_RUN_AFTER. Exit codes:
-    0 done, 1 failed, 2 usage; `kvmbench compare --help` has three more.
+    0 done, 1 failed, 2 usage; `compare` and `check` have more, which their --help names.
     """

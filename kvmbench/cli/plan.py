@@ -113,7 +113,7 @@ def _check_arguments(arguments: list[str]) -> None:
     from kvmbench.cli.run import command as run
 
     context = run.make_context("run", list(arguments), resilient_parsing=False)
-    for name in ("plan", "save", "output", "against"):
+    for name in ("plan", "save", "append", "replace", "output", "against"):
         if context.params.get(name):
             raise click.UsageError(f"--{name} of `run` is not for a plan's steps")
 

@@ -133,6 +133,7 @@ def command(
     if plan is not None:
         from kvmbench.cli.plan import run_step
 
+        _refuse_more_than_plan()
         run_step(plan)
         return
     check_save(save, append, replace, results_dir)
@@ -140,6 +141,18 @@ def command(
     if save is not None:
         save_result(save, results_dir, result, append)
     write_out(text, output)
+
+
+def _refuse_more_than_plan() -> None:
+    """Refuse options that would be ignored: a plan's steps are alike."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name != "plan" and source == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0] if isinstance(parameter, click.Option) else 'WORKLOAD'} "
+                "beside --plan: a plan's steps all take the options that the plan was made with"
+            )
 
 
 SIM_ONLY = (

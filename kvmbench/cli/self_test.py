@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from kvmbench.cli.common import complete, result_names, results_dir_option, write_out
-from kvmbench.cli.compare import MarginType, chosen_side
+from kvmbench.cli.compare import chosen_side, family_option, margin_option
 
 if TYPE_CHECKING:
     from kvmbench.compare import Margin
@@ -16,19 +16,8 @@ if TYPE_CHECKING:
 @click.command("self-test")
 @click.argument("name", metavar="FILE|NAME", shell_complete=complete(result_names))
 @results_dir_option
-@click.option(
-    "--margin",
-    type=MarginType(),
-    metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20, as for compare.",
-)
-@click.option(
-    "--family",
-    type=click.Choice(["max-t", "holm"]),
-    default="max-t",
-    show_default=True,
-    help="How the verdicts allow for the number of rows.",
-)
+@margin_option
+@family_option
 @click.option(
     "--format", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True
 )

@@ -97,25 +97,25 @@ def test_imports_stay_light(code, unwanted):
 
 FLOORS = {
     **dict.fromkeys(("model", "source", "catalog", "arguments", "sampling", "files"), 1),
-    **dict.fromkeys(("_steps", "_core", "_scenario"), 2),
+    **dict.fromkeys(("_steps", "_core", "_scenario", "_check"), 2),
     **dict.fromkeys(("_kvm", "guest", "programs", "stats"), 2),
-    **dict.fromkeys(("workloads", "results"), 3),
-    **dict.fromkeys(("simulate", "scenario", "baseline"), 4),
+    **dict.fromkeys(("workloads", "results", "check_replay", "mutations"), 3),
+    **dict.fromkeys(("simulate", "scenario", "baseline", "check"), 4),
     **dict.fromkeys(("live", "replicates", "plan"), 4),
     **dict.fromkeys(("tables", "scenario_tables", "live_tables", "formats"), 5),
     **dict.fromkeys(("compare", "caveats", "gates", "self_test", "compare_tables"), 5),
-    "result_tables": 5,
+    **dict.fromkeys(("result_tables", "check_tables", "promela"), 5),
     **dict.fromkeys(("cli", "pytest_plugin"), 6),
 }
 ARROWS = {
     *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
-    ("programs", "guest"),
-    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps")),
-    ("live_tables", "tables"),
+    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps"), ("_check", "_steps")),
     *(("scenario_tables", "tables"), ("formats", "tables"), ("compare_tables", "tables")),
     *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
     *(("result_tables", n) for n in ("tables", "compare", "compare_tables")),
     *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
+    ("check_tables", "tables"),
+    *(("programs", "guest"), ("live_tables", "tables")),
 }
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(

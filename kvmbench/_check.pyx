@@ -1,0 +1,1025 @@
+"""Every state that a policy can reach, breadth first, in C: docs/check.md says what a state is.
+
+A state is two to four 64-bit words. All of them stand in one array in the order in which they
+were found, so that the array is the queue too, with the number of the state that each was found
+from beside it. A hash table says whether a state is known: open addressing, one 64-bit slot a
+state, which holds 32 bits of its hash and its number. A state's place in the table is the upper
+bits of those 32, so that a table twice as large is filled from the old one in order.
+"""
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from kvmbench._steps cimport (
+    DO_ALLOC_MAP, DO_CLEAR_STALE, DO_CLEAR_TIF, DO_COPY_MAP, DO_DROP_MAP, DO_EDIT_MAP,
+    DO_INVALIDATE_BASE, DO_LOAD_MAP, DO_LTR, DO_MARK_AVAILABLE, DO_MARK_STALE, DO_REFRESH,
+    DO_RELOAD, DO_SET_TIF, DO_STOP, DO_SYNC_MAP, DO_VALIDATE_BASE, DO_WIPE_MAP, DO_WIPE_OWN,
+    HOOK_EXIT_TO_USER, HOOK_IOPERM, HOOK_SWITCH, HOOK_TASK_EXIT, HOOK_VCPU_PUT, HOOK_VM_EXIT,
+    KB_HOOKS, KbStep,
+)
+
+from itertools import permutations
+
+from kvmbench.model import HOOKS, HOOK_STEPS_MAX
+
+__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer"]
+
+cdef enum:                        # sizes that a packed state has room for
+    CPUS = 3
+    TASKS = 6
+    PORTS = 4
+    WORDS = 4                     # 64-bit words, at most
+    ORDERS = 6                    # of CPUS
+    STEPS_ROOM = 6 * 64           # of all hooks
+    BATCH = 1024                  # successors that are looked up together
+    EVENTS_ROOM = CPUS * 24       # enabled in one state: schedule 7, ioperm 8, others 4
+
+cdef enum Place:                  # where a task stands
+    RETURNING = 0                 # in the kernel, with nothing left but exit_to_user
+    USER
+    IN_RUN                        # inside KVM_RUN; the CPU says whether the guest is loaded
+    IN_CALL                       # IN_CALL + k: before entry k of ioperm, then of vcpu_put
+
+cdef enum Code:                   # events, in the order of EVENTS
+    SCHEDULE = 0                  # arg = the next task, NOBODY for none
+    TO_USER
+    KVM_RUN
+    ENTER
+    VM_EXIT
+    LEAVE
+    RETURN
+    IOPERM                        # arg = 2 * port + grants
+    CONTINUE
+    TASK_EXIT
+
+cdef enum:
+    NOBODY = 7
+    HELD_ZERO = 0                 # the map in the TSS has sequence number 0
+    HELD_NONE                     # a number that no task has any more
+    HELD_TASK                     # HELD_TASK + t: that of task t's map
+
+cdef enum Bad:                    # in the order of BAD
+    FINE = 0
+    LEAK
+    DENIAL
+    FAULT
+
+cdef enum:                        # of the request, what a later entry may still read
+    READS_PORT = 1
+    READS_ON = 2
+    READS_FIRST = 4
+    READS_BEFORE = 8
+
+cdef enum Ended:
+    RUNNING = 0
+    ALL_SEEN
+    FOUND_BAD
+    STATES_LIMIT
+    MEMORY_LIMIT
+    NO_MEMORY
+
+EVENTS = ("schedule", "to_user", "kvm_run", "enter", "vm_exit", "leave", "return", "ioperm",
+          "continue", "task_exit")
+BAD = (None, "leak", "denial", "fault")
+CPUS_MAX, TASKS_MAX, PORTS_MAX = CPUS, TASKS, PORTS
+STATES_MAX = 2**32 - 2            # numbers of states have 32 bits
+
+cdef struct Cpu:
+    uint8_t full                  # the TR limit takes the whole bitmap in
+    uint8_t busy                  # the TSS descriptor is of the busy type
+    uint8_t stale                 # the policy's note that the limit may be short
+    uint8_t valid                 # io_bitmap_base points at the bitmap
+    uint8_t loaded                # a guest is
+    uint8_t map                   # bit p: the TSS's bitmap lets port p through
+    uint8_t map_max               # words that the last sync copied
+    uint8_t held                  # HELD_*: whose sequence number the TSS's bitmap has
+    uint8_t task                  # NOBODY where idle
+
+cdef struct Task:
+    uint8_t cpu                   # 0 where it runs nowhere, else 1 + CPU
+    uint8_t place                 # Place
+    uint8_t tif
+    uint8_t has_map
+    uint8_t numbered              # the map's sequence number is not 0
+    uint8_t map                   # bit p: the task's own map lets port p through
+    uint8_t max                   # words of the map that may, 0 before the first edit
+    uint8_t owns                  # bit p: the latest ioperm() of port p, if any, granted it
+    uint8_t port, on              # ioperm()'s request,
+    uint8_t first                 # whether there was no map when it began,
+    uint8_t before                # and 1 + max before the edit, 0 where none came yet
+
+cdef struct World:                # a state, taken apart
+    Cpu cpus[CPUS]
+    Task tasks[TASKS]
+
+cdef struct Event:
+    uint8_t code                  # Code
+    uint8_t cpu
+    uint8_t arg
+
+cdef struct Frame:                # one hook under way
+    World* w
+    Cpu* cpu
+    Task* current                 # the idle record where the CPU is
+    Task* next                    # switch only
+    uint8_t current_number        # NOBODY where idle
+    Event event
+    uint8_t sched
+    uint8_t bad
+
+cdef struct Waste:                # a step's first reload that found the limit full
+    uint32_t state                # from this state
+    Event event                   # by this event
+    uint8_t seen                  # there was one
+
+cdef struct Space:
+    int n_cpus, n_tasks, n_ports, words
+    bint symmetry
+    bint whole                    # no task is preempted where Machine has no operation for it
+    uint8_t valid_at_start
+    KbStep steps[STEPS_ROOM]      # all hooks, one behind the other
+    int hook[KB_HOOKS + 1]        # steps[hook[h]:hook[h + 1]] is hook h
+    int entry[KB_HOOKS][64 + 1]   # steps[entry[h][k]:entry[h][k + 1]] is top-level entry k
+    int n_entries[KB_HOOKS]
+    uint8_t reads[64 + 1]         # READS_*: what entry k of ioperm, and those behind it, read
+    uint8_t taken[STEPS_ROOM]     # some history takes the step
+    Waste waste[STEPS_ROOM]
+    int n_orders                  # of CPUs
+    uint8_t order[ORDERS][CPUS]   # new place -> old CPU
+    uint8_t relabel[ORDERS][32]   # label, see _pack -> label
+    uint64_t* states              # [room, words]
+    uint32_t* parents             # [room]
+    uint64_t room, n              # states
+    uint64_t* table               # [1 << bits] hash << 32 | number + 1, 0 where free
+    int bits
+    uint64_t memory, max_memory   # bytes
+    uint64_t max_states
+    uint64_t done                 # states whose successors are known
+    uint64_t level_end            # the first state of the next depth
+    uint64_t transitions
+    uint32_t depth                # events to the state `done`
+    int ended                     # Ended
+    uint32_t bad_from             # state
+    Event bad_event
+    uint8_t bad                   # Bad
+    # successors that are not looked up yet
+    uint64_t batch[BATCH][WORDS]
+    uint32_t batch_from[BATCH]
+    uint32_t batch_hash[BATCH]
+    int n_batch
+
+cdef extern from *:
+    """
+    #define PREFETCH(address) __builtin_prefetch(address)
+    """
+    void PREFETCH(const void* address) noexcept nogil
+
+
+# -- Packed states -------------------------------------------------------------------------------
+# A task's word, 32 bits, ends in its label: what of it names CPUs. That is the CPU where it runs
+# (2 bits), and a bit for each CPU whose TSS holds its map under its present sequence number
+# (3 bits). So a CPU's word, 16 bits, names no task, and words can be sorted.
+
+cdef inline uint8_t _words(uint8_t map) noexcept nogil:
+    """Return `max` of a map that was edited: one word at least, even where no port is open."""
+    cdef uint8_t n = 1
+    while map >> n:
+        n += 1
+    return n
+
+
+cdef void _unpack(const Space* s, const uint64_t* state, World* w) noexcept nogil:
+    cdef uint32_t tasks[2 * WORDS]
+    cdef uint16_t cpus[4 * WORDS]
+    cdef uint32_t word
+    cdef int i, c
+    memcpy(tasks, state, s.words * 8)
+    memcpy(cpus, state, s.words * 8)
+    for i in range(s.n_cpus):
+        word = cpus[2 * s.n_tasks + i]
+        w.cpus[i].full = word & 1
+        w.cpus[i].busy = word >> 1 & 1
+        w.cpus[i].stale = word >> 2 & 1
+        w.cpus[i].valid = word >> 3 & 1
+        w.cpus[i].loaded = word >> 4 & 1
+        w.cpus[i].held = HELD_NONE if word >> 5 & 1 else HELD_ZERO
+        w.cpus[i].map = word >> 6 & 15
+        w.cpus[i].map_max = word >> 10 & 7
+        w.cpus[i].task = NOBODY
+    for i in range(s.n_tasks):
+        word = tasks[i]
+        w.tasks[i].cpu = word & 3
+        if word & 3:
+            w.cpus[(word & 3) - 1].task = i
+        for c in range(s.n_cpus):
+            if word >> (2 + c) & 1:
+                w.cpus[c].held = HELD_TASK + i
+        w.tasks[i].tif = word >> 5 & 1
+        w.tasks[i].has_map = word >> 6 & 1
+        w.tasks[i].numbered = word >> 7 & 1
+        w.tasks[i].map = word >> 8 & 15
+        w.tasks[i].max = _words(w.tasks[i].map) if word >> 12 & 1 else 0
+        w.tasks[i].place = word >> 13 & 255
+        w.tasks[i].port = word >> 21 & 3
+        w.tasks[i].on = word >> 23 & 1
+        w.tasks[i].first = word >> 24 & 1
+        w.tasks[i].before = word >> 25 & 7
+        w.tasks[i].owns = word >> 28
+
+
+cdef void _sort(uint32_t* words, int n) noexcept nogil:
+    cdef int i, j
+    cdef uint32_t word
+    for i in range(1, n):
+        word = words[i]
+        j = i
+        while j > 0 and words[j - 1] > word:
+            words[j] = words[j - 1]
+            j -= 1
+        words[j] = word
+
+
+cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
+    """Pack a state; under symmetry, the one that stands for all that differ from it in names."""
+    cdef uint32_t tasks[2 * WORDS]
+    cdef uint32_t best[2 * WORDS]
+    cdef uint32_t tried[2 * WORDS]
+    cdef uint16_t cpus[CPUS]
+    cdef uint16_t sorted_cpus[CPUS]
+    cdef const Task* t
+    cdef const Cpu* cpu
+    cdef int i, k
+    cdef bint have = False, ordered
+    memset(tasks, 0, sizeof(tasks))
+    for i in range(s.n_tasks):
+        t = &w.tasks[i]
+        tasks[i] = (t.cpu | t.tif << 5 | t.has_map << 6 | t.numbered << 7 | t.map << 8
+                    | (t.max != 0) << 12 | <uint32_t>t.place << 13 | <uint32_t>t.port << 21
+                    | <uint32_t>t.on << 23 | <uint32_t>t.first << 24 | <uint32_t>t.before << 25
+                    | <uint32_t>t.owns << 28)
+    for i in range(s.n_cpus):
+        cpu = &w.cpus[i]
+        cpus[i] = (cpu.full | cpu.busy << 1 | cpu.stale << 2 | cpu.valid << 3 | cpu.loaded << 4
+                   | (cpu.held == HELD_NONE) << 5 | cpu.map << 6 | cpu.map_max << 10)
+        if cpu.held >= HELD_TASK:
+            tasks[cpu.held - HELD_TASK] |= 4 << i
+    memcpy(sorted_cpus, cpus, sizeof(cpus))
+    if s.symmetry:
+        # The CPUs' words in rising order; where two are equal, more than one order does that, and
+        # the tasks' words decide.
+        for k in range(s.n_orders):
+            ordered = True
+            for i in range(1, s.n_cpus):
+                if cpus[s.order[k][i - 1]] > cpus[s.order[k][i]]:
+                    ordered = False
+                    break
+            if not ordered:
+                continue
+            for i in range(s.n_tasks):
+                tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
+            _sort(tried, s.n_tasks)
+            if have:
+                for i in range(s.n_tasks):
+                    if tried[i] != best[i]:
+                        break
+                else:
+                    continue
+                if tried[i] > best[i]:
+                    continue
+            have = True
+            memcpy(best, tried, sizeof(best))
+            for i in range(s.n_cpus):
+                sorted_cpus[i] = cpus[s.order[k][i]]
+        memcpy(tasks, best, s.n_tasks * 4)
+    memset(&tasks[s.n_tasks], 0, sizeof(tasks) - s.n_tasks * 4)
+    memcpy(&tasks[s.n_tasks], sorted_cpus, s.n_cpus * 2)
+    memcpy(state, tasks, s.words * 8)
+
+
+# -- Steps of a policy ---------------------------------------------------------------------------
+
+cdef inline uint8_t _conditions(const Frame* f) noexcept nogil:
+    return (f.current.tif | f.next.tif << 1 | f.current.first << 2 | f.current.on << 3
+            | (f.current.map == 0) << 4 | f.cpu.stale << 5 | f.sched << 6)
+
+
+cdef inline void _copy(Cpu* cpu, uint8_t map, int words) noexcept nogil:
+    cdef uint8_t mask = <uint8_t>((1 << words) - 1)
+    cpu.map = (cpu.map & ~mask) | (map & mask)
+
+
+cdef void _ltr(Space* s, Frame* f, int step) noexcept nogil:
+    if f.cpu.busy:
+        f.bad = FAULT
+        return
+    if f.cpu.full and not s.waste[step].seen:
+        s.waste[step] = Waste(state=<uint32_t>s.done, event=f.event, seen=1)
+    f.cpu.full = 1
+    f.cpu.busy = 1
+
+
+cdef void _reload(Space* s, Frame* f, int step) noexcept nogil:
+    f.cpu.busy = 0
+    _ltr(s, f, step)
+    f.cpu.stale = 0
+
+
+cdef void _renumber(Space* s, Frame* f, bint numbered) noexcept nogil:
+    """Give current's map a new sequence number, or 0: no TSS holds it any more."""
+    cdef int i
+    if f.current.numbered:
+        for i in range(s.n_cpus):
+            if f.w.cpus[i].held == HELD_TASK + f.current_number:
+                f.w.cpus[i].held = HELD_NONE
+    f.current.numbered = numbered
+
+
+cdef void _edit_map(Space* s, Frame* f) noexcept nogil:
+    cdef Task* t = f.current
+    t.has_map = 1
+    t.before = t.max + 1
+    if t.on:
+        t.map |= 1 << t.port
+    else:
+        t.map &= ~(1 << t.port)
+    t.max = _words(t.map)
+    _renumber(s, f, True)
+
+
+cdef void _drop_map(Space* s, Frame* f) noexcept nogil:
+    f.current.has_map = f.current.map = f.current.max = 0
+    _renumber(s, f, False)
+
+
+cdef void _sync_map(Frame* f) noexcept nogil:
+    cdef uint8_t held = HELD_TASK + f.current_number if f.current.numbered else HELD_ZERO
+    if f.cpu.held != held:
+        _copy(f.cpu, f.current.map, max(f.cpu.map_max, f.current.max))
+        f.cpu.map_max = f.current.max
+        f.cpu.held = held
+
+
+cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
+    """Take some steps of a hook; return whether `stop` ended it."""
+    cdef const KbStep* step
+    cdef Task* t = f.current
+    cdef bint idle = f.current_number == NOBODY
+    cdef uint8_t action
+    cdef int i
+    for i in range(begin, end):
+        step = &s.steps[i]
+        if step.look and (_conditions(f) & step.look) != step.want:
+            continue
+        s.taken[i] = 1
+        action = step.action
+        if action == DO_RELOAD:
+            _reload(s, f, i)
+        elif action == DO_MARK_STALE:
+            f.cpu.stale = 1
+        elif action == DO_REFRESH:
+            if f.cpu.stale:
+                _reload(s, f, i)
+        elif action == DO_COPY_MAP:
+            if f.next.cpu != NOBODY:
+                _copy(f.cpu, f.next.map, max(t.max if t.tif else 0, f.next.max))
+        elif action == DO_MARK_AVAILABLE:
+            f.cpu.busy = 0
+        elif action == DO_LTR:
+            _ltr(s, f, i)
+        elif action == DO_CLEAR_STALE:
+            f.cpu.stale = 0
+        elif action == DO_VALIDATE_BASE:
+            f.cpu.valid = 1
+        elif action == DO_INVALIDATE_BASE:
+            f.cpu.valid = 0
+        elif action == DO_STOP:
+            return True
+        elif idle:
+            continue
+        elif action == DO_WIPE_MAP or action == DO_WIPE_OWN:
+            _copy(f.cpu, 0, t.max)
+        elif action == DO_SYNC_MAP:
+            _sync_map(f)
+        elif action == DO_LOAD_MAP:
+            _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, t.max))
+        elif action == DO_SET_TIF:
+            t.tif = 1
+        elif action == DO_CLEAR_TIF:
+            t.tif = 0
+        elif action == DO_ALLOC_MAP:
+            t.has_map = 1
+        elif action == DO_EDIT_MAP:
+            _edit_map(s, f)
+        elif action == DO_DROP_MAP:
+            _drop_map(s, f)
+    return False
+
+
+cdef void _hook(Space* s, Frame* f, int hook) noexcept nogil:
+    _steps(s, f, s.hook[hook], s.hook[hook + 1])
+
+
+# -- Events --------------------------------------------------------------------------------------
+
+cdef void _vm_exit(Space* s, Frame* f) noexcept nogil:
+    f.cpu.full = 0
+    _hook(s, f, HOOK_VM_EXIT)
+
+
+cdef void _interrupt(Space* s, Frame* f) noexcept nogil:
+    """Take the interrupt that brings a switch about while a guest is loaded, and put the vCPU."""
+    if f.cpu.loaded:
+        _vm_exit(s, f)
+        f.cpu.loaded = 0
+        f.sched = 1
+        _hook(s, f, HOOK_VCPU_PUT)
+        f.sched = 0
+
+
+cdef void _switch(Space* s, Frame* f, int cpu, int next) noexcept nogil:
+    _hook(s, f, HOOK_SWITCH)
+    if f.current_number != NOBODY:
+        f.current.cpu = 0
+        if f.current.place == USER:
+            f.current.place = RETURNING
+    f.cpu.task = next
+    if next != NOBODY:
+        f.next.cpu = 1 + cpu
+
+
+cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
+    """Take a top-level entry of ioperm or vcpu_put; preemption is possible behind it."""
+    cdef Task* t = f.current
+    cdef bint stopped = entry < s.n_entries[hook] and _steps(
+        s, f, s.entry[hook][entry], s.entry[hook][entry + 1])
+    cdef uint8_t reads = 0
+    if stopped or entry + 1 >= s.n_entries[hook]:
+        t.place = RETURNING
+    elif hook == HOOK_IOPERM:
+        t.place = IN_CALL + entry + 1
+        reads = s.reads[entry + 1]
+    else:
+        t.place = IN_CALL + s.n_entries[HOOK_IOPERM] + entry + 1
+    if hook == HOOK_IOPERM:
+        # What nothing reads any more must not tell states apart.
+        t.port = t.port if reads & READS_PORT else 0
+        t.on = t.on if reads & READS_ON else 0
+        t.first = t.first if reads & READS_FIRST else 0
+        t.before = t.before if reads & READS_BEFORE else 0
+
+
+cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* port) noexcept nogil:
+    """Compare what the hardware answers with what the task owns, port by port."""
+    cdef uint8_t allowed = cpu.map if cpu.full and cpu.valid else 0
+    cdef int i
+    for i in range(s.n_ports):
+        if (allowed ^ t.owns) >> i & 1:
+            port[0] = i
+            return LEAK if allowed >> i & 1 else DENIAL
+    return FINE
+
+
+cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
+    """Let an enabled event happen; return what is bad about it."""
+    cdef Frame f
+    cdef Task idle
+    cdef int calls = IN_CALL + s.n_entries[HOOK_IOPERM]
+    memset(&idle, 0, sizeof(Task))
+    idle.cpu = NOBODY
+    f.w = w
+    f.cpu = &w.cpus[event.cpu]
+    f.current_number = f.cpu.task
+    f.current = &w.tasks[f.cpu.task] if f.cpu.task != NOBODY else &idle
+    f.next = &idle
+    f.event = event
+    f.sched = f.bad = 0
+    if event.code == SCHEDULE:
+        if event.arg != NOBODY:
+            f.next = &w.tasks[event.arg]
+        _interrupt(s, &f)
+        _switch(s, &f, event.cpu, event.arg)
+    elif event.code == TO_USER:
+        _hook(s, &f, HOOK_EXIT_TO_USER)
+        f.current.place = USER
+        if not f.bad:
+            return _port_check(s, f.cpu, f.current, port)
+    elif event.code == KVM_RUN:
+        f.current.place = IN_RUN
+    elif event.code == ENTER:
+        f.cpu.loaded = 1
+    elif event.code == VM_EXIT:
+        _vm_exit(s, &f)
+    elif event.code == LEAVE:
+        _vm_exit(s, &f)
+        f.cpu.loaded = 0
+        _entry(s, &f, HOOK_VCPU_PUT, 0)
+    elif event.code == RETURN:
+        f.current.place = RETURNING
+    elif event.code == IOPERM:
+        f.current.place = IN_CALL if s.n_entries[HOOK_IOPERM] else RETURNING
+        if event.arg & 1:
+            f.current.owns |= 1 << (event.arg >> 1)
+        else:
+            f.current.owns &= ~(1 << (event.arg >> 1))
+        f.current.port = event.arg >> 1 if s.reads[0] & READS_PORT else 0
+        f.current.on = event.arg & 1 if s.reads[0] & READS_ON else 0
+        f.current.first = not f.current.has_map if s.reads[0] & READS_FIRST else 0
+    elif event.code == CONTINUE:
+        if f.current.place < calls:
+            _entry(s, &f, HOOK_IOPERM, f.current.place - IN_CALL)
+        else:
+            _entry(s, &f, HOOK_VCPU_PUT, f.current.place - calls)
+    else:  # TASK_EXIT
+        _interrupt(s, &f)
+        _hook(s, &f, HOOK_TASK_EXIT)
+        # Whatever the policy left behind: the task may run again, as a new one.
+        f.current.tif = f.current.owns = 0
+        _drop_map(s, &f)
+        f.current.place = RETURNING
+        _switch(s, &f, event.cpu, NOBODY)
+    return f.bad
+
+
+cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
+    """List the events that can happen; of tasks that are equal in all but name, one's."""
+    cdef int n = 0, c, t, i, arg
+    cdef uint8_t current, place
+    cdef bint twin
+    for c in range(s.n_cpus):
+        current = w.cpus[c].task
+        place = w.tasks[current].place if current != NOBODY else USER
+        if s.whole and (place == RETURNING or place >= IN_CALL
+                        or (place == IN_RUN and not w.cpus[c].loaded)):
+            events[n] = Event(code=TO_USER if place == RETURNING else ENTER if place == IN_RUN
+                              else CONTINUE, cpu=c, arg=0)
+            n += 1
+            continue
+        for t in range(s.n_tasks):
+            if w.tasks[t].cpu:
+                continue
+            twin = False
+            if s.symmetry and not w.tasks[t].numbered:
+                for i in range(t):
+                    twin |= not memcmp(&w.tasks[i], &w.tasks[t], sizeof(Task))
+            if not twin:
+                events[n] = Event(code=SCHEDULE, cpu=c, arg=t)
+                n += 1
+        if current == NOBODY:
+            continue
+        events[n] = Event(code=SCHEDULE, cpu=c, arg=NOBODY)
+        n += 1
+        if place >= IN_CALL:
+            events[n] = Event(code=CONTINUE, cpu=c, arg=0)
+            n += 1
+            continue
+        if place == USER:
+            events[n] = Event(code=KVM_RUN, cpu=c, arg=0)
+            n += 1
+            for arg in range(2 * s.n_ports):
+                events[n] = Event(code=IOPERM, cpu=c, arg=arg)
+                n += 1
+        elif place == RETURNING:
+            events[n] = Event(code=TO_USER, cpu=c, arg=0)
+            n += 1
+        elif w.cpus[c].loaded:
+            events[n] = Event(code=VM_EXIT, cpu=c, arg=0)
+            events[n + 1] = Event(code=LEAVE, cpu=c, arg=0)
+            n += 2
+        else:
+            events[n] = Event(code=ENTER, cpu=c, arg=0)
+            events[n + 1] = Event(code=RETURN, cpu=c, arg=0)
+            n += 2
+        events[n] = Event(code=TASK_EXIT, cpu=c, arg=0)
+        n += 1
+    return n
+
+
+# -- Exploring -----------------------------------------------------------------------------------
+
+cdef inline uint32_t _hash(const uint64_t* state, int words) noexcept nogil:
+    cdef uint64_t h = 0
+    cdef int i
+    for i in range(words):
+        h = (h ^ state[i]) * <uint64_t>0x9E3779B97F4A7C15
+        h ^= h >> 29
+    h *= <uint64_t>0xBF58476D1CE4E5B9
+    return <uint32_t>(h >> 32)
+
+
+cdef bint _afford(Space* s, uint64_t more) noexcept nogil:
+    if s.memory + more > s.max_memory:
+        s.ended = MEMORY_LIMIT
+        return False
+    return True
+
+
+cdef bint _grow_table(Space* s) noexcept nogil:
+    cdef int bits = s.bits + 1
+    cdef uint64_t mask = (<uint64_t>1 << bits) - 1
+    cdef uint64_t i, at
+    cdef uint64_t* table
+    if not _afford(s, <uint64_t>8 << bits):
+        return False
+    table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << bits, 8)
+    if table == NULL:
+        s.ended = NO_MEMORY
+        return False
+    for i in range(<uint64_t>1 << s.bits):
+        if s.table[i]:
+            at = s.table[i] >> 32 << 32 >> (64 - bits)
+            while table[at]:
+                at = (at + 1) & mask
+            table[at] = s.table[i]
+    PyMem_RawFree(s.table)
+    s.table = table
+    s.memory += <uint64_t>4 << bits
+    s.bits = bits
+    return True
+
+
+cdef bint _grow_states(Space* s) noexcept nogil:
+    cdef uint64_t room = s.room + (s.room >> 1)
+    cdef uint64_t more = (room - s.room) * (8 * s.words + 4)
+    cdef void* states
+    cdef void* parents
+    if not _afford(s, more):
+        return False
+    states = PyMem_RawRealloc(s.states, room * 8 * s.words)
+    if states != NULL:
+        s.states = <uint64_t*>states
+        parents = PyMem_RawRealloc(s.parents, room * 4)
+        if parents != NULL:
+            s.parents = <uint32_t*>parents
+            s.memory += more
+            s.room = room
+            return True
+    s.ended = NO_MEMORY
+    return False
+
+
+cdef inline const uint64_t* _known(const Space* s, uint64_t at) noexcept nogil:
+    """Return the state of a slot that is not free."""
+    return &s.states[<uint64_t>(<uint32_t>s.table[at] - 1) * s.words]
+
+
+cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
+                           bint compare) noexcept nogil:
+    """Return where a state stands in the table, or the free slot that it belongs in."""
+    cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
+    cdef uint64_t at = (<uint64_t>hash << 32) >> (64 - s.bits)
+    while s.table[at]:
+        if s.table[at] >> 32 == hash:
+            if not compare or not memcmp(_known(s, at), state, 8 * s.words):
+                break
+        at = (at + 1) & mask
+    return at
+
+
+cdef void _look_up(Space* s) noexcept nogil:
+    """Look the batch up in order and append what is new.
+
+    Each cache line was asked for one pass before it is read: the table's when the successor was
+    made, the known state's in a first pass here.
+    """
+    cdef uint64_t at
+    cdef int i
+    for i in range(s.n_batch):
+        at = _find(s, s.batch[i], s.batch_hash[i], False)
+        if s.table[at]:
+            PREFETCH(_known(s, at))
+    for i in range(s.n_batch):
+        at = _find(s, s.batch[i], s.batch_hash[i], True)
+        if s.table[at]:
+            continue
+        if s.n >= s.max_states:
+            s.ended = STATES_LIMIT
+            break
+        if s.n == s.room and not _grow_states(s):
+            break
+        memcpy(&s.states[s.n * s.words], s.batch[i], 8 * s.words)
+        s.parents[s.n] = s.batch_from[i]
+        s.n += 1
+        s.table[at] = <uint64_t>s.batch_hash[i] << 32 | s.n
+        if s.n >> (s.bits - 2) == 3 and not _grow_table(s):
+            break
+    s.n_batch = 0
+
+
+cdef void _expand(Space* s) noexcept nogil:
+    """Put the successors of the next state into the batch."""
+    cdef World w
+    cdef World after
+    cdef Event events[EVENTS_ROOM]
+    cdef Event event
+    cdef int n, i, k, port
+    cdef uint8_t bad
+    memset(&w, 0, sizeof(World))
+    _unpack(s, &s.states[s.done * s.words], &w)
+    n = _enabled(s, &w, events)
+    for i in range(n):
+        event = events[i]
+        after = w
+        bad = _apply(s, &after, event, &port)
+        s.transitions += 1
+        if bad:
+            s.bad = bad
+            s.bad_from = <uint32_t>s.done
+            s.bad_event = event
+            s.ended = FOUND_BAD
+            return
+        k = s.n_batch
+        _pack(s, &after, s.batch[k])
+        s.batch_from[k] = <uint32_t>s.done
+        s.batch_hash[k] = _hash(s.batch[k], s.words)
+        PREFETCH(&s.table[(<uint64_t>s.batch_hash[k] << 32) >> (64 - s.bits)])
+        s.n_batch = k + 1
+
+
+cdef void _explore(Space* s, uint64_t states) noexcept nogil:
+    """Find the successors of so many states more, at the end of the space of fewer."""
+    cdef uint64_t end = s.done + states
+    while not s.ended and s.done < end:
+        if s.done == s.level_end:
+            # A batch ends with its level, so here all states of the next one are known.
+            if s.done == s.n:
+                s.ended = ALL_SEEN
+                return
+            s.depth += 1
+            s.level_end = s.n
+        while s.done < s.level_end and s.done < end and s.n_batch <= BATCH - EVENTS_ROOM:
+            _expand(s)
+            if s.ended:
+                return
+            s.done += 1
+        _look_up(s)
+
+
+# -- For Python ----------------------------------------------------------------------------------
+
+cdef class Explorer:
+    """The states that a policy can reach, and the first bad event among the shortest histories.
+
+    Parameters: `policy`, a `Policy`; `cpus`, 1 to CPUS_MAX, `tasks`, 1 to TASKS_MAX, `ports`, 1
+    to PORTS_MAX; `symmetry`, whether states that differ in the names of tasks and CPUs are one;
+    `whole_calls`, whether a task is preempted in user mode and in the guest alone;
+    `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for what is
+    out of range, MemoryError where there is no room to begin.
+    """
+    cdef Space* s
+    cdef readonly object policy
+
+    def __cinit__(self):
+        self.s = <Space*>PyMem_RawCalloc(1, sizeof(Space))
+        if self.s == NULL:
+            raise MemoryError("no memory for an explorer")
+
+    def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, whole_calls=False,
+                 max_states=STATES_MAX, max_memory=2**63):
+        cdef Space* s = self.s
+        if s.states != NULL:
+            raise TypeError("an Explorer is made once")
+        sizes = (("cpus", cpus, CPUS), ("tasks", tasks, TASKS), ("ports", ports, PORTS),
+                 ("max_states", max_states, STATES_MAX), ("max_memory", max_memory, 2**63))
+        for name, value, top in sizes:
+            if not 1 <= value <= top:
+                raise ValueError(f"{name} is {value}, not in 1 to {top}")
+        self.policy = policy
+        s.n_cpus, s.n_tasks, s.n_ports = cpus, tasks, ports
+        s.words = (2 * s.n_tasks + s.n_cpus + 3) // 4
+        s.symmetry = symmetry
+        s.whole = whole_calls
+        s.max_states, s.max_memory = max_states, max_memory
+        self._compile()
+        self._orders()
+        s.room, s.bits = 1 << 12, 13
+        s.states = <uint64_t*>PyMem_RawMalloc(s.room * 8 * s.words)
+        s.parents = <uint32_t*>PyMem_RawMalloc(s.room * 4)
+        s.table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << s.bits, 8)
+        if s.states == NULL or s.parents == NULL or s.table == NULL:
+            raise MemoryError("no memory for states")
+        s.memory = s.room * (8 * s.words + 4) + (<uint64_t>8 << s.bits)
+        self._start()
+
+    def __dealloc__(self):
+        if self.s != NULL:
+            PyMem_RawFree(self.s.states)
+            PyMem_RawFree(self.s.parents)
+            PyMem_RawFree(self.s.table)
+            PyMem_RawFree(self.s)
+
+    cdef _compile(self):
+        cdef Space* s = self.s
+        cdef int i = 0, h, k
+        for h, hook in enumerate(HOOKS):
+            s.hook[h] = i
+            regions = self.policy.regions(hook)
+            s.n_entries[h] = 0
+            for region in regions:
+                if not region:
+                    continue
+                s.entry[h][s.n_entries[h]] = i
+                s.n_entries[h] += 1
+                for step in region:
+                    action, look, want = step.compiled()
+                    s.steps[i] = KbStep(action=action, look=look, want=want)
+                    i += 1
+            s.entry[h][s.n_entries[h]] = i
+        s.hook[KB_HOOKS] = i
+        s.valid_at_start = self.policy.io_base_at_start == "valid"
+        reads = 0
+        regions = [region for region in self.policy.regions("ioperm") if region]
+        for k in range(len(regions) - 1, -1, -1):
+            for step in regions[k]:
+                words = {name for name, _ in step.when}
+                reads |= READS_PORT | READS_ON if step.action == "edit_map" else 0
+                reads |= READS_ON if "on" in words else 0
+                reads |= READS_FIRST if "first" in words else 0
+                reads |= READS_BEFORE if step.action == "load_map" else 0
+            s.reads[k] = reads
+
+    cdef _orders(self):
+        cdef Space* s = self.s
+        cdef int k, label, new
+        s.n_orders = 0
+        for order in permutations(range(s.n_cpus)):
+            k = s.n_orders
+            for new in range(s.n_cpus):
+                s.order[k][new] = order[new]
+            for label in range(32):
+                cpu, held = label & 3, label >> 2
+                there = 1 + order.index(cpu - 1) if 1 <= cpu <= s.n_cpus else cpu
+                for new in range(s.n_cpus):
+                    there |= (held >> order[new] & 1) << (2 + new)
+                s.relabel[k][label] = there
+            s.n_orders += 1
+
+    cdef _start(self):
+        cdef Space* s = self.s
+        cdef World w
+        cdef int i
+        memset(&w, 0, sizeof(World))
+        for i in range(s.n_cpus):
+            w.cpus[i].full = w.cpus[i].busy = 1
+            w.cpus[i].valid = s.valid_at_start
+            w.cpus[i].task = NOBODY
+        _pack(s, &w, s.states)
+        s.parents[0] = 0
+        s.n = s.level_end = 1
+        cdef uint32_t hash = _hash(s.states, s.words)
+        s.table[_find(s, s.states, hash, True)] = <uint64_t>hash << 32 | 1
+
+    def explore(self, states):
+        """Find the successors of up to `states` states more; return how the search ended.
+
+        None while it has not; "all" states are seen, "bad" was found, or the limit "max_states",
+        "max_memory" or "memory" (there was none to get) was met. The GIL is released.
+        """
+        cdef uint64_t n = states
+        with nogil:
+            _explore(self.s, n)
+        return (None, "all", "bad", "max_states", "max_memory", "memory")[self.s.ended]
+
+    @property
+    def states(self):
+        return self.s.n
+
+    @property
+    def queued(self):
+        return self.s.n - self.s.done
+
+    @property
+    def transitions(self):
+        return self.s.transitions
+
+    @property
+    def depth(self):
+        """Events of the longest of the shortest histories so far."""
+        return self.s.depth + (self.s.ended == FOUND_BAD)
+
+    @property
+    def memory(self):
+        """Bytes of states, parents and table."""
+        return self.s.memory
+
+    def never_taken(self):
+        """Return (hook, index among its steps) of each step that no history so far takes."""
+        return [place for i, place in self._places() if not self.s.taken[<int>i]]
+
+    def wasted(self):
+        """Return (hook, index, history) of each step that reloaded where the limit was full.
+
+        The history is a shortest one that ends in such an event, as in `path`.
+        """
+        return [
+            (hook, index, self._path(self.s.waste[<int>i].state, self.s.waste[<int>i].event)[0])
+            for i, (hook, index) in self._places() if self.s.waste[<int>i].seen
+        ]
+
+    def _places(self):
+        steps = [(hook, i) for hook in HOOKS for i in range(len(self.policy.steps(hook)))]
+        return enumerate(steps)
+
+    def path(self):
+        """Return (the history that ends in what is bad, what that is, and at which port).
+
+        A history is [(event, state), ...]: the state is what the event leaves, as a dict
+        (`_readable`), the event (code, cpu, argument), or None at the start. Names of tasks and
+        CPUs are the same all along it. Raises ValueError where nothing bad was found.
+        """
+        if self.s.ended != FOUND_BAD:
+            raise ValueError("nothing bad was found")
+        return self._path(self.s.bad_from, self.s.bad_event)
+
+    cdef _path(self, uint32_t last, Event last_event):
+        """Return a history from the start to a stored state and through one event more.
+
+        Stored states have no names, and those of the start are kept: of all that can happen,
+        that is taken which leads, in other names, to the next state of the chain of parents.
+        """
+        cdef Space* s = self.s
+        cdef World w
+        cdef World after
+        cdef Event events[EVENTS_ROOM]
+        cdef uint64_t packed[WORDS]
+        cdef uint64_t goal[WORDS]
+        cdef uint64_t number = last
+        cdef int n, i, port = -1
+        cdef uint8_t bad = FINE, last_bad
+        cdef bint symmetry = s.symmetry
+        chain = [None]
+        while number:
+            chain.append(number)
+            number = s.parents[number]
+        memset(&w, 0, sizeof(World))
+        _unpack(s, &s.states[<uint64_t>last * s.words], &w)
+        last_bad = _apply(s, &w, last_event, &port)
+        _pack(s, &w, goal)
+        _unpack(s, s.states, &w)
+        history = [(None, self._readable(&w))]
+        for known in reversed(chain):
+            if known is not None:
+                number = known
+            s.symmetry = False          # for all that can happen, not one of each kind
+            n = _enabled(s, &w, events)
+            s.symmetry = symmetry
+            for i in range(n):
+                after = w
+                bad = _apply(s, &after, events[i], &port)
+                _pack(s, &after, packed)
+                if known is None:
+                    if (bad == last_bad and events[i].code == last_event.code
+                            and not memcmp(packed, goal, 8 * s.words)):
+                        break
+                elif not bad and not memcmp(packed, &s.states[number * s.words], 8 * s.words):
+                    break
+            else:
+                raise AssertionError("a stored state does not follow from its parent")
+            history.append((self._event(events[i]), self._readable(&after)))
+            w = after
+        return history, BAD[bad], port if bad == LEAK or bad == DENIAL else None
+
+    cdef _event(self, Event event):
+        arg = None
+        if event.code == SCHEDULE:
+            arg = None if event.arg == NOBODY else event.arg
+        elif event.code == IOPERM:
+            arg = (event.arg >> 1, bool(event.arg & 1))
+        return EVENTS[event.code], event.cpu, arg
+
+    cdef _readable(self, const World* w):
+        """Return a state as {"cpus": [{...}], "tasks": [{...}]}; docs/check.md has the fields."""
+        cdef int i
+        cdef const Cpu* c
+        cdef const Task* t
+        cpus, tasks = [], []
+        for i in range(self.s.n_cpus):
+            c = &w.cpus[i]
+            held = {HELD_ZERO: "none", HELD_NONE: "old"}.get(c.held, c.held - HELD_TASK)
+            cpus.append({
+                "limit": "full" if c.full else "min", "stale": bool(c.stale),
+                "busy": bool(c.busy), "base": "valid" if c.valid else "invalid",
+                "guest": bool(c.loaded), "tss": self._ports(c.map), "map_max": c.map_max,
+                "map_of": held, "task": None if c.task == NOBODY else c.task,
+            })
+        for i in range(self.s.n_tasks):
+            t = &w.tasks[i]
+            tasks.append({
+                "place": self._place(t.place), "tif": bool(t.tif),
+                "map": self._ports(t.map) if t.has_map else None, "max": t.max,
+                "owns": self._ports(t.owns),
+            })
+        return {"cpus": cpus, "tasks": tasks}
+
+    cdef _ports(self, uint8_t map):
+        return tuple([port for port in range(self.s.n_ports) if map >> port & 1])
+
+    cdef _place(self, uint8_t place):
+        cdef int calls = self.s.n_entries[HOOK_IOPERM]
+        if place < IN_CALL:
+            return ("returning", "user", "KVM_RUN")[place]
+        if place < IN_CALL + calls:
+            return f"ioperm+{place - IN_CALL}"
+        return f"put+{place - IN_CALL - calls}"
+
+
+assert STEPS_ROOM == len(HOOKS) * HOOK_STEPS_MAX

@@ -1,0 +1,465 @@
+"""A counterexample again, without the explorer: through `Machine`, and step by step in Python.
+
+`Stepper` is written from docs/check.md and docs/model.md alone. It shares no code with the
+explorer, keeps sequence numbers as they are, ports as the kernel numbers them and limits in
+bytes. Slow and plain: it replays histories, and the tests explore small machines with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kvmbench._core import Machine
+from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Step
+
+__all__ = ["Event", "Refused", "Stepper", "machine_operations", "machine_shows", "stepper_shows"]
+
+Event = tuple[str, int, Any]  # code, CPU, and what the code takes (docs/check.md, "Events")
+
+FULL, MIN = 0x206F, 0x67  # TR limits, docs/model.md, section 2
+VALID, INVALID = 0x68, 0x2070
+APART = 64  # from one port of the check to the next: each has a 64-bit word of its own
+
+
+class Refused(ValueError):
+    """An event that cannot happen in the state at hand; nothing has changed."""
+
+
+@dataclass(slots=True)
+class Cpu:
+    tr_limit: int = FULL
+    busy: bool = True
+    io_base: int = VALID
+    tss: frozenset[int] = frozenset()  # ports that the TSS's map lets through
+    stale: bool = False
+    guest: bool = False
+    task: int | None = None
+    map_max: int = 0  # bytes
+    map_seq: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """A hook whose entries a task takes one at a time, and the ioperm() request behind it."""
+
+    hook: str
+    entry: int = 0
+    port: int = 0
+    on: bool = False
+    first: bool = False
+    max_before: int | None = None  # bytes, once there was an edit
+
+
+@dataclass(slots=True)
+class Task:
+    place: str = "returning"  # "user", "returning" to it, "KVM_RUN" or "call"
+    call: Call | None = None
+    tif: bool = False
+    map: frozenset[int] | None = None  # ports that the task's own map lets through
+    owns: frozenset[int] = frozenset()  # ports whose latest ioperm() granted them
+    max: int = 0  # bytes
+    seq: int = 0
+
+
+@dataclass(slots=True)
+class Stepper:
+    """The machine of docs/check.md, one event at a time.
+
+    `do` raises Refused for an event that cannot happen. `bad` is None, or ("leak", port),
+    ("denial", port) or ("fault", None) once that came about; ports count from 0 and stand for
+    the kernel's ports 0, 64, 128 ...
+    """
+
+    policy: Policy
+    n_cpus: int
+    n_tasks: int
+    n_ports: int
+    cpus: list[Cpu] = field(init=False)
+    tasks: list[Task] = field(init=False)
+    sequence: int = 0
+    bad: tuple[str, int | None] | None = None
+    hooks: dict[str, tuple[tuple[Step, ...], ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        base = VALID if self.policy.io_base_at_start == "valid" else INVALID
+        self.cpus = [Cpu(io_base=base) for _ in range(self.n_cpus)]
+        self.tasks = [Task() for _ in range(self.n_tasks)]
+        names = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
+        self.hooks = {n: tuple(r for r in self.policy.regions(n) if r) for n in names}
+
+    def copy(self) -> Stepper:
+        """Return a stepper of the same state."""
+        other = copy.copy(self)
+        other.cpus = [copy.copy(cpu) for cpu in self.cpus]
+        other.tasks = [copy.copy(task) for task in self.tasks]
+        for task in other.tasks:
+            task.call = copy.copy(task.call)
+        return other
+
+    # Events
+
+    def do(self, code: str, number: int, arg: Any = None) -> None:
+        """Let one event happen on a CPU."""
+        cpu = self.cpus[number]
+        if code == "schedule":
+            self._schedule(cpu, arg)
+            return
+        if cpu.task is None:
+            raise Refused("the CPU is idle")
+        task = self.tasks[cpu.task]
+        place = task.place
+        if code == "to_user":
+            _need(place == "returning")
+            self._hook("exit_to_user", cpu, task)
+            task.place = "user"
+            self._look(cpu, task)
+        elif code == "kvm_run":
+            _need(place == "user")
+            task.place = "KVM_RUN"
+        elif code == "enter":
+            _need(place == "KVM_RUN" and not cpu.guest)
+            cpu.guest = True
+        elif code == "vm_exit":
+            _need(place == "KVM_RUN" and cpu.guest)
+            self._vm_exit(cpu, task)
+        elif code == "leave":
+            _need(place == "KVM_RUN" and cpu.guest)
+            self._vm_exit(cpu, task)
+            cpu.guest = False
+            task.place, task.call = "call", Call("vcpu_put")
+            self._entry(cpu, task)
+        elif code == "return":
+            _need(place == "KVM_RUN" and not cpu.guest)
+            task.place = "returning"
+        elif code == "ioperm":
+            _need(place == "user")
+            port, on = APART * arg[0], arg[1]
+            task.owns = task.owns | {port} if on else task.owns - {port}
+            call = Call("ioperm", port=port, on=on, first=task.map is None)
+            task.place, task.call = "call", call
+            if not self.hooks["ioperm"]:
+                task.place, task.call = "returning", None
+        elif code == "continue":
+            _need(place == "call")
+            self._entry(cpu, task)
+        elif code == "task_exit":
+            _need(place != "call")
+            self._interrupt(cpu, task)
+            self._hook("task_exit", cpu, task)
+            self.tasks[cpu.task] = Task()
+            self._switch(cpu, None)
+        else:
+            raise AssertionError(code)
+
+    def _schedule(self, cpu: Cpu, number: int | None) -> None:
+        _need(number != cpu.task and all(c.task != number for c in self.cpus if number is not None))
+        self._interrupt(cpu, None if cpu.task is None else self.tasks[cpu.task])
+        self._switch(cpu, number)
+
+    def _interrupt(self, cpu: Cpu, task: Task | None) -> None:
+        if cpu.guest:
+            self._vm_exit(cpu, task)
+            cpu.guest = False
+            self._hook("vcpu_put", cpu, task, sched=True)
+
+    def _switch(self, cpu: Cpu, number: int | None) -> None:
+        prev = None if cpu.task is None else self.tasks[cpu.task]
+        following = None if number is None else self.tasks[number]
+        self._hook("switch", cpu, prev, following)
+        if prev is not None and prev.place == "user":
+            prev.place = "returning"
+        cpu.task = number
+
+    def _vm_exit(self, cpu: Cpu, task: Task | None) -> None:
+        cpu.tr_limit = MIN
+        self._hook("vm_exit", cpu, task)
+
+    def _entry(self, cpu: Cpu, task: Task) -> None:
+        call = task.call
+        assert call is not None
+        entries = self.hooks[call.hook]
+        stopped = bool(entries) and self._steps(entries[call.entry], cpu, task)
+        call.entry += 1
+        if stopped or call.entry >= len(entries):
+            task.place, task.call = "returning", None
+
+    def _look(self, cpu: Cpu, task: Task) -> None:
+        """Compare the hardware's answer with what the task owns, at every port."""
+        for port in range(self.n_ports):
+            real = APART * port
+            inside = cpu.io_base + real // 8 + 1 <= cpu.tr_limit
+            allowed = inside and real in cpu.tss
+            owned = real in task.owns
+            if allowed != owned and self.bad is None:
+                self.bad = ("leak" if allowed else "denial", port)
+
+    # Steps
+
+    def _hook(
+        self, name: str, cpu: Cpu, task: Task | None, following: Task | None = None, *,
+        sched: bool = False,
+    ) -> None:  # fmt: skip
+        for entry in self.hooks[name]:
+            if self._steps(entry, cpu, task, following, sched):
+                return
+
+    def _steps(
+        self, steps: Iterable[Step], cpu: Cpu, task: Task | None, following: Task | None = None,
+        sched: bool = False,
+    ) -> bool:  # fmt: skip
+        """Take the steps of one entry; say whether `stop` was among them."""
+        for step in steps:
+            if all(_holds(n, cpu, task, following, sched) == v for n, v in step.when):
+                if step.action == "stop":
+                    return True
+                self._take(step.action, cpu, task, following)
+        return False
+
+    def _take(self, action: str, cpu: Cpu, task: Task | None, following: Task | None) -> None:
+        if action == "mark_available":
+            cpu.busy = False
+        elif action == "ltr":
+            self._ltr(cpu)
+        elif action == "clear_stale":
+            cpu.stale = False
+        elif action == "reload" or (action == "refresh" and cpu.stale):
+            cpu.busy = False
+            self._ltr(cpu)
+            cpu.stale = False
+        elif action == "mark_stale":
+            cpu.stale = True
+        elif action == "validate_base":
+            cpu.io_base = VALID
+        elif action == "invalidate_base":
+            cpu.io_base = INVALID
+        elif action == "copy_map":
+            if following is not None:
+                old = task.max if task is not None and task.tif else 0
+                _copy(cpu, following.map, max(old, following.max))
+        elif task is not None and action != "refresh":
+            self._take_of_task(action, cpu, task)
+
+    def _take_of_task(self, action: str, cpu: Cpu, task: Task) -> None:
+        if action == "set_tif":
+            task.tif = True
+        elif action == "clear_tif":
+            task.tif = False
+        elif action == "alloc_map":
+            task.map = frozenset() if task.map is None else task.map
+        elif action == "edit_map":
+            assert task.call is not None
+            call = task.call
+            call.max_before = task.max
+            ports = task.map or frozenset()
+            task.map = ports | {call.port} if call.on else ports - {call.port}
+            task.max = 8 * (1 + max(task.map) // 64) if task.map else 8
+            self.sequence += 1
+            task.seq = self.sequence
+        elif action == "load_map":
+            assert task.call is not None
+            before = task.call.max_before
+            _copy(cpu, task.map, max(task.max if before is None else before, task.max))
+        elif action in ("wipe_map", "wipe_own"):
+            _copy(cpu, None, task.max)
+        elif action == "sync_map":
+            if cpu.map_seq != task.seq:
+                _copy(cpu, task.map, max(cpu.map_max, task.max))
+                cpu.map_max, cpu.map_seq = task.max, task.seq
+        elif action == "drop_map":
+            task.map, task.max, task.seq = None, 0, 0
+        else:
+            raise AssertionError(action)
+
+    def _ltr(self, cpu: Cpu) -> None:
+        if cpu.busy:
+            self.bad = self.bad or ("fault", None)
+        else:
+            cpu.tr_limit, cpu.busy = FULL, True
+
+    def readable(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the state in the explorer's words, `Explorer.path`."""
+        owners = {task.seq: number for number, task in enumerate(self.tasks)}
+        cpus = [
+            {
+                "limit": "full" if cpu.tr_limit == FULL else "min",
+                "stale": cpu.stale,
+                "busy": cpu.busy,
+                "base": "valid" if cpu.io_base == VALID else "invalid",
+                "guest": cpu.guest,
+                "tss": _numbers(cpu.tss),
+                "map_max": cpu.map_max // 8,
+                "map_of": owners.get(cpu.map_seq, "old") if cpu.map_seq else "none",
+                "task": cpu.task,
+            }
+            for cpu in self.cpus
+        ]
+        tasks = [
+            {
+                "place": _place(task),
+                "tif": task.tif,
+                "map": None if task.map is None else _numbers(task.map),
+                "max": task.max // 8,
+                "owns": _numbers(task.owns),
+            }
+            for task in self.tasks
+        ]
+        return {"cpus": cpus, "tasks": tasks}
+
+
+def _numbers(ports: frozenset[int]) -> tuple[int, ...]:
+    return tuple(sorted(port // APART for port in ports))
+
+
+def _need(condition: bool) -> None:
+    if not condition:
+        raise Refused("the event cannot happen here")
+
+
+def _holds(
+    name: str, cpu: Cpu, task: Task | None, following: Task | None, sched: bool
+) -> bool:  # fmt: skip
+    if name in ("tif", "prev.tif"):
+        return task is not None and task.tif
+    if name == "next.tif":
+        return following is not None and following.tif
+    if name == "empty":
+        return task is None or not task.map
+    if name == "stale":
+        return cpu.stale
+    if name == "sched":
+        return sched
+    call = task.call if task is not None else None
+    assert call is not None
+    return {"first": call.first, "on": call.on}[name]
+
+
+def _copy(cpu: Cpu, ports: frozenset[int] | None, n: int) -> None:
+    """Make the first `n` bytes of the TSS's map those of a map; none lets no port through."""
+    new = {port for port in ports or () if port // 8 < n}
+    cpu.tss = frozenset({port for port in cpu.tss if port // 8 >= n} | new)
+
+
+def _place(task: Task) -> str:
+    if task.call is None:
+        return task.place
+    return f"{'ioperm' if task.call.hook == 'ioperm' else 'put'}+{task.call.entry}"
+
+
+# Replays
+
+
+def stepper_shows(
+    policy: Policy, sizes: tuple[int, int, int], history: Sequence[tuple[Event | None, Any]],
+    bad: tuple[str, int | None],
+) -> str | None:  # fmt: skip
+    """Replay a history of `Explorer.path`; None where it shows the same, else what differs.
+
+    Every state on the way must be the explorer's, and nothing but `bad` may come about, at the
+    last event. `sizes` are CPUs, tasks and ports.
+    """
+    stepper = Stepper(policy, *sizes)
+    for number, (event, state) in enumerate(history):
+        if event is not None:
+            if stepper.bad is not None:
+                return f"event {number - 1} brings about {stepper.bad[0]} already"
+            try:
+                stepper.do(*event)
+            except Refused:
+                return f"event {number}, {event[0]} on CPU {event[1]}, cannot happen"
+        if stepper.readable() != state:
+            return f"the state after event {number} differs"
+    if stepper.bad != bad:
+        return f"the history ends in {stepper.bad}, not in {bad}"
+    return None
+
+
+STAY, LIGHT, HEAVY = 0, 1, 2  # exit kinds of the replay's profile
+
+
+def _profile() -> Profile:
+    kinds = (
+        ExitKind("stay", 0, exits=False),
+        ExitKind("light", 0),
+        ExitKind("heavy", 0, user=True),
+    )
+    return Profile("replay", Costs(**{entry.name: 0 for entry in fields(Costs)}), kinds)
+
+
+def machine_operations(
+    policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event]
+) -> list[tuple[int, ...]] | None:
+    """Return a history as operations of `Machine`; None where there are none for it.
+
+    An operation is several events in a row on its CPU. There is none for a task that is
+    preempted inside a system call or on its way back to user mode, nor for a KVM_RUN that
+    returns before the guest is entered.
+    """
+    stepper = Stepper(policy, *sizes)
+    ops: list[tuple[int, ...]] = []
+    pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation whose last event is to come
+    for code, cpu, arg in events:
+        running = stepper.cpus[cpu].task
+        if code in ("schedule", "task_exit", "return") and (cpu in pending or code == "return"):
+            return None
+        stepper.do(code, cpu, arg)
+        if code == "schedule":
+            op = (Op.SWITCH, 0, cpu, -1 if arg is None else arg, 0, 0)
+            if arg is None or stepper.tasks[arg].place == "KVM_RUN":
+                ops.append(op)
+            elif stepper.tasks[arg].place == "returning":
+                pending[cpu] = op
+            else:
+                return None
+        elif code == "kvm_run":
+            pending[cpu] = (Op.EXIT, 0, cpu, STAY, 0, 0)
+        elif code == "enter":
+            pending.pop(cpu, None)
+            ops.append((Op.EXIT, 0, cpu, STAY, 0, 0))
+        elif code == "vm_exit":
+            ops.append((Op.EXIT, 0, cpu, LIGHT, 0, 0))
+        elif code == "leave":
+            pending[cpu] = (Op.EXIT, 0, cpu, HEAVY, 0, 0)
+        elif code == "ioperm":
+            pending[cpu] = (Op.IOPERM, int(arg[1]), cpu, APART * arg[0], 1, 0)
+        elif code == "task_exit":
+            ops.append((Op.TASK_EXIT, 0, cpu, 0, 0, 0))
+        elif code == "to_user" and cpu in pending:
+            ops.append(pending.pop(cpu))
+        assert running is not None or code == "schedule"
+    # What is left is of CPUs that the last event is not on, or ends in a fault on its way.
+    last = events[-1][1] if events else 0
+    if last in pending:
+        ops.append(pending[last])
+    return ops
+
+
+def machine_shows(
+    policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event],
+    bad: tuple[str, int | None],
+) -> bool | None:  # fmt: skip
+    """Run a history through `Machine`, and the port access that it ends in.
+
+    Returns whether the counter of leaks, denials or faults shows it, and none did before; None
+    where no operations do what the history does, or Machine has another idea of what the task
+    owns.
+    """
+    ops = machine_operations(policy, sizes, events)
+    if ops is None:
+        return None
+    machine = Machine(sizes[0], sizes[1], policy, _profile())
+    counter = {"leak": "leaks", "denial": "denials", "fault": "faults"}[bad[0]]
+    machine.run(ops)
+    if bad[1] is not None:
+        end = Stepper(policy, *sizes)
+        for event in events:
+            end.do(*event)
+        task = end.tasks[end.cpus[events[-1][1]].task or 0]
+        if task.owns != (task.map or frozenset()):
+            return None  # Machine goes by the task's map, which is not what was asked for
+        before = int(machine.counters[counter].sum())
+        machine.io(events[-1][1], APART * bad[1], 1)
+        return not before and int(machine.counters[counter].sum()) == 1
+    return int(machine.counters[counter].sum()) >= 1

@@ -1,0 +1,74 @@
+"""Mutations of a policy: each of its steps dropped, moved, reordered, made unconditional."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from kvmbench.model import HOOKS, Policy, Step
+
+__all__ = ["mutations"]
+
+Entries = list[list[str]]
+
+
+def mutations(policy: Policy) -> dict[str, Policy]:
+    """Return the mutants of a policy by what was done to it, without doubles.
+
+    Of each step: it is dropped; it changes places with the next one of its hook; it moves to the
+    front and to the end of its hook; where an inner list holds it with others, it leaves that
+    list to either side, so that preemption is possible between; and each of its conditions is
+    taken away. A mutant is named `HOOK: what was done`, and so is its policy.
+    """
+    found: dict[str, Policy] = {}
+    known = [tuple(_trimmed(_entries(policy, hook)) for hook in HOOKS)]
+    for hook in HOOKS:
+        for what, entries in _of_hook(hook, _entries(policy, hook)):
+            label = f"{hook}: {what}"
+            frozen = tuple(tuple(entry) for entry in entries if entry)
+            mutant = replace(policy, name=label, about="", **{hook: frozen})  # type: ignore[arg-type]
+            body = tuple(_trimmed(_entries(mutant, name)) for name in HOOKS)
+            if body not in known:
+                known.append(body)
+                found[label] = mutant
+    return found
+
+
+def _entries(policy: Policy, hook: str) -> Entries:
+    return [[str(step) for step in region] for region in policy.regions(hook)]
+
+
+def _trimmed(entries: Entries) -> Entries:
+    return [entry for entry in entries if entry]
+
+
+def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
+    places = [(i, j) for i, entry in enumerate(entries) for j in range(len(entry))]
+    for at, (i, j) in enumerate(places):
+        step = entries[i][j]
+        yield f"without {step!r}", _without(entries, i, j)
+        if at + 1 < len(places):
+            k, n = places[at + 1]
+            other = [list(entry) for entry in entries]
+            other[i][j], other[k][n] = other[k][n], other[i][j]
+            yield f"{step!r} after {entries[k][n]!r}", other
+        rest = _without(entries, i, j)
+        yield f"{step!r} first", [[step], *rest]
+        yield f"{step!r} last", [*rest, [step]]
+        # Only these two hooks can be preempted between their entries.
+        if len(entries[i]) > 1 and hook in ("ioperm", "vcpu_put"):
+            yield f"{step!r} before its list", [*rest[:i], [step], *rest[i:]]
+            yield f"{step!r} behind its list", [*rest[: i + 1], [step], *rest[i + 1 :]]
+        parsed = Step.parse(step, hook)
+        for condition in parsed.when:
+            weaker = Step(parsed.action, tuple(c for c in parsed.when if c != condition))
+            other = [list(entry) for entry in entries]
+            other[i][j] = str(weaker)
+            word = condition[0] if condition[1] else f"not {condition[0]}"
+            yield f"{step!r} even if not {word!r}", other
+
+
+def _without(entries: Entries, i: int, j: int) -> Entries:
+    return [
+        entry[:j] + entry[j + 1 :] if k == i else list(entry) for k, entry in enumerate(entries)
+    ]

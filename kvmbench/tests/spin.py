@@ -1,0 +1,100 @@
+"""SPIN's verdict on the model that kvmbench writes: `python -m kvmbench.tests.spin` for all.
+
+Run by hand it takes minutes: every mutant of every built-in policy on a small machine, and the
+built-in policies on the machine of the command's defaults, exit-to-user on one of fewer tasks.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from kvmbench import policies
+from kvmbench.check import check
+from kvmbench.mutations import mutations
+from kvmbench.promela import promela
+
+
+class Spin(NamedTuple):
+    bad: str | None  # "leak", "denial" or "fault"
+    states: int
+    transitions: int
+    depth: int  # breadth-first: events of the longest of the shortest histories
+    seconds: float  # of the run alone
+
+
+def build(policy, sizes, folder, *flags):
+    """Write a policy's model and compile SPIN's verifier of it."""
+    Path(folder, "model.pml").write_text(promela(policy, *sizes))
+    said = subprocess.run(["spin", "-a", "model.pml"], cwd=folder, capture_output=True, text=True)
+    assert (said.returncode, "rror" in said.stdout) == (0, False), said.stdout
+    command = ["gcc", "-w", "-DSAFETY", *flags, "-o", "pan", "pan.c"]
+    subprocess.run(command, cwd=folder, check=True)
+
+
+def run(folder, *options):
+    begun = time.perf_counter()
+    done = subprocess.run(
+        ["./pan", *options], cwd=folder, capture_output=True, text=True, check=True
+    )
+    seconds = time.perf_counter() - begun
+    said = done.stdout
+    assert "max search depth too small" not in said
+    failed = re.search(r"assertion violated (.*) \(at depth (\d+)\)", said)
+    # The model's first step sets the state at the start up: a state, two transitions, a depth.
+    states = int(re.search(r"(\d+) states, stored", said)[1]) - 1
+    transitions = int(re.search(r"(\d+) transitions", said)[1]) - 2
+    depth = int(re.search(r"depth reached (\d+)", said)[1]) - 1
+    if failed is None:
+        assert "errors: 0" in said
+        return Spin(None, states, transitions, depth, seconds)
+    # Depth counts from 0, so that of the violating step is the number of events before it, the
+    # first step included.
+    what = {"busy": "fault", "~(task": "leak"}
+    bad = next((bad for word, bad in what.items() if word in failed[1]), "denial")
+    return Spin(bad, states, transitions, int(failed[2]), seconds)
+
+
+def breadth_first(policy, sizes, *flags):
+    """Return SPIN's verdict by a breadth-first search: `depth` is that of a shortest history."""
+    with tempfile.TemporaryDirectory() as folder:
+        build(policy, sizes, folder, "-DBFS", *flags)
+        return run(folder)
+
+
+def disagreement(policy, sizes, *flags):
+    """Say how SPIN and the explorer differ on a policy; None where they do not."""
+    mine = check(policy, cpus=sizes[0], tasks=sizes[1], ports=sizes[2], symmetry=False)
+    theirs = breadth_first(policy, sizes, *flags)
+    if mine.bad is not None:
+        same = theirs.bad is not None and len(mine.bad.events) <= theirs.depth
+    else:
+        same = theirs[:4] == (None, mine.states, mine.transitions, mine.depth)
+    what = mine.bad and (mine.bad.what, len(mine.bad.events))
+    said = f"{policy.name} at {sizes}: {what}, {mine.states} states; SPIN: {theirs}"
+    return None if same else said
+
+
+def main():
+    begun = time.monotonic()
+    jobs = []
+    for name, policy in policies().items():
+        sizes = (2, 2, 2) if name == "exit-to-user" else (2, 3, 2)
+        jobs.append((policy, sizes, "-O2"))
+        jobs += [(mutant, (2, 2, 1), "-O0") for mutant in mutations(policy).values()]
+    jobs.sort(key=lambda job: job[1], reverse=True)  # the long ones first
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda job: disagreement(*job), jobs))
+    wrong = [line for line in found if line]
+    seconds = time.monotonic() - begun
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    print(f"{len(jobs)} policies by SPIN and by the explorer: {len(wrong)} differ, {seconds:.0f} s")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,362 @@
+"""The checker against a brute-force search in plain Python, known mutants, and its own replays.
+
+test_promela.py holds it against SPIN.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvmbench import Policy, load_policies, policies
+from kvmbench._check import Explorer
+from kvmbench.check import check, default_memory, replay
+from kvmbench.check_replay import Refused, Stepper, machine_operations
+from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
+from kvmbench.mutations import mutations
+from kvmbench.tests import brute, mutants
+
+BUILT_IN = list(policies().values())
+LIGHT = [policy for policy in BUILT_IN if policy.name != "exit-to-user"]
+
+
+def by_name(policy):
+    return policy.name
+
+
+def small(policy, sizes, **options):
+    return check(policy, cpus=sizes[0], tasks=sizes[1], ports=sizes[2], **options)
+
+
+# The states themselves
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1)])
+def test_states_are_those_of_brute_force(policy, sizes):
+    verdict = small(policy, sizes, symmetry=False)
+    found = brute.explore(policy, sizes)
+    assert verdict.verdict == "safe"
+    assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
+    named = small(policy, sizes)
+    assert named.states == brute.orbits(found.seen, sizes[0], sizes[1])
+    assert (named.verdict, named.depth) == ("safe", verdict.depth)
+
+
+def test_states_of_two_cpus_and_two_tasks_are_those_of_brute_force():
+    policy, sizes = policies()["eager"], (2, 2, 1)
+    found = brute.explore(policy, sizes)
+    named, unnamed = (small(policy, sizes, symmetry=s) for s in (True, False))
+    assert (unnamed.states, unnamed.transitions, unnamed.depth) == found[1:4]
+    assert named.states == brute.orbits(found.seen, 2, 2)
+
+
+def words(hook, table):
+    return st.sampled_from(sorted(name for name, hooks in table.items() if hook in hooks))
+
+
+@st.composite
+def steps(draw, hook):
+    terms = draw(st.lists(st.tuples(st.sampled_from(["", "not "]), words(hook, CONDITIONS)),
+                          max_size=2))  # fmt: skip
+    condition = " and ".join(negated + name for negated, name in terms)
+    return draw(words(hook, STEPS)) + (f" if {condition}" if condition else "")
+
+
+@st.composite
+def random_policies(draw):
+    """Return any policy of up to four steps a hook, or a built-in one with a hook of its kind."""
+    hooks = {}
+    base = draw(st.sampled_from([None, *BUILT_IN]))
+    changed = HOOKS if base is None else [draw(st.sampled_from(HOOKS))]
+    for hook in changed:
+        step = steps(hook)
+        entries = st.one_of(step, st.lists(step, max_size=3).map(tuple))
+        hooks[hook] = tuple(draw(st.lists(entries, max_size=3)))
+    start = draw(st.sampled_from(["valid", "invalid"]))
+    if base is not None:
+        return replace(base, name="random", **hooks)
+    return Policy("random", **hooks, io_base_at_start=start)
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2)]))
+def test_any_policy_has_brute_forces_verdict(policy, sizes):
+    found = brute.explore(policy, sizes, most=400)
+    verdicts = [small(policy, sizes, symmetry=s, max_states=200_000) for s in (True, False)]
+    for verdict in verdicts:
+        if found.bad is not None:
+            assert len(verdict.bad.events) == found.depth
+            assert replay(verdict).startswith("replayed")
+        elif found.whole:
+            assert verdict.verdict == "safe"
+        else:
+            assert verdict.bad is None or len(verdict.bad.events) > found.depth
+    if found.whole and found.bad is None:
+        states = (brute.orbits(found.seen, *sizes[:2]), found.states)
+        assert (verdicts[0].states, verdicts[1].states) == states
+        assert verdicts[1].transitions == found.transitions
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_built_in_policies_are_safe(policy):
+    verdict = check(policy, tasks=2)
+    assert (verdict.verdict, verdict.bad, verdict.reason) == ("safe", None, "")
+    assert (verdict.wasted, verdict.never) == ((), ())
+
+
+@pytest.mark.parametrize("policy", LIGHT, ids=by_name)
+def test_light_built_in_policies_are_safe_at_the_commands_size(policy):
+    verdict = check(policy)
+    assert verdict.verdict == "safe"
+    assert 4e5 < verdict.states < 2e6
+
+
+@pytest.mark.parametrize(("policy", "what", "plain"), mutants.UNSAFE, ids=lambda p: str(p)[:40])
+def test_known_mutants_are_found(policy, what, plain):
+    verdict, unnamed = (check(policy, tasks=2, symmetry=s) for s in (True, False))
+    assert verdict.verdict == unnamed.verdict == "unsafe"
+    assert len(verdict.bad.events) == len(unnamed.bad.events)
+    assert what is None or verdict.bad.what == what
+    # Only a preemption inside the kernel shows some: then Machine has no history of theirs.
+    assert ("Machine counts" in replay(verdict) or "but counts" in replay(verdict)) == plain
+
+
+@pytest.mark.parametrize("policy", mutants.HARMLESS, ids=by_name)
+def test_harmless_mutants_are_safe(policy):
+    assert check(policy, tasks=2).verdict == "safe"
+
+
+def test_the_shortest_history_of_the_first_version_by_hand():
+    """ioperm(), KVM_RUN, an exit to userspace, an access: nothing else need happen."""
+    verdict = check(mutants.UNSAFE[3][0])
+    codes = [event.code for event in verdict.bad.events]
+    call = ["ioperm", *["continue"] * 4, "to_user"]
+    assert codes == ["schedule", "to_user", *call, "kvm_run", "enter", "leave", "to_user"]
+    assert {(event.cpu, event.task) for event in verdict.bad.events} == {(0, 0)}
+    assert (verdict.bad.port, verdict.bad.owned, verdict.bad.allowed) == (0, True, False)
+    last = verdict.bad.events[-2]
+    assert last.says == "put: mark_stale"
+    assert last.changes[:3] == (("limit", "full", "min"), ("stale", "0", "1"), ("guest", "1", "0"))
+    assert verdict.bad.events[-1].state["cpus"][0]["limit"] == "min"
+
+
+def test_ports_in_words_of_their_own_matter():
+    """A switch that copies as much as the next map needs, and not what the previous one opened.
+
+    With one port all maps are as long; with two, the second stays open.
+    """
+    short = ("clear_tif if prev.tif and next.tif", "copy_map if next.tif",
+             "set_tif if next.tif and not empty", policies()["eager"].switch[0][1])  # fmt: skip
+    policy = replace(
+        policies()["eager"], name="short copy", switch=(short,),
+        ioperm=(("set_tif", "edit_map", "load_map"),),
+    )  # fmt: skip
+    assert check(policy, tasks=2, ports=1).verdict == "safe"
+    verdict = check(policy, tasks=2, ports=2)
+    assert (verdict.bad.what, verdict.bad.port) == ("leak", 1)
+    assert "Machine has no operations for it, but counts the leak" in replay(verdict)
+
+
+def test_users_example_is_checked_and_run(request):
+    here = request.config.rootpath / "examples" / "mine"
+    if not here.exists():
+        pytest.skip("an installed package has no examples")
+    found = {**load_policies(here / "lazy.toml"), **load_policies(here / "unsafe.toml")}
+    verdicts = {name: check(policy, tasks=2).verdict for name, policy in found.items()}
+    assert verdicts == {"lazy": "safe", "first-version": "unsafe", "late-tif": "unsafe"}
+
+
+# Costs
+
+
+def test_wasted_reloads_and_steps_never_taken():
+    policy = replace(
+        policies()["eager"], exit_to_user=(("reload", "clear_stale if stale"),), name="twice"
+    )
+    verdict = check(policy, tasks=2)
+    assert verdict.verdict == "safe"
+    (wasted,) = verdict.wasted
+    assert wasted.step == "exit_to_user: reload"
+    assert [event.code for event in wasted.events] == ["schedule", "to_user"]
+    assert verdict.never == ("exit_to_user: clear_stale if stale",)
+
+
+# Limits
+
+
+def test_limits_end_undecided():
+    deferred = policies()["deferred"]
+    verdict = check(deferred, max_states=5000)
+    assert (verdict.verdict, verdict.states) == ("undecided", 5000)
+    assert verdict.reason == "limit of 5,000 states"
+    verdict = check(deferred, max_memory=10**6)
+    assert (verdict.verdict, verdict.reason) == ("undecided", "limit of memory")
+    assert verdict.memory <= 10**6
+
+
+def test_a_limit_that_is_just_enough_decides():
+    eager = policies()["eager"]
+    states = check(eager, tasks=1).states
+    assert check(eager, tasks=1, max_states=states).verdict == "safe"
+    assert check(eager, tasks=1, max_states=states - 1).verdict == "undecided"
+
+
+def test_interrupt_ends_undecided():
+    def stop(explorer):
+        raise KeyboardInterrupt
+
+    verdict = check(policies()["deferred"], progress=stop)
+    assert (verdict.verdict, verdict.reason) == ("undecided", "stopped by Ctrl-C")
+    assert 0 < verdict.states < 10**6
+
+
+def test_progress_is_told():
+    seen = []
+    verdict = check(policies()["eager"], progress=lambda e: seen.append((e.states, e.queued)))
+    assert len(seen) > 1
+    assert seen[-1] == (verdict.states, 0)
+    assert [states for states, _ in seen] == sorted(states for states, _ in seen)
+
+
+def test_no_memory_is_undecided():
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("AddressSanitizer needs an address space without limit")
+    program = (
+        "from kvmbench import policies; from kvmbench.check import check\n"
+        "print(check(policies()['exit-to-user']).reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 10**8, 4 * 10**8)),
+    )  # fmt: skip
+    assert done.stdout.strip() == "no memory left", done.stderr
+
+
+def test_nothing_is_left_allocated():
+    tracemalloc.start()
+    try:
+        check(policies()["deferred"], tasks=2)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(5):
+            check(policies()["deferred"], tasks=2)
+        assert tracemalloc.get_traced_memory()[0] - before < 50_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus": 0}, "cpus is 0, not in 1 to 3"),
+        ({"cpus": 4}, "cpus is 4, not in 1 to 3"),
+        ({"tasks": 7}, "tasks is 7, not in 1 to 6"),
+        ({"ports": 5}, "ports is 5, not in 1 to 4"),
+        ({"max_states": 0}, "max_states is 0, not in 1 to 4294967294"),
+        ({"max_memory": -1}, "max_memory is -1"),
+    ],
+)
+def test_sizes_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        check(policies()["eager"], **options)
+
+
+def test_the_largest_machine_begins():
+    verdict = check(policies()["exit-to-user"], cpus=3, tasks=6, ports=4, max_states=20_000)
+    assert (verdict.verdict, verdict.states) == ("undecided", 20_000)
+    unnamed = check(
+        policies()["deferred"], cpus=3, tasks=6, ports=4, symmetry=False, max_states=20_000
+    )
+    assert unnamed.verdict == "undecided"
+
+
+def test_default_memory_is_less_than_there_is():
+    assert 0 < default_memory() <= 8 * 10**9
+
+
+# Replays and mutations
+
+
+def test_stepper_refuses_what_cannot_happen():
+    stepper = Stepper(policies()["eager"], 1, 1, 1)
+    for event in [("to_user", 0), ("schedule", 0, None)]:
+        with pytest.raises(Refused):
+            stepper.do(*event)
+    stepper.do("schedule", 0, 0)
+    for code in ("kvm_run", "enter", "vm_exit", "leave", "return", "continue"):
+        with pytest.raises(Refused):
+            stepper.do(code, 0)
+
+
+def test_machine_operations_by_hand():
+    policy = policies()["eager"]
+    events = [
+        ("schedule", 1, 0), ("to_user", 1, None), ("ioperm", 1, (1, True)),
+        *[("continue", 1, None)] * 3, ("to_user", 1, None), ("kvm_run", 1, None),
+        ("enter", 1, None), ("vm_exit", 1, None), ("leave", 1, None), ("to_user", 1, None),
+        ("task_exit", 1, None),
+    ]  # fmt: skip
+    ops = machine_operations(policy, (2, 1, 2), events)
+    assert ops == [
+        (Op.SWITCH, 0, 1, 0, 0, 0),
+        (Op.IOPERM, 1, 1, 64, 1, 0),
+        (Op.EXIT, 0, 1, 0, 0, 0),
+        (Op.EXIT, 0, 1, 1, 0, 0),
+        (Op.EXIT, 0, 1, 2, 0, 0),
+        (Op.TASK_EXIT, 0, 1, 0, 0, 0),
+    ]
+    assert machine_operations(policy, (2, 1, 2), [*events[:3], ("schedule", 1, None)]) is None
+
+
+def test_a_wrong_history_is_told_from_a_right_one():
+    verdict = check(mutants.UNSAFE[0][0], tasks=2)
+    events = list(verdict.bad.events)
+    for change in (events[:-1], [*events[:4], *events[5:]]):
+        with pytest.raises(RuntimeError, match="the replay differs"):
+            replay(replace(verdict, bad=replace(verdict.bad, events=tuple(change))))
+    with pytest.raises(RuntimeError, match=r"the replay differs: the history ends in"):
+        replay(replace(verdict, bad=replace(verdict.bad, what="leak")))
+    with pytest.raises(ValueError, match="eager is safe"):
+        replay(check(policies()["eager"], tasks=1))
+
+
+def test_explorer_is_made_once_and_has_no_path_without_a_find():
+    explorer = Explorer(policies()["eager"], 1, 1, 1)
+    with pytest.raises(TypeError, match="made once"):
+        explorer.__init__(policies()["eager"], 1, 1, 1)
+    with pytest.raises(ValueError, match="nothing bad"):
+        explorer.path()
+
+
+def test_mutations_by_hand():
+    policy = Policy("p", ioperm=("alloc_map", ("set_tif if first", "edit_map")), switch=("reload",))
+    found = mutations(policy)
+    assert {what: mutant.ioperm for what, mutant in found.items() if "ioperm" in what} == {
+        "ioperm: without 'alloc_map'": (("set_tif if first", "edit_map"),),
+        "ioperm: 'alloc_map' after 'set_tif if first'": (
+            ("set_tif if first",), ("alloc_map", "edit_map"),
+        ),
+        "ioperm: 'alloc_map' last": (("set_tif if first", "edit_map"), ("alloc_map",)),
+        "ioperm: without 'set_tif if first'": (("alloc_map",), ("edit_map",)),
+        "ioperm: 'set_tif if first' after 'edit_map'": (
+            ("alloc_map",), ("edit_map", "set_tif if first"),
+        ),
+        "ioperm: 'set_tif if first' first": (("set_tif if first",), ("alloc_map",), ("edit_map",)),
+        "ioperm: 'set_tif if first' last": (("alloc_map",), ("edit_map",), ("set_tif if first",)),
+        "ioperm: 'set_tif if first' before its list": (
+            ("alloc_map",), ("set_tif if first",), ("edit_map",),
+        ),
+        "ioperm: 'set_tif if first' even if not 'first'": (("alloc_map",), ("set_tif", "edit_map")),
+        "ioperm: without 'edit_map'": (("alloc_map",), ("set_tif if first",)),
+        "ioperm: 'edit_map' first": (("edit_map",), ("alloc_map",), ("set_tif if first",)),
+    }  # fmt: skip
+    assert [what for what in found if "switch" in what] == ["switch: without 'reload'"]

@@ -1,0 +1,252 @@
+"""`kvmbench check`: what it prints, its exit codes, what it refuses."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import kvmbench
+from kvmbench import load_policies
+from kvmbench.cli.main import main
+from kvmbench.promela import promela
+
+ENV = {k: v for k, v in os.environ.items() if not k.startswith(("KVMBENCH", "_KVMBENCH"))}
+FILE = """\
+[first-version]
+vcpu_put = [["mark_stale"]]
+switch = [
+    ["copy_map if next.tif", "refresh if next.tif", "wipe_map if prev.tif and not next.tif"],
+]
+ioperm = ["alloc_map", "set_tif if first", ["refresh if first"], ["edit_map", "load_map"]]
+task_exit = [["clear_tif", "wipe_own", "drop_map"]]
+
+[twice]
+vcpu_put = [["reload"]]
+switch = [["copy_map if next.tif", "wipe_map if prev.tif and not next.tif"]]
+ioperm = ["alloc_map", "set_tif if first", ["edit_map", "load_map"]]
+exit_to_user = ["reload", "refresh if stale"]
+task_exit = [["clear_tif", "wipe_own", "drop_map"]]
+
+[bare-ltr]
+vcpu_put = ["ltr"]
+ioperm = [["set_tif", "edit_map", "load_map"]]
+"""
+STORY = """\
+first-version: denial after 12 events
+  1  CPU 0  A  switch: A in
+  2  CPU 0  A  to user mode
+  3  CPU 0  A  ioperm(port 0, on)          owns {} -> {0}
+  4  CPU 0  A  ioperm: alloc_map           map - -> {}
+  5  CPU 0  A  ioperm: set_tif if first    tif 0 -> 1
+  6  CPU 0  A  ioperm: refresh if first
+  7  CPU 0  A  ioperm: edit_map, load_map  tss {} -> {0}, map {} -> {0},
+                                           max 0 -> 1
+  8  CPU 0  A  to user mode
+  9  CPU 0  A  calls KVM_RUN
+ 10  CPU 0  A  enters the guest            guest 0 -> 1
+ 11  CPU 0  A  put: mark_stale             limit full -> min,
+                                           stale 0 -> 1, guest 1 -> 0
+ 12  CPU 0  A  to user mode
+denial: A, in user mode on CPU 0, owns port 0; the hardware denies it
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run each test in a folder of its own, with a file of policies."""
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(ENV):
+        monkeypatch.delenv(name)
+    Path("mine.toml").write_text(FILE)
+    return tmp_path
+
+
+def invoke(*arguments, **env):
+    return CliRunner().invoke(main, ["check", *map(str, arguments)], prog_name="kvmbench", env=env)
+
+
+def run(*arguments, code=0):
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stderr) == (code, ""), done.output
+    return done.stdout
+
+
+def test_the_table():
+    said = run("--tasks", 2, "--ports", 1)
+    lines = said.splitlines()
+    assert lines[0] == "every interleaving: 2 CPUs, 2 tasks, 1 port"
+    assert lines[2].split() == ["policy", "verdict", "states", "transitions", "depth", "seconds"]
+    rows = [line.split()[:-1] for line in lines[3:]]
+    # The states without symmetry are those of SPIN and of brute force; these are a fraction.
+    assert rows[0] == ["eager", "safe", "1,653", "8,336", "21"]
+    assert [row[0] for row in rows] == ["eager", "deferred", "exit-to-user", "every-exit"]
+    assert {row[1] for row in rows} == {"safe"}
+
+
+def test_no_symmetry_says_so():
+    said = run("eager", "--tasks", 2, "--ports", 1, "--no-symmetry")
+    assert "1 port, no symmetry" in said
+    assert "5,922" in said
+
+
+def test_the_story():
+    said = run("first-version", "--policy-file", "mine.toml", "--replay", code=3)
+    assert STORY in said
+    assert max(map(len, said.splitlines())) <= 72
+    assert "replayed: the stepper shows the denial, and Machine counts it\n" in said
+
+
+def test_a_file_alone_is_checked_whole():
+    said = run("--policy-file", "mine.toml", "--tasks", 2, code=3)
+    rows = [line.split()[:2] for line in said.splitlines()[3:6]]
+    assert rows == [["first-version", "unsafe"], ["twice", "safe"], ["bare-ltr", "unsafe"]]
+    assert "fault: CPU 0 executes LTR while the TSS descriptor is busy: #GP" in said
+    flat = " ".join(said.split())
+    assert "twice: cost: 'exit_to_user: reload' reloads where the limit is full" in flat
+    assert "after 2 events: CPU 0 A switch: A in; CPU 0 A to user mode." in flat
+    assert "twice: cost: no history takes 'exit_to_user: refresh if stale'." in flat
+    assert max(map(len, said.splitlines())) <= 72
+
+
+def test_json_has_the_same():
+    options = ["--policy-file", "mine.toml", "--tasks", 2, "--format", "json"]
+    document = json.loads(run(*options, "--replay", code=3))
+    first, twice, fault = document["checks"]
+    story = first["counterexample"]
+    assert (story["what"], story["port"], story["owned"], story["allowed"]) == (
+        "denial", 0, True, False,
+    )  # fmt: skip
+    assert [event["event"] for event in story["events"]][-2:] == ["leave", "to_user"]
+    assert story["events"][10]["changes"]["limit"] == ["full", "min"]
+    assert story["events"][10]["says"] == "put: mark_stale"
+    assert first["replay"].startswith("replayed")
+    assert (twice["counterexample"], twice["replay"]) == (None, None)
+    assert twice["wasted_reloads"][0]["step"] == "exit_to_user: reload"
+    assert twice["steps_never_taken"] == ["exit_to_user: refresh if stale"]
+    assert fault["counterexample"]["port"] is None
+    assert set(first) == {
+        *("policy", "cpus", "tasks", "ports", "symmetry", "verdict", "reason", "states"),
+        *("transitions", "depth", "seconds", "memory_bytes", "counterexample", "replay"),
+        *("wasted_reloads", "steps_never_taken"),
+    }
+
+
+def test_markdown_and_output_file():
+    assert run("eager", "--tasks", 1, "--format", "markdown", "-o", "out.md") == ""
+    text = Path("out.md").read_text()
+    assert "| policy | verdict | states |" in text
+    story = run("--policy-file", "mine.toml", "first-version", "--format", "markdown", code=3)
+    assert f"```\n{STORY}```\n" in story
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--max-states", 1000], "limit of 1,000 states"), (["--max-memory", "200K"], "limit of")],
+)
+def test_limits_are_not_decided(options, reason):
+    said = " ".join(run("deferred", *options, code=4).split())
+    assert re.search(
+        r"deferred: not decided: [\d,]+ states explored, none bad \(" + reason, said
+    ), said
+    assert "safe" not in said
+
+
+def test_unsafe_outweighs_undecided():
+    options = ["--policy-file", "mine.toml", "--max-states", 8000]
+    assert "not decided" in run("first-version", "deferred", *options, code=3)
+
+
+def test_mutations():
+    said = run("deferred", "--mutations", "--tasks", 2, "--ports", 1)
+    lines = said.splitlines()
+    assert lines[2].split() == ["mutation", "verdict", "events", "states"]
+    rows = {line[: lines[2].index("verdict")].strip(): line.split()[-3:] for line in lines[3:-2]}
+    assert rows["ioperm: 'set_tif if first' after 'refresh if first'"][:2] == ["denial", "13"]
+    assert rows["ioperm: without 'edit_map'"][0] == "denial"
+    assert rows["vcpu_put: 'reload if tif' even if not 'tif'"][:2] == ["survives", "-"]
+    killed = sum(row[0] in ("leak", "denial", "fault") for row in rows.values())
+    survived = sum(row[0] == "survives" for row in rows.values())
+    assert lines[-1] == f"{len(rows)} mutants: {killed} unsafe, {survived} survive."
+    document = json.loads(
+        run("deferred", "--mutations", "--tasks", 2, "--ports", 1, "--format", "json")
+    )
+    assert len(document["mutants"]) == len(rows)
+    assert document["original"]["verdict"] == "safe"
+
+
+def test_promela():
+    said = run("first-version", "--policy-file", "mine.toml", "--promela", "-", "--tasks", 2)
+    assert said == promela(load_policies("mine.toml")["first-version"], 2, 2, 2)
+    assert run("eager", "--promela", "eager.pml") == ""
+    assert Path("eager.pml").read_text().startswith("/* Policy eager")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["defered"], 2, "unknown policy 'defered'; did you mean 'deferred'?"),
+        (["--cpus", 4], 2, "4 is not in 1 to 3"),
+        (["--tasks", 0], 2, "0 is not in 1 to 6"),
+        (["--ports", "x"], 2, "'x' is not a valid integer"),
+        (["--max-memory", "8X"], 2, "'8X' is not a size such as 500M or 8G"),
+        (["--max-memory", "0"], 2, "'0' is not a size"),
+        (["--max-states", 0], 2, "0 is not in the range"),
+        (["--promela", "x.pml"], 2, "--promela takes one POLICY, not 4"),
+        (["eager", "--promela", "x", "--replay"], 2, "--promela FILE goes with no"),
+        (["eager", "--mutations", "--replay"], 2, "--mutations goes with no --replay"),
+        (["--policy-file", "none.toml"], 2, "none.toml: No such file"),
+        (["eager", "--promela", "no/x.pml"], 1, "no/x.pml: No such file"),
+        (["eager", "--tasks", 1, "-o", "no/x"], 1, "no/x: No such file"),
+    ],
+)
+def test_refusals(arguments, code, message):
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_environment_sets_options():
+    done = invoke("eager", KVMBENCH_CHECK_TASKS="1", KVMBENCH_CHECK_CPUS="1")
+    assert "1 CPU, 1 task" in done.stdout
+
+
+def test_a_policy_goes_through_check_and_run_alike():
+    assert "safe" in run("twice", "--policy-file", "mine.toml", "--tasks", 2)
+    arguments = ["run", "--policy-file", "mine.toml", "--after", "twice", "--iterations", "10"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0
+    assert "eager -> twice" in done.stdout
+
+
+def test_ctrl_c_is_not_decided():
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("SIGINT is ignored here")
+    package = str(Path(kvmbench.__file__).parent.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from kvmbench.cli.main import main; main()",
+         "check", "exit-to-user", "deferred"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**ENV, "PYTHONPATH": package},
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        ticks = 0
+        while ticks < 2 * os.sysconf("SC_CLK_TCK"):  # of CPU time: by then it is searching
+            assert process.poll() is None
+            time.sleep(0.1)
+            ticks = int(Path(f"/proc/{process.pid}/stat").read_text().split()[13])
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 4, err
+    assert "exit-to-user: not decided" in out
+    assert "deferred" not in out
+    assert "Traceback" not in err

@@ -1,0 +1,587 @@
+"""`compare`, `self-test`, `plan`, and results that `run` keeps: what is printed and refused."""
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from junitparser import Failure, JUnitXml, Skipped
+
+from kvmbench import results
+from kvmbench.catalog import published
+from kvmbench.cli.main import main
+from kvmbench.live import host as live_host
+from kvmbench.results import Boot, Host, Result
+from kvmbench.tests.results_maker import EIGHT, of_runs, row, series, table
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run each test in a folder of its own, with no KVMBENCH_* of the caller."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("KVMBENCH")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def invoke(*arguments, **env):
+    done = CliRunner().invoke(main, list(map(str, arguments)), prog_name="kvmbench", env=env)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def ok(*arguments, **env):
+    done = invoke(*arguments, **env)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def refused(code, *arguments):
+    """Return what is said of a command that ends with `code`: one line, and no output."""
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def keep(name, result):
+    results.write(name, result)
+    return name
+
+
+@pytest.fixture
+def two():
+    """A before and an after: eight rows, six runs a side, realistic figures, one of them slower."""
+    rng = np.random.default_rng(1)
+    centres = np.array([1313, 1195, 11, 17, 6770, 6856, 2435, 1402.0])
+    noise = 1 + rng.normal(0, 0.003, (2, 6, 8))
+    keep("before.json", table(centres * noise[0]))
+    centres[5] *= 1.1
+    keep("after.json", table(centres * noise[1]))
+    return "before.json", "after.json"
+
+
+# Tables
+
+
+def test_the_table(two):
+    text = ok("compare", *two)
+    assert text.startswith("before -> after: cycles an iteration, 6 runs a side, margin the larger")
+    (line,) = (line for line in text.splitlines() if line.startswith("inl_from_qemu"))
+    assert line.endswith("slower")
+    assert [line.split()[0] for line in text.splitlines() if line.startswith(EIGHT)][:8] == list(
+        EIGHT
+    )
+
+
+WORDS = {
+    "long names": [f"{name}/deferred-at-exit+bitmap" for name in EIGHT],
+    "names": EIGHT,
+}
+
+
+@pytest.mark.parametrize("names", WORDS, ids=str)
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e3])
+@pytest.mark.parametrize("sd", [1e-6, 3e-3, 0.05])
+def test_tables_fit_and_align_and_cut_no_name(names, scale, sd):
+    names = WORDS[names]
+    rng = np.random.default_rng(2)
+    centres = scale * np.array([1313, 1195, 11, 17, 6770, 6856, 2435, 1402.0])
+    unit = "s" if scale == 1e-9 else "cycles"
+
+    def result(factor):
+        figures = factor * centres * (1 + rng.normal(0, sd, (8, 8)))
+        return of_runs(
+            *(
+                [series(n, float(x), unit=unit) for n, x in zip(names, line, strict=True)]
+                for line in figures
+            )
+        )
+
+    keep("6.11.0-generic.json", result(1.0))
+    keep("6.12.0-rc3-mitigations-off.json", result(0.97))
+    keep("6.13.json", result(1.02))
+    for more in ([], ["6.13.json"]):
+        text = ok(
+            "compare", "6.11.0-generic.json", "6.12.0-rc3-mitigations-off.json", *more, "--explain"
+        )
+        assert max(map(len, text.splitlines())) <= 80, text
+        for name in names:
+            assert re.search(rf"^{re.escape(name)}(,|\s|$)", text, re.MULTILINE), name
+        # Every line of the table ends in its last column.
+        main_table = text.split("\n\n")[1]
+        ends = {len(line) for line in main_table.splitlines() if line.rstrip("?").endswith(
+            ("faster", "slower", "same", "inconclusive")
+        ) and "?" not in line}  # fmt: skip
+        assert len(ends) <= 1 or "?" in main_table
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "shown"),
+    [
+        ("s", 1.5, "w 1.5"),
+        ("s", 1.5e-3, "w, ms 1.5"),
+        ("seconds", 2.5e-7, "w, ns 250"),
+        ("s", 2.5e-6, "w, us 2.5"),
+        ("s", 4e-10, "w, ns 0.4"),
+        ("ns", 1500.0, "w 1500"),
+        ("cycles", 2e-7, "w, 1e-9 cycles 200"),
+        ("cycles", 4.5e9, "w, 1e9 cycles 4.5"),
+        ("cycles", -12.0, "w -12"),
+        ("cycles", 0.0, "w 0"),
+    ],
+)
+def test_figures_of_every_size(unit, value, shown):
+    keep("a.json", row("w", [value] * 4, unit=unit))
+    keep("b.json", row("w", [value * 1.5] * 4, unit=unit))
+    name, want = shown.rsplit(" ", 1)
+    lines = ok("compare", "a.json", "b.json").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}  "))
+    before, after = map(float, line.removeprefix(name).split()[:2])
+    assert before == pytest.approx(float(want))
+    assert after == pytest.approx(1.5 * float(want), rel=0.01)
+
+
+def test_sides_of_other_sizes_have_their_units():
+    for name, value in (("a", 0.9e-3), ("b", 0.95e-3), ("c", 1.2e-3)):
+        keep(f"{name}.json", row("w", [value] * 4, unit="s"))
+    lines = ok("compare", "a.json", "b.json", "c.json").splitlines()
+    assert [line.split()[:5] for line in lines if line.startswith("w,")] == [
+        ["w,", "us", "b", "900.0", "950.0"],
+        ["w,", "ms", "c", "0.900", "1.200"],
+    ]
+
+
+def test_json_has_the_keys(two):
+    document = json.loads(ok("compare", *two, "--format", "json"), parse_constant=pytest.fail)
+    assert [entry["workload"] for entry in document["rows"]] == list(EIGHT)
+    for entry in document["rows"]:
+        keys = ("workload", "unit", "before", "after", "shift", "interval", "percent", "verdict")
+        assert set(keys) <= set(entry)
+        low, high = entry["interval"]
+        assert low <= entry["shift"] <= high
+        assert entry["percent"] == pytest.approx(100 * entry["shift"] / entry["before"])
+    verdicts = {entry["workload"]: entry["verdict"] for entry in document["rows"]}
+    assert verdicts["inl_from_qemu"] == "slower"
+
+
+def test_csv_and_markdown_say_the_same(two):
+    rows = json.loads(ok("compare", *two, "--format", "json"))["rows"]
+    lines = list(csv.DictReader(io.StringIO(ok("compare", *two, "--format", "csv"))))
+    assert [(x["workload"], x["verdict"]) for x in lines] == [
+        (x["workload"], x["verdict"]) for x in rows
+    ]
+    for line, entry in zip(lines, rows, strict=True):
+        for name in ("before", "after", "shift", "percent"):
+            assert float(line[name]) == entry[name]
+        assert [float(line["low"]), float(line["high"])] == entry["interval"]
+    marked = ok("compare", *two, "--format", "markdown")
+    cells = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in marked.splitlines()
+        if line.startswith("|")
+    ]
+    assert {len(line) for line in cells} == {7}
+    assert [(line[0], line[-1].rstrip("?")) for line in cells[2:]] == [
+        (x["workload"], x["verdict"]) for x in rows
+    ]
+
+
+def test_junit_is_read_by_junitparser(two):
+    text = ok("compare", *two, "--format", "junit", "--fail-inconclusive", "--fail-on", "cpuid:50%")
+    (suite,) = JUnitXml.fromstring(text.encode())
+    assert [case.name for case in suite] == list(EIGHT)
+    assert not any(case.result for case in suite)
+    done = invoke("compare", *two, "--format", "junit", "--fail-on", "inl_from_qemu:2%")
+    assert done.exit_code == 3
+    (suite,) = JUnitXml.fromstring(done.stdout.encode())
+    (failed,) = (case for case in suite if case.result)
+    assert failed.name == "inl_from_qemu"
+    (result,) = failed.result
+    assert isinstance(result, Failure)
+    assert "the limit is 2 %" in result.message
+    assert "kvmbench compare: failed: inl_from_qemu" in done.stderr
+    keep("less.json", of_runs({"cpuid": 1}))
+    (suite,) = JUnitXml.fromstring(
+        ok("compare", "before.json", "less.json", "--format", "junit").encode()
+    )
+    skipped = {case.name for case in suite if any(isinstance(r, Skipped) for r in case.result)}
+    assert skipped == set(EIGHT) - {"cpuid"}
+
+
+def test_hosts_come_before_the_table(two):
+    for name, microcode in zip(two, ("0x1", "0x2"), strict=True):
+        old = results.read(name)
+        keep(name, Result(boots=[Boot(host=Host(microcode=microcode), runs=old.boots[0].runs)]))
+    text = ok("compare", *two)
+    assert text.index("microcode: 0x1 -> 0x2") < text.index("workload")
+    assert "microcode: 0x1 -> 0x2" in refused(5, "compare", *two, "--same-host")
+
+
+def test_same_host():
+    def kept(name, **facts):
+        return keep(name, of_runs({"w": 1}, host=Host(**facts)))
+
+    one, other = kept("a.json", kernel="6.1", smt="on"), kept("b.json", kernel="6.2", smt="on")
+    ok("compare", one, other, "--same-host")
+    assert "smt" in refused(5, "compare", one, kept("c.json", smt="off"), "--same-host").lower()
+    unknown = kept("d.json")
+    assert "neither side says" in refused(5, "compare", unknown, unknown, "--same-host")
+    simulated = keep("e.json", row("w", [1], kind="exact"))
+    ok("compare", simulated, simulated, "--same-host")
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["--fail-on", "inl_from_qemu:2%"], 3),
+        (["--fail-on", "inl_*:2%"], 3),
+        (["--fail-on", "inl_from_qemu:20%"], 0),
+        (["--fail-on", "inl_from_qemu:20%", "--fail-inconclusive"], 0),
+        (["--fail-on", "inl_from_qemu:10%"], 0),
+        (["--fail-on", "inl_from_qemu:10%", "--fail-inconclusive"], 4),
+        (["--fail-on", "inl_from_qemu:10%", "--fail-on", "inl_from_qemu:2%"], 3),
+        (["--fail-on", "inl_from_qemu:<=7000"], 3),
+        (["--fail-on", "inl_from_qemu:>=7000"], 0),
+        (["--fail-on-any"], 3),
+        (["--fail-on", "cpuid:5%", "--fail-inconclusive"], 0),
+        (["--fail-on", "nothing:2%"], 2),
+        (["--fail-on", "cpuid"], 2),
+        (["--fail-on", "cpuid:-1%"], 2),
+        (["--fail-inconclusive"], 2),
+        (["--control", "cpuid", "--no-controls"], 2),
+        (["--control", "nothing"], 2),
+        (["--primary", "nothing"], 2),
+        (["--margin", "lots"], 2),
+        (["--margin", "-1%"], 2),
+        (["--confidence", "1"], 2),
+        (["--confidence", "0.99999999"], 0),
+        (["--format", "xml"], 2),
+        (["--output", "."], 1),
+        (["--output", "nowhere/x.txt"], 1),
+    ],
+    ids=str,
+)
+def test_exit_codes(two, arguments, code):
+    assert invoke("compare", *two, *arguments).exit_code == code
+
+
+def test_options_have_twins(two):
+    done = invoke("compare", *two, KVMBENCH_COMPARE_FAIL_ON="inl_from_qemu:2%")
+    assert done.exit_code == 3
+    assert "margin 3 %" in ok("compare", *two, KVMBENCH_COMPARE_MARGIN="3%")
+
+
+def test_output_is_whole_or_not_there(two, folder):
+    ok("compare", *two, "-o", "out.txt")
+    assert Path("out.txt").read_text() == ok("compare", *two)
+    before = sorted(folder.rglob("*"))
+    assert "nowhere/out.txt" in refused(1, "compare", *two, "-o", "nowhere/out.txt")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_controls_by_option(two):
+    assert "?" not in re.sub("Verdicts with .*", "", ok("compare", *two, "--no-controls"))
+    text = ok("compare", *two, "--control", "inl_from_qemu")
+    assert "slower?" in text
+    assert "Verdicts with ? are in doubt: inl_from_qemu moved" in text
+
+
+# Arguments
+
+
+def test_files_that_cannot_be_read(two, folder):
+    Path("broken.json").write_text(Path("before.json").read_text()[:-40])
+    Path("text.txt").write_text("hello\n")
+    Path("folder.json").mkdir()
+    keep("none.json", of_runs([]))
+    for name, code, words in (
+        ("missing.json", 2, "missing.json: No such file"),
+        ("missing", 2, "unknown file or result 'missing'"),
+        ("folder.json", 2, "folder.json: Is a directory"),
+        (".", 2, "unknown file or result"),
+        ("", 2, "unknown file or result"),
+        ("broken.json", 1, "broken.json: ends in the middle"),
+        ("text.txt", 1, "text.txt"),
+        ("none.json", 1, "none.json: holds no figures"),
+        ("before.json#nothing", 2, "unknown configuration 'nothing'"),
+        ("ipiv-2022#", 2, "unknown configuration ''"),
+        ("a=b=c.json", 2, "b=c.json: No such file"),
+        ("a/b=before.json", 2, "a/b=before.json: No such file"),
+        ("x" * 5000, 2, "unknown file or result"),
+        ("x" * 5000 + ".json", 2, "File name too long"),
+    ):
+        for pair in ((name, "after.json"), ("after.json", name)):
+            assert words in refused(code, "compare", *pair)
+        if "=" not in name:
+            assert words in refused(code, "self-test", name)
+
+
+def test_labels_and_odd_names(two, folder):
+    def title(*names):
+        return ok("compare", *names).split(":")[0]
+
+    assert title("6.1=before.json", "6.2=after.json") == "6.1 -> 6.2"
+    assert title("before.json", "before.json") == "before 1 -> before 2"
+    assert title("=before.json", "after.json") == "before -> after"
+    for odd in ("a#b.json", "a=b.json", "a#b=c.json", "a=b#c.json"):
+        Path("before.json").rename(odd)
+        assert title(odd, "after.json") == f"{odd[:-5]} -> after"
+        assert title(f"x={odd}", "after.json") == "x -> after"
+        Path(odd).rename("before.json")
+
+
+@pytest.mark.parametrize("file", ["plain.json", "a#b.json", "a=b.json"])
+def test_configurations_with_any_sign(file):
+    names = ("mitigations=off", "a#b", "w/o IPIv", "ключ")
+    keep(file, of_runs([series("w", n, configuration=c) for n, c in enumerate(names)]))
+    for number, name in enumerate(names):
+        for label in ("", "x="):
+            text = ok("compare", f"{label}{file}#{name}", f"{file}#{names[0]}", "--format", "json")
+            (entry,) = json.loads(text)["rows"]
+            assert (entry["before"], entry["after"]) == (number, 0)
+            assert not label or entry["from"] == "x"
+
+
+def test_one_file_with_two_configurations():
+    keep(
+        "a.json", of_runs([series("w", 1, configuration="on"), series("w", 2, configuration="off")])
+    )
+    assert ok("compare", "a.json").startswith("on -> off")
+    keep("b.json", row("w", [1]))
+    assert "alone has 1 configuration" in refused(2, "compare", "b.json")
+    assert "alone has 4 configurations" in refused(2, "compare", "ipiv-2022")
+
+
+def test_several_sides(two):
+    keep("third.json", results.read("before.json"))
+    text = ok("compare", *two, "third.json", "--fail-on", "cpuid:50%")
+    assert text.startswith("before -> after, third: cycles")
+    entries = json.loads(ok("compare", *two, "third.json", "--format", "json"))["rows"]
+    assert [e["to"] for e in entries if e["workload"] == "inl_from_qemu"] == ["after", "third"]
+    assert [e["verdict"] for e in entries if e["to"] == "third"] == ["same"] * 8
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"unit": "ns"}, {"kind": "exact"}, {"better": "higher"}],
+    ids=lambda more: next(iter(more)),
+)
+def test_incompatible(more):
+    keep("a.json", row("w", [1]))
+    keep("b.json", row("w", [1], **more))
+    assert f"w: {next(iter(more))} is" in refused(5, "compare", "a.json", "b.json")
+
+
+# Published data
+
+
+def test_ipiv_2022():
+    names = published()["ipiv-2022"].configurations
+    text = ok("compare", f"ipiv-2022#{names[0]}", f"ipiv-2022#{names[1]}", "--format", "json")
+    (entry,) = json.loads(text)["rows"]
+    assert entry["verdict"] == "faster"
+    assert entry["units"] == [20, 20]
+
+
+@pytest.mark.parametrize("name", ["patch-2017", "no-pmu-vmcall-2020"])
+def test_one_run_a_side(name):
+    first, second = published()[name].configurations[:2]
+    text = ok("compare", f"{name}#{first}", f"{name}#{second}", "--format", "json")
+    verdicts = {entry["verdict"] for entry in json.loads(text)["rows"]}
+    assert verdicts == {"no-verdict"}
+    done = invoke("compare", f"{name}#{first}", f"{name}#{second}", "--fail-on", "*:90%",
+                  "--fail-inconclusive")  # fmt: skip
+    assert done.exit_code == 4
+
+
+def test_kauer_2024_has_no_order_to_take_it_apart():
+    assert "the order of its runs is lost" in refused(1, "self-test", "kauer-cpuid-2024")
+
+
+# Self-test
+
+
+def test_self_test():
+    rng = np.random.default_rng(1)
+    drift = np.linspace(0, 0.1, 16)
+    keep("a.json", row("w", 1000 * (1 + drift + rng.normal(0, 0.001, 16))))
+    text = ok("self-test", "a.json")
+    assert "False alarms in 1 of 3 splits." in text
+    assert max(map(len, text.splitlines())) <= 80
+    splits = json.loads(ok("self-test", "a.json", "--format", "json"))["splits"]
+    assert [split["false_alarms"] for split in splits] == [["w"], [], []]
+    assert "exact figures" in refused(
+        1, "self-test", keep("b.json", row("w", [1] * 9, kind="exact"))
+    )
+    assert "3 runs, and 4" in refused(1, "self-test", keep("c.json", row("w", [1] * 3)))
+    assert refused(1, "self-test", "a.json", "-o", "nowhere/x")
+
+
+# Kept results
+
+
+def test_results_are_kept_listed_and_compared(folder):
+    ok("run", "--iterations", 5, "--save", "main")
+    ok("run", "--iterations", 5, "--save", "main", "--append")
+    ok("run", "--iterations", 5, "--save", "main", "--append")
+    assert len(list(results.read("results/main.json").runs())) == 3
+    assert "8 workloads, eager, deferred; 3 runs in 1 boot; sim" in ok("list", "results")
+    entries = json.loads(ok("compare", "main", "--format", "json"))["rows"]
+    assert {e["workload"]: e["shift"] for e in entries if e["shift"]} == {
+        "inl_from_pmtimer": -480,
+        "inl_from_qemu": -480,
+    }
+    # Simulated once more: it replaces what is exact, and is the same.
+    ok("run", "--iterations", 5, "--save", "main")
+    assert len(list(results.read("results/main.json").runs())) == 1
+    ok("run", "--iterations", 5, "--save", "pr", "--results-dir", "other")
+    assert "pr " in ok("list", "results", "--results-dir", "other")
+    verdicts = {
+        entry["verdict"]
+        for entry in json.loads(ok("compare", "main", "other/pr.json", "--format", "json"))["rows"]
+    }
+    assert verdicts == {"unchanged"}
+
+
+def test_measured_runs_are_not_overwritten(folder):
+    Path("results").mkdir()
+    keep("results/main.json", table(np.ones((2, 8))))
+    old = Path("results/main.json").read_bytes()
+    assert "holds measured runs" in refused(2, "run", "--iterations", 5, "--save", "main")
+    assert Path("results/main.json").read_bytes() == old
+    ok("run", "--iterations", 5, "--save", "main", "--replace")
+    assert Path("results/main.json").read_bytes() != old
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", ".x", "a/b", "x.json", "a\nb", "a#b", "a=b", "x.log"]
+)
+def test_names_that_nothing_is_kept_by(name, folder):
+    assert "expected a name" in refused(2, "run", "--iterations", 5, "--save", name)
+    assert not list(folder.iterdir())
+
+
+def test_what_cannot_be_kept(folder):
+    assert "--append needs --save" in refused(2, "run", "--append")
+    assert "exclude each other" in refused(2, "run", "--save", "x", "--append", "--replace")
+    Path("results").mkdir()
+    Path("results/x.json").write_text("{")
+    assert "results/x.json" in refused(1, "run", "--iterations", 5, "--save", "x")
+    assert Path("results/x.json").read_text() == "{"
+    assert "cannot be read" in ok("list", "results")
+    Path("file").write_text("")
+    assert invoke("run", "--iterations", 5, "--save", "x", "--results-dir", "file").exit_code == 2
+    assert invoke("run", "--iterations", 5, "--save", "x", "--results-dir", "file/x").exit_code == 1
+
+
+# Plans
+
+
+@pytest.fixture
+def booted(monkeypatch):
+    """Return what boots a kernel: a function of its release, its words and the boot's number."""
+
+    def boot(release, number, cmdline="quiet"):
+        monkeypatch.setattr(live_host, "host", lambda: Host(kernel=release, cmdline=cmdline))
+        monkeypatch.setattr(live_host, "boot_id", lambda: f"boot-{number}")
+
+    return boot
+
+
+def test_a_plan_from_end_to_end(folder, booted):
+    text = ok("plan", "old=6.11", "new=6.12", "--blocks", 2, "--seed", 7, "--",
+              "cpuid", "inl_from_qemu", "--iterations", 5)  # fmt: skip
+    assert "8 boots in 2 blocks" in text
+    sides = [step["side"] for step in json.loads(Path("plan.json").read_text())["steps"]]
+    for number, side in enumerate(sides):
+        right, wrong = ("6.11", "6.12")[side], ("6.12", "6.11")[side]
+        booted(wrong, number)
+        assert f"step {number + 1} of 8 is for" in refused(1, "run", "--plan", "plan.json")
+        booted(right, number)
+        done = invoke("run", "--plan", "plan.json")
+        assert done.exit_code == 0, done.stderr
+        if number < 7:
+            assert (
+                f"step {number + 1} of 8 done. Next: boot 6.1{1 + sides[number + 1]}" in done.stdout
+            )
+            # The same boot again does nothing.
+            again = invoke("run", "--plan", "plan.json")
+            assert again.exit_code == 1
+    command = done.stdout.splitlines()[-1]
+    assert command == "kvmbench compare old=plan-old.json new=plan-new.json"
+    assert ok("run", "--plan", "plan.json").splitlines()[-1] == command
+    kept = [results.read(f"plan-{name}.json") for name in ("old", "new")]
+    for result, side in zip(kept, (0, 1), strict=True):
+        assert [b.id for b in result.boots] == [
+            f"boot-{n}" for n, s in enumerate(sides) if s == side
+        ]
+        assert [b.block for b in result.boots] == [1, 1, 2, 2]
+        assert result.workloads() == ["cpuid", "inl_from_qemu"]
+    document = json.loads(ok(*command.split()[1:], "--format", "json"))
+    assert document["level"] == "block"
+    assert {entry["verdict"] for entry in document["rows"]} == {"unchanged"}
+
+
+def test_an_interrupted_plan_says_what_is_left_out(booted):
+    ok("plan", "6.11", "6.12", "--blocks", 2, "--seed", 7, "--", "cpuid", "--iterations", 5)
+    steps = json.loads(Path("plan.json").read_text())["steps"]
+    for number in range(6):
+        booted(("6.11", "6.12")[steps[number]["side"]], number)
+        invoke("run", "--plan", "plan.json")
+    text = ok("compare", "plan-6.11.json", "plan-6.12.json")
+    assert "Left out as incomplete: block 2." in text
+
+
+def test_plans_that_are_refused(folder):
+    for arguments, words in (
+        (["6.11", "6.11"], "both kernels are 6.11"),
+        (["a=6.11", "a=6.12"], "both kernels are called 'a'"),
+        (["a/b=6.11", "6.12"], "becomes a file's name"),
+        (["=6.11", "6.12"], "is not RELEASE or LABEL=RELEASE"),
+        (["6.11", "6.12", "--", "nothing", "--no-such"], "--no-such"),
+        (["6.11", "6.12", "--", "--save", "x"], "--save of `run` is not for a plan"),
+        (["6.11", "6.12", "--", "--append"], "--append of `run` is not for a plan"),
+        (["6.11", "6.12", "--", "--plan", "x"], "--plan of `run` is not for a plan"),
+        (["6.11", "6.12", "--blocks", "0"], "--blocks"),
+    ):
+        assert words in refused(2, "plan", *arguments)
+    assert "No such file" in refused(1, "plan", "6.11", "6.12", "-o", "nowhere/plan.json")
+    assert not list(folder.iterdir())
+    ok("plan", "6.11", "6.12")
+    assert "a plan is not replaced" in refused(2, "plan", "6.11", "6.12")
+    Path("plan.json").unlink()
+    keep("plan-6.12.json", row("w", [1]))
+    assert "would be taken for the plan's" in refused(2, "plan", "6.11", "6.12")
+
+
+def test_steps_that_are_refused(folder, booted):
+    booted("6.11", 1)
+    ok("plan", "6.11", "6.12", "--seed", 1)
+    for arguments in (["--iterations", 5], ["--save", "x"], ["cpuid"], ["-o", "x"]):
+        assert "beside --plan" in refused(2, "run", "--plan", "plan.json", *arguments)
+    assert "No such file" in refused(2, "run", "--plan", "nothing.json")
+    Path("broken.json").write_text("{}")
+    assert "broken.json" in refused(1, "run", "--plan", "broken.json")
+    keep("result.json", row("w", [1]))
+    assert "result.json" in refused(1, "run", "--plan", "result.json")
+    assert sorted(p.name for p in folder.iterdir()) == ["broken.json", "plan.json", "result.json"]
+
+
+def test_seeds_give_the_plan_again(folder):
+    texts = []
+    for seed in (5, 5, 6):
+        ok("plan", "6.11", "6.12", "--blocks", 20, "--seed", seed)
+        texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
+        Path("plan.json").unlink()
+    assert texts[0] == texts[1] != texts[2]

@@ -1,0 +1,106 @@
+"""A against A: taken apart in time, and never at random."""
+
+import numpy as np
+import pytest
+
+from kvmbench.catalog import published
+from kvmbench.compare import Side
+from kvmbench.compare_tables import render_splits
+from kvmbench.formats import from_published
+from kvmbench.results import Result
+from kvmbench.self_test import self_test
+from kvmbench.tests.results_maker import EIGHT, of_boots, of_runs, row, series, table
+
+
+def parts(result, **options):
+    """Return the figures of either part of each split of a result of one row."""
+    found = []
+    for split in self_test(Side("x", result), **options):
+        (figures,) = split.comparison.figures.values()
+        found.append(tuple(side.tolist() for side in figures))
+    return found
+
+
+def test_runs_are_taken_apart_in_the_order_of_time():
+    assert parts(row("w", range(8))) == [
+        ([0, 1, 2, 3], [4, 5, 6, 7]),
+        ([0, 2, 4, 6], [1, 3, 5, 7]),
+        ([0, 3, 4, 7], [1, 2, 5, 6]),
+    ]
+
+
+def test_an_odd_number_leaves_the_parts_unequal_by_one():
+    assert parts(row("w", range(5))) == [
+        ([0, 1], [2, 3, 4]),
+        ([0, 2, 4], [1, 3]),
+        ([0, 3, 4], [1, 2]),
+    ]
+
+
+def test_several_boots_are_taken_apart_whole():
+    boots = [(str(n), None, [{"w": 10 * n}, {"w": 10 * n + 2}]) for n in range(4)]
+    assert parts(of_boots(*boots))[0] == ([1, 11], [21, 31])
+
+
+def test_blocks_of_a_plan_are_not_pairs_here():
+    boots = [(str(n), n // 2, [{"w": n}]) for n in range(8)]
+    found = self_test(Side("x", of_boots(*boots)))
+    assert {split.comparison.replicates.level for split in found} == {"boot"}
+
+
+def test_one_configuration_of_a_file():
+    """The published runs of a configuration, taken apart by their own numbers."""
+    name = published()["ipiv-2022"]
+    second = name.configurations[1]
+    (line,) = (r for r in name.rows if r.configuration == second)
+    side = Side("x", from_published(name), second)
+    (figures,) = self_test(side)[0].comparison.figures.values()
+    assert figures[0].tolist() == list(line.values[:10])
+    assert figures[1].tolist() == list(line.values[10:])
+    with pytest.raises(ValueError, match="choose one, FILE#NAME"):
+        self_test(Side("x", from_published(name)))
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (row("w", [1, 2, 3]), "3 runs, and 4 or more"),
+        (of_boots(*((str(n), None, [{"w": 1}] * 9) for n in range(3))), "3 boots, and 4 or more"),
+        (row("w", [1] * 9, kind="exact"), "exact figures have no noise"),
+        (Result(boots=row("w", range(9)).boots, order="lost"), "order of its runs is lost"),
+        (from_published(published()["kauer-cpuid-2024"]), "order of its runs is lost"),
+    ],
+)
+def test_what_cannot_be_taken_apart(result, words):
+    with pytest.raises(ValueError, match=words):
+        self_test(Side("x", result))
+
+
+def test_a_drift_raises_alarms_in_halves_and_not_in_turn():
+    rng = np.random.default_rng(1)
+    drift = np.linspace(0, 0.1, 16)[:, None]
+    result = table(1000 * (1 + drift + rng.normal(0, 0.001, (16, 8))))
+    halves, abab, abba = self_test(Side("x", result))
+    assert halves.false_alarms == list(EIGHT)
+    # Every other one lags by one step of 0.67 %; ABBA by none.
+    assert abba.false_alarms == []
+    assert abs(abba.comparison.rows[0].shift) < abs(abab.comparison.rows[0].shift)
+    text = render_splits("x", [halves, abab, abba], "text")
+    assert "False alarms in 1 of 3 splits" in text
+    assert f"False alarm: {', '.join(EIGHT)}." in " ".join(text.split())
+
+
+def test_mixed_rows():
+    """The exact row is neither an alarm nor undecided."""
+    result = of_runs(*([series("w", x), series("e", 5, kind="exact")] for x in range(1000, 1008)))
+    for split in self_test(Side("x", result)):
+        assert "e" not in (*split.false_alarms, *split.undecided)
+
+
+def test_null_data_raise_few_alarms():
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(20):
+        result = table(1000 * (1 + rng.normal(0, 0.005, (12, 8))))
+        alarms += sum(bool(s.false_alarms) for s in self_test(Side("x", result), family="holm"))
+    assert alarms <= 3
