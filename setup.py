@@ -40,8 +40,7 @@ if TRACE:
     macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
-# name: whether it is optional
-modules = {"_steps": False, "_core": False, "_scenario": False, "_check": False}
+modules = dict.fromkeys(("_steps", "_core", "_scenario", "_check"), False)  # whether it is optional
 if sys.platform == "linux" and platform.machine() == "x86_64":
     # Without it everything works but measuring on /dev/kvm, so its failure fails no installation.
     modules["_kvm"] = True

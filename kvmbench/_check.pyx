@@ -763,10 +763,12 @@ cdef class Explorer:
     to PORTS_MAX; `symmetry`, whether states that differ in the names of tasks and CPUs are one;
     `whole_calls`, whether a task is preempted in user mode and in the guest alone;
     `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for what is
-    out of range, MemoryError where there is no room to begin.
+    out of range, MemoryError where there is no room to begin. One thread at a time may use an
+    Explorer: RuntimeError else.
     """
     cdef Space* s
     cdef readonly object policy
+    cdef bint running             # explore() is under way, without the GIL
 
     def __cinit__(self):
         self.s = <Space*>PyMem_RawCalloc(1, sizeof(Space))
@@ -875,9 +877,16 @@ cdef class Explorer:
         "max_memory" or "memory" (there was none to get) was met. The GIL is released.
         """
         cdef uint64_t n = states
+        self._claim()
+        self.running = True
         with nogil:
             _explore(self.s, n)
+        self.running = False
         return (None, "all", "bad", "max_states", "max_memory", "memory")[self.s.ended]
+
+    cdef _claim(self):
+        if self.running:
+            raise RuntimeError("this Explorer is searching in another thread")
 
     @property
     def states(self):
@@ -895,6 +904,10 @@ cdef class Explorer:
     def depth(self):
         """Events of the longest of the shortest histories so far."""
         return self.s.depth + (self.s.ended == FOUND_BAD)
+
+    @property
+    def max_memory(self):
+        return self.s.max_memory
 
     @property
     def memory(self):
@@ -946,6 +959,7 @@ cdef class Explorer:
         cdef int n, i, port = -1
         cdef uint8_t bad = FINE, last_bad
         cdef bint symmetry = s.symmetry
+        self._claim()
         chain = [None]
         while number:
             chain.append(number)

@@ -184,7 +184,7 @@ def _too_few(comparison: Comparison) -> list[str]:
         which = "Every row" if len(few) == len(noisy) else _listed(few)
         least = least_units(comparison.replicates.paired, comparison.confidence)
         found.append(
-            f"{which}: too few {level}s for an interval at {100 * comparison.confidence:g} %; "
+            f"{which}: too few {level}s for an interval at {100 * comparison.confidence:.4g} %; "
             f"{least}{' blocks' if comparison.replicates.paired else f' {level}s a side'} are "
             "the least that can have one."
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from kvmbench import check_replay
 from kvmbench._check import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
 from kvmbench.model import Policy
 
@@ -155,7 +154,7 @@ def check(
     reason = {
         "stopped": "stopped by Ctrl-C",
         "max_states": f"limit of {max_states:,} states",
-        "max_memory": "limit of memory",
+        "max_memory": f"limit of {explorer.max_memory / 1e9:g} GB",
         "memory": "no memory left",
     }.get(ended, "")
     seconds = time.perf_counter() - begun
@@ -202,6 +201,8 @@ def replay(verdict: Verdict) -> str:
 
 def _replayed(verdict: Verdict, bad: Bad) -> bool:
     """Replay a history; return whether Machine has operations for it."""
+    from kvmbench import check_replay  # it needs the core, and so numpy
+
     sizes = (verdict.cpus, verdict.tasks, verdict.ports)
     found = (bad.what, bad.port)
     events = [(event.code, event.cpu, event.argument) for event in bad.events]

@@ -16,6 +16,7 @@ import numpy as np
 
 from kvmbench import stats
 from kvmbench.catalog import profiles
+from kvmbench.family import holm, max_t_independent, max_t_paired
 from kvmbench.model import unknown_name
 from kvmbench.replicates import Cell, Figures, Incompatible, Key, Replicates, Side
 from kvmbench.workloads import workloads
@@ -390,9 +391,9 @@ def _family(
     before, after = (np.column_stack([figures[name][side] for name in names]) for side in (0, 1))
     if family == "max-t":
         if paired:
-            p = stats.max_t_paired(_present(after - before), margins)
+            p = max_t_paired(_present(after - before), margins)
         else:
-            p = stats.max_t_independent(_present(before), _present(after), margins)
+            p = max_t_independent(_present(before), _present(after), margins)
         return dict(zip(names, p, strict=True))
     single = []
     for number, row in enumerate(rows):
@@ -409,7 +410,7 @@ def _family(
             single.append(
                 stats.mann_whitney_p(first[np.isfinite(first)], moved[np.isfinite(moved)])
             )
-    return dict(zip(names, stats.holm(single), strict=True))
+    return dict(zip(names, holm(single), strict=True))
 
 
 def _present(figures: Figures) -> Figures:

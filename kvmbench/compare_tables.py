@@ -20,6 +20,7 @@ __all__ = ["COMPARE_FORMATS", "figure", "render_comparisons", "render_splits"]
 COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
 WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
 TABLE_WIDTH = 80  # a table's, before its names get lines of their own
+LEAST_NAME = 12  # columns; names get lines of their own rather than less
 DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 SECONDS = ("s", "sec", "second", "seconds", "sec/op")
@@ -90,7 +91,7 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
     parts.append(
         fill(
             f"False alarms in {alarms} of {len(splits)} splits. At "
-            f"{100 * splits[0].comparison.confidence:g} % one split in "
+            f"{100 * splits[0].comparison.confidence:.4g} % one split in "
             f"{1 / (1 - splits[0].comparison.confidence):.0f} may have one."
         )
     )
@@ -113,22 +114,45 @@ def _alarms(split: Split) -> str:
 
 
 def _text(table: Table) -> str:
-    """Return a table; one that is too wide has its names on lines of their own, never cut."""
-    plain = text(table, 10**6)
-    for names in range(1, table.names + 1):
-        if max(map(len, plain.splitlines())) <= TABLE_WIDTH:
-            break
-        inner = Table(
-            table.headings[names:], [row[names:] for row in table.rows], table.names - names
-        )
-        heads, *lines = text(inner, 10**6).splitlines()
-        found = ["  ".join(table.headings[:names]), f"  {heads}"]
-        for row, line in zip(table.rows, lines, strict=True):
-            if any(row[:names]):
-                found.append("  ".join(filter(None, row[:names])))
-            found.append(f"  {line}")
-        plain = "\n".join(found) + "\n"
-    return plain
+    """Return a table; a name that would make it too wide has a line of its own, and none is cut.
+
+    So have all names, of a table whose other columns leave no room for them.
+    """
+    others = [text(_without_names(table, names), 10**6) for names in range(table.names + 1)]
+    if _width(others[0]) <= TABLE_WIDTH:
+        return others[0]
+    first = others[1].splitlines()
+    room = TABLE_WIDTH - _width(others[1]) - 2
+    if room >= LEAST_NAME:
+        names = [row[0] for row in table.rows]
+        width = max((len(name) for name in names if len(name) <= room), default=LEAST_NAME)
+        width = max(width, len(table.headings[0]))
+        lines = [f"{table.headings[0]:{width}}  {first[0]}"]
+        for name, line in zip(names, first[1:], strict=True):
+            if len(name) > width:
+                lines.append(name)
+            lines.append(f"{name if len(name) <= width else '':{width}}  {line}")
+        return "\n".join(lines) + "\n"
+    names_out = next(
+        (n for n in range(1, table.names) if _width(others[n]) + 2 <= TABLE_WIDTH), table.names
+    )
+    heads, *lines = others[names_out].splitlines()
+    found = ["  ".join(table.headings[:names_out]), f"  {heads}"]
+    for row, line in zip(table.rows, lines, strict=True):
+        if any(row[:names_out]):
+            found.append("  ".join(filter(None, row[:names_out])))
+        found.append(f"  {line}")
+    return "\n".join(found) + "\n"
+
+
+def _without_names(table: Table, names: int) -> Table:
+    """Return the table without its first `names` columns."""
+    rows = [row[names:] for row in table.rows]
+    return Table(table.headings[names:], rows, table.names - names)
+
+
+def _width(lines: str) -> int:
+    return max(map(len, lines.splitlines()))
 
 
 def _title(comparisons: Sequence[Comparison]) -> str:
@@ -242,7 +266,7 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
     several = len(comparisons) > 1
     mixed = len({row.unit for comparison in comparisons for row in comparison.rows}) > 1
     noisy = any(row.kind == "noisy" for comparison in comparisons for row in comparison.rows)
-    level = f"{100 * comparisons[0].confidence:g} % interval" if noisy else "interval"
+    level = f"{100 * comparisons[0].confidence:.4g} % interval" if noisy else "interval"
     names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
     lines = []
     for name in names:

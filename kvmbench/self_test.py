@@ -7,11 +7,12 @@ which is what makes two measurements of one thing differ.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import msgspec
 
-from kvmbench.compare import Comparison, compare
+from kvmbench.compare import CONFIDENCE, Comparison, compare
 from kvmbench.replicates import Side
 from kvmbench.results import Result
 
@@ -41,7 +42,8 @@ class Split:
 def self_test(side: Side, **options: Any) -> list[Split]:
     """Compare a side with itself, taken apart by boot where there are several, else by run.
 
-    `options` are those of `compare`. Raises ValueError where the order of the runs is lost, where
+    `options` are those of `compare`; the confidence is lowered to what so few units can have, such
+    as 94.3 % of 3 against 4. Raises ValueError where the order of the runs is lost, where
     there are fewer than four units to take apart, or nothing noisy.
     """
     result = side.result
@@ -66,6 +68,8 @@ def self_test(side: Side, **options: Any) -> list[Split]:
         )
     if len(units) < 4:
         raise ValueError(f"{side.label}: {len(units)} {what}, and 4 or more can be taken apart")
+    attainable = 1 - 2 / comb(len(units), len(units) // 2)
+    options["confidence"] = min(options.get("confidence", CONFIDENCE), attainable)
     splits = []
     for name, labels, first in _splits(len(units)):
         parts = (

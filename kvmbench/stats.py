@@ -12,12 +12,10 @@ same answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import chain, combinations
 from math import ceil, comb, erfc, floor, sqrt
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,16 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "drift",
     "hodges_lehmann",
-    "holm",
     "mann_whitney_interval",
     "mann_whitney_p",
-    "max_t_independent",
-    "max_t_paired",
     "median_interval",
     "minimum_detectable",
     "pooled_spread",
     "pseudo_median",
     "runs_needed",
+    "sample",
     "signed_rank_interval",
     "signed_rank_p",
     "spread",
@@ -51,9 +47,6 @@ EXACT_PAIRS = 5_000  # n * m
 EXACT_BLOCKS = 400  # paired differences
 EXACT_STEPS = 200  # values in a sequence
 
-EXHAUSTIVE_LABELS = 50_000  # arrangements of labels tried in full
-EXHAUSTIVE_SIGNS = 15  # blocks whose 2**N signs are tried in full
-CHUNK = 1 << 20  # numbers in one intermediate array, 8 MiB
 
 # Probabilities are sums of a few hundred floats: equal ones may differ in the last bits.
 SAME = 1 + 1e-9
@@ -89,7 +82,7 @@ def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
 
     Ties get midranks and the distribution over all arrangements of these very midranks.
     """
-    x, y = _sample(before), _sample(after)
+    x, y = sample(before), sample(after)
     if len(x) > len(y):  # fewer ranks to add up
         x, y = y, x
     n, m = len(x), len(y)
@@ -109,7 +102,7 @@ def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
 
 def pseudo_median(diffs: ArrayLike) -> float:
     """Return the Hodges-Lehmann centre: the median of all (d[i] + d[j]) / 2 with i <= j."""
-    return float(np.median(_walsh(_sample(diffs))))
+    return float(np.median(_walsh(sample(diffs))))
 
 
 def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval | None:
@@ -119,7 +112,7 @@ def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval
     allows; None when there is none: five differences reach 93.75 % at most. It assumes that the
     differences are spread symmetrically, as the difference of two like samples is.
     """
-    d = _sample(diffs)
+    d = sample(diffs)
     k = _signed_rank_order(len(d), confidence)
     averages = np.sort(_walsh(d))
     return (float(averages[k - 1]), float(averages[-k])) if k else None
@@ -131,122 +124,12 @@ def signed_rank_p(diffs: ArrayLike) -> float:
     Ties get midranks. Zeros are ranked with the others and then left out (Pratt 1959). The
     distribution is that over all signs of the ranks that are left; all zeros give 1.
     """
-    d = _sample(diffs)
+    d = sample(diffs)
     ranks = _doubled_midranks(np.abs(d))[0]
     positive, ranks = int(ranks[d > 0].sum()), ranks[d != 0]
     if len(d) > EXACT_BLOCKS:
         return _normal_p(abs(positive - ranks.sum() / 2) / 2, float((ranks**2).sum()) / 16)
     return _both_tails(_signed_sums(ranks), positive)
-
-
-# Many rows at once
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p adjusted for the whole list by Holm's step-down (1979), valid for any dependence."""
-    values = _sample(p)
-    order = np.argsort(values, kind="stable")
-    steps = np.arange(len(values), 0, -1)
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * steps), 1.0)
-    return [float(value) for value in adjusted]
-
-
-def max_t_independent(
-    before: ArrayLike,
-    after: ArrayLike,
-    margins: ArrayLike,
-    *,
-    draws: int = 20_000,
-    seed: int = 1,
-) -> list[float]:
-    """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
-
-    `before` [n, R] and `after` [m, R] have a line for each run and a column for each row of the
-    table; NaN where a run has no value. `margins` [R], 0 or more, are in the columns' units.
-
-    Westfall and Young's step-down max-T (1993): the runs' labels are permuted, jointly for all
-    columns, which keeps the columns' dependence. The statistic is Welch's t, |difference of
-    means| / standard error, with 0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer than
-    two values. `after` is first moved toward `before` by the margin, but not past it; so p is 1
-    where the observed difference of means is within the margin. All C(n+m, n) arrangements are
-    tried when they are at most 50,000; else `draws` random ones, and p = (reached + 1) / (draws +
-    1). The draws are ranks of PCG64(seed)'s raw 64-bit numbers, whose stream numpy guarantees.
-
-    The family-wise error holds where the runs are exchangeable between the sides in the columns
-    that did not change: independent, with the same spread. Where a side's spread is twice the
-    other's in all of 6 columns, 6 v 6 runs give 6.6 % false alarms instead of 5 %, three times
-    12 %. A NaN has to be as likely on either side.
-    """
-    x, y = _table(before, "before"), _table(after, "after")
-    n, m = len(x), len(y)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"before has {x.shape[1]} columns, after {y.shape[1]}: expected the same")
-    margin = _margins(margins, x.shape[1])
-    both = np.concatenate([x, y])
-    if not both.shape[1]:
-        return []
-    both -= _column(np.median, both)
-    shift = _column(np.mean, both[n:]) - _column(np.mean, both[:n])
-    both[n:] -= np.clip(shift, -margin, margin)
-    values, valid = _exact_steps(both)
-    first = np.zeros((1, n + m))
-    first[0, :n] = 1.0
-
-    def statistic(labels: Array) -> Array:
-        count, sums, squares = (labels @ part for part in (valid, values, values**2))
-        others = [part.sum(axis=0) for part in (valid, values, values**2)]
-        left = _mean_and_error(count, sums, squares)
-        right = _mean_and_error(others[0] - count, others[1] - sums, others[2] - squares)
-        t = _ratio(np.abs(left[0] - right[0]), np.sqrt(left[1] + right[1]))
-        t[(count < 2) | (others[0] - count < 2)] = 0.0
-        return t
-
-    arrangements = comb(n + m, n)
-    exhaustive = arrangements <= EXHAUSTIVE_LABELS
-    size = _chunk_size(n + m, both.shape[1])
-    labels = (
-        _all_labels(n, m, arrangements, size)
-        if exhaustive
-        else _random_labels(n, m, _draws(draws), seed, size)
-    )
-    return _step_down(statistic, first, labels, exhaustive, within=np.abs(shift) <= margin)
-
-
-def max_t_paired(
-    diffs: ArrayLike, margins: ArrayLike, *, draws: int = 20_000, seed: int = 1
-) -> list[float]:
-    """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
-
-    `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
-    block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. It needs
-    6 blocks for p < 0.05, whatever R is, where the changed rows stand out of their spread.
-
-    The family-wise error holds where the differences of the columns that did not change are
-    symmetric about 0: as they are where a block's runs could be exchanged, and for symmetric noise
-    also where the sides' spreads differ.
-    """
-    table = _table(diffs, "diffs")
-    margin = _margins(margins, table.shape[1])
-    if not table.shape[1]:
-        return []
-    shift = _column(np.mean, table)
-    values, valid = _exact_steps(table - np.clip(shift, -margin, margin))
-    count = valid.sum(axis=0)
-    squares = (values**2).sum(axis=0)
-
-    def statistic(signs: Array) -> Array:
-        mean, error = _mean_and_error(count, signs @ values, squares)
-        t = _ratio(np.abs(mean), np.sqrt(error))
-        t[:, count < 2] = 0.0
-        return t
-
-    n = len(table)
-    exhaustive = n <= EXHAUSTIVE_SIGNS
-    size = _chunk_size(n, table.shape[1])
-    signs = _all_signs(n, size) if exhaustive else _random_signs(n, _draws(draws), seed, size)
-    return _step_down(statistic, np.ones((1, n)), signs, exhaustive, np.abs(shift) <= margin)
 
 
 # One sample
@@ -257,7 +140,7 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | N
 
     None when no interval reaches `confidence`: at 95 % with fewer than six values.
     """
-    x = np.sort(_sample(values))
+    x = np.sort(sample(values))
     n = len(x)
     tail, k = 0, 0
     if n > EXACT_BLOCKS:
@@ -271,7 +154,7 @@ def median_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | N
 
 def spread(values: ArrayLike) -> float:
     """Return the sample standard deviation (n - 1); ValueError for fewer than two values."""
-    x = _sample(values)
+    x = sample(values)
     if len(x) < 2:
         raise ValueError("one value has no spread: expected two or more")
     return float(np.std(x - x[0], ddof=1))
@@ -279,7 +162,7 @@ def spread(values: ArrayLike) -> float:
 
 def pooled_spread(before: ArrayLike, after: ArrayLike) -> float:
     """Return the standard deviation within the two samples, of n + m - 2 degrees of freedom."""
-    x, y = _sample(before), _sample(after)
+    x, y = sample(before), sample(after)
     if len(x) + len(y) < 3:
         raise ValueError("1 v 1 values have no spread: expected two or more on a side")
     squares = sum(float(np.var(part - part[0])) * len(part) for part in (x, y))
@@ -293,7 +176,7 @@ def drift(values: ArrayLike) -> tuple[float, float]:
     values; beyond, the normal approximation with continuity and tie correction). It is 1 for a
     sequence that cannot drift: fewer than two values, or all the same.
     """
-    x = _sample(values)
+    x = sample(values)
     n = len(x)
     i, j = np.triu_indices(n, 1)
     if not len(i):
@@ -327,7 +210,7 @@ def two_groups(values: ArrayLike) -> tuple[float, float] | None:
     are found in 60 % of samples of 10 values and 90 % of 16; 12 apart in 97 % of 10. Values of
     which only two differ are never two groups: they may be one step of the clock apart.
     """
-    x = np.sort(_sample(values))
+    x = np.sort(sample(values))
     n = len(x)
     steps = np.diff(x)
     if n < 6 or not steps.any():
@@ -392,7 +275,7 @@ def runs_needed(
     if not size or sd / size > 1e4:
         return None
     # The formula asks for too few in small samples and for the right number in large ones.
-    asked = sides * (_large_sample(confidence, power) * sd / size) ** 2
+    asked = sides * (_largesample(confidence, power) * sd / size) ** 2
     n = max(1, int(asked))
     while True:
         reach = _reach(n, None if paired else n, confidence, power)
@@ -415,7 +298,7 @@ def _reach(n: int, m: int | None, confidence: float, power: float) -> float | No
     if n > 30 if m is None else n * m > 400:
         total = n if m is None else n + m
         share = (1 / n if m is None else 1 / n + 1 / m) * total / (total - 2)
-        return _large_sample(confidence, power) * sqrt(share)
+        return _largesample(confidence, power) * sqrt(share)
     # Moving a sample moves its interval, so the shift is seen that exceeds the upper end at 0.
     normal = _normals(10_000, n + (m or 0))
     if paired:
@@ -427,7 +310,7 @@ def _reach(n: int, m: int | None, confidence: float, power: float) -> float | No
     return float(np.quantile(np.partition(points, last, axis=1)[:, last], power))
 
 
-def _large_sample(confidence: float, power: float) -> float:
+def _largesample(confidence: float, power: float) -> float:
     """Return (z + z) / sqrt(3/pi): 3/pi is the rank tests' efficiency for normal values."""
     return (_z(confidence) + NormalDist().inv_cdf(power)) / sqrt(3 / np.pi)
 
@@ -520,111 +403,11 @@ def _z(confidence: float) -> float:
     return -NormalDist().inv_cdf(_tail(confidence))
 
 
-# Permutations
-
-
-def _step_down(
-    statistic: Callable[[Array], Array],
-    observed: Array,
-    arrangements: Iterator[Array],
-    exhaustive: bool,
-    within: NDArray[np.bool_],
-) -> list[float]:
-    """Return Westfall and Young's step-down max-T p of each column (1993, algorithm 4.1)."""
-    t = statistic(observed)[0]
-    t[within] = 0.0
-    order = np.argsort(-t, kind="stable")
-    reached, total = np.zeros(len(t), dtype=np.int64), 0
-    for chunk in arrangements:
-        # Each row competes with itself and the rows that stand out less than it.
-        largest = np.maximum.accumulate(statistic(chunk)[:, order[::-1]], axis=1)[:, ::-1]
-        reached += (largest >= t[order] / SAME).sum(axis=0)
-        total += len(chunk)
-    if not exhaustive:  # the observed arrangement is one of those that could have been drawn
-        reached, total = reached + 1, total + 1
-    p = np.empty(len(t))
-    p[order] = np.maximum.accumulate(reached / total)
-    return [float(value) for value in p]
-
-
-def _exact_steps(table: Array) -> tuple[Array, Array]:
-    """Return (values, valid): each column in whole steps, 0 where it has no value.
-
-    A step is a power of two, about 1e-7 of the column's range for 12 runs. So every sum, also of
-    squares, is a whole number below 2**53 and has no rounding: arrangements with equal sums
-    compare equal, whatever the order in which a machine adds.
-    """
-    valid = ~np.isnan(table)
-    values = np.where(valid, table, 0.0)
-    largest = np.abs(values).max(axis=0)
-    exponent = np.frexp(largest)[1]  # largest < 2**exponent
-    bits = 26 - len(table).bit_length()
-    return np.rint(np.ldexp(values, bits - exponent)), valid.astype(np.float64)
-
-
-def _mean_and_error(count: Array, sums: Array, squares: Array) -> tuple[Array, Array]:
-    """Return the mean and its squared standard error; of no use where count < 2."""
-    n = np.maximum(count, 2)
-    return sums / n, (n * squares - sums**2) / (n * n * (n - 1))
-
-
-def _ratio(distance: Array, error: Array) -> Array:
-    """Return distance / error with 0/0 = 0 and x/0 = infinity."""
-    t = np.where(distance > 0, np.inf, 0.0)
-    return np.divide(distance, error, out=t, where=error > 0)
-
-
-def _all_labels(n: int, m: int, arrangements: int, size: int) -> Iterator[Array]:
-    chosen = combinations(range(n + m), n)
-    flat = np.fromiter(chain.from_iterable(chosen), dtype=np.intp, count=arrangements * n)
-    return _labels(flat.reshape(arrangements, n), n + m, size)
-
-
-def _random_labels(n: int, m: int, draws: int, seed: int, size: int) -> Iterator[Array]:
-    generator = np.random.PCG64(seed)
-    for start in range(0, draws, size):
-        lines = min(size, draws - start)
-        keys = generator.random_raw(lines * (n + m)).reshape(lines, n + m)
-        yield from _labels(np.argsort(keys, axis=1, kind="stable")[:, :n], n + m, size)
-
-
-def _labels(chosen: NDArray[np.intp], runs: int, size: int) -> Iterator[Array]:
-    """Yield [size, runs] arrays with 1 where a run is of the first side."""
-    for start in range(0, len(chosen), size):
-        part = chosen[start : start + size]
-        labels = np.zeros((len(part), runs))
-        np.put_along_axis(labels, part, 1.0, axis=1)
-        yield labels
-
-
-def _all_signs(n: int, size: int) -> Iterator[Array]:
-    for start in range(0, 1 << n, size):
-        code = np.arange(start, min(start + size, 1 << n))[:, None]
-        yield np.where(code >> np.arange(n) & 1, -1.0, 1.0)
-
-
-def _random_signs(n: int, draws: int, seed: int, size: int) -> Iterator[Array]:
-    generator = np.random.PCG64(seed)
-    for start in range(0, draws, size):
-        lines = min(size, draws - start)
-        raw = generator.random_raw(lines * n).reshape(lines, n)
-        yield np.where(raw >> np.uint64(63), -1.0, 1.0)
-
-
-def _chunk_size(runs: int, columns: int) -> int:
-    return max(1, CHUNK // max(runs, columns))
-
-
-def _draws(draws: int) -> int:
-    if draws < 1:
-        raise ValueError(f"draws {draws}: expected 1 or more")
-    return draws
-
-
 # Arguments
 
 
-def _sample(values: ArrayLike) -> Array:
+def sample(values: ArrayLike) -> Array:
+    """Return the values as an array; ValueError where they are none, or not finite."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1:
         raise ValueError(f"a sample of {x.ndim} dimensions: expected 1")
@@ -635,38 +418,14 @@ def _sample(values: ArrayLike) -> Array:
     return x
 
 
-def _table(values: ArrayLike, name: str) -> Array:
-    table = np.array(values, dtype=np.float64)
-    if table.ndim != 2 or not len(table):
-        raise ValueError(f"{name} of shape {table.shape}: expected [runs, rows] and a run or more")
-    if np.isinf(table).any():
-        raise ValueError(f"{name} has an infinite value: expected finite numbers, or NaN for none")
-    return table
-
-
-def _margins(margins: ArrayLike, columns: int) -> Array:
-    margin = np.asarray(margins, dtype=np.float64)
-    if margin.shape != (columns,):
-        raise ValueError(f"margins of shape {margin.shape}: expected ({columns},)")
-    if not (np.isfinite(margin) & (margin >= 0)).all():
-        raise ValueError("a margin is negative or not finite: expected 0 or more")
-    return margin
-
-
 def _positive(name: str, value: float) -> float:
     if not (value >= 0 and np.isfinite(value)):
         raise ValueError(f"{name} {value}: expected a finite number, 0 or more")
     return float(value)
 
 
-def _column(estimate: Callable[[Array], np.floating[Any]], table: Array) -> Array:
-    """Return an estimate of each column's values; 0 where it has none."""
-    columns = [column[~np.isnan(column)] for column in table.T]
-    return np.array([float(estimate(x)) if len(x) else 0.0 for x in columns])
-
-
 def _differences(before: ArrayLike, after: ArrayLike) -> Array:
-    return np.subtract.outer(_sample(after), _sample(before)).ravel()
+    return np.subtract.outer(sample(after), sample(before)).ravel()
 
 
 def _walsh(d: Array) -> Array:

@@ -131,7 +131,7 @@ def command(
 
     \b
     Examples:
-      kvmbench check
+      kvmbench check eager deferred
       kvmbench check --policy-file mine.toml --replay
       kvmbench check deferred --cpus 3 --tasks 4 --ports 1
       kvmbench check deferred --mutations --tasks 2

@@ -59,7 +59,7 @@ def command(
     LABEL=RELEASE gives a kernel a name. Each block is ABBA or BAAB, drawn for each. After each
     boot, `kvmbench run --plan FILE` does the step that is due, and refuses where another kernel
     runs; `kvmbench compare` of the two results pairs by block. What follows -- is handed to
-    `kvmbench run`.
+    `kvmbench run`, which measures (--engine kvm) unless it says otherwise.
 
     \b
     Examples:
@@ -81,6 +81,8 @@ def command(
         if (Path(output).parent / kernel.results).exists():
             path = Path(output).parent / kernel.results
             raise click.UsageError(f"{path} exists: its boots would be taken for the plan's")
+    if not any(word == "--engine" or word.startswith("--engine=") for word in arguments):
+        arguments = ("--engine", "kvm", *arguments)
     try:
         plan = plans.make(kernels, blocks, seed, arguments)
         _check_arguments(plan.arguments)

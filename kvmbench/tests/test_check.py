@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import tracemalloc
 from dataclasses import replace
 
@@ -200,7 +201,7 @@ def test_limits_end_undecided():
     assert (verdict.verdict, verdict.states) == ("undecided", 5000)
     assert verdict.reason == "limit of 5,000 states"
     verdict = check(deferred, max_memory=10**6)
-    assert (verdict.verdict, verdict.reason) == ("undecided", "limit of memory")
+    assert (verdict.verdict, verdict.reason) == ("undecided", "limit of 0.001 GB")
     assert verdict.memory <= 10**6
 
 
@@ -327,6 +328,23 @@ def test_a_wrong_history_is_told_from_a_right_one():
         replay(replace(verdict, bad=replace(verdict.bad, what="leak")))
     with pytest.raises(ValueError, match="eager is safe"):
         replay(check(policies()["eager"], tasks=1))
+
+
+def test_one_thread_at_a_time():
+    explorer = Explorer(policies()["deferred"], 2, 3, 2)
+    thread = threading.Thread(target=explorer.explore, args=(10**6,))
+    thread.start()
+    refused = False
+    while thread.is_alive() and not refused:
+        try:
+            explorer.explore(1)
+        except RuntimeError as error:
+            refused = "searching in another thread" in str(error)
+    thread.join()
+    assert refused
+    while explorer.explore(10**6) is None:
+        pass
+    assert explorer.states == 1_955_944  # SPIN's 22,144,364 without symmetry
 
 
 def test_explorer_is_made_once_and_has_no_path_without_a_find():

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 import kvmbench
 from kvmbench import results
 from kvmbench.cli.main import COMMANDS, main
+from kvmbench.model import HOOKS
 from kvmbench.results import Run, Series
 from kvmbench.workloads import LIVE_ONLY
 
@@ -705,9 +706,8 @@ def test_help(arguments):
 
 
 def test_the_examples_of_the_help_work():
-    write("mine.toml", "[mine]\n")
-    for name in ("vmexit.log", "before.json"):
-        write(name, "cpuid 1313\n")
+    hooks = {hook: getattr(kvmbench.policies()["eager"], hook) for hook in HOOKS}
+    write("mine.toml", "[mine]\n" + "".join(f"{h} = {json.dumps(e)}\n" for h, e in hooks.items()))
     work = "[[tasks]]\nname = 'work'\ntype = 'plain'\ncount = 1\n"
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
     runs = [
@@ -728,7 +728,11 @@ def test_the_examples_of_the_help_work():
     assert len(found) >= 12
     for line in found:
         command = shlex.split(re.split(r"  +| >+ ", line)[0])
-        assert invoke(*command[1:]).exit_code == 0, line
+        # The checker's own tests explore more, those of the live engine measure.
+        light = dict(KVMBENCH_CHECK_CPUS="1", KVMBENCH_CHECK_TASKS="2")
+        if "kvm" in command or "check-io" in command:
+            continue
+        assert invoke(*command[1:], **light).exit_code == 0, line
 
 
 def test_help_is_light():

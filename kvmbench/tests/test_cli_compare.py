@@ -156,6 +156,9 @@ def test_sides_of_other_sizes_have_their_units():
         ["w,", "us", "b", "900.0", "950.0"],
         ["w,", "ms", "c", "0.900", "1.200"],
     ]
+    # A name that is the same as above it is not repeated.
+    lines = ok("compare", "a.json", "b.json", "b.json").splitlines()
+    assert sum(line.startswith("w,") for line in lines) == 1
 
 
 def test_json_has_the_keys(two):
@@ -353,6 +356,14 @@ def test_configurations_with_any_sign(file):
             assert not label or entry["from"] == "x"
 
 
+def test_configurations_of_a_kept_result(folder):
+    Path("results").mkdir()
+    both = [series("w", 1, configuration="a=on"), series("w", 2, configuration="a=off")]
+    keep("results/main.json", of_runs(both))
+    (entry,) = json.loads(ok("compare", "main#a=on", "main#a=off", "--format", "json"))["rows"]
+    assert (entry["before"], entry["after"]) == (1, 2)
+
+
 def test_one_file_with_two_configurations():
     keep(
         "a.json", of_runs([series("w", 1, configuration="on"), series("w", 2, configuration="off")])
@@ -501,7 +512,7 @@ def booted(monkeypatch):
 
 def test_a_plan_from_end_to_end(folder, booted):
     text = ok("plan", "old=6.11", "new=6.12", "--blocks", 2, "--seed", 7, "--",
-              "cpuid", "inl_from_qemu", "--iterations", 5)  # fmt: skip
+              "--engine", "sim", "cpuid", "inl_from_qemu", "--iterations", 5)  # fmt: skip
     assert "8 boots in 2 blocks" in text
     sides = [step["side"] for step in json.loads(Path("plan.json").read_text())["steps"]]
     for number, side in enumerate(sides):
@@ -534,7 +545,8 @@ def test_a_plan_from_end_to_end(folder, booted):
 
 
 def test_an_interrupted_plan_says_what_is_left_out(booted):
-    ok("plan", "6.11", "6.12", "--blocks", 2, "--seed", 7, "--", "cpuid", "--iterations", 5)
+    ok("plan", "6.11", "6.12", "--blocks", 2, "--seed", 7, "--",
+       "--engine=sim", "cpuid", "--iterations", 5)  # fmt: skip
     steps = json.loads(Path("plan.json").read_text())["steps"]
     for number in range(6):
         booted(("6.11", "6.12")[steps[number]["side"]], number)
@@ -568,6 +580,7 @@ def test_plans_that_are_refused(folder):
 def test_steps_that_are_refused(folder, booted):
     booted("6.11", 1)
     ok("plan", "6.11", "6.12", "--seed", 1)
+    assert json.loads(Path("plan.json").read_text())["arguments"] == ["--engine", "kvm"]
     for arguments in (["--iterations", 5], ["--save", "x"], ["cpuid"], ["-o", "x"]):
         assert "beside --plan" in refused(2, "run", "--plan", "plan.json", *arguments)
     assert "No such file" in refused(2, "run", "--plan", "nothing.json")
@@ -585,3 +598,15 @@ def test_seeds_give_the_plan_again(folder):
         texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
         Path("plan.json").unlink()
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_long_name_has_a_line_of_its_own(folder):
+    names = ("portio-datamatch-eventfd:pci-io", "cpuid")
+    figures = 1234567.0 + np.arange(8)[:, None] * [1e4, 2e4]
+    keep("a.json", table(figures, names))
+    keep("b.json", table(1.3 * figures, names))
+    lines = ok("compare", "a.json", "b.json").splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index("portio-datamatch-eventfd:pci-io")
+    assert lines[at + 1].startswith(" " * 10)
+    assert lines[at + 2].startswith("cpuid  ")

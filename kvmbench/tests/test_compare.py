@@ -167,6 +167,10 @@ def test_configurations_of_one_file_use_their_own_runs():
     rows = {r.workload: r for r in comparison.rows}
     assert rows["v"].missing == "Not in B (only in B)"
     assert rows["w"].units == (4, 2)
+    a_reason = Run(series=[series("w", 1, configuration="A")], skipped={"v": "only in A"})
+    other = Result(boots=[Boot(runs=[a_reason, *b]), Boot(runs=a)])
+    found = compare(Side("A", other, "A"), Side("B", other, "B"))
+    assert next(r for r in found.rows if r.workload == "v").missing == "Not in B (only in B)"
     reverse = compare(second, Side("A", result, "A"))
     assert next(r for r in reverse.rows if r.workload == "v").missing == "Not in B (only in B)"
 
@@ -348,6 +352,18 @@ def test_verdict_at_the_margin(shift, margin, verdict):
     assert found.verdict == verdict
 
 
+def test_the_whole_interval_must_be_beyond_the_margin():
+    """The test of the means is sure; the sixth smallest of the 36 differences is only 5."""
+    after = [1005, *[1100] * 5]
+    found = one(row("w", [1000] * 6), row("w", after), margin=Margin(10, False))
+    assert found.p < 0.05
+    assert found.interval == (5, 100)
+    assert found.verdict == "inconclusive"
+    assert "to one side of 0" in said(
+        row("w", [1000] * 6), row("w", after), margin=Margin(10, False)
+    )
+
+
 def blocks(count, shift, rows=8, changed=8):
     """Return ABBA results of `count` blocks whose rows differ a little from block to block."""
     rng = np.random.default_rng(5)
@@ -517,6 +533,7 @@ def test_a_lost_order_is_said_of_that_side_only():
     text = said(lost, after)
     assert "The order of the runs is lost (before): a drift cannot be seen." in text
     assert "Drift: from run to run of after" in text
+    assert text.count("Drift") == 1
     exact = Result(boots=row("w", [5] * 9, kind="exact").boots, order="lost")
     assert "order" not in said(exact, exact)
 

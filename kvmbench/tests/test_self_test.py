@@ -104,3 +104,13 @@ def test_null_data_raise_few_alarms():
         result = table(1000 * (1 + rng.normal(0, 0.005, (12, 8))))
         alarms += sum(bool(s.false_alarms) for s in self_test(Side("x", result), family="holm"))
     assert alarms <= 3
+
+
+def test_seven_runs_are_judged_at_the_confidence_that_they_can_have():
+    """3 against 4: the most extreme of C(7, 3) = 35 orders, either way, has p = 2/35."""
+    splits = self_test(Side("x", row("w", [100, 101, 102, 200, 201, 202, 203])))
+    assert {split.comparison.confidence for split in splits} == {1 - 2 / 35}
+    assert [split.false_alarms for split in splits] == [["w"], [], []]
+    assert "94.29 % interval" in render_splits("x", splits, "text")
+    (first, *_) = self_test(Side("x", row("w", range(8))))
+    assert first.comparison.confidence == 0.95

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvmbench import stats
+from kvmbench import family, stats
 
 TIED = [
     ([1, 2, 2, 3], [2, 3, 3, 4, 4]),
@@ -194,7 +194,7 @@ def test_estimates_by_hand():
     assert stats.spread([1e9 + 0.25, 1e9 + 0.5]) == pytest.approx(0.25 / math.sqrt(2))
     assert stats.pooled_spread([1, 3], [10, 10, 13]) == pytest.approx(math.sqrt((2 + 6) / 3))
     assert stats.pooled_spread([1], [10, 12]) == pytest.approx(math.sqrt(2))
-    assert stats.holm([0.01, 0.04, 0.03, 1.0]) == pytest.approx([0.04, 0.09, 0.09, 1])
+    assert family.holm([0.01, 0.04, 0.03, 1.0]) == pytest.approx([0.04, 0.09, 0.09, 1])
 
 
 # Laws
@@ -252,7 +252,7 @@ def test_holm_by_its_definition(p):
     for step, i in enumerate(ranked):
         largest = max(largest, p[i] * (len(p) - step))
         wanted[i] = min(1.0, largest)
-    assert stats.holm(p) == pytest.approx([wanted[i] for i in range(len(p))])
+    assert family.holm(p) == pytest.approx([wanted[i] for i in range(len(p))])
 
 
 # max-T
@@ -315,14 +315,14 @@ def test_max_t_independent_is_the_definition(rng, n, m, digits):
     after = (rng.normal([0, 1, 2, 4, 8], size=(m, 5))).round(digits)
     before[0, 1] = after[1, 3] = math.nan
     wanted = plain_max_t(before, after)
-    assert stats.max_t_independent(before, after, [0] * 5) == pytest.approx(wanted)
+    assert family.max_t_independent(before, after, [0] * 5) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("digits", [6, 0])
 def test_max_t_paired_is_the_definition(rng, digits):
     diffs = (rng.normal([0, 0.5, 1, 2, 4], size=(7, 5))).round(digits)
     diffs[2, 3] = math.nan
-    assert stats.max_t_paired(diffs, [0] * 5) == pytest.approx(plain_max_t_paired(diffs))
+    assert family.max_t_paired(diffs, [0] * 5) == pytest.approx(plain_max_t_paired(diffs))
 
 
 def test_one_row_of_max_t_is_scipys_permutation_test(rng):
@@ -337,49 +337,49 @@ def test_one_row_of_max_t_is_scipys_permutation_test(rng):
         wanted = scipy.permutation_test(
             (before, after), t, n_resamples=np.inf, alternative="greater", vectorized=True
         ).pvalue
-        found = stats.max_t_independent(before[:, None], after[:, None], [0])
+        found = family.max_t_independent(before[:, None], after[:, None], [0])
         assert found == [pytest.approx(wanted)]
 
 
 def test_random_arrangements_come_near_all_of_them(rng, monkeypatch):
     before, after = rng.normal(size=(7, 4)), rng.normal([0, 1, 2, 4], size=(7, 4))
-    everything = stats.max_t_independent(before, after, [0] * 4)
-    paired = stats.max_t_paired((after - before)[:, :3], [0] * 3)
-    monkeypatch.setattr(stats, "EXHAUSTIVE_LABELS", 1)
-    monkeypatch.setattr(stats, "EXHAUSTIVE_SIGNS", 1)
-    drawn = stats.max_t_independent(before, after, [0] * 4)
+    everything = family.max_t_independent(before, after, [0] * 4)
+    paired = family.max_t_paired((after - before)[:, :3], [0] * 3)
+    monkeypatch.setattr(family, "EXHAUSTIVE_LABELS", 1)
+    monkeypatch.setattr(family, "EXHAUSTIVE_SIGNS", 1)
+    drawn = family.max_t_independent(before, after, [0] * 4)
     assert drawn == pytest.approx(everything, abs=0.015)
-    assert stats.max_t_paired((after - before)[:, :3], [0] * 3) == pytest.approx(paired, abs=0.015)
-    assert stats.max_t_independent(before, after, [0] * 4) == drawn
-    assert stats.max_t_independent(before, after, [0] * 4, seed=2) != drawn
-    few = stats.max_t_independent(before, after + 1000, [0] * 4, draws=99)
+    assert family.max_t_paired((after - before)[:, :3], [0] * 3) == pytest.approx(paired, abs=0.015)
+    assert family.max_t_independent(before, after, [0] * 4) == drawn
+    assert family.max_t_independent(before, after, [0] * 4, seed=2) != drawn
+    few = family.max_t_independent(before, after + 1000, [0] * 4, draws=99)
     assert few == [pytest.approx(1 / 100)] * 4
 
 
 def test_the_draws_are_pinned():
     """The stream of PCG64 is guaranteed by numpy (NEP 19), so these figures hold everywhere."""
     before = np.arange(12.0)[:, None] ** 2
-    (p,) = stats.max_t_independent(before, before + 30, [0.0], draws=999)
+    (p,) = family.max_t_independent(before, before + 30, [0.0], draws=999)
     assert p * 1000 == pytest.approx(98)
     diffs = np.arange(-5.0, 15.0)[:, None]
-    (p,) = stats.max_t_paired(diffs, [0.0], draws=999)
+    (p,) = family.max_t_paired(diffs, [0.0], draws=999)
     assert p * 1000 == pytest.approx(6)
 
 
 def test_chunks_change_nothing(rng, monkeypatch):
     before, after = rng.normal(size=(10, 4)), rng.normal([0, 1, 2, 4], size=(10, 4))
     whole = [
-        stats.max_t_independent(before[:6], after[:6], [0] * 4),
-        stats.max_t_independent(before, after, [0] * 4, draws=500),
-        stats.max_t_paired(after - before, [0] * 4),
-        stats.max_t_paired(np.concatenate([after, before]), [0] * 4, draws=500),
+        family.max_t_independent(before[:6], after[:6], [0] * 4),
+        family.max_t_independent(before, after, [0] * 4, draws=500),
+        family.max_t_paired(after - before, [0] * 4),
+        family.max_t_paired(np.concatenate([after, before]), [0] * 4, draws=500),
     ]
-    monkeypatch.setattr(stats, "CHUNK", 333)
+    monkeypatch.setattr(family, "CHUNK", 333)
     assert whole == [
-        stats.max_t_independent(before[:6], after[:6], [0] * 4),
-        stats.max_t_independent(before, after, [0] * 4, draws=500),
-        stats.max_t_paired(after - before, [0] * 4),
-        stats.max_t_paired(np.concatenate([after, before]), [0] * 4, draws=500),
+        family.max_t_independent(before[:6], after[:6], [0] * 4),
+        family.max_t_independent(before, after, [0] * 4, draws=500),
+        family.max_t_paired(after - before, [0] * 4),
+        family.max_t_paired(np.concatenate([after, before]), [0] * 4, draws=500),
     ]
 
 
@@ -393,95 +393,95 @@ def blocks_that_stand_out():
 def test_six_blocks_decide_a_table_of_eight_rows_and_holm_cannot():
     nine = blocks_that_stand_out()
     six = nine[:6]
-    p = stats.max_t_paired(six, [0] * 8)
+    p = family.max_t_paired(six, [0] * 8)
     assert p[:3] == [2 / 64] * 3
     assert min(p[3:]) > 0.05
-    assert min(stats.holm([stats.signed_rank_p(d) for d in six.T])) == pytest.approx(8 * 2 / 64)
-    eight = stats.holm([stats.signed_rank_p(d) for d in nine[:8].T])
+    assert min(family.holm([stats.signed_rank_p(d) for d in six.T])) == pytest.approx(8 * 2 / 64)
+    eight = family.holm([stats.signed_rank_p(d) for d in nine[:8].T])
     assert min(eight) == pytest.approx(8 * 2 / 256)  # .0625
-    assert max(stats.holm([stats.signed_rank_p(d) for d in nine.T])[:3]) < 0.05
+    assert max(family.holm([stats.signed_rank_p(d) for d in nine.T])[:3]) < 0.05
 
 
 def test_margins():
     diffs = blocks_that_stand_out()[:6]
     means = diffs.mean(axis=0)
-    p = stats.max_t_paired(diffs, np.abs(means))  # on the margin is within it
+    p = family.max_t_paired(diffs, np.abs(means))  # on the margin is within it
     assert p == [1.0] * 8
-    assert stats.max_t_paired(diffs, [900, 1100, 0, *[5] * 5]) == [2 / 64, 1, 2 / 64, *[1] * 5]
+    assert family.max_t_paired(diffs, [900, 1100, 0, *[5] * 5]) == [2 / 64, 1, 2 / 64, *[1] * 5]
     before = np.zeros((6, 8))
-    p = stats.max_t_independent(before, diffs, [900, 1100, 0, *[5] * 5])
+    p = family.max_t_independent(before, diffs, [900, 1100, 0, *[5] * 5])
     assert p == [2 / 924, 1, 2 / 924, *[1] * 5]
-    p = stats.max_t_independent(diffs, before, [900, 1100, 0, *[5] * 5])
+    p = family.max_t_independent(diffs, before, [900, 1100, 0, *[5] * 5])
     assert p == [2 / 924, 1, 2 / 924, *[1] * 5]
 
 
 def test_p_is_1_within_the_margin_whatever_the_rounding():
     # Less its mean of 2/3 the sum is not quite 0, and it is 0 for signs that pair equal values.
     diffs = np.array([[1.0], [1], [1], [1], [0], [0]])
-    assert stats.max_t_paired(diffs, [1]) == [1]
+    assert family.max_t_paired(diffs, [1]) == [1]
 
 
 def test_a_row_within_its_margin_is_moved_to_no_shift_and_not_past_it(rng):
     before, after = rng.normal(size=(5, 2)), rng.normal([2, 1], size=(5, 2))
     centred = after - [0, after[:, 1].mean() - before[:, 1].mean()]
-    p = stats.max_t_independent(before, after, [0, 50])
-    assert p == stats.max_t_independent(before, centred, [0, 0])
+    p = family.max_t_independent(before, after, [0, 50])
+    assert p == family.max_t_independent(before, centred, [0, 0])
     d = after - before
-    p = stats.max_t_paired(d, [0, 50])
-    assert p == stats.max_t_paired(d - [0, d[:, 1].mean()], [0, 0])
+    p = family.max_t_paired(d, [0, 50])
+    assert p == family.max_t_paired(d - [0, d[:, 1].mean()], [0, 0])
 
 
 def test_a_large_common_part_loses_nothing(rng):
     before, after = rng.integers(-99, 99, size=(2, 5, 3)) / 64 + [[[0.0]], [[1]]]
-    found = stats.max_t_independent(before + 2**36, after + 2**36, [0] * 3)
-    assert found == stats.max_t_independent(before, after, [0] * 3)
+    found = family.max_t_independent(before + 2**36, after + 2**36, [0] * 3)
+    assert found == family.max_t_independent(before, after, [0] * 3)
 
 
 def test_a_margin_is_a_shift_toward_before(rng):
     before, after = rng.normal(size=(5, 2)), rng.normal([3, -3], size=(5, 2))
-    found = stats.max_t_independent(before, after, [0.5, 0.25])
-    moved = stats.max_t_independent(before, after - [0.5, -0.25], [0, 0])
+    found = family.max_t_independent(before, after, [0.5, 0.25])
+    moved = family.max_t_independent(before, after - [0.5, -0.25], [0, 0])
     assert found == moved
-    found = stats.max_t_paired(after, [0.5, 0.25])
-    assert found == stats.max_t_paired(after - [0.5, -0.25], [0, 0])
+    found = family.max_t_paired(after, [0.5, 0.25])
+    assert found == family.max_t_paired(after - [0.5, -0.25], [0, 0])
 
 
 def test_rows_without_spread():
     before = np.array([[5.0, 0.1, 7.0, 0.1]] * 6)
     after = np.array([[5.0, 0.3, 7.0, 0.1]] * 6)
-    assert stats.max_t_independent(before, after, [0] * 4) == [1, 2 / 924, 1, 1]
-    assert stats.max_t_paired(after - before, [0] * 4) == [1, 2 / 64, 1, 1]
+    assert family.max_t_independent(before, after, [0] * 4) == [1, 2 / 924, 1, 1]
+    assert family.max_t_paired(after - before, [0] * 4) == [1, 2 / 64, 1, 1]
     after[:, 2] += 3.3
-    assert stats.max_t_independent(before, after, [0, 0.3, 3, 0]) == [1, 1, 2 / 924, 1]
+    assert family.max_t_independent(before, after, [0, 0.3, 3, 0]) == [1, 1, 2 / 924, 1]
 
 
 def test_equal_arrangements_count_where_the_spread_is_tiny(rng):
     """Sides exchanged is as extreme; rounding would lose it where shift / spread is 1e5."""
     before = 2000 + rng.normal(size=(6, 1)) * 0.01
     after = 3000 + rng.normal(size=(6, 1)) * 0.01
-    assert stats.max_t_independent(before, after, [0]) == [2 / 924]
-    assert stats.max_t_independent(before / 7, after / 7, [0]) == [2 / 924]
-    assert stats.max_t_paired((after - before) / 3, [0]) == [2 / 64]
+    assert family.max_t_independent(before, after, [0]) == [2 / 924]
+    assert family.max_t_independent(before / 7, after / 7, [0]) == [2 / 924]
+    assert family.max_t_paired((after - before) / 3, [0]) == [2 / 64]
 
 
 def test_columns_with_missing_values():
     nan = math.nan
     before = np.array([[1, nan, 1, nan], [2, nan, 2, nan], [3, nan, 3, nan], [4, 5, nan, nan]])
     after = before + 100
-    p = stats.max_t_independent(before, after, [0] * 4)
+    p = family.max_t_independent(before, after, [0] * 4)
     assert p[1] == p[3] == 1
     # In the third column the two runs without a value may change sides: 2 * 2 arrangements. It
     # stands out more than the first, which therefore cannot have less.
     assert p[0] == p[2] == pytest.approx(4 / 70)
-    assert stats.max_t_independent(before[:, :1], after[:, :1], [0]) == [pytest.approx(2 / 70)]
-    assert stats.max_t_paired(after, [0] * 4)[3] == 1
+    assert family.max_t_independent(before[:, :1], after[:, :1], [0]) == [pytest.approx(2 / 70)]
+    assert family.max_t_paired(after, [0] * 4)[3] == 1
     weak = np.array([[1.0], [-2], [3], [1]])
     lone = np.array([[9.0], [nan], [nan], [nan]])  # says nothing, so it takes nothing
     assert (
-        stats.max_t_paired(np.hstack([weak, lone]), [0, 0])[0] == stats.max_t_paired(weak, [0])[0]
+        family.max_t_paired(np.hstack([weak, lone]), [0, 0])[0] == family.max_t_paired(weak, [0])[0]
     )
-    assert stats.max_t_independent(np.zeros((3, 0)), np.zeros((3, 0)), []) == []
-    assert stats.max_t_paired(np.zeros((3, 0)), []) == []
+    assert family.max_t_independent(np.zeros((3, 0)), np.zeros((3, 0)), []) == []
+    assert family.max_t_paired(np.zeros((3, 0)), []) == []
 
 
 @given(
@@ -493,21 +493,21 @@ def test_laws_of_max_t(seed, sizes, factor):
     rng = np.random.Generator(np.random.PCG64(seed))
     before, after = (rng.integers(-9, 9, size=(k, 4)).astype(float) for k in sizes)
     margins = rng.integers(0, 3, size=4)
-    p = stats.max_t_independent(before, after, margins)
+    p = family.max_t_independent(before, after, margins)
     assert all(1 / math.comb(sum(sizes), sizes[0]) <= value <= 1 for value in p)
     columns, left, right = rng.permutation(4), rng.permutation(sizes[0]), rng.permutation(sizes[1])
-    again = stats.max_t_independent(
+    again = family.max_t_independent(
         before[left][:, columns] * factor + 96,
         after[right][:, columns] * factor + 96,
         margins[columns] * factor,
     )
     assert again == pytest.approx([p[c] for c in columns])
-    assert stats.max_t_independent(after, before, margins) == pytest.approx(p)
+    assert family.max_t_independent(after, before, margins) == pytest.approx(p)
     if before.shape == after.shape:  # a wider margin never makes a row stand out more
-        widths = [stats.max_t_independent(before[:, :1], after[:, :1], [w])[0] for w in (0, 1, 3)]
+        widths = [family.max_t_independent(before[:, :1], after[:, :1], [w])[0] for w in (0, 1, 3)]
         assert widths == sorted(widths)
-    p = stats.max_t_paired(before, margins)
-    assert stats.max_t_paired(-before[left] * factor, margins * factor) == pytest.approx(p)
+    p = family.max_t_paired(before, margins)
+    assert family.max_t_paired(-before[left] * factor, margins * factor) == pytest.approx(p)
 
 
 # Drift, groups, planning
@@ -641,13 +641,16 @@ def test_runs_needed_inverts_minimum_detectable(paired, shift):
         (lambda: stats.minimum_detectable(-1, 10), "spread -1"),
         (lambda: stats.runs_needed(math.nan, 1), "spread nan"),
         (lambda: stats.runs_needed(1, math.inf), "shift inf"),
-        (lambda: stats.max_t_paired([1, 2], [0]), r"diffs of shape \(2,\)"),
-        (lambda: stats.max_t_paired(np.zeros((0, 2)), [0, 0]), r"diffs of shape \(0, 2\)"),
-        (lambda: stats.max_t_paired([[math.inf]], [0]), "diffs has an infinite value"),
-        (lambda: stats.max_t_paired([[1], [2]], [-1]), "a margin is negative"),
-        (lambda: stats.max_t_paired([[1], [2]], [0, 0]), r"margins of shape \(2,\): expected \(1,"),
-        (lambda: stats.max_t_paired([[1]] * 16, [0], draws=0), "draws 0: expected 1"),
-        (lambda: stats.max_t_independent([[1]], [[1, 2]], [0]), "before has 1 columns, after 2"),
+        (lambda: family.max_t_paired([1, 2], [0]), r"diffs of shape \(2,\)"),
+        (lambda: family.max_t_paired(np.zeros((0, 2)), [0, 0]), r"diffs of shape \(0, 2\)"),
+        (lambda: family.max_t_paired([[math.inf]], [0]), "diffs has an infinite value"),
+        (lambda: family.max_t_paired([[1], [2]], [-1]), "a margin is negative"),
+        (
+            lambda: family.max_t_paired([[1], [2]], [0, 0]),
+            r"margins of shape \(2,\): expected \(1,",
+        ),
+        (lambda: family.max_t_paired([[1]] * 16, [0], draws=0), "draws 0: expected 1"),
+        (lambda: family.max_t_independent([[1]], [[1, 2]], [0]), "before has 1 columns, after 2"),
     ],
 )
 def test_bad_arguments(call, message):

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from kvmbench import stats
+from kvmbench import family, stats
 
 SIZES = range(4, 21)
 TRIALS = 1000
@@ -115,14 +115,14 @@ def error_rate(p_of, null):
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_false_alarms_in_a_table_of_independent_runs(kind, correlation):
     null = tables(800, 10, 8, kind, correlation, 11)
-    rate = error_rate(lambda t: stats.max_t_independent(t[:5], t[5:], [0] * 8), null)
+    rate = error_rate(lambda t: family.max_t_independent(t[:5], t[5:], [0] * 8), null)
     assert 0.02 <= rate <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 800)
 
 
 @pytest.mark.parametrize("correlation", [0, 0.95])
 def test_false_alarms_in_a_table_of_blocks(correlation):
     null = tables(1500, 7, 8, "normal", correlation, 13)
-    rate = error_rate(lambda t: stats.max_t_paired(t, [0] * 8), null)
+    rate = error_rate(lambda t: family.max_t_paired(t, [0] * 8), null)
     assert 0.02 <= rate <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 1500)
 
 
@@ -130,7 +130,7 @@ def test_false_alarms_beside_rows_that_did_change():
     """Strong control: two rows changed, and the six others err no more often for it."""
     null = tables(800, 10, 8, "normal", 0.5, 17)
     null[:, 5:, :2] += 30
-    rate = error_rate(lambda t: stats.max_t_independent(t[:5], t[5:], [0] * 8)[2:], null)
+    rate = error_rate(lambda t: family.max_t_independent(t[:5], t[5:], [0] * 8)[2:], null)
     assert 0.02 <= rate <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 800)
 
 
@@ -138,10 +138,10 @@ def test_false_alarms_where_every_shift_is_the_margin():
     """The worst case of |shift| <= margin; the far side is out of reach, so about half of 5 %."""
     null = tables(800, 10, 8, "normal", 0, 19)
     null[:, 5:] += np.where(np.arange(8) % 2, 20, -20)
-    rate = error_rate(lambda t: stats.max_t_independent(t[:5], t[5:], [20] * 8), null)
+    rate = error_rate(lambda t: family.max_t_independent(t[:5], t[5:], [20] * 8), null)
     assert rate <= 0.05
     null = tables(1500, 7, 8, "normal", 0, 23) + np.where(np.arange(8) % 2, 20, -20)
-    rate = error_rate(lambda t: stats.max_t_paired(t, [20] * 8), null)
+    rate = error_rate(lambda t: family.max_t_paired(t, [20] * 8), null)
     assert rate <= 0.05
 
 
@@ -150,7 +150,7 @@ def test_power_grows_with_shift_and_runs_and_is_above_holms():
         values = tables(200, 2 * runs, 8, "normal", 0.5, 29)
         values[:, runs:, 0] += shift
         return np.mean(
-            [stats.max_t_independent(t[:runs], t[runs:], [0] * 8)[0] <= 0.05 for t in values]
+            [family.max_t_independent(t[:runs], t[runs:], [0] * 8)[0] <= 0.05 for t in values]
         )
 
     def by_holm(runs, shift):
@@ -160,7 +160,7 @@ def test_power_grows_with_shift_and_runs_and_is_above_holms():
             [stats.mann_whitney_p(x, y) for x, y in zip(t[:runs].T, t[runs:].T, strict=True)]
             for t in values
         ]
-        return np.mean([stats.holm(p)[0] <= 0.05 for p in each])
+        return np.mean([family.holm(p)[0] <= 0.05 for p in each])
 
     assert found(6, 1.5) < found(6, 3) < found(6, 6)
     assert found(4, 3) < found(6, 3)

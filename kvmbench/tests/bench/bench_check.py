@@ -38,12 +38,12 @@ def test_deferred(benchmark, report, request, engine, pan):
     if engine == "SPIN":
         report.ratio(request.config, GROUP, "SPIN", 3)
         found = benchmark.pedantic(spin.run, (pan, "-m10000000", "-w26"), **ONCE)
-        states = found.states
+        states = int(found.states)
     else:
         chosen = options(SIZES, symmetry=engine == "kvmbench")
         found = benchmark.pedantic(check, (policies()["deferred"],), chosen, **ONCE)
         assert found.verdict == "safe"
-        states = found.states
+        states = int(found.states)
     rate = states / benchmark.stats.stats.min
     report.figure(f"{GROUP}: {states:,} states", engine, f"{rate / 1e6:.2f} M/s", "-", True)
 
