@@ -394,7 +394,7 @@ cdef class Vm:
     (an OSError) where KVM refuses, ValueError for sizes that are not whole pages.
 
     A vCPU belongs to one thread at a time. `close`, or the end of a `with` block, gives all
-    memory and descriptors back; it must not run while another thread is in `run`.
+    memory and descriptors back.
     """
 
     cdef int kvm, vm
@@ -538,7 +538,14 @@ cdef class Vm:
         self._free()
 
     def close(self):
-        """Give memory and descriptors back; a second call does nothing."""
+        """Give memory and descriptors back; a second call does nothing.
+
+        Raises ValueError while a thread is in `run`.
+        """
+        cdef int i
+        for i in range(8):
+            if self.thread[i]:
+                raise ValueError(f"vCPU {i} is running")
         self._free()
         self.events = []
 

@@ -251,7 +251,12 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
 
     known = _known(path)
     if names:
-        return [pick("workload", name, known) for name in names]
+        named = [pick("workload", name, known) for name in names]
+        for workload in named:
+            if workload in LIVE_ONLY and missing_kinds(workload, profile):
+                what = f"profile {profile.name!r} has no costs for {workload.name}"
+                raise click.ClickException(f"{what}: measure it, with --engine kvm")
+        return named
     able = [found for found in known.values() if not missing_kinds(found, profile)]
     if not able:
         raise click.ClickException(f"profile {profile.name!r} has exit kinds of no workload")

@@ -40,6 +40,8 @@ def measured(
         plan = Plan(runs=runs, cpu=cpu, ioperm=ioperm)
         if fast:
             plan = replace(plan, rounds=FAST_ROUNDS, seconds=FAST_SECONDS)
+        if runs > Plan().runs:  # more of them take longer, and are no worse
+            plan = replace(plan, seconds=plan.seconds * runs / Plan().runs)
         result = measure(workloads, plan, progress=show, command=command_line())
     except LiveError as error:
         raise click.ClickException(str(error)) from None

@@ -124,7 +124,7 @@ def measure(
     seconds = plan.round_seconds(len(rows))
     draw = random.Random(plan.seed)
     runs: list[Run] = []
-    notes = _notes(offered, cpu, other_cpu, seconds, plan)
+    notes = _notes(offered, cpu, other_cpu, plan)
     ticks, waits = stolen(cpu), list[float]()
     begun = time.monotonic()
     for number, configuration in enumerate(configurations):
@@ -407,11 +407,17 @@ def _control(configuration: str, taken: _Taken) -> Series:
     return Series(workload=CONTROL, configuration=configuration, kind="noisy", values=taken.values)
 
 
-def _notes(
-    offered: Offer, cpu: int, other_cpu: int | None, seconds: float, plan: Plan
-) -> list[str]:
+def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[str]:
     threads = f"vCPU threads on CPU {cpu}" + (f" and {other_cpu}" if other_cpu is not None else "")
     notes = [f"Measured on /dev/kvm ({offered.module or 'no vendor module known'}); {threads}."]
+    if plan.ioperm == "on":
+        notes.append("The vCPU's thread held an I/O bitmap.")
+    if plan.ioperm != "off" and offered.module != "kvm_intel":
+        notes.append(
+            "This is not VMX: no VM exit cuts TR's limit here and nothing reloads it for a thread "
+            "that holds an I/O bitmap. What such a thread pays is the bitmap's update at each "
+            "return to userspace."
+        )
     if offered.module == "kvm_pvm":
         notes.append(
             "This KVM is PVM: it runs guests without VMX or SVM, CPL 0 in KVM's instruction "
@@ -489,14 +495,14 @@ class _Process:
 
     def end(self) -> str:
         """Wait for the end, or bring it about; return how it ended."""
-        try:
-            self.process.wait(timeout=0 if self.process.poll() is None else None)
-        except subprocess.TimeoutExpired:
+        for patience, then in ((GRACE, self.process.kill), (KILLED, None)):
             try:
-                self.process.wait(timeout=GRACE)
+                status = self.process.wait(timeout=patience)
+                break
             except subprocess.TimeoutExpired:
-                self.process.kill()
-        status = self.process.wait()
+                if then is None:  # its thread is in the kernel and no signal reaches it
+                    return "nothing: it cannot be killed"
+                then()
         self.reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -507,4 +513,4 @@ HYPERCALL = (
     ": with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
     "(emulator_fix_hypercall), so what is emulated here cannot make one"
 )
-GRACE = 0.5  # seconds that a process has to end by itself
+GRACE, KILLED = 0.5, 10.0  # seconds that a process has to end by itself, and once killed

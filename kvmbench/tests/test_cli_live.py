@@ -35,6 +35,13 @@ def test_options_of_the_other_engine_are_refused(arguments, option, other):
     assert f"{option} is of --engine {other}, not of --engine" in done.stderr
 
 
+def test_a_workload_without_costs_is_for_measuring():
+    done = invoke("run", "cpuid", "hlt")
+    assert (done.exit_code, done.stdout) == (1, "")
+    wanted = "profile 'patch-2017' has no costs for hlt: measure it, with --engine kvm\n"
+    assert done.stderr.endswith(wanted)
+
+
 def test_a_form_of_the_other_engine_is_refused():
     done = invoke("run", "cpuid", "--engine", "kvm", "--format", "kut")
     assert (done.exit_code, "--format kut is of --engine sim only" in done.stderr) == (2, True)

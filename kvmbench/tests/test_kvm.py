@@ -172,6 +172,8 @@ def test_a_vcpu_belongs_to_one_thread_at_a_time(vm):
     time.sleep(0.1)
     with pytest.raises(ValueError, match="vCPU 0 is running already"):
         vm.run(0, stop=guest.STOP, timeout=1)
+    with pytest.raises(ValueError, match="vCPU 0 is running"):
+        vm.close()
     thread.join()
 
 

@@ -390,6 +390,8 @@ def test_both_sides_with_their_control(monkeypatch):
     monkeypatch.setattr(engine._Process, "__init__", init)
     result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=3, seconds=0.8, ioperm="both"))
     assert asked == [False, True, True, False]
+    not_vmx = [note for note in result.notes if note.startswith("This is not VMX: ")]
+    assert len(not_vmx) == (result.boots[0].host.kvm != "kvm_intel")
     assert result.configurations() == [NO_BITMAP, BITMAP]
     assert result.workloads() == ["cpuid", "syscall"]
     assert all(value > 0 for series in _of(result, "syscall") for value in series.values)
