@@ -65,5 +65,6 @@ setup(
         emit_linenums=SANITIZE,
         # The coverage plugin wants the C file beside the source.
         build_dir=None if TRACE else "build/cython",
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

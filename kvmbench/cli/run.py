@@ -79,7 +79,7 @@ def _workload_names(ctx: click.Context) -> Iterable[str]:
 @click.option(
     "--runs",
     type=click.IntRange(1, 1000),
-    default=7,
+    default=8,
     show_default=True,
     help="kvm: fresh processes with a fresh virtual machine.",
 )

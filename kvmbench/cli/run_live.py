@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import SystemRandom
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -37,7 +38,8 @@ def measured(
         raise click.UsageError(f"--format {form} is of --engine sim only")
     show = Progress()
     try:
-        plan = Plan(runs=runs, cpu=cpu, ioperm=ioperm)
+        seed = SystemRandom().getrandbits(32)  # the rounds' order is another in each file
+        plan = Plan(runs=runs, cpu=cpu, ioperm=ioperm, seed=seed)
         if fast:
             plan = replace(plan, rounds=FAST_ROUNDS, seconds=FAST_SECONDS)
         if runs > Plan().runs:  # more of them take longer, and are no worse

@@ -47,7 +47,7 @@ class Plan:
     never less than SHORTEST.
     """
 
-    runs: int = 7  # fresh processes, of each configuration; six give an interval at 95 %
+    runs: int = 8  # fresh processes, of each configuration; a self-test halves them
     rounds: int = 10  # values of each workload in a run
     seconds: float = 45.0
     cpu: int | None = None  # of the host, for the vCPU's thread; None for a guess
