@@ -1,10 +1,12 @@
-from types import TracebackType
-from typing import Final, TypedDict
+from typing import Final, TypedDict, type_check_only
+
+from typing_extensions import disjoint_base
 
 API_VERSION: Final[int]
 CAPABILITIES: Final[dict[str, int]]
 REASONS: Final[dict[int, str]]
 
+@type_check_only
 class Outcome(TypedDict):
     reason: str
     port: int
@@ -15,6 +17,7 @@ class Outcome(TypedDict):
 
 class KvmError(OSError): ...
 
+@disjoint_base
 class Vm:
     @property
     def cpus(self) -> int: ...
@@ -24,13 +27,7 @@ class Vm:
     def quirk_off(self) -> bool: ...
     def __init__(self, *, cpus: int = 1, memory: int = 2097152) -> None: ...
     def __enter__(self) -> Vm: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
     def write(self, address: int, content: bytes | bytearray | memoryview) -> None: ...
     def read(self, address: int, size: int) -> bytes: ...

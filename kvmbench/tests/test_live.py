@@ -161,6 +161,102 @@ def test_without_the_extension_one_line_says_what_is_missing(monkeypatch):
     assert "this is linux on aarch64" in machine.why_not()
 
 
+# What becomes of the lines of a process
+
+
+class Script:
+    """A process that says what it is told to."""
+
+    runs: list
+
+    def __init__(self, job):
+        self.doing = ""
+        self.said = self.runs.pop(0)
+
+    def lines(self):
+        yield from self.said
+
+    def end(self):
+        return "status 0"
+
+
+def scripted(monkeypatch, *runs):
+    """Measure `cpuid` in processes that say these lines."""
+    monkeypatch.setattr(Script, "runs", list(runs), raising=False)
+    monkeypatch.setattr(engine, "_Process", Script)
+    monkeypatch.setattr(engine, "offer", _offer)
+    monkeypatch.setattr(engine, "stolen", lambda cpu: None)
+    return measure([workloads()["cpuid"]], Plan(runs=len(runs), rounds=2))
+
+
+def _round(cycles, in_host, **counts):
+    return ["round", "cpuid", 10, cycles, in_host, counts]
+
+
+READY = [["begin", "cpuid"], ["ready", "cpuid", 10]]
+END = [["waited", 0.5, 10.0], ["end"]]
+
+
+def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
+    rounds = [_round(12_000, 12_500, exits=10, answered=20), _round(13_005, 13_500, exits=11)]
+    result = scripted(monkeypatch, [*READY, *rounds, *END], [*READY, *rounds, *END])
+    for _, run in result.runs():
+        (series,) = run.series
+        assert series.values == [1200, 1300.5]
+        assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 10}
+        assert (series.marks, series.reloads) == ([], None)
+    assert "for 5% of the time, up to 5% in one run" in result.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "reloads"),
+    [
+        (dict(exits=0), 0),
+        (dict(exits=1), None),  # of 20 iterations
+        (dict(exits=0, insn_emulation=20), None),
+        (dict(), None),  # no counters: nothing is known
+    ],
+)
+def test_what_never_exits_is_a_control(monkeypatch, counts, reloads):
+    rounds = [_round(12_000, 12_500, **counts)] * 2
+    result = scripted(monkeypatch, [*READY, *rounds, *END])
+    assert result.boots[0].runs[0].series[0].reloads == reloads
+
+
+@pytest.mark.parametrize(
+    ("guest_cycles", "in_host", "marked"),
+    [
+        (10_000_000, 10_100_000, False),
+        (10_000_000, 11_500_000, False),  # entering and leaving took their time
+        (10_000_000, 9_900_000, True),
+        (10_000_000, 20_000_000, True),
+    ],
+)
+def test_the_two_clocks(monkeypatch, guest_cycles, in_host, marked):
+    one, good = _round(guest_cycles, in_host), _round(1_000_000, 1_000_000)
+    for rounds, wanted in (([one, one, good], marked), ([one, good, good], False)):
+        result = scripted(monkeypatch, [*READY, *rounds, *END])
+        marks = result.boots[0].runs[0].series[0].marks
+        assert marks == ["the guest's TSC and the host's do not agree"] * wanted
+
+
+def test_a_hang_is_tried_in_one_more_run(monkeypatch):
+    lost = ["lost", "cpuid", "hung: why", True]
+    good = [*READY, _round(1, 1), *END]
+    result = scripted(monkeypatch, [READY[0], lost, ["end"]], good, good)
+    assert [len(run.series) for _, run in result.runs()] == [1, 1]
+    hung = [READY[0], lost, ["end"]]
+    with pytest.raises(LiveError, match="nothing was measured: cpuid: hung: why"):
+        scripted(monkeypatch, hung, hung)
+
+
+def test_a_process_that_fails_to_begin(monkeypatch):
+    with pytest.raises(LiveError, match="the measuring process ended with status 0 before it"):
+        scripted(monkeypatch, [])
+    with pytest.raises(LiveError, match="no such thing"):
+        scripted(monkeypatch, [["failed", "no such thing"]])
+
+
 # For real
 
 
@@ -237,6 +333,34 @@ def _fault(code, _):
 
 
 @needs_kvm
+def test_no_exit_is_not_the_same_as_no_counter():
+    """A round without one exit, as a quiet host has them, tells so."""
+    task = worker.Task(name="x", code="", other="", cpl=0, iterations=1)
+    runner = worker.Runner(worker.Job(machine=dict(vendor="vmx", x2apic=True), timeout=5))
+    task["code"] = engine.PROGRAMS["empty"].assemble(worker.guest.CODE, MACHINE).hex()
+    try:
+        if not runner.vm.counters(0):
+            pytest.skip("this KVM has no KVM_GET_STATS_FD")
+        runner.vm = Frozen(runner.vm)
+        assert runner.round(task, 5).counts == {"exits": 0}
+    finally:
+        runner.vm.close()
+
+
+class Frozen:
+    """A Vm whose counters stand still."""
+
+    def __init__(self, vm):
+        self.vm = vm
+
+    def counters(self, cpu):
+        return dict.fromkeys(self.vm.counters(cpu), 7)
+
+    def __getattr__(self, name):
+        return getattr(self.vm, name)
+
+
+@needs_kvm
 def test_what_hangs_or_faults_is_named_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(engine, "TIMEOUT", 0.1)
     result = measure(
@@ -265,6 +389,27 @@ def test_a_second_vcpu_that_faults_is_named():
     program = Program(body=lambda code, _: code.pause(), other=_fault)
     with pytest.raises(LiveError, match="pair: the second vCPU ran into #GP"):
         measure([Workload("pair", guest=program)], Plan(runs=1, rounds=3, seconds=0.2))
+
+
+@needs_kvm
+def test_a_row_gets_no_interrupt_of_another():
+    """One leaves a timer's interrupt pending; the other lets interrupts in and must see none."""
+
+    def arm(code, _):
+        code.wrmsr_imm(0x6E0, 1)
+
+    def wait(code, _):
+        code.nop()
+
+    result = measure(
+        [
+            Workload("arms", guest=Program(body=arm), needs=("tsc_deadline",)),
+            Workload("waits", guest=Program(body=wait, interrupts=True)),
+        ],
+        Plan(runs=2, rounds=6, seconds=1),
+    )
+    for series in _of(result, "waits"):
+        assert "interrupts" not in series.counts
 
 
 @needs_kvm
