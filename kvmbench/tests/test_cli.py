@@ -26,20 +26,9 @@ from kvmbench import results
 from kvmbench.cli.main import COMMANDS, main
 from kvmbench.model import HOOKS
 from kvmbench.results import Run, Series
+from kvmbench.tests.patch_2017 import AFTER, BEFORE, NAMES
 from kvmbench.workloads import LIVE_ONLY
 
-AFTER = """\
-cpuid 1291
-vmcall 1181
-mov_from_cr8 11
-mov_to_cr8 16
-inl_from_pmtimer 6457
-inl_from_qemu 6209
-inl_from_kernel 2339
-outl_to_kernel 1391
-"""  # as the commit message of Linux b7ffc44d5b2e has it
-BEFORE = AFTER.replace("6457", "6937").replace("6209", "6689")
-NAMES = re.findall(r"^\w+", AFTER, re.MULTILINE)
 LIVE_NAMES = [workload.name for workload in LIVE_ONLY]
 KUT = f"Before:\n{BEFORE}After:\n{AFTER}"
 POLICIES = ["eager", "deferred", "exit-to-user", "every-exit"]

@@ -13,20 +13,8 @@ from kvmbench import Costs, ExitKind, Policy, Profile, Workload, simulate
 from kvmbench.catalog import policies, profiles, published
 from kvmbench.simulate import SEGMENTS, Cell, Residual, Result, Row, against
 from kvmbench.tables import FORMATS, Table, count, fact, render, signed, text
+from kvmbench.tests.patch_2017 import AFTER, BEFORE, NAMES
 from kvmbench.workloads import BUILT_IN
-
-AFTER = """\
-cpuid 1291
-vmcall 1181
-mov_from_cr8 11
-mov_to_cr8 16
-inl_from_pmtimer 6457
-inl_from_qemu 6209
-inl_from_kernel 2339
-outl_to_kernel 1391
-"""  # as the commit message of Linux b7ffc44d5b2e has it
-BEFORE = AFTER.replace("6457", "6937").replace("6209", "6689")
-NAMES = re.findall(r"^\w+", AFTER, re.MULTILINE)
 
 
 def simulated(before="eager", after="deferred", ioperm="off"):
