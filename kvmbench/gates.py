@@ -194,8 +194,12 @@ def _span(row: Row) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return six digits of a figure, and all of a whole one: limits are often a step away."""
-    return str(int(value)) if abs(value) < 1e15 and float(value).is_integer() else f"{value:.6g}"
+    """Return six digits of a figure, and all of a whole part: limits are often a step away."""
+    if not abs(value) < 1e15:
+        return f"{value:.6g}"
+    if float(value).is_integer():
+        return str(int(value))
+    return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.1f}"
 
 
 def _why(row: Row) -> str:

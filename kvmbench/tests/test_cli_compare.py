@@ -354,6 +354,15 @@ def test_configurations_with_any_sign(file):
             (entry,) = json.loads(text)["rows"]
             assert (entry["before"], entry["after"]) == (number, 0)
             assert not label or entry["from"] == "x"
+    keep("other.json", row("w", [5]))
+    text = ok("compare", f"{file}#w/o IPIv", "other.json", "--format", "json")
+    assert json.loads(text)["labels"] == [f"{file[:-5]}#w/o IPIv", "other"]
+
+
+def test_self_test_names_the_configuration():
+    text = ok("self-test", "ipiv-2022#xAPIC w/ IPIv")
+    assert text.startswith("ipiv-2022#xAPIC w/ IPIv against itself")
+    assert ok("self-test", "mine=ipiv-2022#xAPIC w/ IPIv").startswith("mine against itself")
 
 
 def test_configurations_of_a_kept_result(folder):

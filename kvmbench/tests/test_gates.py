@@ -101,6 +101,10 @@ def test_figures_a_step_apart_look_different():
     assert "1234568 cycles, to be at most 1234567" in line
     _, (line,) = held(row("w", [100], **exact), row("w", [1334], **exact), "w:2%")
     assert "1234 cycles (1234 %) worse" in line
+    _, (line,) = held(row("w", [1234567.25], **exact), row("w", [1234568.5], **exact), "w:0")
+    assert "1.25 cycles" in line
+    _, (line,) = held(row("w", [1], **exact), row("w", [2300680.4], **exact), "w:<=2300680")
+    assert "2300680.4 cycles, to be at most 2300680" in line
 
 
 def test_exact_figures_that_vary_fail_with_the_reason():
