@@ -421,6 +421,11 @@ def test_primary_rows_are_a_family_of_their_own():
         assert entry.primary == (entry.workload == "inl_from_qemu")
         assert entry.verdict == ("faster" if entry.primary else "inconclusive")
         assert entry.p == pytest.approx((1 if entry.primary else 8) * 2 / 64)
+    text = render_comparisons(
+        [compare(*sides(*blocks(6, -100)), primary=["inl_from_*"])], "text"
+    ).replace("\n", " ")
+    rows = "inl_from_pmtimer, inl_from_qemu, inl_from_kernel"
+    assert f"Named beforehand, and adjusted among themselves: {rows}." in text
     with pytest.raises(ValueError, match="unknown row 'inl_from_quemu'"):
         compare(*sides(*blocks(6, -100)), primary=["inl_from_quemu"])
 
