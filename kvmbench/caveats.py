@@ -114,11 +114,11 @@ def _listed(rows: Iterable[Row]) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    return [
-        f"{side.label}: {note}"
-        for side in comparison.sides
-        for note in dict.fromkeys(side.result.notes)
-    ]
+    said: dict[str, list[str]] = {}  # note -> the sides that have it
+    for side in comparison.sides:
+        for note in dict.fromkeys(side.result.notes):
+            said.setdefault(note, []).append(side.label)
+    return [f"{', '.join(labels)}: {note}" for note, labels in said.items()]
 
 
 def _missing(comparison: Comparison) -> list[str]:
@@ -137,29 +137,38 @@ def _varying(comparison: Comparison) -> list[str]:
 
 
 def _marks(comparison: Comparison) -> list[str]:
-    found = []
+    said: dict[tuple[str, str], list[str]] = {}  # rows and their mark -> the sides that have them
     for side in comparison.sides:
         marked: dict[str, list[str]] = {}
         for key, cells in side.cells.items():
             for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
                 marked.setdefault(mark, []).append(key.name)
-        found += [f"{side.label}, {', '.join(names)}: {mark}." for mark, names in marked.items()]
-    return found
+        for mark, names in marked.items():
+            said.setdefault((", ".join(names), mark), []).append(side.label)
+    return [f"{rows} ({', '.join(labels)}): {mark}." for (rows, mark), labels in said.items()]
 
 
 def _controls(comparison: Comparison) -> list[str]:
     rows = [row for row in comparison.rows if row.control and row.kind == "noisy"]
     moved = [row for row in rows if row.verdict in ("faster", "slower")]
     if moved:
+        begin = f"Verdicts with ? are in doubt: {_listed(moved)} moved, "
+        end = " What moved the controls can move every row."
+        if comparison.named_controls:
+            return [f"{begin}named as a control{'s' if len(moved) > 1 else ''}.{end}"]
         return [
-            f"Verdicts with ? are in doubt: {_listed(moved)} moved, though no reload of TR is "
-            "predicted there on either side. What moved the controls can move every row. "
+            f"{begin}though no reload of TR is predicted there on either side.{end} "
             "(Where the change is not about TR's reload: --no-controls.)"
         ]
     undecided = [row for row in rows if row.verdict == "no-verdict" and row.shift]
     undecided = [row for row in undecided if abs(row.shift or 0) > row.quantum and row.percent]
     if undecided:
         worst = max(undecided, key=lambda row: abs(row.percent or 0))
+        if comparison.named_controls:
+            return [
+                f"Named as controls, {_listed(undecided)} differ all the same, by up to "
+                f"{worst.percent:+.1f} % ({worst.workload})."
+            ]
         return [
             f"No reload of TR is predicted on either side of {_listed(undecided)}, and yet they "
             f"differ, by up to {worst.percent:+.1f} % ({worst.workload}): a change to TR's reload "
@@ -303,11 +312,7 @@ def _drift(comparison: Comparison) -> list[str]:
         return f"{row.workload} by {slope:+.3g} {row.unit}{share}"
 
     level = comparison.replicates.level
-    advice = (
-        "What rises or falls evenly within a block is not in the shift."
-        if comparison.replicates.paired
-        else "Unless the sides were measured in turn, it is in the shift and not in the interval."
-    )
+    advice = "Unless the sides were measured in turn, it is in the shift and not in the interval."
     found = [
         f"Drift: from {level} to {level} of {label} moves {'; '.join(said)}. {advice}"
         for label, said in _each_side(comparison, look).items()

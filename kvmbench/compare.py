@@ -5,6 +5,7 @@ docs/statistics.md has the reasons for each method.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from kvmbench.catalog import profiles
 from kvmbench.family import holm, max_t_independent, max_t_paired
 from kvmbench.model import unknown_name
 from kvmbench.replicates import Cell, Figures, Incompatible, Key, Replicates, Side
+from kvmbench.results import Host
 from kvmbench.workloads import workloads
 
 __all__ = [
@@ -89,7 +91,7 @@ class Row:
     before: float | None  # centre: the median of the units; None where the side has no such row
     after: float | None
     units: tuple[int, int]  # boots or runs a side; blocks twice where they are paired
-    control: bool  # no reload of TR is predicted on either side: it must not move
+    control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
     primary: bool  # it was to be decided beforehand
     missing: str | None = None  # what to say of a row that one side has not
     varies: bool = False  # an exact figure that is not the same in every run of a side
@@ -135,6 +137,7 @@ class Comparison:
     confidence: float
     family: Literal["max-t", "holm"]
     comparisons: int  # of afters with one before; p is adjusted for all of them
+    named_controls: bool  # the controls were asked for, and TR is not why they must not move
     margin: Margin | None  # None: the default
     detect: Margin | None
 
@@ -200,6 +203,7 @@ def compare(
         confidence=confidence,
         family=family,
         comparisons=comparisons,
+        named_controls=controls is not None,
         margin=margin,
         detect=detect,
     )
@@ -250,7 +254,7 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
         before=before,
         after=after,
         units=(len(present[0]), len(present[1])),
-        control=_is_control(cells),
+        control=_is_control(replicates.sides, cells),
         primary=True,
         missing=missing,
         varies=first.kind == "exact" and any(_varies(side) for side in cells),
@@ -292,15 +296,31 @@ def _light() -> frozenset[str]:
     )
 
 
-def _is_control(cells: tuple[list[Cell], list[Cell]]) -> bool:
+def _is_control(sides: tuple[Side, Side], cells: tuple[list[Cell], list[Cell]]) -> bool:
     """Say whether no reload of TR is predicted on either side."""
 
-    def predicted(cell: Cell) -> float:
+    def predicted(side: Side, cell: Cell) -> float:
         if cell.series.reloads is not None:
             return cell.series.reloads
-        return 0.0 if cell.series.workload in _light() else nan
+        light = cell.series.workload in _light()
+        return 0.0 if light and not _reloads_every_exit(side.result.boots[cell.boot].host) else nan
 
-    return all(side and all(predicted(cell) == 0 for cell in side) for side in cells)
+    return all(
+        found and all(predicted(side, cell) == 0 for cell in found)
+        for side, found in zip(sides, cells, strict=True)
+    )
+
+
+def _reloads_every_exit(host: Host) -> bool:
+    """Say whether the host's KVM may execute LTR after every VM exit, heavy or light.
+
+    On AMD it did so up to Linux 6.4 (svm_vcpu_run, arch/x86/kvm/svm/svm.c; commit 0d3518d2f8c3
+    removed it in 6.5).
+    """
+    if host.kvm != "kvm_amd":
+        return False
+    version = re.match(r"(\d+)\.(\d+)", host.kernel or "")
+    return version is None or (int(version[1]), int(version[2])) < (6, 5)
 
 
 def _measured(

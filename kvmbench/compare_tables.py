@@ -79,13 +79,16 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
         said = [*caveats_of_values(split.comparison), _alarms(split)]
         parts += [fill(words) for words in said]
     alarms = sum(bool(split.false_alarms) for split in splits)
-    reach = max((_reach(row) for s in splits for row in s.comparison.rows), default=0.0)
-    if reach:
+    reach: dict[str, float] = {}  # row -> the farthest of all splits
+    for row in (row for split in splits for row in split.comparison.rows):
+        reach[row.workload] = max(reach.get(row.workload, 0.0), _reach(row))
+    found = sorted((share, name) for name, share in reach.items() if share)
+    if found:
         what = f"{splits[0].comparison.replicates.level}s"
         parts.append(
             fill(
-                f"The intervals reach {share_words(100 * reach)} %: with as many {what} a side "
-                "as here, a shift within that may be noise.",
+                f"The intervals reach {_range(found)}: with as many {what} a side as here, a shift "
+                f"within that {'of its row ' if len(found) > 1 else ''}may be noise.",
             )
         )
     parts.append(
@@ -96,6 +99,13 @@ def render_splits(label: str, splits: Sequence[Split], form: str) -> str:
         )
     )
     return "\n".join(parts)
+
+
+def _range(shares: Sequence[tuple[float, str]]) -> str:
+    """Return the first and the last of sorted shares in percent, each with its row."""
+    (low, first), (high, last) = shares[0], shares[-1]
+    said = f"{share_words(100 * low)} %"
+    return said if len(shares) == 1 else f"{said} ({first}) to {share_words(100 * high)} % ({last})"
 
 
 def _reach(row: Row) -> float:
@@ -296,12 +306,14 @@ def _below(comparisons: Sequence[Comparison]) -> list[str]:
     words = []
     several = len(comparisons) > 1
     rows = [row for comparison in comparisons for row in comparison.rows]
-    others = dict.fromkeys(row.workload for row in rows if not row.primary)
-    if others:
-        words.append(f"Not among the rows to be decided beforehand: {', '.join(others)}.")
+    if not all(row.primary for row in rows):
+        primary = dict.fromkeys(row.workload for row in rows if row.primary)
+        words.append(f"Named beforehand, and adjusted among themselves: {', '.join(primary)}.")
     controls = dict.fromkeys(row.workload for row in rows if row.control and row.p is not None)
     if controls:
-        words.append(f"Controls, which a change to TR's reload cannot move: {', '.join(controls)}.")
+        named = any(comparison.named_controls for comparison in comparisons)
+        why = "named as such" if named else "which a change to TR's reload cannot move"
+        words.append(f"Controls, {why}: {', '.join(controls)}.")
     for comparison in comparisons:
         able = [row for row in comparison.rows if row.detectable is not None and row.before]
         if able:
@@ -318,16 +330,11 @@ def figure(value: float) -> str:
 
 
 def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
-    shares = sorted(
-        (100 * (row.detectable or 0) / abs(row.before or 1), row.workload) for row in rows
-    )
-    low, high = shares[0], shares[-1]
-    said = f"{share_words(low[0])} %"
-    if len(shares) > 1:
-        said += f" ({low[1]}) to {share_words(high[0])} % ({high[1]})"
+    shares = sorted(((row.detectable or 0) / abs(row.before or 1), row.workload) for row in rows)
     words = (
         f"detectable effect, told from 0 with power {100 * POWER:.0f} %, a row by itself: "
-        f"{said}. To be called faster or slower, a shift must exceed the margin by as much."
+        f"{_range(shares)}. To be called faster or slower, a shift must exceed the margin by as "
+        "much."
     )
     wanted = sorted(row.wanted for row in rows if row.wanted is not None)
     if wanted:
@@ -336,7 +343,7 @@ def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:
         unit = (
             "blocks" if comparison.replicates.paired else f"{comparison.replicates.level}s a side"
         )
-        number = f"{wanted[0]}" if wanted[0] == wanted[-1] else f"{wanted[0]} to {wanted[-1]}"
+        number = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
         words += f" To tell {what} from 0 takes {number} {unit}."
     return words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ __all__ = ["Finding", "Gate", "Limit", "gate"]
 VARIES = "is not the same in every run"
 
 Status = Literal["ok", "regression", "inconclusive"]
+GRAVE: tuple[Status, ...] = ("regression", "inconclusive")  # the gravest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,7 @@ class Gate:
     def status(self) -> Status:
         """The gravest of the findings'."""
         found = {finding.status for finding in self.findings}
-        if "regression" in found:
-            return "regression"
-        return "inconclusive" if "inconclusive" in found else "ok"
+        return next((status for status in GRAVE if status in found), "ok")
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -83,7 +83,10 @@ class Gate:
         bad = [finding for finding in self.findings if finding.status != "ok"]
         said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
         number = f"{len(self.findings)} check{'' if len(self.findings) == 1 else 's'}"
-        return (*dict.fromkeys(said), f"Gate {words[self.status]}: {number}.")
+        counts = Counter(finding.status for finding in bad)
+        parts = [f"{counts[status]} {words[status]}" for status in GRAVE if counts[status]]
+        of = f"{', '.join(parts)} of " if parts else ""
+        return (*dict.fromkeys(said), f"Gate {words[self.status]}: {of}{number}.")
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
@@ -194,8 +197,12 @@ def _span(row: Row) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return six digits of a figure, and all of a whole one: limits are often a step away."""
-    return str(int(value)) if abs(value) < 1e15 and float(value).is_integer() else f"{value:.6g}"
+    """Return six digits of a figure, and all of a whole part: limits are often a step away."""
+    if not abs(value) < 1e15:
+        return f"{value:.6g}"
+    if float(value).is_integer():
+        return str(int(value))
+    return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.1f}"
 
 
 def _why(row: Row) -> str:

@@ -9,7 +9,7 @@ The figure is what the machine's clocks moved while the function ran. With pytes
 in that one's table too, "Name (time in cycles)", in the group "cycles" unless the test's marker
 names another, and in its JSON (`extra_info`, exact integers). Without it the fixture and the gate
 work all the same. Of pytest-benchmark's own, --benchmark-histogram knows no unit but seconds, and
-so does the command `pytest-benchmark compare`; `kvmbench compare` reads baselines.
+so does the command `pytest-benchmark compare`; `kvmbench compare` reads baselines and that JSON.
 
 `--cycles-baseline FILE` gates the session: it fails where a figure is not the baseline's, in
 either direction, and where a test is missing on either side. `--cycles-update` writes the baseline.
@@ -219,7 +219,8 @@ def _extra_info(figure: Figure) -> dict[str, Any]:
     found["cycles"] = short(figure.cycles)
     found["segments"] = {name: short(spent) for name, spent in figure.segments.items()}
     found["reloads"] = None if figure.reloads is None else short(figure.reloads)
-    return {"unit": UNIT} | {name: value for name, value in found.items() if value is not None}
+    said = {name: value for name, value in found.items() if value is not None}
+    return {"unit": UNIT, "kind": "exact"} | said
 
 
 class Alone:

@@ -43,8 +43,10 @@ def self_test(side: Side, **options: Any) -> list[Split]:
     """Compare a side with itself, taken apart by boot where there are several, else by run.
 
     `options` are those of `compare`; the confidence is lowered to what so few units can have, such
-    as 94.3 % of 3 against 4. Raises ValueError where the order of the runs is lost, where
-    there are fewer than four units to take apart, or nothing noisy.
+    as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
+
+    Raises ValueError where the order of the runs is lost, where there are fewer than four units to
+    take apart, or nothing noisy.
     """
     result = side.result
     if result.order == "lost":
@@ -68,6 +70,7 @@ def self_test(side: Side, **options: Any) -> list[Split]:
         )
     if len(units) < 4:
         raise ValueError(f"{side.label}: {len(units)} {what}, and 4 or more can be taken apart")
+    options["controls"] = ()
     attainable = 1 - 2 / comb(len(units), len(units) // 2)
     options["confidence"] = min(options.get("confidence", CONFIDENCE), attainable)
     splits = []

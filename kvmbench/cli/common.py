@@ -93,7 +93,9 @@ def _result_file(name: str, results_dir: str) -> Path:
     return Path(results_dir) / f"{name}.json"
 
 
-def check_save(name: str | None, append: bool, replace: bool, results_dir: str) -> None:
+def check_save(
+    name: str | None, append: bool, replace: bool, results_dir: str, engine: str
+) -> None:
     """Refuse before the work what could not be kept after it."""
     if name is None:
         if append or replace:
@@ -110,6 +112,13 @@ def check_save(name: str | None, append: bool, replace: bool, results_dir: str) 
     if not append and any(series.kind == "noisy" for _, _, series in old.series()):
         raise click.UsageError(
             f"{file} holds measured runs: --append adds to them, --replace replaces them"
+        )
+    # One file with both could be compared with neither.
+    others = {run.engine for _, run in old.runs() if run.engine} - {engine}
+    if append and others:
+        raise click.UsageError(
+            f"{file} holds runs of {', '.join(sorted(others))}, and these are of {engine}: "
+            "--save them as another NAME"
         )
 
 

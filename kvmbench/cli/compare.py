@@ -220,7 +220,7 @@ def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
             "compared: name a BEFORE and an AFTER"
         )
     sides = [_side(name, results_dir) for name in names]
-    labels = _labels([label for label, _ in sides], [side.configuration for _, side in sides])
+    labels = _labels(sides)
     return [
         Side(label, side.result, side.configuration)
         for label, (_, side) in zip(labels, sides, strict=True)
@@ -231,7 +231,8 @@ def chosen_side(argument: str, results_dir: str) -> Side:
     """Return the one side that LABEL=FILE#CONFIGURATION names."""
     from kvmbench.replicates import Side
 
-    label, side = _side(argument, results_dir)
+    name, side = _side(argument, results_dir)
+    (label,) = _labels([(name, side)])
     return Side(label, side.result, side.configuration)
 
 
@@ -266,10 +267,15 @@ def _parted(argument: str) -> tuple[str, str | None]:
     return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
 
 
-def _labels(labels: Sequence[str], configurations: Sequence[str | None]) -> list[str]:
+def _labels(sides: Sequence[tuple[str, Side]]) -> list[str]:
     """Return labels that tell the sides apart: by file, by configuration, or by number."""
+    labels = [label for label, _ in sides]
+    configurations = [side.configuration for _, side in sides]
     if len(set(labels)) == len(labels):
-        return list(labels)
+        return [
+            side.label or "#".join(filter(None, (label, side.configuration)))
+            for label, side in sides
+        ]
     if len(set(configurations)) == len(labels) and None not in configurations:
         return [str(name) for name in configurations]
     return [f"{label} {number}" for number, label in enumerate(labels, 1)]

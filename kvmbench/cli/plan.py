@@ -91,8 +91,9 @@ def command(
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{output}: {error.strerror or error}") from None
+    many = "s" if blocks > 1 else ""
     click.echo(
-        f"{output}: {len(plan.steps)} boots in {blocks} blocks. Boot {plan.kernel(0)}, then\n"
+        f"{output}: {len(plan.steps)} boots in {blocks} block{many}. Boot {plan.kernel(0)}, then\n"
         f"kvmbench run --plan {output}"
     )
 

@@ -136,7 +136,7 @@ def command(
         _refuse_more_than_plan()
         run_step(plan)
         return
-    check_save(save, append, replace, results_dir)
+    check_save(save, append, replace, results_dir, chosen["engine"])
     text, result = measured(**chosen)
     if save is not None:
         save_result(save, results_dir, result, append)

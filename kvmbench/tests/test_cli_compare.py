@@ -16,7 +16,7 @@ from kvmbench import results
 from kvmbench.catalog import published
 from kvmbench.cli.main import main
 from kvmbench.live import host as live_host
-from kvmbench.results import Boot, Host, Result
+from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests.results_maker import EIGHT, of_runs, row, series, table
 
 
@@ -354,6 +354,15 @@ def test_configurations_with_any_sign(file):
             (entry,) = json.loads(text)["rows"]
             assert (entry["before"], entry["after"]) == (number, 0)
             assert not label or entry["from"] == "x"
+    keep("other.json", row("w", [5]))
+    text = ok("compare", f"{file}#w/o IPIv", "other.json", "--format", "json")
+    assert json.loads(text)["labels"] == [f"{file[:-5]}#w/o IPIv", "other"]
+
+
+def test_self_test_names_the_configuration():
+    text = ok("self-test", "ipiv-2022#xAPIC w/ IPIv")
+    assert text.startswith("ipiv-2022#xAPIC w/ IPIv against itself")
+    assert ok("self-test", "mine=ipiv-2022#xAPIC w/ IPIv").startswith("mine against itself")
 
 
 def test_configurations_of_a_kept_result(folder):
@@ -453,6 +462,14 @@ def test_results_are_kept_listed_and_compared(folder):
         "inl_from_pmtimer": -480,
         "inl_from_qemu": -480,
     }
+    # A measured file keeps what is measured.
+    keep(
+        "results/live.json", Result(boots=[Boot(runs=[Run(engine="kvm", series=[series("w", 1)])])])
+    )
+    kept = Path("results/live.json").read_bytes()
+    words = "live.json holds runs of kvm, and these are of sim"
+    assert words in refused(2, "run", "--save", "live", "--append")
+    assert Path("results/live.json").read_bytes() == kept
     # Simulated once more: it replaces what is exact, and is the same.
     ok("run", "--iterations", 5, "--save", "main")
     assert len(list(results.read("results/main.json").runs())) == 1

@@ -421,6 +421,11 @@ def test_primary_rows_are_a_family_of_their_own():
         assert entry.primary == (entry.workload == "inl_from_qemu")
         assert entry.verdict == ("faster" if entry.primary else "inconclusive")
         assert entry.p == pytest.approx((1 if entry.primary else 8) * 2 / 64)
+    text = render_comparisons(
+        [compare(*sides(*blocks(6, -100)), primary=["inl_from_*"])], "text"
+    ).replace("\n", " ")
+    rows = "inl_from_pmtimer, inl_from_qemu, inl_from_kernel"
+    assert f"Named beforehand, and adjusted among themselves: {rows}." in text
     with pytest.raises(ValueError, match="unknown row 'inl_from_quemu'"):
         compare(*sides(*blocks(6, -100)), primary=["inl_from_quemu"])
 
@@ -582,8 +587,14 @@ def test_marks_and_notes_are_said_once():
         notes=["a log of a TCG run"],
     )
     text = said(before, before)
-    assert text.count("before, a, b: TCG.") == 1
-    assert text.count("before: a log of a TCG run") == 1
+    assert text.count("TCG.") == 1
+    assert "a, b (before, after): TCG." in text
+    assert text.count("a log of a TCG run") == 1
+    assert "before, after: a log of a TCG run" in text
+    other = of_runs(*([series("b", x, marks=["TCG"])] for x in (1, 2)))
+    text = said(before, other)
+    assert "a, b (before): TCG. b (after): TCG." in text
+    assert "before: a log of a TCG run" in text
 
 
 # Controls
@@ -609,6 +620,39 @@ def test_a_control_that_moves_marks_every_noisy_verdict(more, control):
     assert ("slower?" in render_comparisons([comparison], "text")) == control
     quiet = compare(*sides(control_table(0, **more), control_table(0, **more)))
     assert not any(r.marked for r in quiet.rows)
+
+
+def test_nothing_is_said_of_tr_where_the_controls_were_named():
+    comparison = compare(*sides(control_table(0), control_table(100)), controls=["mine"])
+    text = render_comparisons([comparison], "text").replace("\n", " ")
+    assert "Controls, named as such: mine." in text
+    assert "Verdicts with ? are in doubt: mine moved, named as a control." in text
+    single = compare(*sides(row("mine", [1000]), row("mine", [1100])), controls=["mine"])
+    assert "Named as controls, mine differ all the same, by up to +10.0 % (mine)." in caveats(
+        single
+    )
+    for found in (text, " ".join(caveats(single))):
+        assert "TR" not in found
+
+
+@pytest.mark.parametrize(
+    ("kvm", "kernel", "control"),
+    [
+        ("kvm_amd", "6.4.16-generic", False),
+        ("kvm_amd", "5.15.0", False),
+        ("kvm_amd", None, False),
+        ("kvm_amd", "6.5.0-rc1", True),
+        ("kvm_amd", "6.12", True),
+        ("kvm_intel", "4.9.0", True),
+        (None, None, True),
+    ],
+)
+def test_light_rows_are_controls_but_where_amd_reloads_at_every_exit(kvm, kernel, control):
+    """commit 0d3518d2f8c3, of Linux 6.5, took LTR out of svm_vcpu_run."""
+    old = of_runs({"cpuid": 1000}, host=Host(kvm=kvm, kernel=kernel))
+    new = of_runs({"cpuid": 1000}, host=Host(kvm=kvm, kernel="6.12.0"))
+    assert one(old, new).control == control
+    assert one(new, old).control == control
 
 
 def test_a_reload_on_one_side_is_no_control():

@@ -95,12 +95,34 @@ def test_exact_rows(before, after, limit, status):
     assert found[0] == status
 
 
+def test_the_sum_says_how_many_of_the_checks_failed():
+    before, after = (
+        of_runs(*([series(n, x) for n, x in zip("abc", line, strict=True)] for line in lines))
+        for lines in (
+            [(100 + i, 100 + i, 100 + 9 * i) for i in range(4)],
+            [(200 + i, 100 + i, 110 + 9 * i) for i in range(4)],
+        )
+    )
+
+    def last(*limits):
+        comparison = compare(Side("before", before), Side("after", after))
+        return gate([comparison], [Limit.parse(limit) for limit in limits], False).lines[-1]
+
+    assert last("*:20%") == "Gate failed: 1 failed, 1 inconclusive of 3 checks."
+    assert last("c:20%") == "Gate inconclusive: 1 inconclusive of 1 check."
+    assert last("b:20%") == "Gate passed: 1 check."
+
+
 def test_figures_a_step_apart_look_different():
     exact = {"kind": "exact"}
     _, (line,) = held(row("w", [1234567], **exact), row("w", [1234568], **exact), "w:<=1234567")
     assert "1234568 cycles, to be at most 1234567" in line
     _, (line,) = held(row("w", [100], **exact), row("w", [1334], **exact), "w:2%")
     assert "1234 cycles (1234 %) worse" in line
+    _, (line,) = held(row("w", [1234567.25], **exact), row("w", [1234568.5], **exact), "w:0")
+    assert "1.25 cycles" in line
+    _, (line,) = held(row("w", [1], **exact), row("w", [2300680.4], **exact), "w:<=2300680")
+    assert "2300680.4 cycles, to be at most 2300680" in line
 
 
 def test_exact_figures_that_vary_fail_with_the_reason():
@@ -146,7 +168,7 @@ def test_missing_rows_fail_and_keep_their_labels():
     assert found.lines == (
         "inconclusive: a is no-verdict, its shift 0",
         "failed: b: not in PR",
-        "Gate failed: 3 checks.",
+        "Gate failed: 2 failed, 1 inconclusive of 3 checks.",
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import kvmbench._core
 import kvmbench.baseline
 import kvmbench.scenario  # loaded for good: sessions within this process drop what they import
+from kvmbench.formats import load
 from kvmbench.results import read
 
 pytest_plugins = ["pytester"]
@@ -121,6 +122,7 @@ def test_a_table_of_its_own_beside_a_wall_time_benchmark(session):
         assert segments["tr"] == 2 + 480 * reloads
         assert extra == {
             "unit": "cycles",
+            "kind": "exact",
             "cycles": cycles,
             "reloads": reloads,
             "policy": policy,
@@ -129,6 +131,14 @@ def test_a_table_of_its_own_beside_a_wall_time_benchmark(session):
             "model_version": "1",
         }
         assert all(type(value) is int for value in (extra["cycles"], *segments.values()))
+    read_back = {
+        s.workload.split("::")[1]: s for _, _, s in load(session.path / "out.json").series()
+    }
+    assert {name: (s.kind, s.unit) for name, s in read_back.items()} == {
+        "test_wall": ("noisy", "seconds"),
+        "test_inl[eager]": ("exact", "cycles"),
+        "test_inl[deferred]": ("exact", "cycles"),
+    }
 
 
 @with_benchmark

@@ -48,6 +48,13 @@ def test_blocks_of_a_plan_are_not_pairs_here():
     assert {split.comparison.replicates.level for split in found} == {"boot"}
 
 
+def test_nothing_is_marked_for_a_control_that_moved():
+    """Every split of cpuid, a control elsewhere, is judged by itself."""
+    first, *_ = self_test(Side("x", row("cpuid", [1000, 1001, 1002, 1003, 2000, 2001, 2002, 2003])))
+    assert first.false_alarms == ["cpuid"]
+    assert "?" not in render_splits("x", [first], "text")
+
+
 def test_one_configuration_of_a_file():
     """The published runs of a configuration, taken apart by their own numbers."""
     name = published()["ipiv-2022"]
@@ -95,6 +102,21 @@ def test_mixed_rows():
     result = of_runs(*([series("w", x), series("e", 5, kind="exact")] for x in range(1000, 1008)))
     for split in self_test(Side("x", result)):
         assert "e" not in (*split.false_alarms, *split.undecided)
+
+
+def test_the_reach_of_the_noise_is_said_row_by_row():
+    """4 against 4: the interval is from the least to the largest difference."""
+    quiet = [1000, 1001, 1002, 1003, 1004, 1005, 1006, 1010]  # 1010 - 1000 in the halves: 1 %
+    loud = [1000, 1100, 1200, 1300, 1400, 1500, 1600, 1700]  # 700 of the first half's 1150
+    both = of_runs(*({"quiet": x, "loud": y} for x, y in zip(quiet, loud, strict=True)))
+    for result, words in (
+        (both, "reach 1 % (quiet) to 61 % (loud): with as many runs a side as here, a shift within "
+         "that of its row may be noise."),
+        (row("loud", loud), "reach 61 %: with as many runs a side as here, a shift within that may "
+         "be noise."),
+    ):  # fmt: skip
+        splits = self_test(Side("x", result), family="holm")
+        assert words in " ".join(render_splits("x", splits, "text").split())
 
 
 def test_null_data_raise_few_alarms():
