@@ -167,6 +167,7 @@ def test_without_the_extension_one_line_says_what_is_missing(monkeypatch):
 @pytest.fixture(scope="module")
 def measured():
     names = ("empty", "empty_cpl3", "cpuid", "inl_from_qemu", "inb_cpl3", "hlt", "ipi", "mmio_read")
+    names += ("tscdeadline",)
     return measure([workloads()[name] for name in names], QUICK, command=["me"])
 
 
@@ -202,8 +203,9 @@ def test_counts_are_what_the_guest_did(measured):
             assert series.counts.get("exits", 1) >= 0.99
     for series in _of(measured, "cpuid") + _of(measured, "empty"):
         assert "answered" not in series.counts
-    for series in _of(measured, "hlt"):
+    for series in _of(measured, "hlt") + _of(measured, "tscdeadline"):
         assert series.counts["interrupts"] == 1
+        assert not series.marks
     assert {s.counts.get("cpl", 0) for s in _of(measured, "inb_cpl3")} == {3}
 
 
