@@ -298,6 +298,35 @@ def test_ctrl_c_gives_the_rounds_so_far():
 
 
 @needs_kvm
+@pytest.mark.parametrize("moment", ["a run begins", "a run ends"])
+def test_ctrl_c_between_runs_gives_the_runs_so_far(monkeypatch, moment):
+    class Interrupted(engine._Process):
+        made = 0
+
+        def __init__(self, job):
+            Interrupted.made += 1
+            if moment == "a run begins" and Interrupted.made == 2:
+                raise KeyboardInterrupt
+            super().__init__(job)
+            if moment == "a run ends" and Interrupted.made == 2:
+                wait, calls = self.process.wait, []
+
+                def interrupted(timeout=None):
+                    calls.append(timeout)
+                    if len(calls) == 1:
+                        raise KeyboardInterrupt
+                    return wait(timeout)
+
+                self.process.wait = interrupted
+
+    monkeypatch.setattr(engine, "_Process", Interrupted)
+    result = measure([workloads()["cpuid"]], Plan(runs=4, rounds=3, seconds=0.2))
+    assert len(result.boots[0].runs) == (1 if moment == "a run begins" else 2)
+    assert "Stopped by Ctrl-C in run 2 of 4." in result.notes
+    assert all(len(series.values) == 3 for _, _, series in result.series())
+
+
+@needs_kvm
 def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
     """The first run's process is killed while it measures."""
     begun = engine._Process.lines
