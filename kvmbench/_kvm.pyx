@@ -96,6 +96,11 @@ cdef extern from *:
     {
         struct sigevent event;
         struct itimerspec when;
+        sigset_t ours;
+        /* A mask is inherited: blocked by whoever started us, no kick would come through. */
+        sigemptyset(&ours);
+        sigaddset(&ours, kb_signal());
+        pthread_sigmask(SIG_UNBLOCK, &ours, NULL);
         memset(&event, 0, sizeof event);
         event.sigev_notify = SIGEV_THREAD_ID;
         event.sigev_signo = kb_signal();
@@ -314,6 +319,7 @@ cdef extern from "<linux/kvm.h>":
         KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_MP_STATE, KVM_GET_LAPIC, KVM_SET_LAPIC
         KVM_SET_VCPU_EVENTS, KVM_GET_TSC_KHZ, KVM_GET_STATS_FD
         KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT
+        KVM_CAP_IOEVENTFD_ANY_LENGTH
         KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_GET_TSC_KHZ, KVM_CAP_BINARY_STATS_FD
         KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_CAP_NR_VCPUS
         KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_SET_IDENTITY_MAP_ADDR
@@ -333,6 +339,7 @@ CAPABILITIES = {
     "irqchip": KVM_CAP_IRQCHIP,
     "pit": KVM_CAP_PIT2,
     "ioeventfd": KVM_CAP_IOEVENTFD,
+    "ioeventfd_any_length": KVM_CAP_IOEVENTFD_ANY_LENGTH,
     "immediate_exit": KVM_CAP_IMMEDIATE_EXIT,
     "tsc_deadline": KVM_CAP_TSC_DEADLINE_TIMER,
     "tsc_khz": KVM_CAP_GET_TSC_KHZ,
@@ -648,7 +655,8 @@ cdef class Vm:
     def ioeventfd(self, uint64_t address, uint32_t size, *, bint pio, data=None):
         """Let a write of `size` bytes to a port or an address raise an event in the kernel.
 
-        `data` is the value that must be written, or None for any. Nobody reads the event.
+        A `size` of 0 takes a write of any size. `data` is the value that must be written, or None
+        for any. Nobody reads the event.
         """
         cdef kvm_ioeventfd request
         cdef int fd

@@ -185,12 +185,14 @@ def _deadline_now(code: Code, _: Machine) -> None:
 
 
 def _deadline_spin(code: Code, _: Machine) -> None:
+    """Wait for another count, not from 0: the host reads how many interrupts a round had."""
     code.mov_imm(RBX, COUNT)
-    code.store_imm32(RBX, 0)
+    code.load32(RSI, RBX)
     _arm_deadline(code, 3000)
     waiting = f"waiting at {code.here:#x}"
     code.label(waiting)
-    code.cmp_mem32(RBX, 0)
+    code.load32(RAX, RBX)
+    code.cmp(RAX, RSI)
     code.jz(waiting)
 
 

@@ -150,14 +150,19 @@ def measure(
                 progress(name, (done + share) / len(configurations))
 
         side = configuration if plan.ioperm == "both" else ""
-        run, (seconds_waited, of), stopped = _run(job, rows, side, list(command), report)
+        where = f"Stopped by Ctrl-C in run {number + 1} of {len(configurations)}."
+        try:
+            run, (seconds_waited, of), stopped = _run(job, rows, side, list(command), report)
+        except KeyboardInterrupt:  # before it had a process: the runs so far are kept
+            notes.append(where)
+            break
         run.skipped.update(skipped)
         run.skipped.update({row.workload.name: row.why for row in rows if row.why is not None})
         waits.append(seconds_waited / of if of else 0.0)
         if run.series:
             runs.append(run)
         if stopped:
-            notes.append(f"Stopped by Ctrl-C in run {number + 1} of {len(configurations)}.")
+            notes.append(where)
             break
     if not runs:
         why = "; ".join(f"{r.workload.name}: {r.why}" for r in rows if r.why) or "stopped"
@@ -317,6 +322,7 @@ def _run(
         stopped = True
     finally:
         status = process.end()
+    stopped = stopped or process.interrupted
     if not ended and not stopped:
         row = by_name.get(process.doing)
         if row is None:
@@ -458,6 +464,7 @@ class _Process:
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.doing = ""
+        self.interrupted = False  # a Ctrl-C came while it ended
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kvmbench.live.worker"],
             stdin=subprocess.PIPE,
@@ -499,7 +506,8 @@ class _Process:
             try:
                 status = self.process.wait(timeout=patience)
                 break
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+                self.interrupted |= isinstance(error, KeyboardInterrupt)
                 if then is None:  # its thread is in the kernel and no signal reaches it
                     return "nothing: it cannot be killed"
                 then()

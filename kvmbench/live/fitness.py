@@ -235,7 +235,8 @@ def _watchdog(facts: Host) -> Iterator[Finding]:
     if facts.facts.get("nmi_watchdog") == "1":
         yield Finding(
             level="mind", name="NMI watchdog", value="on",
-            effect="an NMI every few seconds ends the guest's time slice early",
+            effect="an NMI every kernel.watchdog_thresh seconds (10 by default) exits the guest, "
+            "and a counter of the PMU is taken",
             remedy="echo 0 | sudo tee /proc/sys/kernel/nmi_watchdog",
         )  # fmt: skip
 

@@ -14,6 +14,8 @@ import pytest
 
 from kvmbench import guest
 from kvmbench.guest import RAX, RBX, RCX, RDX, Code
+from kvmbench.live.machine import make
+from kvmbench.programs import EVENTS
 from kvmbench.tests.live import needs_kvm
 
 pytestmark = needs_kvm
@@ -141,6 +143,20 @@ def test_a_guest_that_makes_no_progress_is_broken(vm):
     assert outcome["reason"] == "kicked"
     assert time.monotonic() - begun >= 0.05
     assert run(vm, lambda code: code.stop())["reason"] == "stopped"  # and the next one runs
+
+
+def test_a_guest_is_broken_though_the_signal_was_blocked(vm):
+    """A mask is inherited: whoever started this process may have blocked all signals."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 3})
+    rescue = threading.Timer(5, lambda: os.kill(os.getpid(), signal.SIGALRM))
+    handler = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("nothing broke the guest"))
+    rescue.start()
+    try:
+        assert run(vm, forever, timeout=0.05)["reason"] == "kicked"
+    finally:
+        rescue.cancel()
+        signal.signal(signal.SIGALRM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def test_a_halted_guest_is_broken_too(vm):
@@ -279,6 +295,21 @@ def test_an_ioeventfd_takes_the_write_it_wants(vm):
     taken, other = run(vm, write(0xFA)), run(vm, write(0xFB))
     assert (taken["io"], taken["mmio"]) == (0, 0)
     assert (other["io"], other["mmio"]) == (1, 0)
+
+
+@pytest.mark.parametrize("store", ["store8", "store32"])
+def test_the_wildcard_event_takes_a_store_of_any_size(store):
+    (at,) = (at for name, at, *_ in EVENTS if name.startswith("mmio-wildcard"))
+
+    def write(code):
+        code.mov_imm(RBX, at)
+        getattr(code, store)(RBX, RAX)
+        code.stop()
+
+    with make(MACHINE, cpus=1) as vm:
+        if not vm.capabilities["ioeventfd_any_length"]:
+            pytest.skip("this KVM has no ioeventfd of any length")
+        assert run(vm, write)["mmio"] == 0
 
 
 def test_cpuid_is_what_the_guest_sees(vm):

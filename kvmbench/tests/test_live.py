@@ -263,6 +263,7 @@ def test_a_process_that_fails_to_begin(monkeypatch):
 @pytest.fixture(scope="module")
 def measured():
     names = ("empty", "empty_cpl3", "cpuid", "inl_from_qemu", "inb_cpl3", "hlt", "ipi", "mmio_read")
+    names += ("tscdeadline",)
     return measure([workloads()[name] for name in names], QUICK, command=["me"])
 
 
@@ -298,8 +299,9 @@ def test_counts_are_what_the_guest_did(measured):
             assert series.counts.get("exits", 1) >= 0.99
     for series in _of(measured, "cpuid") + _of(measured, "empty"):
         assert "answered" not in series.counts
-    for series in _of(measured, "hlt"):
+    for series in _of(measured, "hlt") + _of(measured, "tscdeadline"):
         assert series.counts["interrupts"] == 1
+        assert not series.marks
     assert {s.counts.get("cpl", 0) for s in _of(measured, "inb_cpl3")} == {3}
 
 
@@ -438,6 +440,35 @@ def test_ctrl_c_gives_the_rounds_so_far():
     assert 1 <= len(result.boots[0].runs) <= 2
     assert any(note.startswith("Stopped by Ctrl-C in run ") for note in result.notes)
     assert all(series.values for _, _, series in result.series())
+
+
+@needs_kvm
+@pytest.mark.parametrize("moment", ["a run begins", "a run ends"])
+def test_ctrl_c_between_runs_gives_the_runs_so_far(monkeypatch, moment):
+    class Interrupted(engine._Process):
+        made = 0
+
+        def __init__(self, job):
+            Interrupted.made += 1
+            if moment == "a run begins" and Interrupted.made == 2:
+                raise KeyboardInterrupt
+            super().__init__(job)
+            if moment == "a run ends" and Interrupted.made == 2:
+                wait, calls = self.process.wait, []
+
+                def interrupted(timeout=None):
+                    calls.append(timeout)
+                    if len(calls) == 1:
+                        raise KeyboardInterrupt
+                    return wait(timeout)
+
+                self.process.wait = interrupted
+
+    monkeypatch.setattr(engine, "_Process", Interrupted)
+    result = measure([workloads()["cpuid"]], Plan(runs=4, rounds=3, seconds=0.2))
+    assert len(result.boots[0].runs) == (1 if moment == "a run begins" else 2)
+    assert "Stopped by Ctrl-C in run 2 of 4." in result.notes
+    assert all(len(series.values) == 3 for _, _, series in result.series())
 
 
 @needs_kvm
