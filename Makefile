@@ -14,7 +14,7 @@ run: $(VENV)/.run
 	@$(BIN)/kvmbench run
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --benchmark-disable
+	$(BIN)/python -m pytest --benchmark-disable -n auto --dist loadscope
 
 # Fails where a simulated figure is not the committed one; `make baseline` commits to new ones.
 gate: $(VENV)/.test
