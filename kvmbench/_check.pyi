@@ -5,7 +5,16 @@ from typing_extensions import disjoint_base
 
 from kvmbench.model import Policy
 
-__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer"]
+__all__ = [
+    "BAD",
+    "CPUS_MAX",
+    "EVENTS",
+    "PORTS_MAX",
+    "STATES_MAX",
+    "TASKS_MAX",
+    "Explorer",
+    "syncs_first",
+]
 
 EVENTS: tuple[str, ...]
 BAD: tuple[str | None, ...]
@@ -17,6 +26,8 @@ STATES_MAX: int
 _Event = tuple[str, int, Any]
 _State = Mapping[str, Sequence[Mapping[str, Any]]]
 _History = list[tuple[_Event | None, _State]]
+
+def syncs_first(policy: Policy) -> bool: ...
 
 @disjoint_base
 class Explorer:

@@ -22,7 +22,8 @@ from itertools import permutations
 
 from kvmbench.model import HOOKS, HOOK_STEPS_MAX
 
-__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer"]
+__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer",
+           "syncs_first"]
 
 cdef enum:                        # sizes that a packed state has room for
     CPUS = 3
@@ -137,6 +138,7 @@ cdef struct Space:
     bint symmetry
     bint whole                    # no task is preempted where Machine has no operation for it
     uint8_t valid_at_start
+    bint sync_first               # no base is made valid but behind a sync: syncs_first
     KbStep steps[STEPS_ROOM]      # all hooks, one behind the other
     int hook[KB_HOOKS + 1]        # steps[hook[h]:hook[h + 1]] is hook h
     int entry[KB_HOOKS][64 + 1]   # steps[entry[h][k]:entry[h][k + 1]] is top-level entry k
@@ -240,7 +242,10 @@ cdef void _sort(uint32_t* words, int n) noexcept nogil:
 
 
 cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the one that stands for all that differ from it in names."""
+    """Pack a state; under symmetry, the one that stands for all that differ from it in names.
+
+    Then too, a TSS's map that must be synced before it is seen again is as good as none.
+    """
     cdef uint32_t tasks[2 * WORDS]
     cdef uint32_t best[2 * WORDS]
     cdef uint32_t tried[2 * WORDS]
@@ -261,7 +266,9 @@ cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
         cpu = &w.cpus[i]
         cpus[i] = (cpu.full | cpu.busy << 1 | cpu.stale << 2 | cpu.valid << 3 | cpu.loaded << 4
                    | (cpu.held == HELD_NONE) << 5 | cpu.map << 6 | cpu.map_max << 10)
-        if cpu.held >= HELD_TASK:
+        if s.symmetry and s.sync_first and not cpu.valid:
+            cpus[i] &= 31
+        elif cpu.held >= HELD_TASK:
             tasks[cpu.held - HELD_TASK] |= 4 << i
     memcpy(sorted_cpus, cpus, sizeof(cpus))
     if s.symmetry:
@@ -756,11 +763,33 @@ cdef void _explore(Space* s, uint64_t states) noexcept nogil:
 
 # -- For Python ----------------------------------------------------------------------------------
 
+def syncs_first(policy):
+    """Return whether a TSS's map behind an invalid base has no say in what is to come.
+
+    That is so where sync_map alone writes it, and right before each validate_base, for a task
+    that there is (a switch may have none): docs/check.md, section 3, says why.
+    """
+    for hook in HOOKS:
+        for region in policy.regions(hook):
+            before = None
+            for step in region:
+                if step.action in ("load_map", "copy_map", "wipe_map", "wipe_own"):
+                    return False
+                if step.action == "validate_base" and (
+                    hook == "switch" or before is None or before.action != "sync_map"
+                    or not set(before.when) <= set(step.when)
+                ):
+                    return False
+                before = step
+    return True
+
+
 cdef class Explorer:
     """The states that a policy can reach, and the first bad event among the shortest histories.
 
     Parameters: `policy`, a `Policy`; `cpus`, 1 to CPUS_MAX, `tasks`, 1 to TASKS_MAX, `ports`, 1
-    to PORTS_MAX; `symmetry`, whether states that differ in the names of tasks and CPUs are one;
+    to PORTS_MAX; `symmetry`, whether states are one that differ in the names of tasks and CPUs,
+    or in what a TSS's map holds that is synced before it is seen (docs/check.md, section 3);
     `whole_calls`, whether a task is preempted in user mode and in the guest alone;
     `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for what is
     out of range, MemoryError where there is no room to begin. One thread at a time may use an
@@ -827,6 +856,7 @@ cdef class Explorer:
                     i += 1
             s.entry[h][s.n_entries[h]] = i
         s.hook[KB_HOOKS] = i
+        s.sync_first = syncs_first(self.policy)
         s.valid_at_start = self.policy.io_base_at_start == "valid"
         reads = 0
         regions = [region for region in self.policy.regions("ioperm") if region]

@@ -129,7 +129,8 @@ def check(
 ) -> Verdict:
     """Explore every interleaving of `policy` on a machine of that size.
 
-    `symmetry` takes states that differ in the names of tasks and CPUs for one. `whole_calls`
+    `symmetry` takes states for one that differ in what cannot matter: the names of tasks and
+    CPUs, and maps that nobody sees (docs/check.md, section 3). `whole_calls`
     leaves out histories in which a task is preempted inside the kernel, so that "safe" says less:
     what is left are operations of `Machine`. `max_memory` is
     in bytes, `default_memory()` where None. `progress` is called several times a second. Ctrl-C

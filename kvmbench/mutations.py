@@ -18,7 +18,8 @@ def mutations(policy: Policy) -> dict[str, Policy]:
     Of each step: it is dropped; it changes places with the next one of its hook; it moves to the
     front and to the end of its hook; where an inner list holds it with others, it leaves that
     list to either side, so that preemption is possible between; and each of its conditions is
-    taken away. A mutant is named `HOOK: what was done`, and so is its policy.
+    taken away. A mutant is named `HOOK: what was done`, and so is its policy; where a hook has a
+    step twice, the second has a number behind it.
     """
     found: dict[str, Policy] = {}
     known = [tuple(_trimmed(_entries(policy, hook)) for hook in HOOKS)]
@@ -30,7 +31,9 @@ def mutations(policy: Policy) -> dict[str, Policy]:
             body = tuple(_trimmed(_entries(mutant, name)) for name in HOOKS)
             if body not in known:
                 known.append(body)
-                found[label] = mutant
+                same = sum(name.partition(" (")[0] == label for name in found)
+                label += f" ({same + 1})" if same else ""
+                found[label] = replace(mutant, name=label)
     return found
 
 

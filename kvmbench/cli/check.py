@@ -83,7 +83,7 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
 @click.option(
     "--no-symmetry",
     is_flag=True,
-    help="Count states that differ in the names of tasks and CPUs each.",
+    help="Keep states that differ in what cannot matter: names, maps that nobody sees.",
 )
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Give up there.")
 @click.option(
@@ -183,12 +183,11 @@ def command(
     finally:
         show.clear()
     write_out(text, output)
-    # Of mutations, that there are survivors is the finding; the policies' own verdicts count.
+    # Of mutations, that some are unsafe is the finding: there the policies' own verdicts count.
     own = [v for v in verdicts if v.policy in policies] if mutations else verdicts
-    stopped = _stopped(verdicts)
     if any(v.verdict == "unsafe" for v in own):
         ctx.exit(UNSAFE)
-    if stopped or any(v.verdict == "undecided" for v in own):
+    if any(v.verdict == "undecided" for v in verdicts):
         ctx.exit(UNDECIDED)
 
 

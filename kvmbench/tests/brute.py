@@ -7,7 +7,8 @@ one where they differ in nothing that equality of numbers cannot tell.
 from itertools import permutations
 from typing import NamedTuple
 
-from kvmbench.check_replay import Refused, Stepper
+from kvmbench._check import syncs_first
+from kvmbench.check_replay import INVALID, Refused, Stepper
 
 CODES = ("to_user", "kvm_run", "enter", "vm_exit", "leave", "return", "continue", "task_exit")
 
@@ -90,14 +91,26 @@ def explore(policy, sizes, most=10**9):
     return Found(None, len(seen), transitions, depth, not level, frozenset(seen))
 
 
-def orbits(seen, cpus, tasks):
-    """Return how many states are left when names of CPUs and tasks do not count."""
+def orbits(policy, seen, cpus, tasks):
+    """Return how many states are left when names of CPUs and tasks do not count.
+
+    Nor does what a TSS's map holds behind an invalid base, where it is synced before it is seen.
+    """
     left = set(seen)
+    if syncs_first(policy):
+        left = {(tuple(map(_without_hidden_map, found)), rest) for found, rest in left}
     n = 0
     while left:
         n += 1
         left -= set(_renamed(next(iter(left)), cpus, tasks))
     return n
+
+
+def _without_hidden_map(cpu):
+    limit, busy, base, _, stale, guest, _, _, task = cpu
+    return (
+        (limit, busy, base, frozenset(), stale, guest, 0, "none", task) if base == INVALID else cpu
+    )
 
 
 def _renamed(found, n_cpus, n_tasks):
