@@ -417,7 +417,6 @@ cdef class Vm:
     cdef bint has_lapic[8]
     cdef readonly dict capabilities
     cdef readonly bint quirk_off    # the hypercall is executed as it is written
-    cdef list events
     cdef dict layouts
 
     def __cinit__(self):
@@ -425,7 +424,6 @@ cdef class Vm:
         self.kvm = self.vm = -1
         for i in range(8):
             self.vcpu[i] = self.stats_fd[i] = -1
-        self.events = []
         self.layouts = {}
 
     def __init__(self, *, int cpus=1, size_t memory=1 << 21):
@@ -554,14 +552,10 @@ cdef class Vm:
             if self.thread[i]:
                 raise ValueError(f"vCPU {i} is running")
         self._free()
-        self.events = []
 
     cdef void _free(self) noexcept:
         with nogil:
             self._close_all()
-        if self.events:
-            for fd in self.events:
-                close(fd)
 
     cdef void _close_all(self) noexcept nogil:
         cdef int i
@@ -659,21 +653,23 @@ cdef class Vm:
         for any. Nobody reads the event.
         """
         cdef kvm_ioeventfd request
-        cdef int fd
+        cdef int fd, result
         if self.vm < 0:
             raise ValueError("this Vm is closed")
-        fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if fd < 0:
-            raise KvmError(errno, strerror(errno).decode(), "eventfd")
-        self.events.append(fd)
         memset(&request, 0, sizeof(request))
-        request.addr, request.len, request.fd = address, size, fd
+        request.addr, request.len = address, size
         if pio:
             request.flags |= KVM_IOEVENTFD_FLAG_PIO
         if data is not None:
             request.datamatch = data
             request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
-        _check(_ask(self.vm, KVM_IOEVENTFD, <unsigned long>&request), "KVM_IOEVENTFD")
+        request.fd = fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if fd < 0:
+            raise KvmError(errno, strerror(errno).decode(), "eventfd")
+        result = -errno if _ask(self.vm, KVM_IOEVENTFD, <unsigned long>&request) else 0
+        close(fd)  # KVM holds the event itself (eventfd_ctx_fdget), until the machine ends
+        if result < 0:
+            raise KvmError(-result, strerror(-result).decode(), "KVM_IOEVENTFD")
 
     def keep_lapic(self, int cpu):
         """Remember the vCPU's local APIC as it is now; `start` brings it back to that."""

@@ -129,6 +129,8 @@ def command(
       kvmbench run --after exit-to-user --ioperm both
       kvmbench run --policy-file mine.toml --after mine --format json -o mine.json
       kvmbench run --save sim
+      kvmbench run --engine kvm --fast
+      kvmbench run --engine kvm --ioperm both inl_from_qemu cpuid
     """
     if plan is not None:
         from kvmbench.cli.plan import run_step

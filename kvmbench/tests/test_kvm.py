@@ -408,6 +408,20 @@ def test_nothing_is_left_of_a_thousand_machines():
     assert _mapped() - pages < 200_000  # of 4 KiB; guest memory left over would be 512,000
 
 
+def test_nothing_is_left_of_a_machine_in_a_cycle():
+    def once():
+        vm = Vm()
+        vm.ioeventfd(0xC000, 1, pio=True)
+        cycle = [vm]
+        cycle.append(cycle)
+
+    gc.collect()
+    before = left_over()
+    once()
+    gc.collect()
+    assert left_over() == before
+
+
 def _mapped():
     return int(Path("/proc/self/statm").read_text().split()[0])
 
