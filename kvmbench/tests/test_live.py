@@ -169,6 +169,7 @@ class Script:
     """A process that says what it is told to."""
 
     runs: list
+    interrupted = False
 
     def __init__(self, job):
         self.doing = ""
