@@ -12,7 +12,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
-    "run": ("run", "Simulate workloads under two policies and print the table."),
+    "run": ("run", "Simulate workloads under two policies, or measure them on /dev/kvm."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
@@ -98,7 +98,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Show the version and exit.",
 )  # fmt: skip
 def main(**_: Any) -> None:
-    """Benchmark KVM's VM exits: what a kernel policy costs, exactly.
+    """Benchmark KVM's VM exits: simulated, measured, compared, checked.
 
     \b
     Examples:
@@ -106,6 +106,7 @@ def main(**_: Any) -> None:
       kvmbench run --explain inl_from_qemu       where its cycles go
       kvmbench run --before every-exit           the changelog's literal sentence
       kvmbench run --against patch-2017          predicted beside published
+      kvmbench run --engine kvm                  measured on this host
       kvmbench scenario oversubscribed           what the patch is worth to a host
       kvmbench check deferred                    every interleaving: is it safe
       kvmbench compare before.json after.json    which rows moved, how surely
