@@ -19,6 +19,7 @@ FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name
 UNLIKE = 3.0  # ratio of standard deviations: max-T then has 12 % false alarms at 5 %
 LEAST_FOR_SPREADS = 6  # units a side: of fewer the ratio says little
 DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
+NAMED = 10  # rows, in a sentence
 LEAST_OF_DRIFT = 4  # units in which one can be looked for
 
 
@@ -110,7 +111,11 @@ def caveats_of_values(comparison: Comparison) -> list[str]:
 
 
 def _listed(rows: Iterable[Row]) -> str:
-    return ", ".join(row.workload for row in rows)
+    """Return the rows' names; of many, how many and the first few."""
+    names = [row.workload for row in rows]
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{len(names)} rows ({', '.join(names[:3])} ...)"
 
 
 def _notes(comparison: Comparison) -> list[str]:
