@@ -143,6 +143,11 @@ def command(
     if save is not None:
         save_result(save, results_dir, result, append)
     write_out(text, output)
+    if chosen["engine"] == "kvm":
+        from kvmbench.live.engine import STOPPED
+
+        if any(note.startswith(STOPPED) for note in result.notes):
+            click.get_current_context().exit(130)  # kept and printed, but not what was asked for
 
 
 def _refuse_more_than_plan() -> None:

@@ -32,6 +32,7 @@ NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --i
 SHARED = 0.02  # of a run's time, from which it is said that others ran
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
 TIMEOUT = 1.0  # seconds above what a round should take, after which it is hung
+STOPPED = "Stopped by Ctrl-C"  # how the note of an unfinished result begins
 GIVEN_UP = 2  # runs in which a workload may hang
 START = 0.35  # seconds to start a process with its machine, here on a slow one
 SILENT = 30.0  # seconds after which a process that says nothing is ended
@@ -150,7 +151,7 @@ def measure(
                 progress(name, (done + share) / len(configurations))
 
         side = configuration if plan.ioperm == "both" else ""
-        where = f"Stopped by Ctrl-C in run {number + 1} of {len(configurations)}."
+        where = f"{STOPPED} in run {number + 1} of {len(configurations)}."
         try:
             run, (seconds_waited, of), stopped = _run(job, rows, side, list(command), report)
         except KeyboardInterrupt:  # before it had a process: the runs so far are kept

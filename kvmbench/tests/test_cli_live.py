@@ -6,9 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from kvmbench import results
+from kvmbench.cli import run_live
 from kvmbench.cli.main import main
 from kvmbench.live import engine, machine
 from kvmbench.live.machine import LiveError
+from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.tests.live import needs_kvm
 
 
@@ -156,3 +158,14 @@ def test_host():
     document = json.loads(invoke("host", "--format", "json").stdout)
     assert {one["name"] for one in document["findings"]} >= {"/dev/kvm", "TSC"}
     assert document["host"]["kernel"]
+
+
+def test_what_was_stopped_is_printed_and_kept_and_no_success(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    row = Series(workload="cpuid", kind="noisy", values=[1])
+    note = f"{engine.STOPPED} in run 2 of 8."
+    found = Result(notes=[note], boots=[Boot(runs=[Run(engine="kvm", series=[row])])])
+    monkeypatch.setattr(run_live, "measured", lambda *_, **__: ("the table\n", found))
+    done = CliRunner().invoke(main, ["run", "--engine", "kvm", "cpuid", "--save", "part"])
+    assert (done.exit_code, done.stdout) == (130, "the table\n")
+    assert results.read("results/part.json").notes == [note]

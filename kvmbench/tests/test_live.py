@@ -490,7 +490,8 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
     result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=50, seconds=2))
     first, second = result.boots[0].runs
     assert len(second.series[0].values) > 1
-    assert first.series[0].marks == ["not all of its rounds: ended the process with signal 9"]
+    # On a busy host the row may have another mark, that its two clocks do not agree.
+    assert "not all of its rounds: ended the process with signal 9" in first.series[0].marks
 
 
 @needs_kvm
