@@ -15,7 +15,7 @@ from kvmbench.gates import Gate
 from kvmbench.self_test import Split
 from kvmbench.tables import Table, fill, markdown, text
 
-__all__ = ["COMPARE_FORMATS", "figure", "render_comparisons", "render_splits"]
+__all__ = ["COMPARE_FORMATS", "render_comparisons", "render_splits"]
 
 COMPARE_FORMATS = ("text", "markdown", "csv", "json", "junit")
 WIDTH = 75  # columns that checkpatch.pl allows a line of a commit message
@@ -320,13 +320,6 @@ def _below(comparisons: Sequence[Comparison]) -> list[str]:
             begin = f"Of {comparison.sides[1].label}, the minimum" if several else "Minimum"
             words.append(f"{begin} {_detectable(able, comparison)}")
     return list(dict.fromkeys((*words, *(said for c in comparisons for said in caveats(c)))))
-
-
-def figure(value: float) -> str:
-    """Return a figure with no exponent where four significant digits need none."""
-    if float(value).is_integer() and abs(value) < 1e12:
-        return str(int(value))
-    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _detectable(rows: Sequence[Row], comparison: Comparison) -> str:

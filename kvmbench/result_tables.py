@@ -8,7 +8,7 @@ import numpy as np
 
 from kvmbench import stats
 from kvmbench.compare import CONFIDENCE, POWER, QUANTA
-from kvmbench.compare_tables import figure
+from kvmbench.formats.rows import figure
 from kvmbench.replicates import Cell, Key, Replicates, Side
 from kvmbench.results import Result
 from kvmbench.tables import Table, fact, fill, text

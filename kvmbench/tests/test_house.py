@@ -115,7 +115,7 @@ ARROWS = {
     *(("programs", "guest"), ("live_tables", "tables")),
     *(("scenario_tables", "tables"), ("formats", "tables"), ("compare_tables", "tables")),
     *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
-    *(("result_tables", n) for n in ("tables", "compare", "compare_tables")),
+    *(("result_tables", n) for n in ("tables", "compare", "formats")),
     *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
     *(("check_tables", "tables"), ("family", "stats")),
 }
