@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd)
+BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kvmbench/*/*.pyx kvmbench/*/*.pxd kvmbench/*/*.h)
 
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
@@ -60,4 +60,4 @@ $(VENV)/.test: $(BIN)/python $(BUILT_FROM)
 	@touch $(VENV)/.run $@
 
 clean:
-	rm -rf build dist $(VENV) kvmbench.egg-info kvmbench/*.so kvmbench/*.c
+	rm -rf build dist $(VENV) kvmbench.egg-info kvmbench/*.so kvmbench/*.c kvmbench/*/*.so

@@ -40,15 +40,17 @@ if TRACE:
     macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
-modules = dict.fromkeys(("_steps", "_core", "_scenario", "_check"), False)  # whether it is optional
+modules = dict.fromkeys(
+    ("_steps", "_core", "scenario._host", "checker.explorer"), False
+)  # whether it is optional
 if sys.platform == "linux" and platform.machine() == "x86_64":
     # Without it everything works but measuring on /dev/kvm, so its failure fails no installation.
-    modules["_kvm"] = True
+    modules["live._kvm"] = True
 
 extensions = [
     Extension(
         f"kvmbench.{name}",
-        [f"kvmbench/{name}.pyx"],
+        [f"kvmbench/{name.replace('.', '/')}.pyx"],
         extra_compile_args=flags,
         extra_link_args=link,
         define_macros=macros,

@@ -10,29 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvmbench._core import Machine, OperationError, port_check
-    from kvmbench.arguments import COUNTERS_DTYPE, OP_DTYPE
+    from kvmbench._core import Machine, port_check
+    from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
+    from kvmbench.errors import OperationError
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
-    from kvmbench.scenario import Scenario, load_scenario
+    from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.workloads import Workload
 
 _HOME = {
-    "COUNTERS_DTYPE": "arguments",
+    "COUNTERS_DTYPE": "arrays",
     "Costs": "model",
     "ExitKind": "model",
     "Machine": "_core",
-    "OP_DTYPE": "arguments",
+    "OP_DTYPE": "arrays",
     "Op": "model",
-    "OperationError": "_core",
+    "OperationError": "errors",
     "Policy": "model",
     "Profile": "model",
     "Provenance": "model",
-    "Scenario": "scenario",
+    "Scenario": "scenario.scenario",
     "Workload": "workloads",
     "load_policies": "catalog",
     "load_profile": "catalog",
-    "load_scenario": "scenario",
+    "load_scenario": "scenario.scenario",
     "policies": "catalog",
     "port_check": "_core",
     "profiles": "catalog",

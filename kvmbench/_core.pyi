@@ -7,12 +7,7 @@ from typing_extensions import disjoint_base
 
 from kvmbench.model import Policy, Profile
 
-__all__ = ["Machine", "OperationError", "port_check"]
-
-class OperationError(ValueError):
-    reason: str
-    index: int
-    def __init__(self, reason: str, index: int = 0) -> None: ...
+__all__ = ["Machine", "port_check"]
 
 def port_check(
     tr_limit: SupportsIndex,

@@ -19,14 +19,15 @@ from dataclasses import astuple
 
 import numpy as np
 
-from kvmbench.arguments import (
+from kvmbench.arrays import (
     COUNTERS_DTYPE, cycles_array, integer, integers, named, operations, pairs, read_only,
     record_dtype, wrong_width,
 )
 from kvmbench.catalog import policies, profiles
-from kvmbench.model import HOOKS, Op, Policy, Profile, unknown_name
+from kvmbench.errors import OperationError, unknown_name
+from kvmbench.model import HOOKS, Op, Policy, Profile
 
-__all__ = ["Machine", "OperationError", "port_check"]
+__all__ = ["Machine", "port_check"]
 
 # From one CPU's row to the next: an odd number of cache lines. With a power of two of them, the
 # same places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
@@ -53,22 +54,6 @@ _TASK_DTYPE = record_dtype({
     "last_cpu": ("i4", <size_t>&(<KbTask*>NULL).last_cpu),
     "in_run": ("u1", <size_t>&(<KbTask*>NULL).in_run),
 }, sizeof(KbTask))
-
-
-class OperationError(ValueError):
-    """An operation whose condition does not hold; the machine stands as those before it left it.
-
-    `index` is its place in the sequence given (0 for a single operation; for `repeat_exit`, how
-    many were done), `reason` what does not hold.
-    """
-
-    def __init__(self, reason, index=0):
-        super().__init__(reason, index)
-        self.reason = reason
-        self.index = index
-
-    def __str__(self):
-        return f"operation {self.index}: {self.reason}"
 
 
 def port_check(tr_limit, io_base, tss_map, ports, widths):

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvmbench.results import Boot, Result, ResultError, Run, Series, encode, read, write
+from kvmbench.errors import ResultError
+from kvmbench.results import Boot, Result, Run, Series, encode, read, write
 
 __all__ = ["Figure", "difference", "read_baseline", "result", "rows", "write_baseline"]
 

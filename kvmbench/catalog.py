@@ -17,11 +17,11 @@ from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
-from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance, unknown_name
-from kvmbench.source import FileError, Schema, Source, declared
+from kvmbench.errors import unknown_name
+from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
+from kvmbench.tomlfile import Schema, Source, declared
 
 __all__ = [
-    "FileError",
     "Published",
     "PublishedRow",
     "load_policies",

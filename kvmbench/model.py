@@ -5,13 +5,14 @@ What they mean to the machine is in docs/model.md; nothing here computes.
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from kvmbench.errors import unknown_name
 
 __all__ = [
     "BASES",
@@ -27,7 +28,6 @@ __all__ = [
     "Profile",
     "Provenance",
     "Step",
-    "unknown_name",
 ]
 
 MODEL_VERSION = "1"
@@ -45,14 +45,6 @@ class Op(IntEnum):
     IO = 3  # a = port, arg = width in bytes
     TASK_EXIT = 4
     ADVANCE = 5  # a = cycles
-
-
-def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
-    """Return the message for a name that is not among `known`, with the nearest one."""
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {what} {name!r}; {hint}"
 
 
 def _set_int(record: object, field_name: str, what: str, low: int, high: int) -> None:

@@ -183,8 +183,8 @@ def _reader(
 ) -> tuple[Callable[[], Reading], dict[str, str]]:
     """Return what reads a clock, and what is to be said of it."""
     from kvmbench._core import Machine
-    from kvmbench.arguments import integer
-    from kvmbench.scenario import CAUSES
+    from kvmbench.arrays import integer
+    from kvmbench.scenario.scenario import CAUSES
 
     if isinstance(clock, Machine):
         machine = clock
@@ -357,7 +357,7 @@ class Gate:
         if session.config.getoption("collectonly"):
             return
         from kvmbench.baseline import read_baseline
-        from kvmbench.results import ResultError
+        from kvmbench.errors import ResultError
 
         try:
             self.old = read_baseline(self.path)

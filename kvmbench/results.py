@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.files import locked, replace_file
+from kvmbench.atomic import locked, replace_file
+from kvmbench.errors import ResultError
 
 __all__ = [
     "SCHEMA",
     "Boot",
     "Host",
     "Result",
-    "ResultError",
     "Run",
     "Series",
     "append",
@@ -44,10 +44,6 @@ SCHEMA = f"{FAMILY}/{VERSION}"
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
-
-
-class ResultError(ValueError):
-    """A file that is no result, in one line with the file and the place (`$.boots[0].id`)."""
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "CONFIDENCE",
+    "POWER",
+    "QUANTA",
     "drift",
     "hodges_lehmann",
     "mann_whitney_interval",
@@ -49,6 +52,9 @@ EXACT_STEPS = 200  # values in a sequence
 
 
 # Probabilities are sums of a few hundred floats: equal ones may differ in the last bits.
+CONFIDENCE = 0.95
+POWER = 0.8  # of the smallest shift that is said to be detectable
+QUANTA = 2  # within the margin too: a step of the clock or of the print-out, either way
 SAME = 1 + 1e-9
 
 

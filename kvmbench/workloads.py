@@ -17,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kvmbench.catalog import FileError
+from kvmbench.errors import FileError
 
 if TYPE_CHECKING:
-    from kvmbench.programs import Program
+    from kvmbench.guest.programs import Program
 
 __all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "workloads"]
 
@@ -32,7 +32,7 @@ class Workload:
     """A loop whose iteration is measured: its name, and the exit kinds of one iteration in order.
 
     `exits` names kinds of the profile for the simulation, or is empty where the one kind has the
-    workload's name. `guest` is the code for /dev/kvm, a name of `kvmbench.programs.PROGRAMS` or a
+    workload's name. `guest` is the code for /dev/kvm, a name of `kvmbench.guest.programs.PROGRAMS` or a
     `Program`, or None where there is none; `needs` are names of `kvmbench.live.machine.NEEDS`,
     without which it is skipped there.
 

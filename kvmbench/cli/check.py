@@ -19,7 +19,7 @@ from kvmbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from kvmbench.check import Explorer, Verdict
+    from kvmbench.checker.verdict import Explorer, Verdict
     from kvmbench.model import Policy
 
 SAFE, UNSAFE, UNDECIDED = 0, 3, 4  # exit codes
@@ -61,7 +61,7 @@ class _States(Progress):
 
 
 def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
-    from kvmbench import check
+    from kvmbench.checker import verdict as check
 
     top = getattr(check, f"{str(param.name).upper()}_MAX")
     if not 1 <= value <= top:
@@ -148,7 +148,8 @@ def command(
     if promela is not None:
         _promela(policies, promela, (cpus, tasks, ports))
         return
-    from kvmbench import check, check_tables
+    from kvmbench.checker import document as check_tables
+    from kvmbench.checker import verdict as check
 
     options: dict[str, Any] = {
         "cpus": cpus, "tasks": tasks, "ports": ports, "symmetry": not no_symmetry,
@@ -199,7 +200,7 @@ def _default(known: dict[str, Policy], policy_file: str | None) -> list[Policy]:
 
 
 def _checked(policy: Policy, options: dict[str, Any], show: _States) -> Verdict:
-    from kvmbench.check import check
+    from kvmbench.checker.verdict import check
 
     show.begin(policy.name)
     return check(policy, **options, progress=show.at)
@@ -209,7 +210,7 @@ def _mutants(
     policy: Policy, options: dict[str, Any], show: _States
 ) -> Iterator[tuple[str, Verdict]]:  # fmt: skip
     """Check a policy, then its mutants, until one is stopped."""
-    from kvmbench.mutations import mutations
+    from kvmbench.checker.mutations import mutations
 
     for name, mutant in {policy.name: policy, **mutations(policy)}.items():
         verdict = _checked(mutant, options, show)
@@ -229,7 +230,7 @@ def _joined(parts: list[str], format: str) -> str:
 
 
 def _promela(policies: list[Policy], path: str, sizes: tuple[int, int, int]) -> None:
-    from kvmbench.promela import promela
+    from kvmbench.checker.promela import promela
 
     if len(policies) != 1:
         raise click.UsageError(f"--promela takes one POLICY, not {len(policies)}")

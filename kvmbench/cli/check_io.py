@@ -26,9 +26,9 @@ def command(cases: int, seed: int) -> None:
     Examples:
       kvmbench check-io --cases 1000
     """
-    from kvmbench import live_tables
+    from kvmbench.errors import LiveError
+    from kvmbench.live import document as live_tables
     from kvmbench.live.io_check import check_io
-    from kvmbench.live.machine import LiveError
 
     show = Progress()
     try:

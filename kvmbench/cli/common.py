@@ -28,7 +28,7 @@ def is_file(name: str) -> bool:
 
 def pick(what: str, name: str, known: Mapping[str, T]) -> T:
     """Return what `name` stands for; a usage error suggests the nearest name."""
-    from kvmbench.model import unknown_name
+    from kvmbench.errors import unknown_name
 
     if name not in known:
         raise click.UsageError(unknown_name(what, name, known))
@@ -63,7 +63,7 @@ def saved_results(results_dir: str) -> dict[str, Path]:
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name in `results_dir`, or published."""
     from kvmbench import catalog, formats
-    from kvmbench.model import unknown_name
+    from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known:
@@ -177,7 +177,7 @@ def write_out(content: str | bytes, path: str | None) -> None:
     if path is None:
         click.echo(content, nl=False)
         return
-    from kvmbench.files import replace_file
+    from kvmbench.atomic import replace_file
 
     try:
         replace_file(path, content.encode() if isinstance(content, str) else content)

@@ -11,9 +11,9 @@ import click
 from kvmbench.cli.common import complete, load_result, result_names, results_dir_option, write_out
 
 if TYPE_CHECKING:
-    from kvmbench.compare import Margin
-    from kvmbench.gates import Limit
-    from kvmbench.replicates import Side
+    from kvmbench.comparison.gates import Limit
+    from kvmbench.comparison.verdicts import Margin
+    from kvmbench.units import Side
 
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
 
@@ -35,7 +35,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-MARGIN, LIMIT = Parsed("compare", "Margin"), Parsed("gates", "Limit")
+MARGIN, LIMIT = Parsed("comparison.verdicts", "Margin"), Parsed("comparison.gates", "Limit")
 
 margin_option = click.option(
     "--margin",
@@ -155,7 +155,10 @@ def command(
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
     sides = _sides(names, results_dir)
 
-    from kvmbench import compare, compare_tables, gates
+    from kvmbench.comparison import document as compare_tables
+    from kvmbench.comparison import gates
+    from kvmbench.comparison import verdicts as compare
+    from kvmbench.errors import IncompatibleError
 
     try:
         comparisons = [
@@ -167,8 +170,8 @@ def command(
             for after in sides[1:]
         ]  # fmt: skip
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
-    except compare.Incompatible as error:
-        raise _IncompatibleError(str(error)) from None
+    except IncompatibleError as error:
+        raise _Incompatible(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if same_host:
@@ -189,13 +192,13 @@ def _leave(lines: Sequence[str], code: int, format: str, output: str | None) -> 
     click.get_current_context().exit(code)
 
 
-class _IncompatibleError(click.ClickException):
+class _Incompatible(click.ClickException):
     exit_code = INCOMPATIBLE
 
 
 def _check_hosts(comparisons: Sequence[object]) -> None:
-    from kvmbench.caveats import differences, unknown_hosts
-    from kvmbench.compare import Comparison
+    from kvmbench.comparison.caveats import differences, unknown_hosts
+    from kvmbench.comparison.verdicts import Comparison
 
     for comparison in comparisons:
         assert isinstance(comparison, Comparison)
@@ -203,12 +206,12 @@ def _check_hosts(comparisons: Sequence[object]) -> None:
         if unknown_hosts(comparison):
             found = ["neither side says what it ran on"]
         if found:
-            raise _IncompatibleError(f"--same-host: {'; '.join(found)}")
+            raise _Incompatible(f"--same-host: {'; '.join(found)}")
 
 
 def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
     """Return the sides that the arguments name, each with the label of its column."""
-    from kvmbench.replicates import Side
+    from kvmbench.units import Side
 
     if len(names) == 1:
         label, side = _side(names[0], results_dir)
@@ -229,7 +232,7 @@ def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
 
 def chosen_side(argument: str, results_dir: str) -> Side:
     """Return the one side that LABEL=FILE#CONFIGURATION names."""
-    from kvmbench.replicates import Side
+    from kvmbench.units import Side
 
     name, side = _side(argument, results_dir)
     (label,) = _labels([(name, side)])
@@ -241,8 +244,8 @@ def _side(argument: str, results_dir: str) -> tuple[str, Side]:
     import os
     from pathlib import Path
 
-    from kvmbench.model import unknown_name
-    from kvmbench.replicates import Side
+    from kvmbench.errors import unknown_name
+    from kvmbench.units import Side
 
     label, equals, name = argument.partition("=")
     if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):

@@ -11,8 +11,8 @@ from kvmbench.cli.common import (
     results_dir_option,
     write_out,
 )
+from kvmbench.errors import ResultError
 from kvmbench.formats import WRITABLE
-from kvmbench.results import ResultError
 
 ENDINGS = {".csv": "csv", ".md": "markdown", ".xml": "junit"}
 """Ends of a file's name that leave no doubt about its format."""

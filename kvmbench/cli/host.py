@@ -19,7 +19,7 @@ def command(format: str) -> None:
     Examples:
       kvmbench host --format json
     """
-    from kvmbench import live_tables
+    from kvmbench.live import document as live_tables
     from kvmbench.live.fitness import findings
     from kvmbench.live.host import host
 

@@ -11,7 +11,7 @@ from kvmbench.cli.common import results_dir_option, saved_results
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
-    from kvmbench.scenario import Scenario
+    from kvmbench.scenario.scenario import Scenario
 
 
 @click.command("list")
@@ -29,7 +29,8 @@ def command(what: str, results_dir: str) -> None:
       kvmbench list published
       kvmbench list results
     """
-    from kvmbench import catalog, tables, workloads
+    from kvmbench import catalog, workloads
+    from kvmbench.report import plain as tables
 
     try:
         known = {
@@ -52,7 +53,7 @@ def command(what: str, results_dir: str) -> None:
 
 
 def _scenarios() -> Mapping[str, Scenario]:
-    from kvmbench.scenario import scenarios
+    from kvmbench.scenario.scenario import scenarios
 
     return scenarios()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kvmbench.plan import Kernel, Plan
+    from kvmbench.live.plan import Kernel, Plan
 
 
 @click.command("plan", context_settings={"ignore_unknown_options": True})
@@ -68,7 +68,7 @@ def command(
     """
     import random
 
-    from kvmbench import plan as plans
+    from kvmbench.live import plan as plans
 
     if Path(output).exists():
         raise click.UsageError(f"{output} exists: a plan is not replaced; choose another file, -o")
@@ -99,7 +99,7 @@ def command(
 
 
 def _kernel(argument: str, words: tuple[str, ...], output: str) -> Kernel:
-    from kvmbench.plan import Kernel
+    from kvmbench.live.plan import Kernel
 
     label, equals, release = argument.partition("=")
     label, release = (label, release) if equals else (argument, argument)
@@ -125,12 +125,13 @@ def run_step(path: str) -> None:
     """Do the plan's step that is due in this boot."""
     from datetime import UTC, datetime
 
-    from kvmbench import plan as plans
     from kvmbench.cli.common import read
     from kvmbench.cli.run import command as run
     from kvmbench.cli.run import measured
+    from kvmbench.errors import ResultError, WrongKernelError
+    from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
-    from kvmbench.results import Boot, ResultError
+    from kvmbench.results import Boot
 
     plan = read(plans.read, path)
     if plan.next() is None:
@@ -139,7 +140,7 @@ def run_step(path: str) -> None:
     this = host()
     try:
         number = plans.due(plan, this, boot_id())
-    except plans.WrongKernel as error:
+    except WrongKernelError as error:
         raise click.ClickException(f"{path}: {error}") from None
     click.echo(f"step {number + 1} of {len(plan.steps)}: {plan.kernel(number)}", err=True)
     context = run.make_context("run", list(plan.arguments), parent=click.get_current_context())

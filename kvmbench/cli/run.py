@@ -215,8 +215,9 @@ def _simulated(
     chosen = (pick("policy", before, known), pick("policy", after, known))
     workloads = _workloads(names, workload_file, chosen_profile)
 
-    from kvmbench import simulate, tables
     from kvmbench.catalog import load_published, published
+    from kvmbench.simulation import document as tables
+    from kvmbench.simulation import simulate
 
     table = None
     if against is not None:
@@ -253,7 +254,7 @@ def _kept(run: Run) -> Result:
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
-    from kvmbench.simulate import missing_kinds
+    from kvmbench.simulation.simulate import missing_kinds
     from kvmbench.workloads import LIVE_ONLY
 
     known = _known(path)

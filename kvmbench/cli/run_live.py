@@ -30,9 +30,9 @@ def measured(
     ioperm: Literal["off", "on", "both"],
 ) -> tuple[str, Result]:
     """Return what was measured and its table; a ClickException where nothing can be."""
-    from kvmbench import live_tables
+    from kvmbench.errors import LiveError
+    from kvmbench.live import document as live_tables
     from kvmbench.live.engine import Plan, measure
-    from kvmbench.live.machine import LiveError
 
     if form not in live_tables.LIVE_FORMATS:
         raise click.UsageError(f"--format {form} is of --engine sim only")

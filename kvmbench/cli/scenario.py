@@ -21,13 +21,13 @@ from kvmbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from kvmbench.scenario import Scenario
+    from kvmbench.scenario.scenario import Scenario
 
 POINTS_MAX = 10_000
 
 
 def _scenario_names(_: click.Context) -> Iterable[str]:
-    from kvmbench.scenario import scenarios
+    from kvmbench.scenario.scenario import scenarios
 
     return scenarios()
 
@@ -90,8 +90,8 @@ def command(
     policies = (pick("policy", before, known), pick("policy", after, known))
     scenario = _scenario(name)
 
-    from kvmbench import scenario_tables
-    from kvmbench.scenario_tables import Point
+    from kvmbench.scenario import document as scenario_tables
+    from kvmbench.scenario.document import Point
 
     show = Progress()
     points = []
@@ -120,7 +120,7 @@ def command(
 
 
 def _scenario(name: str) -> Scenario:
-    from kvmbench.scenario import load_scenario, scenarios
+    from kvmbench.scenario.scenario import load_scenario, scenarios
 
     return read(load_scenario, name) if is_file(name) else pick("scenario", name, scenarios())
 

@@ -10,7 +10,7 @@ from kvmbench.cli.common import complete, result_names, results_dir_option, writ
 from kvmbench.cli.compare import chosen_side, family_option, margin_option
 
 if TYPE_CHECKING:
-    from kvmbench.compare import Margin
+    from kvmbench.comparison.verdicts import Margin
 
 
 @click.command("self-test")
@@ -43,7 +43,8 @@ def command(
       kvmbench self-test main
       kvmbench self-test before.json --margin 0.5%
     """
-    from kvmbench import compare_tables, self_test
+    from kvmbench.comparison import document as compare_tables
+    from kvmbench.comparison import self_test
 
     side = chosen_side(name, results_dir)
     try:

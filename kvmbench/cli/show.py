@@ -21,12 +21,13 @@ from kvmbench.cli.common import (
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.model import Policy, Profile
-    from kvmbench.scenario import Scenario
+    from kvmbench.scenario.scenario import Scenario
     from kvmbench.workloads import Workload
 
 
 def _names(ctx: click.Context) -> Iterable[str]:
-    from kvmbench import catalog, scenario, workloads
+    from kvmbench import catalog, workloads
+    from kvmbench.scenario import scenario
 
     tables = (
         *(catalog.policies(), catalog.profiles(), catalog.published()),
@@ -52,7 +53,9 @@ def command(name: str, results_dir: str) -> None:
       kvmbench show ./mine.toml
       kvmbench show logs/vmexit.log
     """
-    from kvmbench import catalog, model, scenario, workloads
+    from kvmbench import catalog, workloads
+    from kvmbench.errors import unknown_name
+    from kvmbench.scenario import scenario
 
     if is_file(name) and name.endswith((".toml", ".py")):
         found = _from_file(name)
@@ -73,9 +76,7 @@ def command(name: str, results_dir: str) -> None:
         if name in saved_results(results_dir):
             found.append(_result(name, results_dir))
         if not found:
-            raise click.UsageError(
-                model.unknown_name("name", name, _names(click.get_current_context()))
-            )
+            raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
     click.echo("\n".join(found), nl=False)
 
 
@@ -83,7 +84,8 @@ def _from_file(path: str) -> list[str]:
     """Show a user's file; what it holds is known by its top level."""
     import tomllib
 
-    from kvmbench import catalog, scenario, workloads
+    from kvmbench import catalog, workloads
+    from kvmbench.scenario import scenario
 
     if path.endswith(".py"):
         return [_workload(found) for found in read(workloads.load_workloads, path)]
@@ -101,13 +103,13 @@ def _from_file(path: str) -> list[str]:
 
 
 def _result(name: str, results_dir: str) -> str:
-    from kvmbench.result_tables import render_result
+    from kvmbench.summary import render_result
 
     return render_result(Path(name).name, load_result(name, results_dir))
 
 
 def _workload(workload: Workload) -> str:
-    from kvmbench.tables import fact
+    from kvmbench.report.plain import fact
 
     return fact("workload", workload.name) + fact("about", workload.about) + fact(
         "exits", ", ".join(workload.exits)
@@ -116,7 +118,7 @@ def _workload(workload: Workload) -> str:
 
 def _policy(policy: Policy) -> str:
     from kvmbench.model import HOOKS
-    from kvmbench.tables import fact
+    from kvmbench.report.plain import fact
 
     lines = fact("policy", policy.name, 14) + fact("about", policy.about, 14)
     lines += fact("io_base", f"{policy.io_base_at_start} at the start", 14)
@@ -130,7 +132,7 @@ def _policy(policy: Policy) -> str:
 
 
 def _scenario(scenario: Scenario) -> str:
-    from kvmbench.tables import fact
+    from kvmbench.report.plain import fact
 
     lines = fact("scenario", scenario.name, 14) + fact("about", scenario.about, 14)
     for name in ("cpus", "clock_hz", "seconds", "timeslice_us", "migrations", "epoch_us"):
@@ -152,7 +154,7 @@ def _scenario(scenario: Scenario) -> str:
 
 
 def _profile(profile: Profile) -> str:
-    from kvmbench.tables import Table, fact, text
+    from kvmbench.report.plain import Table, fact, text
 
     lines = fact("profile", profile.name) + fact("about", profile.about)
     clock = f"{profile.tsc_hz:,} Hz" if profile.tsc_hz else "not stated"
@@ -183,9 +185,9 @@ def _profile(profile: Profile) -> str:
 
 def _published(table: Published) -> str:
     from kvmbench.formats import from_published
-    from kvmbench.replicates import Side
-    from kvmbench.result_tables import render_rows
-    from kvmbench.tables import Table, fact, text
+    from kvmbench.report.plain import Table, fact, text
+    from kvmbench.summary import render_rows
+    from kvmbench.units import Side
 
     lines = fact("published", table.name)
     for name in ("title", "change", "date", "hardware", "note", "source"):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvmbench.results import FAMILY, Result, ResultError, decode_json, read_bytes
+from kvmbench.errors import ResultError
+from kvmbench.results import FAMILY, Result, decode_json, read_bytes
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published

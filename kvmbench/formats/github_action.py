@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import msgspec
 
-from kvmbench.formats.rows import check_labels, figure, rows
-from kvmbench.results import Result, ResultError
+from kvmbench.errors import ResultError
+from kvmbench.formats.rows import check_labels, rows
+from kvmbench.report.plain import figure
+from kvmbench.results import Result
 
 __all__ = ["encode"]
 

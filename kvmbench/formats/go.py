@@ -22,8 +22,9 @@ from itertools import zip_longest
 from typing import Literal
 from urllib.parse import quote, unquote
 
+from kvmbench.errors import ResultError
 from kvmbench.formats.rows import rows
-from kvmbench.results import Boot, Host, Result, ResultError, Run, Series, check
+from kvmbench.results import Boot, Host, Result, Run, Series, check
 
 __all__ = ["decode", "encode"]
 

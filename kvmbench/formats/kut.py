@@ -17,7 +17,8 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from kvmbench.results import Boot, Result, ResultError, Run, Series
+from kvmbench.errors import ResultError
+from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.workloads import BUILT_IN
 
 __all__ = ["decode"]

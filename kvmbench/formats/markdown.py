@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvmbench.formats.rows import figure, rows
+from kvmbench.formats.rows import rows
+from kvmbench.report.plain import Table, figure, markdown
 from kvmbench.results import Result
-from kvmbench.tables import Table, markdown
 
 __all__ = ["encode"]
 

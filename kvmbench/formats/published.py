@@ -8,8 +8,9 @@ its runs, its remarks and its title: `kvmbench show` prints them.
 
 from __future__ import annotations
 
-from kvmbench.catalog import FileError, Published, PublishedRow, load_published
-from kvmbench.results import Boot, Host, Result, ResultError, Run, Series, check
+from kvmbench.catalog import Published, PublishedRow, load_published
+from kvmbench.errors import FileError, ResultError
+from kvmbench.results import Boot, Host, Result, Run, Series, check
 
 __all__ = ["decode", "from_published"]
 

@@ -16,18 +16,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct, field
 
+from kvmbench.errors import ResultError
 from kvmbench.formats.rows import Row, check_labels, rows
-from kvmbench.results import (
-    Boot,
-    Host,
-    Number,
-    Result,
-    ResultError,
-    Run,
-    Series,
-    check,
-    decode_json,
-)
+from kvmbench.results import Boot, Host, Number, Result, Run, Series, check, decode_json
 
 __all__ = ["decode", "encode"]
 

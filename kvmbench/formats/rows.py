@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from kvmbench.results import Number, Result, ResultError, Series
+from kvmbench.errors import ResultError
+from kvmbench.results import Number, Result, Series
 
-__all__ = ["Row", "check_labels", "figure", "rows"]
+__all__ = ["Row", "check_labels", "rows"]
 
 
 @dataclass(slots=True)
@@ -57,10 +58,3 @@ def check_labels(found: Sequence[Row], form: str) -> None:
         if row.label in seen:
             raise ResultError(f"{form}: two rows would have the name {row.label!r}")
         seen.add(row.label)
-
-
-def figure(value: Number) -> str:
-    """Return a figure for people: whole where it is whole, else to four digits at least."""
-    if value == int(value):
-        return str(int(value))
-    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -18,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from kvmbench import guest
+from kvmbench.errors import LiveError
+from kvmbench.guest import machine as guest
+from kvmbench.guest.programs import PROGRAMS, Program
 from kvmbench.live.host import boot_id, host
-from kvmbench.live.machine import LiveError, Offer, missing, offer
+from kvmbench.live.machine import Offer, missing, offer
 from kvmbench.live.worker import CODE_OF_OTHER, Job, Task
-from kvmbench.programs import PROGRAMS, Program
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.workloads import Workload
 
@@ -260,7 +261,7 @@ def _configurations(plan: Plan) -> list[str]:
 
 def held_bitmap_error() -> int:
     """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
-    from kvmbench._kvm import ioperm
+    from kvmbench.live._kvm import ioperm
 
     found: list[int] = []
     # In a thread of its own: before 5.5 the kernel keeps a bitmap that was given back.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kvmbench.errors import LiveError
 from kvmbench.live.engine import held_bitmap_error, stolen
 from kvmbench.live.host import host
-from kvmbench.live.machine import LiveError, Offer, cpus_allowed, offer
+from kvmbench.live.machine import Offer, cpus_allowed, offer
 from kvmbench.results import Host
 
 __all__ = ["Finding", "findings"]

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvmbench import guest
 from kvmbench._core import port_check
+from kvmbench.errors import LiveError
+from kvmbench.guest import machine as guest
 from kvmbench.live.host import host
-from kvmbench.live.machine import LiveError, explain, make, offer
+from kvmbench.live.machine import explain, make, offer
 from kvmbench.results import Host
 
 if TYPE_CHECKING:
-    from kvmbench._kvm import Vm
+    from kvmbench.live._kvm import Vm
 
 __all__ = ["Access", "Disagreement", "IoCheck", "check_io", "draw", "judge"]
 

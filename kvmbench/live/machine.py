@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kvmbench import guest
+from kvmbench.errors import LiveError
+from kvmbench.guest import machine as guest
+from kvmbench.guest.programs import EVENTS
 from kvmbench.live.host import cpu_flags, loaded_vendor
-from kvmbench.programs import EVENTS
 
 if TYPE_CHECKING:
-    from kvmbench._kvm import Outcome, Vm
+    from kvmbench.live._kvm import Outcome, Vm
 
 __all__ = [
     "NEEDS",
-    "LiveError",
     "Offer",
     "cpus_allowed",
     "make",
@@ -34,10 +34,6 @@ __all__ = [
 APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
 ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
 SECONDS = 5.0  # for code of a few instructions
-
-
-class LiveError(RuntimeError):
-    """Nothing can be measured on this host, in one line with what would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +106,10 @@ def why_not() -> str | None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
     try:
-        from kvmbench._kvm import available
+        from kvmbench.live._kvm import available
     except ImportError:
         return (
-            "kvmbench._kvm was not built: it needs a C compiler and the kernel's headers "
+            "kvmbench.live._kvm was not built: it needs a C compiler and the kernel's headers "
             "(linux/kvm.h; package linux-libc-dev or kernel-headers) when kvmbench is installed"
         )
     number = available()
@@ -155,7 +151,8 @@ def make(machine: guest.Machine, cpus: int = 2) -> Vm:
 
     Raises LiveError where it cannot be made.
     """
-    from kvmbench._kvm import KvmError, Vm
+    from kvmbench.errors import KvmError
+    from kvmbench.live._kvm import Vm
 
     try:
         vm = Vm(cpus=cpus, memory=guest.MEMORY)
@@ -228,7 +225,8 @@ def offer() -> Offer:
     """Return what a guest gets here. Raises LiveError where there is nothing."""
     if words := why_not():
         raise LiveError(words)
-    from kvmbench._kvm import KvmError, Vm
+    from kvmbench.errors import KvmError
+    from kvmbench.live._kvm import Vm
 
     try:
         vm = Vm(memory=guest.MEMORY)

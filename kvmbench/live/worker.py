@@ -15,12 +15,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from kvmbench import guest
-from kvmbench.live.machine import LiveError, explain, make, start
-from kvmbench.programs import BALL_STATE
+from kvmbench.errors import LiveError
+from kvmbench.guest import machine as guest
+from kvmbench.guest.programs import BALL_STATE
+from kvmbench.live.machine import explain, make, start
 
 if TYPE_CHECKING:
-    from kvmbench._kvm import Outcome
+    from kvmbench.live._kvm import Outcome
 
 __all__ = ["CODE_OF_OTHER", "Job", "Task", "main"]
 
@@ -192,7 +193,7 @@ def run(job: Job) -> None:
             say("round", name, iterations, *taken)
         say("waited", waited() - waiting, time.monotonic() - measuring)
         if job["control"]:
-            from kvmbench._kvm import syscall_cycles
+            from kvmbench.live._kvm import syscall_cycles
 
             say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
     say("end")
@@ -218,7 +219,7 @@ def _lost(runner: Runner, task: Task, lost: Lost) -> None:
 
 def hold_bitmap() -> None:
     """Give this thread an I/O bitmap. Raises LiveError with what the kernel says to it."""
-    from kvmbench._kvm import ioperm
+    from kvmbench.live._kvm import ioperm
 
     if number := ioperm(0x378, 3, True):
         raise LiveError(f"ioperm(): {os.strerror(number)}")

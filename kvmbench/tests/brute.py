@@ -7,8 +7,8 @@ one where they differ in nothing that equality of numbers cannot tell.
 from itertools import permutations
 from typing import NamedTuple
 
-from kvmbench._check import syncs_first
-from kvmbench.check_replay import INVALID, Refused, Stepper
+from kvmbench.checker.explorer import syncs_first
+from kvmbench.checker.replay import INVALID, Refused, Stepper
 
 CODES = ("to_user", "kvm_run", "enter", "vm_exit", "leave", "return", "continue", "task_exit")
 

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench.arguments import COUNTERS, OP_DTYPE
+from kvmbench.arrays import COUNTERS, OP_DTYPE
 from kvmbench.catalog import policies
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Costs, ExitKind, Op, Policy, Profile
 from kvmbench.tests.reference import Reference, Refused

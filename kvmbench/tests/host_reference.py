@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from kvmbench.model import Op
-from kvmbench.sampling import FIXED, alias_table, exponential
+from kvmbench.scenario.sampling import FIXED, alias_table, exponential
 
 GOLDEN = 0x9E3779B97F4A7C15
 

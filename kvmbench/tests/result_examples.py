@@ -4,7 +4,8 @@ import pytest
 from hypothesis import strategies as st
 
 from kvmbench import formats
-from kvmbench.results import Boot, Host, Result, ResultError, Run, Series
+from kvmbench.errors import ResultError
+from kvmbench.results import Boot, Host, Result, Run, Series
 
 THREE_RUNS = Result(
     name="by hand",

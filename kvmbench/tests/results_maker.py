@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvmbench.compare import Side
+from kvmbench.comparison.verdicts import Side
 from kvmbench.results import Boot, Host, Result, Run, Series
 
 EIGHT = (

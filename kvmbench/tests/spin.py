@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvmbench import policies
-from kvmbench.check import check
-from kvmbench.mutations import mutations
-from kvmbench.promela import promela
+from kvmbench.checker.mutations import mutations
+from kvmbench.checker.promela import promela
+from kvmbench.checker.verdict import check
 
 # A sanitizer that Python runs under is not for SPIN.
 ENV = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from kvmbench.baseline import Figure, difference, read_baseline, result, rows, write_baseline
-from kvmbench.results import ResultError, encode
+from kvmbench.errors import ResultError
+from kvmbench.results import encode
 
 
 def figure(*cycles, **more):

@@ -7,7 +7,8 @@ import pytest
 
 import kvmbench
 from kvmbench import Machine, load_policies, load_profile, policies, profiles
-from kvmbench.catalog import FileError, load_published, published
+from kvmbench.catalog import load_published, published
+from kvmbench.errors import FileError
 from kvmbench.model import BASES, HOOKS, Policy
 
 # The patch's table: Linux b7ffc44d5b2e.

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmbench import Policy, load_policies, policies
-from kvmbench._check import Explorer, syncs_first
-from kvmbench.check import check, default_memory, replay
-from kvmbench.check_replay import Refused, Stepper, machine_operations
+from kvmbench.checker.explorer import Explorer, syncs_first
+from kvmbench.checker.mutations import mutations
+from kvmbench.checker.replay import Refused, Stepper, machine_operations
+from kvmbench.checker.verdict import check, default_memory, replay
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
-from kvmbench.mutations import mutations
 from kvmbench.tests import brute, mutants
 
 BUILT_IN = list(policies().values())
@@ -287,7 +287,7 @@ def test_no_memory_is_undecided():
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer needs an address space without limit")
     program = (
-        "from kvmbench import policies; from kvmbench.check import check\n"
+        "from kvmbench import policies; from kvmbench.checker.verdict import check\n"
         "print(check(policies()['exit-to-user'], symmetry=False).reason)"
     )
     done = subprocess.run(

@@ -731,7 +731,7 @@ def test_help_is_light():
     found = set(done.stderr.split())
     assert "Usage" in done.stdout
     assert "click" in found
-    assert found & {"numpy", "rich", "kvmbench._core", "kvmbench.simulate"} == set()
+    assert found & {"numpy", "rich", "kvmbench._core", "kvmbench.simulation.simulate"} == set()
 
 
 # Completion

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 import kvmbench
 from kvmbench import load_policies
+from kvmbench.checker.promela import promela
 from kvmbench.cli.main import main
-from kvmbench.promela import promela
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(("KVMBENCH", "_KVMBENCH"))}
 FILE = """\

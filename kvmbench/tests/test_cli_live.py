@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from kvmbench import results
 from kvmbench.cli import run_live
 from kvmbench.cli.main import main
+from kvmbench.errors import LiveError
 from kvmbench.live import engine, machine
-from kvmbench.live.machine import LiveError
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.tests.live import needs_kvm
 
@@ -125,7 +125,7 @@ def test_a_users_workload_is_measured(quick, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from kvmbench import Workload\n"
-        "from kvmbench.programs import Program\n"
+        "from kvmbench.guest.programs import Program\n"
         "def body(code, machine):\n    code.nop()\n"
         "WORKLOADS = [Workload('nops', 'a NOP at CPL 3', guest=Program(body=body, cpl=3))]\n"
     )

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvmbench.cli.main import main
-from kvmbench.scenario import scenarios, worth
+from kvmbench.scenario.scenario import scenarios, worth
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(("KVMBENCH", "_KVMBENCH"))}
 HERE = os.path.dirname(sys.executable)

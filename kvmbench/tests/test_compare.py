@@ -10,11 +10,11 @@ from scipy.stats import binom, mannwhitneyu
 
 from kvmbench import stats
 from kvmbench.catalog import published
-from kvmbench.caveats import caveats, differences, unknown_hosts
-from kvmbench.compare import Incompatible, Margin, Side, compare
-from kvmbench.compare_tables import render_comparisons
+from kvmbench.comparison.caveats import caveats, differences, unknown_hosts
+from kvmbench.comparison.document import render_comparisons
+from kvmbench.comparison.verdicts import Margin, Side, compare
+from kvmbench.errors import IncompatibleError
 from kvmbench.formats import from_published
-from kvmbench.replicates import Replicates
 from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests.results_maker import (
     EIGHT,
@@ -25,6 +25,7 @@ from kvmbench.tests.results_maker import (
     sides,
     table,
 )  # fmt: skip
+from kvmbench.units import Replicates
 
 
 def one(before, after, **options):
@@ -184,12 +185,12 @@ def test_several_configurations_are_rows_of_their_own():
         ("w/A", 1, 3),
         ("w/B", 2, 4),
     ]
-    with pytest.raises(Incompatible, match="choose one"):
+    with pytest.raises(IncompatibleError, match="choose one"):
         compare(*sides(result(1), row("w", [1])))
 
 
 def test_no_figures_are_refused():
-    with pytest.raises(Incompatible, match="after has no figures"):
+    with pytest.raises(IncompatibleError, match="after has no figures"):
         compare(*sides(row("w", [1]), of_runs([])))
 
 
@@ -199,7 +200,7 @@ def test_no_figures_are_refused():
     ids=lambda more: next(iter(more)),
 )
 def test_what_cannot_be_compared(more):
-    with pytest.raises(Incompatible, match=f"w: {next(iter(more))} is"):
+    with pytest.raises(IncompatibleError, match=f"w: {next(iter(more))} is"):
         compare(*sides(row("w", [1, 2]), row("w", [1, 2], **more)))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import kvmbench
 from kvmbench import Machine, OperationError, port_check
-from kvmbench.arguments import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
+from kvmbench.arrays import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
 from kvmbench.catalog import policies, profiles
 from kvmbench.model import Costs, ExitKind, Op, Policy, Profile
 from kvmbench.tests.histories import core_state

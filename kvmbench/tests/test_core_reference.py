@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvmbench import Machine, OperationError
-from kvmbench.arguments import OP_DTYPE
+from kvmbench.arrays import OP_DTYPE
 from kvmbench.model import ExitKind, Op
 from kvmbench.tests import histories
 from kvmbench.tests.histories import History, core_state, reference_state

@@ -10,7 +10,7 @@ import pytest
 
 from kvmbench import Machine
 from kvmbench.catalog import policies
-from kvmbench.scenario import scenarios
+from kvmbench.scenario.scenario import scenarios
 from kvmbench.workloads import BUILT_IN
 
 if "kvmbench.pytest_plugin" not in sys.modules:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import kvmbench
 from kvmbench import Machine
-from kvmbench.arguments import OP_DTYPE
+from kvmbench.arrays import OP_DTYPE
 from kvmbench.cli.main import main
 from kvmbench.tests import histories
 from kvmbench.tests.histories import History, core_state, reference_state

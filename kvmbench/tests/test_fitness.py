@@ -4,9 +4,10 @@ import errno
 
 import pytest
 
+from kvmbench.errors import LiveError
 from kvmbench.live import fitness
 from kvmbench.live.fitness import findings
-from kvmbench.live.machine import LiveError, Offer
+from kvmbench.live.machine import Offer
 from kvmbench.results import Host
 
 QUIET = Host(

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmbench import catalog, formats
-from kvmbench.results import Boot, Host, Result, ResultError, Run, Series
+from kvmbench.errors import ResultError
+from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.tests.result_examples import MEDIANS, THREE_RUNS, again, one, values
 from kvmbench.tests.result_examples import results as any_result
 

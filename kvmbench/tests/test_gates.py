@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kvmbench.compare import Margin, Side, compare
-from kvmbench.gates import Limit, gate
+from kvmbench.comparison.gates import Limit, gate
+from kvmbench.comparison.verdicts import Margin, Side, compare
 from kvmbench.tests.results_maker import of_runs, row, series, sides
 
 FLAT = [100, 100, 100, 100, 100, 100]

@@ -8,9 +8,25 @@ from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmbench import guest, programs
-from kvmbench.guest import R8, R12, R13, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Code, Machine
-from kvmbench.programs import PROGRAMS
+from kvmbench.guest import machine as guest
+from kvmbench.guest import programs
+from kvmbench.guest.machine import (
+    R8,
+    R12,
+    R13,
+    R15,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RSI,
+    RSP,
+    Code,
+    Machine,
+)
+from kvmbench.guest.programs import PROGRAMS
 
 ORIGIN = 0x60000
 INTEL = Machine(vendor="vmx", x2apic=True)

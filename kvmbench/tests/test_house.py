@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import kvmbench
-from kvmbench import Costs, Op, catalog, scenario
-from kvmbench.arguments import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
+from kvmbench import Costs, Op, catalog
+from kvmbench.arrays import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
 from kvmbench.model import HOOKS, STEPS
+from kvmbench.scenario import scenario
 
 PACKAGE = Path(kvmbench.__file__).parent
 SOURCE = PACKAGE.parent  # the source tree, or site-packages
@@ -80,12 +81,15 @@ def test_every_modules_all(module):
         ("from kvmbench import Policy, policies, profiles", {"numpy", "click"}),
         ("from kvmbench import Workload", {"numpy", "click"}),
         ("from kvmbench import Machine", {"click"}),
-        ("import kvmbench.simulate, kvmbench.tables", {"click"}),
-        ("import kvmbench.live.worker", {"click", "numpy", "kvmbench._kvm"}),
-        ("import kvmbench.scenario, kvmbench.scenario_tables", {"click"}),
+        ("import kvmbench.simulation.simulate, kvmbench.simulation.document", {"click"}),
+        ("import kvmbench.live.worker", {"click", "numpy", "kvmbench.live._kvm"}),
+        ("import kvmbench.scenario.scenario, kvmbench.scenario.document", {"click"}),
         ("import kvmbench.pytest_plugin", {"numpy", "click", "msgspec", "kvmbench.model"}),
-        ("import kvmbench.check, kvmbench.promela, kvmbench.mutations", {"click", "numpy"}),
-        ("import kvmbench.check_tables", {"click"}),
+        (
+            "import kvmbench.checker.verdict, kvmbench.checker.promela, kvmbench.checker.mutations",
+            {"click", "numpy"},
+        ),
+        ("import kvmbench.checker.document", {"click"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
@@ -95,30 +99,20 @@ def test_imports_stay_light(code, unwanted):
     assert unwanted & set(done.stdout.split()) == set()
 
 
-# Floors: imports go down only, or along an arrow of the same floor.
+# Floors: imports go down only; on one floor, only inside a folder or along an arrow.
 
 FLOORS = {
-    **dict.fromkeys(("model", "source", "catalog", "arguments", "sampling", "files"), 1),
-    **dict.fromkeys(("_steps", "_core", "_scenario", "_check"), 2),
-    **dict.fromkeys(("_kvm", "guest", "programs", "stats", "family"), 2),
-    **dict.fromkeys(("workloads", "results", "check_replay", "mutations"), 3),
-    **dict.fromkeys(("simulate", "scenario", "baseline", "check"), 4),
-    **dict.fromkeys(("live", "replicates", "plan"), 4),
-    **dict.fromkeys(("tables", "scenario_tables", "live_tables", "formats"), 5),
-    **dict.fromkeys(("compare", "caveats", "gates", "self_test", "compare_tables"), 5),
-    **dict.fromkeys(("result_tables", "check_tables", "promela"), 5),
-    **dict.fromkeys(("cli", "pytest_plugin"), 6),
+    **dict.fromkeys(("errors", "atomic", "causes", "stats"), 1),
+    **dict.fromkeys(("arrays", "tomlfile", "model", "report"), 2),
+    **dict.fromkeys(("catalog",), 3),
+    **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
+    **dict.fromkeys(("workloads", "results", "units", "summary"), 5),
+    **dict.fromkeys(("formats",), 6),
+    **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
+    **dict.fromkeys(("cli", "pytest_plugin"), 8),
 }
-ARROWS = {
-    *(("source", "model"), ("catalog", "model"), ("catalog", "source"), ("arguments", "model")),
-    *(("_core", "_steps"), ("_scenario", "_core"), ("_scenario", "_steps"), ("_check", "_steps")),
-    *(("programs", "guest"), ("live_tables", "tables")),
-    *(("scenario_tables", "tables"), ("formats", "tables"), ("compare_tables", "tables")),
-    *(("caveats", "compare"), ("gates", "compare"), ("self_test", "compare")),
-    *(("result_tables", n) for n in ("tables", "compare", "formats")),
-    *(("compare_tables", n) for n in ("compare", "caveats", "gates", "formats", "self_test")),
-    *(("check_tables", "tables"), ("family", "stats")),
-}
+ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
+ARROWS |= {("summary", "units"), ("summary", "results")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
     path
@@ -127,45 +121,93 @@ MODULES = sorted(
 )
 
 
-def home(path):
-    """Return the module or folder of a file that has a floor: `model`, `cli`."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(path.suffix)
+def module(path):
+    """Return the dotted name of a file's module, below kvmbench: `live.engine`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def import_statements(path):
-    """Return the import nodes of a file; of Cython, its import and cimport statements."""
+NAMES = {module(path) for path in MODULES}
+
+
+def room(name):
+    """Return the folder, or the file at the top, that a module stands in."""
+    return name.split(".")[0]
+
+
+def import_statements(path, typing=True):
+    """Return the import nodes of a file; of Cython, its import and cimport statements.
+
+    Without `typing`, those under `if TYPE_CHECKING` are left out.
+    """
     text = path.read_text()
     if path.suffix in (".pyx", ".pxd"):
         pattern = r"^[ \t]*((?:from[ \t]+[\w.]+[ \t]+)?c?import[ \t]+(?:\([^)]*\)|[^(\n#]+))"
         found = re.findall(pattern, text, re.MULTILINE)
         text = "\n".join(re.sub(r"\bcimport\b", "import", statement) for statement in found)
     tree = ast.parse(text)
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+    ]
+    unwanted = {id(child) for block in blocks for child in ast.walk(block)} if not typing else ()
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in unwanted
+    ]
 
 
-def imported(path):
-    """Return the modules of kvmbench that a file imports, TYPE_CHECKING blocks included."""
+def imported(path, typing=True):
+    """Return the modules of kvmbench that a file imports, dotted, below kvmbench."""
     names = set()
-    for node in import_statements(path):
+    for node in import_statements(path, typing):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         else:
             assert not node.level, f"{path.name}:{node.lineno}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = [name.split(".") for name in names if name.split(".")[0] == "kvmbench"]
-    return {kvmbench._HOME.get(p[1], p[1]) if len(p) > 1 else "kvmbench" for p in parts}
+    found = set()
+    for name in names:
+        parts = name.split(".")[1:]
+        if name.split(".")[0] != "kvmbench":
+            continue
+        if parts and parts[0] in kvmbench._HOME:
+            parts = kvmbench._HOME[parts[0]].split(".")
+        while parts and ".".join(parts) not in NAMES:
+            parts.pop()
+        found.add(".".join(parts))
+    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_floors(path):
-    here = home(path)
-    if here == "__init__":  # its names load on first use
+    here = room(module(path))
+    if not here:  # the names of kvmbench/__init__.py load on first use
         return
     assert here in FLOORS, f"{here} has no floor: give it one above"
-    for there in imported(path):
+    for name in imported(path):
+        there = room(name)
+        if not there:
+            continue
         assert there in FLOORS, f"{here} imports {there}, which has no floor"
         allowed = here == there or (here, there) in ARROWS
         assert FLOORS[there] < FLOORS[here] or allowed, f"{here} imports {there}"
+
+
+def test_no_circle():
+    """No module imports itself through others, inside a folder or out."""
+    edges = {name: set() for name in NAMES if name}
+    for path in MODULES:
+        if name := module(path):
+            edges[name] |= imported(path, typing=False) - {name, ""}
+    while True:
+        leaves = {name for name, below in edges.items() if not below & edges.keys()}
+        if not leaves:
+            break
+        edges = {name: below for name, below in edges.items() if name not in leaves}
+    assert edges == {}, f"a circle among {sorted(edges)}"
 
 
 def test_floors_see_every_kind_of_import(tmp_path):
@@ -173,12 +215,14 @@ def test_floors_see_every_kind_of_import(tmp_path):
     file.write_text(
         "from libc.stdint cimport int64_t\ncimport cython\n"
         "from kvmbench._steps cimport (\n    KbMachine,\n    KbOp,\n)\n"
-        "def f():\n    from kvmbench import tables, Machine\n    import kvmbench.simulate as s\n"
+        "def f():\n    from kvmbench import stats, Machine\n"
+        "    import kvmbench.simulation.simulate as s\n"
     )
-    assert imported(file) == {"_steps", "tables", "_core", "simulate"}
+    assert imported(file) == {"_steps", "stats", "_core", "simulation.simulate"}
     file = tmp_path / "seen.py"
     file.write_text("if TYPE_CHECKING:\n    from kvmbench.cli.common import read\n")
-    assert imported(file) == {"cli"}
+    assert imported(file) == {"cli.common"}
+    assert imported(file, typing=False) == set()
 
 
 def test_click_lives_in_cli_only():
@@ -188,7 +232,7 @@ def test_click_lives_in_cli_only():
             names = [alias.name for alias in node.names]
             names = [node.module] if isinstance(node, ast.ImportFrom) else names
             if "click" in {name.split(".")[0] for name in names}:
-                users.add(home(path))
+                users.add(room(module(path)))
     assert users == {"cli"}
 
 
@@ -235,7 +279,7 @@ def test_directives_stand_in_setup_only():
 
 @in_tree
 def test_setup_builds_each_module_once():
-    built = sorted(path.stem for path in PACKAGE.rglob("*.pyx"))
+    built = sorted(module(path) for path in PACKAGE.rglob("*.pyx"))
     tree = ast.parse((SOURCE / "setup.py").read_text())
     words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert sorted(word for word in words if word in built) == built

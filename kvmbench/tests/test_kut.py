@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmbench import formats
+from kvmbench.errors import ResultError
 from kvmbench.formats import kut
-from kvmbench.results import ResultError
 
 # Linux commit b7ffc44d5b2e, "x86/kvm/vmx: Defer TR reload after VM exit".
 PATCH = """

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from kvmbench import guest
-from kvmbench.guest import RAX, RBX, RCX, RDX, Code
+from kvmbench.guest import machine as guest
+from kvmbench.guest.machine import RAX, RBX, RCX, RDX, Code
+from kvmbench.guest.programs import EVENTS
 from kvmbench.live.machine import make
-from kvmbench.programs import EVENTS
 from kvmbench.tests.live import needs_kvm
 
 pytestmark = needs_kvm
 _kvm = pytest.importorskip(
-    "kvmbench._kvm", reason="kvmbench._kvm was not built", exc_type=ImportError
+    "kvmbench.live._kvm", reason="kvmbench.live._kvm was not built", exc_type=ImportError
 )
 Vm = _kvm.Vm
 
@@ -431,7 +431,7 @@ def test_a_signal_that_somebody_else_handles_is_left_alone():
     program = (
         "import signal, sys\n"
         f"signal.signal({int(number)}, lambda *_: None)\n"
-        "from kvmbench._kvm import Vm\n"
+        "from kvmbench.live._kvm import Vm\n"
         "try:\n    Vm()\nexcept OSError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -13,11 +13,12 @@ from statistics import median
 import pytest
 
 from kvmbench import Workload, results
-from kvmbench.guest import RAX
+from kvmbench.errors import LiveError
+from kvmbench.guest.machine import RAX
+from kvmbench.guest.programs import Program
 from kvmbench.live import engine, machine, worker
 from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
-from kvmbench.live.machine import NEEDS, LiveError, Offer, device_remedy, missing
-from kvmbench.programs import Program
+from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
 from kvmbench.tests.live import needs_kvm
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY, workloads
 
@@ -154,8 +155,8 @@ def test_the_remedy_for_a_device_that_does_not_open(monkeypatch, tmp_path):
 def test_without_the_extension_one_line_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(machine.sys, "platform", "linux")
     monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-    monkeypatch.setitem(sys.modules, "kvmbench._kvm", None)
-    assert machine.why_not().startswith("kvmbench._kvm was not built: it needs a C compiler")
+    monkeypatch.setitem(sys.modules, "kvmbench.live._kvm", None)
+    assert machine.why_not().startswith("kvmbench.live._kvm was not built: it needs a C compiler")
     with pytest.raises(LiveError, match="was not built"):
         measure(BUILT_IN, QUICK)
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")

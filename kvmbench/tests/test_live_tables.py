@@ -6,9 +6,7 @@ import json
 
 import pytest
 
-from kvmbench.live.fitness import Finding
-from kvmbench.live.io_check import Access, Disagreement, IoCheck
-from kvmbench.live_tables import (
+from kvmbench.live.document import (
     LIVE_FORMATS,
     costs,
     live_rows,
@@ -16,6 +14,8 @@ from kvmbench.live_tables import (
     render_io_check,
     render_live,
 )
+from kvmbench.live.fitness import Finding
+from kvmbench.live.io_check import Access, Disagreement, IoCheck
 from kvmbench.results import Boot, Host, Result, Run, Series
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmbench import catalog
-from kvmbench.arguments import COUNTERS
+from kvmbench.arrays import COUNTERS
+from kvmbench.errors import unknown_name
 from kvmbench.model import (
     BASES,
     CONDITIONS,
@@ -23,7 +24,6 @@ from kvmbench.model import (
     Profile,
     Provenance,
     Step,
-    unknown_name,
 )
 from kvmbench.tests import histories, reference
 

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
-from kvmbench import plan as plans
 from kvmbench import results
-from kvmbench.compare import Side, compare
-from kvmbench.plan import Kernel, WrongKernel, due, make, record
-from kvmbench.results import Boot, Host, ResultError
+from kvmbench.comparison.verdicts import Side, compare
+from kvmbench.errors import ResultError, WrongKernelError
+from kvmbench.live import plan as plans
+from kvmbench.live.plan import Kernel, due, make, record
+from kvmbench.results import Boot, Host
 from kvmbench.tests.results_maker import of_runs
 
 OLD = Kernel(label="old", release="6.11", results="p-old.json")
@@ -47,9 +48,9 @@ def test_the_running_kernel_must_be_the_planned_one():
     plan = make((OLD, NEW), 1, seed=1)
     first = plan.steps[0].side
     assert due(plan, HOSTS[first], "a") == 0
-    with pytest.raises(WrongKernel, match=rf"the running kernel is {HOSTS[1 - first].kernel}"):
+    with pytest.raises(WrongKernelError, match=rf"the running kernel is {HOSTS[1 - first].kernel}"):
         due(plan, HOSTS[1 - first], "a")
-    with pytest.raises(WrongKernel, match="not known"):
+    with pytest.raises(WrongKernelError, match="not known"):
         due(plan, Host(), "a")
 
 
@@ -63,7 +64,7 @@ def test_words_of_the_command_line():
             plan = make(kernels, 1, seed)
             right, wrong = (with_words, without) if plan.kernel(0) is off else (without, with_words)
             assert due(plan, right, "a") == 0
-            with pytest.raises(WrongKernel, match="mitigations=off"):
+            with pytest.raises(WrongKernelError, match="mitigations=off"):
                 due(plan, wrong, "a")
 
 
@@ -72,7 +73,7 @@ def test_the_same_boot_is_refused(tmp_path):
     plan = make((OLD, NEW), 1, seed=1)
     plans.write(path, plan)
     plan = record(path, 0, boot("a"), "2026-01-01")
-    with pytest.raises(WrongKernel, match="this boot was step 1's: reboot"):
+    with pytest.raises(WrongKernelError, match="this boot was step 1's: reboot"):
         due(plan, HOSTS[plan.steps[1].side], "a")
 
 

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from kvmbench import Policy, policies
-from kvmbench.promela import promela
+from kvmbench.checker.promela import promela
 from kvmbench.tests import mutants, spin
 
 needs_spin = pytest.mark.skipif(

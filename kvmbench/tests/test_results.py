@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmbench import files, results
-from kvmbench.files import replace_file
-from kvmbench.results import Boot, Host, Result, ResultError, Run, Series
+from kvmbench import atomic as files
+from kvmbench import results
+from kvmbench.atomic import replace_file
+from kvmbench.errors import ResultError
+from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.tests.result_examples import results as any_result
 
 PLAIN = """{
@@ -323,7 +325,7 @@ def test_two_that_append_lose_nothing(tmp_path):
 
 WRITER = """
 import sys
-from kvmbench.files import replace_file
+from kvmbench.atomic import replace_file
 contents = [b"a" * 3_000_000, b"b" * 5_000_000]
 print("ready", flush=True)
 while True:
@@ -346,7 +348,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
 
 DYING = """
 import os, signal, sys
-from kvmbench.files import replace_file
+from kvmbench.atomic import replace_file
 name, after = sys.argv[2], sys.argv[3] == "after"
 real = getattr(os, name)
 def dying(*arguments, **more):
@@ -479,11 +481,12 @@ def test_a_device_without_an_end_is_one_line(monkeypatch):
 LIMITED = """
 import resource, sys
 from kvmbench import results
+from kvmbench.errors import ResultError
 results._available_memory = lambda: float("inf")  # what the kernel says first is tried above
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     results.read(sys.argv[1])
-except results.ResultError as error:
+except ResultError as error:
     print(error)
 """
 

@@ -11,10 +11,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kvmbench import Machine, Op, policies, profiles, sampling
-from kvmbench._scenario import Host, philox
-from kvmbench.scenario import CAUSES, Scenario, Tasks, load_scenario, scenarios, worth
-from kvmbench.source import FileError
+from kvmbench import Machine, Op, policies, profiles
+from kvmbench.errors import FileError
+from kvmbench.scenario import sampling
+from kvmbench.scenario._host import Host, philox
+from kvmbench.scenario.scenario import CAUSES, Scenario, Tasks, load_scenario, scenarios, worth
 from kvmbench.tests.histories import reference
 from kvmbench.tests.host_reference import HostReference
 

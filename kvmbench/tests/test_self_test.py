@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from kvmbench.catalog import published
-from kvmbench.compare import Side
-from kvmbench.compare_tables import render_splits
+from kvmbench.comparison.document import render_splits
+from kvmbench.comparison.self_test import self_test
+from kvmbench.comparison.verdicts import Side
 from kvmbench.formats import from_published
 from kvmbench.results import Result
-from kvmbench.self_test import self_test
 from kvmbench.tests.results_maker import EIGHT, of_boots, of_runs, row, series, table
 
 

@@ -4,10 +4,11 @@ from dataclasses import fields, replace
 
 import pytest
 
-from kvmbench import Costs, ExitKind, Policy, Profile, Provenance, Workload, simulate
+from kvmbench import Costs, ExitKind, Policy, Profile, Provenance, Workload
 from kvmbench.catalog import policies, profiles, published
 from kvmbench.model import MODEL_VERSION
-from kvmbench.simulate import SEGMENTS, against, missing_kinds
+from kvmbench.simulation import simulate
+from kvmbench.simulation.simulate import SEGMENTS, against, missing_kinds
 from kvmbench.workloads import BUILT_IN
 
 HEAVY = ("inl_from_pmtimer", "inl_from_qemu")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvmbench import family, stats
+from kvmbench import stats
+from kvmbench.comparison import adjustment as family
 
 TIED = [
     ([1, 2, 2, 3], [2, 3, 3, 4, 4]),

@@ -9,7 +9,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from kvmbench import family, stats
+from kvmbench import stats
+from kvmbench.comparison import adjustment as family
 
 SIZES = range(4, 21)
 TRIALS = 1000

@@ -9,10 +9,12 @@ from itertools import pairwise
 
 import pytest
 
-from kvmbench import Costs, ExitKind, Policy, Profile, Workload, simulate
+from kvmbench import Costs, ExitKind, Policy, Profile, Workload
 from kvmbench.catalog import policies, profiles, published
-from kvmbench.simulate import SEGMENTS, Cell, Residual, Result, Row, against
-from kvmbench.tables import FORMATS, Table, count, fact, render, signed, text
+from kvmbench.report.plain import Table, count, fact, signed, text
+from kvmbench.simulation import simulate
+from kvmbench.simulation.document import FORMATS, render
+from kvmbench.simulation.simulate import SEGMENTS, Cell, Residual, Result, Row, against
 from kvmbench.tests.patch_2017 import AFTER, BEFORE, NAMES
 from kvmbench.workloads import BUILT_IN
 

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from kvmbench import Workload, workloads
-from kvmbench.catalog import FileError
+from kvmbench.errors import FileError
+from kvmbench.guest.programs import PROGRAMS
 from kvmbench.live.machine import NEEDS
-from kvmbench.programs import PROGRAMS
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY, load_workloads, merge
 
 # kvm-unit-tests' x86/vmexit as the commit message of Linux b7ffc44d5b2e quotes it.

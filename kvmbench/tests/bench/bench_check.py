@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from kvmbench import policies
-from kvmbench.check import check
+from kvmbench.checker.verdict import check
 from kvmbench.tests import spin
 
 SIZES = (2, 3, 2)

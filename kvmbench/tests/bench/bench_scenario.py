@@ -11,7 +11,7 @@ import time
 import pytest
 
 from kvmbench import profiles
-from kvmbench.scenario import Scenario, Tasks, _simulate
+from kvmbench.scenario.scenario import Scenario, Tasks, _simulate
 from kvmbench.tests.bench import plain
 
 PROFILE = profiles()["patch-2017"]

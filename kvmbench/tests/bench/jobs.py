@@ -7,7 +7,7 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench.arguments import OP_DTYPE
+from kvmbench.arrays import OP_DTYPE
 from kvmbench.model import Op, Profile
 
 CPUS, TASKS = 64, 256

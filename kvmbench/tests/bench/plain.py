@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench import sampling
-from kvmbench._scenario import TYPES
-from kvmbench.arguments import COUNTERS_DTYPE
+from kvmbench.arrays import COUNTERS_DTYPE
 from kvmbench.model import Profile
-from kvmbench.scenario import Scenario
+from kvmbench.scenario import sampling
+from kvmbench.scenario._host import TYPES
+from kvmbench.scenario.scenario import Scenario
 
 
 class _Kind(ctypes.Structure):

@@ -20,8 +20,8 @@ from kvmbench._steps cimport (
 
 import numpy as np
 
-from kvmbench.arguments import OP_DTYPE, integer
-from kvmbench.sampling import FIXED, alias_table, exponential
+from kvmbench.arrays import OP_DTYPE, integer
+from kvmbench.scenario.sampling import FIXED, alias_table, exponential
 
 __all__ = ["TYPES", "Host", "philox"]
 

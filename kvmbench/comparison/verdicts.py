@@ -17,18 +17,16 @@ import numpy as np
 
 from kvmbench import stats
 from kvmbench.catalog import profiles
-from kvmbench.family import holm, max_t_independent, max_t_paired
-from kvmbench.model import unknown_name
-from kvmbench.replicates import Cell, Figures, Incompatible, Key, Replicates, Side
+from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
+from kvmbench.errors import IncompatibleError, unknown_name
 from kvmbench.results import Host
+from kvmbench.stats import CONFIDENCE, POWER, QUANTA
+from kvmbench.units import Cell, Figures, Key, Replicates, Side
 from kvmbench.workloads import workloads
 
 __all__ = [
-    "CONFIDENCE",
-    "POWER",
     "VERDICTS",
     "Comparison",
-    "Incompatible",
     "Margin",
     "Row",
     "Side",
@@ -41,11 +39,8 @@ VERDICTS = (
     *("changed", "unchanged"),  # of exact ones
     "no-verdict",  # of noisy figures with one unit on a side
 )
-CONFIDENCE = 0.95
-POWER = 0.8  # of the smallest shift that is said to be detectable
 MARGIN = 0.01  # of before, where none is asked for
 LARGEST = 1e100  # figure that is compared
-QUANTA = 2  # within the margin too: a step of the clock or of the print-out, either way
 
 Pair = tuple[Figures, Figures]
 
@@ -168,7 +163,7 @@ def compare(
     TR is predicted on either side. `detect` is the shift for which the number of runs is wanted,
     by default the margin. `comparisons` is the number of afters that are compared with one before.
 
-    Raises Incompatible where a row has another unit, kind or direction on either side, or the
+    Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations, and ValueError for a pattern that names no row, or for
     a figure beyond 1e100.
     """
@@ -226,7 +221,7 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
         for what in ("unit", "kind", "better"):
             one, other = getattr(first, what), getattr(series, what)
             if one != other:
-                raise Incompatible(
+                raise IncompatibleError(
                     f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]

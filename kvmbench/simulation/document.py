@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from kvmbench.simulate import Number, Residual, Result, Row
+from kvmbench.report.plain import Table, count, fill, markdown, signed, text
+from kvmbench.simulation.simulate import Residual, Result, Row
 
-__all__ = [
-    *("FORMATS", "WIDTH", "Table", "count", "fact", "fill", "markdown", "render", "signed", "text"),
-]
+__all__ = ["FORMATS", "render"]
 
-WIDTH = 72  # columns of a commit message
 FORMATS = ("text", "kut", "markdown", "csv", "json")
 SEGMENTS = {"exit": "exit", "user": "user", "host": "host state", "tr": "TR", "map": "map"}
 """What a table calls each of simulate.SEGMENTS."""
@@ -30,67 +27,6 @@ FITTED = (
     "fitted: a cost of this row was chosen to meet a published table, so the row is no evidence "
     "for the model."
 )
-
-
-class Table(NamedTuple):
-    """A table of strings; the first `names` columns are names, the others are figures."""
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int = 1
-
-
-def count(value: Number | None) -> str:
-    """Return a figure without an exponent: an integer whole, anything else to 0.1."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
-
-
-def signed(value: Number | None) -> str:
-    """Return a change with its sign; what is, or rounds to, 0 has none."""
-    figure = count(value)
-    if value is None or not figure.strip("-0."):
-        return figure.removeprefix("-") if value is not None else figure
-    return f"+{figure}" if value > 0 else figure
-
-
-def text(table: Table, width: int = WIDTH) -> str:
-    """Return `table` with its columns aligned, names to the left and figures to the right.
-
-    A name in the first column that would push the table past `width` is cut.
-    """
-    widths = [max(map(len, column)) for column in zip(table.headings, *table.rows, strict=True)]
-    room = width - sum(widths[1:]) - 2 * len(widths[1:])
-    widths[0] = min(widths[0], max(room, 8))
-    lines = []
-    for row in (table.headings, *table.rows):
-        cells = [_clip(row[0], widths[0]), *row[1:]]
-        sides = [str.ljust] * table.names + [str.rjust] * (len(cells) - table.names)
-        padded = [pad(cell, width) for pad, cell, width in zip(sides, cells, widths, strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def _clip(name: str, width: int) -> str:
-    return name if len(name) <= width else name[: width - 2] + ".."
-
-
-def markdown(table: Table) -> str:
-    """Return `table` as a Markdown table."""
-    rule = [":--"] * table.names + ["--:"] * (len(table.headings) - table.names)
-    rows = (table.headings, rule, *table.rows)
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
-
-
-def fact(name: str, value: object, indent: int = 12) -> str:
-    """Return `name  value`, wrapped to 80 columns and aligned at `indent`; `-` for no value."""
-    wrapped = textwrap.wrap(
-        str(value) or "-", 80 - indent, break_long_words=False, break_on_hyphens=False
-    )
-    lines = (wrapped[0], *(" " * indent + line for line in wrapped[1:]))
-    return f"{name:{indent}}" + "\n".join(lines) + "\n"
 
 
 def render(
@@ -134,15 +70,6 @@ def render(
         if any(row.fitted for row in residuals):
             parts.append(fill(FITTED))
     return "\n".join(parts)
-
-
-def fill(words: str, width: int = WIDTH, indent: str = "") -> str:
-    """Return `words` in lines of at most `width` columns, the later ones indented as the first."""
-    together = words.replace(" %", "\xa0%")  # no line begins with a percent sign
-    lines = textwrap.fill(
-        together, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
-    return lines.replace("\xa0%", " %") + "\n"
 
 
 def _title(result: Result) -> str:

@@ -12,9 +12,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kvmbench.model import unknown_name
+from kvmbench.errors import FileError, unknown_name
 
-__all__ = ["FileError", "Keys", "Schema", "Source", "declared"]
+__all__ = ["Keys", "Schema", "Source", "declared"]
 
 Keys = tuple[str | int, ...]  # the path of a value in a file; entries of arrays count from 1
 Schema = Mapping[str, Any]  # key -> the type of its value, as isinstance takes it
@@ -25,10 +25,6 @@ WORDS = {
     (int, float): "a number",
     (date, str): "a date",
 }
-
-
-class FileError(ValueError):
-    """A file that cannot be used: says which, where in it, and what was expected."""
 
 
 class Source:

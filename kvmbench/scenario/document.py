@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from kvmbench.scenario import CAUSES, PERCENTILES, ScenarioResult, Worth, worth
-from kvmbench.tables import WIDTH, Table, count, markdown, text
+from kvmbench.report.plain import WIDTH, Table, count, markdown, text
+from kvmbench.scenario.scenario import CAUSES, PERCENTILES, ScenarioResult, Worth, worth
 
 __all__ = ["FORMATS", "Point", "render"]
 

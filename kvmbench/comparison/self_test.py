@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from kvmbench.compare import CONFIDENCE, Comparison, compare
-from kvmbench.replicates import Side
+from kvmbench.comparison.verdicts import Comparison, compare
 from kvmbench.results import Result
+from kvmbench.stats import CONFIDENCE
+from kvmbench.units import Side
 
 __all__ = ["Split", "self_test"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from kvmbench._core import Machine
-from kvmbench.arguments import OP_DTYPE
+from kvmbench.arrays import OP_DTYPE
 from kvmbench.catalog import Published
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
 from kvmbench.results import Run, Series

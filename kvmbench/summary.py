@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.compare import CONFIDENCE, POWER, QUANTA
-from kvmbench.formats.rows import figure
-from kvmbench.replicates import Cell, Key, Replicates, Side
+from kvmbench.report.plain import Table, fact, figure, fill, text
 from kvmbench.results import Result
-from kvmbench.tables import Table, fact, fill, text
+from kvmbench.stats import CONFIDENCE, POWER, QUANTA
+from kvmbench.units import Cell, Key, Replicates, Side
 
 __all__ = ["render_result", "render_rows"]
 

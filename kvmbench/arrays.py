@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from kvmbench.model import unknown_name
+from kvmbench.errors import unknown_name
 
 __all__ = [
     "COUNTERS",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kvmbench.guest import (
+from kvmbench.guest.machine import (
     ANSWER,
     ANSWER_VECTOR,
     BALL,

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from math import floor, log10
 from typing import Any, NamedTuple
 
-from kvmbench.caveats import caveats, caveats_of_values, differences
-from kvmbench.compare import POWER, Comparison, Row, share_words
-from kvmbench.gates import Gate
-from kvmbench.self_test import Split
-from kvmbench.tables import Table, fill, markdown, text
+from kvmbench.comparison.caveats import caveats, caveats_of_values, differences
+from kvmbench.comparison.gates import Gate
+from kvmbench.comparison.self_test import Split
+from kvmbench.comparison.verdicts import Comparison, Row, share_words
+from kvmbench.report.plain import Table, fill, markdown, text
+from kvmbench.stats import POWER
 
 __all__ = ["COMPARE_FORMATS", "render_comparisons", "render_splits"]
 

@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kvmbench.errors import IncompatibleError
 from kvmbench.results import Host, Result, Run, Series
 
-__all__ = ["Cell", "Figures", "Incompatible", "Key", "Level", "Replicates", "Side"]
+__all__ = ["Cell", "Figures", "Key", "Level", "Replicates", "Side"]
 
 Figures = npt.NDArray[np.float64]  # [units], NaN where a unit has none
 Level = Literal["block", "boot", "run"]
@@ -42,10 +43,6 @@ class Cell(NamedTuple):
     boot: int
     run: int
     series: Series
-
-
-class Incompatible(ValueError):
-    """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,8 @@ class Side:
 class Replicates:
     """The units of replication of a before and an after, and what each unit has of a row.
 
-    Raises Incompatible where one has no figures, or the two have several configurations, and not
-    the same ones.
+    Raises IncompatibleError where one has no figures, or the two have several configurations, and
+    not the same ones.
     """
 
     def __init__(self, before: Side, after: Side) -> None:
@@ -185,7 +182,7 @@ class Replicates:
     def _check_configurations(self) -> None:
         for side in self.sides:
             if not side.cells:
-                raise Incompatible(f"{side.label} has no figures")
+                raise IncompatibleError(f"{side.label} has no figures")
         before, after = (side.configurations for side in self.sides)
         if len(before) == len(after) == 1:
             return
@@ -193,4 +190,6 @@ class Replicates:
             return
         side = self.sides[0] if len(before) > 1 else self.sides[1]
         names = ", ".join(repr(name) for name in side.configurations)
-        raise Incompatible(f"{side.label} has the configurations {names}: choose one, FILE#NAME")
+        raise IncompatibleError(
+            f"{side.label} has the configurations {names}: choose one, FILE#NAME"
+        )

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench._core import Machine
-from kvmbench._scenario import TYPES, Host
-from kvmbench.arguments import named
+from kvmbench.arrays import named
 from kvmbench.catalog import policies, profiles
-from kvmbench.model import MODEL_VERSION, Policy, Profile, unknown_name
-from kvmbench.source import Source, declared
+from kvmbench.errors import unknown_name
+from kvmbench.model import MODEL_VERSION, Policy, Profile
+from kvmbench.scenario._host import TYPES, Host
+from kvmbench.tomlfile import Source, declared
 
 __all__ = [
     "CAUSES",

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.compare import Comparison, Margin, Row, share_words
-from kvmbench.model import unknown_name
+from kvmbench.comparison.verdicts import Comparison, Margin, Row, share_words
+from kvmbench.errors import unknown_name
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
 

@@ -15,8 +15,6 @@ class Outcome(TypedDict):
     mmio: int
     tsc: int
 
-class KvmError(OSError): ...
-
 @disjoint_base
 class Vm:
     @property

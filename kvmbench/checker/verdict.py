@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from kvmbench._check import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
+from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
 from kvmbench.model import Policy
 
 __all__ = [
@@ -176,7 +176,7 @@ def check(
 def replay(verdict: Verdict) -> str:
     """Replay an unsafe verdict's history, and say in a line or two how it was confirmed.
 
-    It goes through `check_replay.Stepper`, state by state, and through `Machine` where there are
+    It goes through `replay.Stepper`, state by state, and through `Machine` where there are
     operations that do the same; where there are none, the shortest history that has them goes
     there instead, if one is found. Raises RuntimeError where a replay shows something else: the
     explorer is wrong then, or the replay is.
@@ -202,17 +202,17 @@ def replay(verdict: Verdict) -> str:
 
 def _replayed(verdict: Verdict, bad: Bad) -> bool:
     """Replay a history; return whether Machine has operations for it."""
-    from kvmbench import check_replay  # it needs the core, and so numpy
+    from kvmbench.checker import replay as stepping  # it needs the core, and so numpy
 
     sizes = (verdict.cpus, verdict.tasks, verdict.ports)
     found = (bad.what, bad.port)
     events = [(event.code, event.cpu, event.argument) for event in bad.events]
     states = [event.state for event in bad.events]
     history = [(None, bad.start), *zip(events, states, strict=True)]
-    differs = check_replay.stepper_shows(verdict.policy, sizes, history, found)
+    differs = stepping.stepper_shows(verdict.policy, sizes, history, found)
     if differs is not None:
         raise RuntimeError(f"{verdict.policy.name}: the replay differs: {differs}")
-    shown = check_replay.machine_shows(verdict.policy, sizes, events, found)
+    shown = stepping.machine_shows(verdict.policy, sizes, events, found)
     if shown is False:
         raise RuntimeError(f"{verdict.policy.name}: Machine does not show the {bad.what}")
     return shown is not None

@@ -9,6 +9,8 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
 
+from kvmbench.errors import KvmError
+
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
@@ -373,10 +375,6 @@ cdef struct OneMsr:
     uint32_t nmsrs
     uint32_t padding
     kvm_msr_entry entry
-
-
-class KvmError(OSError):
-    """A KVM ioctl failed: `filename` is the ioctl's name."""
 
 
 cdef int _check(int result, str what) except -1:

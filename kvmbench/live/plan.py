@@ -16,19 +16,16 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from kvmbench import results
-from kvmbench.files import locked, replace_file
-from kvmbench.results import Boot, Host, Result, ResultError
+from kvmbench.atomic import locked, replace_file
+from kvmbench.errors import ResultError, WrongKernelError
+from kvmbench.results import Boot, Host, Result
 
-__all__ = ["Kernel", "Plan", "Step", "WrongKernel", "due", "make", "read", "record", "write"]
+__all__ = ["Kernel", "Plan", "Step", "due", "make", "read", "record", "write"]
 
 SCHEMA = "kvmbench.plan/1"
 
 Side = Literal[0, 1]
 ORDERS: tuple[tuple[Side, ...], ...] = ((0, 1, 1, 0), (1, 0, 0, 1))
-
-
-class WrongKernel(ValueError):
-    """The running kernel is not the one that the plan's next step measures."""
 
 
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,20 +104,20 @@ def make(
 def due(plan: Plan, host: Host, boot_id: str) -> int:
     """Return the number of the step that this boot is for.
 
-    Raises WrongKernel where it is for none: another kernel runs, or a step was done in this boot.
+    Raises WrongKernelError where it is for none: another kernel runs, or this boot did a step.
     """
     number = plan.next()
     assert number is not None
     kernel, other = plan.kernel(number), plan.kernels[1 - plan.steps[number].side]
     where = f"step {number + 1} of {len(plan.steps)} is for {kernel}"
     if mismatch := kernel.mismatch(host):
-        raise WrongKernel(f"{where}, and {mismatch}: boot it")
+        raise WrongKernelError(f"{where}, and {mismatch}: boot it")
     extra = [word for word in other.words if word not in kernel.words]
     if other.release == kernel.release and extra and other.mismatch(host) is None:
-        raise WrongKernel(f"{where}, and the command line has {' '.join(extra)}: boot without")
+        raise WrongKernelError(f"{where}, and the command line has {' '.join(extra)}: boot without")
     done = [n for n, step in enumerate(plan.steps) if step.boot == boot_id]
     if done:
-        raise WrongKernel(f"{where}, and this boot was step {done[0] + 1}'s: reboot into it")
+        raise WrongKernelError(f"{where}, and this boot was step {done[0] + 1}'s: reboot into it")
     return number
 
 

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kvmbench.check import Bad, Event, Verdict, task_name
-from kvmbench.tables import WIDTH, Table, markdown, text
+from kvmbench.checker.verdict import Bad, Event, Verdict, task_name
+from kvmbench.report.plain import WIDTH, Table, markdown, text
 
 __all__ = ["FORMATS", "render", "render_mutations"]
 

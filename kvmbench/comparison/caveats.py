@@ -9,9 +9,10 @@ from datetime import datetime
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.compare import CONFIDENCE, Comparison, Row
-from kvmbench.replicates import Figures, Side
+from kvmbench.comparison.verdicts import Comparison, Row
 from kvmbench.results import Host, Run
+from kvmbench.stats import CONFIDENCE
+from kvmbench.units import Figures, Side
 
 __all__ = ["Difference", "caveats", "caveats_of_values", "differences", "unknown_hosts"]
 

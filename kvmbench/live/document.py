@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
+from kvmbench.report.plain import Table, fact, fill, markdown, text
 from kvmbench.results import Result, Series
 from kvmbench.stats import median_interval, pseudo_median, signed_rank_interval
-from kvmbench.tables import Table, fact, fill, markdown, text
 
 if TYPE_CHECKING:
     from kvmbench.live.fitness import Finding

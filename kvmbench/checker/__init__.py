@@ -1,0 +1,1 @@
+"""Every interleaving of a small machine: is a policy safe?"""

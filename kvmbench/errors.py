@@ -1,0 +1,83 @@
+"""The exceptions of kvmbench: one root, so that one `except` catches all of them.
+
+    KvmbenchError
+    ├── OperationError (ValueError)     an operation whose condition does not hold
+    ├── FileError (ValueError)          a TOML or Python file that cannot be used
+    ├── ResultError (ValueError)        a result, plan or foreign file that cannot be used
+    ├── IncompatibleError (ValueError)  two results that cannot be compared
+    ├── LiveError (RuntimeError)        this host cannot measure
+    │   └── WrongKernelError            another kernel is running than the plan's step measures
+    └── KvmError (OSError)              an ioctl of /dev/kvm failed
+
+Each message is one line that names the thing, the place and what was expected. Arguments of the
+wrong type or out of range raise TypeError, ValueError or IndexError, as elsewhere in Python.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "FileError",
+    "IncompatibleError",
+    "KvmError",
+    "KvmbenchError",
+    "LiveError",
+    "OperationError",
+    "ResultError",
+    "WrongKernelError",
+    "unknown_name",
+]
+
+
+class KvmbenchError(Exception):
+    """The root of this package's exceptions."""
+
+
+class OperationError(KvmbenchError, ValueError):
+    """An operation whose condition does not hold; the machine stands as those before it left it.
+
+    `index` is its place in the sequence given (0 for a single operation; for `repeat_exit`, how
+    many were done), `reason` what does not hold.
+    """
+
+    def __init__(self, reason: str, index: int = 0) -> None:
+        super().__init__(reason, index)
+        self.reason = reason
+        self.index = index
+
+    def __str__(self) -> str:
+        return f"operation {self.index}: {self.reason}"
+
+
+class FileError(KvmbenchError, ValueError):
+    """A file that cannot be used: says which, where in it, and what was expected."""
+
+
+class ResultError(KvmbenchError, ValueError):
+    """A file that is no result, in one line with the file and the place (`$.boots[0].id`)."""
+
+
+class IncompatibleError(KvmbenchError, ValueError):
+    """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
+
+
+class LiveError(KvmbenchError, RuntimeError):
+    """Nothing can be measured on this host, in one line with what would help."""
+
+
+class WrongKernelError(LiveError):
+    """The running kernel is not the one that the plan's next step measures."""
+
+
+class KvmError(KvmbenchError, OSError):
+    """An ioctl of /dev/kvm failed: `filename` is the ioctl's name."""
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """Return the message for a name that is not among `known`, with the nearest one."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    return f"unknown {what} {name!r}; {hint}"

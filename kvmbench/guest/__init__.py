@@ -1,0 +1,1 @@
+"""Guests of our own: assembler, memory image and the programs of the workloads."""

@@ -1,0 +1,1 @@
+"""A whole host, simulated: run queues, timeslices and tasks under a policy."""

@@ -1,0 +1,1 @@
+"""Workloads under two policies, simulated in exact cycles."""
