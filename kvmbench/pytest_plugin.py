@@ -184,7 +184,7 @@ def _reader(
     """Return what reads a clock, and what is to be said of it."""
     from kvmbench._core import Machine
     from kvmbench.arrays import integer
-    from kvmbench.scenario.scenario import CAUSES
+    from kvmbench.causes import CAUSES
 
     if isinstance(clock, Machine):
         machine = clock
@@ -195,7 +195,7 @@ def _reader(
         def read_machine() -> Reading:
             # Python's integers: a sum of numpy's over many CPUs could wrap.
             counters = machine.counters[which]
-            found = {name: sum(counters[field].tolist()) for name, field in CAUSES.items()}
+            found = {name: sum(counters[field].tolist()) for name, (field, _) in CAUSES.items()}
             found["reloads"] = sum(counters["reloads"].tolist())
             found[""] = sum(machine.cpu["cycles"][which].tolist())
             return found

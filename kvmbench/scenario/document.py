@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from kvmbench.causes import CAUSES
 from kvmbench.report.plain import WIDTH, Table, count, markdown, text
-from kvmbench.scenario.scenario import CAUSES, PERCENTILES, ScenarioResult, Worth, worth
+from kvmbench.scenario.scenario import PERCENTILES, ScenarioResult, Worth, worth
 
 __all__ = ["FORMATS", "Point", "render"]
 
@@ -18,7 +19,6 @@ FORMATS = ("text", "markdown", "csv", "json")
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
 GONE = 20  # a gain is gone where less than the largest one over this is left
 EVER = ("leaks", "denials", "faults")  # a correct policy has none
-LABELS = {**{cause: cause for cause in CAUSES}, "host": "host state", "tr": "TR"}
 
 
 class Point(NamedTuple):
@@ -74,7 +74,7 @@ def _percent(share: float) -> str:
 def _main(point: Point) -> Table:
     both = (point.before, point.after)
     rows: list[tuple[str, ...]] = []
-    for cause, label in LABELS.items():
+    for cause, (_, label) in CAUSES.items():
         old, new = (result.share(cause) for result in both)
         if old or new:
             rows.append((label, _percent(old), _percent(new), f"{100 * (new - old):+.3f}"))

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.arrays import named
 from kvmbench.catalog import policies, profiles
+from kvmbench.causes import CAUSES
 from kvmbench.errors import unknown_name
 from kvmbench.model import MODEL_VERSION, Policy, Profile
 from kvmbench.scenario._host import TYPES, Host
 from kvmbench.tomlfile import Source, declared
 
 __all__ = [
-    "CAUSES",
     "PERCENTILES",
     "Scenario",
     "ScenarioResult",
@@ -40,20 +40,6 @@ __all__ = [
     "worth",
 ]
 
-CAUSES = {
-    "guest": "c_guest",
-    "work": "c_work",
-    "idle": "c_idle",
-    "exit": "c_exit",
-    "user": "c_user",
-    "host": "c_host",
-    "tr": "c_tr",
-    "map": "c_map",
-    "switch": "c_switch",
-    "ioperm": "c_call",
-    "io": "c_io",
-}
-"""Where a host's CPU time goes, and the counter that has it."""
 PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
 
 US = 10**6
@@ -416,7 +402,7 @@ def _result(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
     counters = machine.counters
     outside = host.guest_outside
     sums = {name: int(counters[name].sum()) for name in counters.dtype.names or ()}
-    cycles = {cause: sums[name] for cause, name in CAUSES.items()}
+    cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
     # The machine counts as work what a vCPU's thread does outside KVM_RUN; here it is the guest.
     cycles["guest"] += int(outside.sum())
     cycles["work"] -= int(outside.sum())

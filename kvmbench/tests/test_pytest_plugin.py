@@ -11,7 +11,7 @@ import pytest
 
 import kvmbench._core
 import kvmbench.baseline
-import kvmbench.scenario.scenario  # loaded for good: sessions within this process drop what they import
+import kvmbench.scenario.scenario  # loaded for good: sessions in this process drop their imports
 from kvmbench.formats import load
 from kvmbench.results import read
 

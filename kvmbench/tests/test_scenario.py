@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from kvmbench import Machine, Op, policies, profiles
+from kvmbench.causes import CAUSES
 from kvmbench.errors import FileError
 from kvmbench.scenario import sampling
 from kvmbench.scenario._host import Host, philox
-from kvmbench.scenario.scenario import CAUSES, Scenario, Tasks, load_scenario, scenarios, worth
+from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenarios, worth
 from kvmbench.tests.histories import reference
 from kvmbench.tests.host_reference import HostReference
 

@@ -1,0 +1,34 @@
+"""The causes of cycles: each one's name, the core's counter of it, and its label in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+__all__ = ["CAUSES", "Cause"]
+
+
+class Cause(NamedTuple):
+    """A cause: the counter that holds its cycles (docs/model.md, section 7), and a label."""
+
+    counter: str
+    label: str
+
+
+CAUSES: Mapping[str, Cause] = MappingProxyType(
+    {
+        "guest": Cause("c_guest", "guest"),
+        "work": Cause("c_work", "work"),
+        "idle": Cause("c_idle", "idle"),
+        "exit": Cause("c_exit", "exit"),
+        "user": Cause("c_user", "user"),
+        "host": Cause("c_host", "host state"),
+        "tr": Cause("c_tr", "TR"),
+        "map": Cause("c_map", "map"),
+        "switch": Cause("c_switch", "switch"),
+        "ioperm": Cause("c_call", "ioperm"),
+        "io": Cause("c_io", "io"),
+    }
+)
+"""Every cause by name; their counters sum to a CPU's cycles."""

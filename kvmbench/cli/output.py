@@ -1,0 +1,76 @@
+"""Where a command's document goes: stdout or a file, in which form, how wide, in colour or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvmbench.report import ENDINGS, WIDTH, Document, write
+
+__all__ = ["emit", "output_options", "write_out"]
+
+
+def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--format`, one of `forms`, and `--output` to a command.
+
+    The form is None where the user chose none; `emit` then goes by the file's ending.
+    """
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option(
+            "-o",
+            "--output",
+            type=click.Path(),
+            metavar="FILE",
+            help="Write to FILE instead of stdout; its ending chooses the format.",
+        )(command)
+        return click.option(
+            "--format",
+            type=click.Choice(forms),
+            show_default="text, or by FILE's ending",
+            help="Form of the output.",
+        )(command)
+
+    return add
+
+
+def emit(document: Document, form: str | None, output: str | None) -> None:
+    """Write a document to stdout, or make it that of a file: whole, or not at all."""
+    if form is None:
+        form = ENDINGS.get(Path(output).suffix, "text") if output else "text"
+    width, color = (WIDTH, False) if output else _terminal()
+    write_out(write(document, form, width=width, color=color), output)
+
+
+def write_out(content: str | bytes, output: str | None) -> None:
+    """Print `content`, or make it that of a file: whole, or not at all."""
+    if output is None or output == "-":
+        click.echo(content, nl=False)
+        return
+    from kvmbench.atomic import replace_file
+
+    try:
+        replace_file(output, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise click.ClickException(f"{output}: {error.strerror or error}") from None
+
+
+def _terminal() -> tuple[int, bool]:
+    """Return the columns of stdout and whether to colour it.
+
+    NO_COLOR, CLICOLOR_FORCE and TERM=dumb are honoured (no-color.org, bixense.com/clicolors).
+    """
+    environment: dict[str, Any] = dict(os.environ)
+    wide = sys.stdout.isatty()
+    width = shutil.get_terminal_size((WIDTH, 24)).columns if wide else WIDTH
+    if environment.get("NO_COLOR"):
+        return width, False
+    if environment.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return width, True
+    return width, wide and environment.get("TERM") != "dumb"

@@ -1,0 +1,153 @@
+"""A document as text: for a terminal of any width, a mail or a commit message."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from kvmbench.report.document import (
+    Block,
+    Cell,
+    Code,
+    Document,
+    Facts,
+    Heading,
+    Items,
+    Note,
+    Table,
+)
+from kvmbench.report.escape import visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["WIDTH", "cell_text", "text"]
+
+WIDTH = 72  # columns: what a commit message, a mail and a quoted mail hold
+GAP = 2  # spaces between columns
+LEAST = {"key": 32, "word": 16}  # columns, below which a table grows instead
+TONES = {"good": "green", "bad": "red", "doubt": "yellow", "mark": "bold", "": ""}
+STICKY = {" %": "\xa0%", " ->": "\xa0->"}  # a line begins with neither
+
+
+def text(document: Document, width: int = WIDTH, *, color: bool = False) -> str:
+    """Return `document` as text of `width` columns, with a newline at its end.
+
+    A key is never cut: a table that `width` cannot hold grows. `color` adds ANSI sequences.
+    """
+    blocks = [Note(document.title), *document.blocks] if document.title else document.blocks
+    parts = []
+    for above, block in pairwise([None, *blocks]):
+        if above is not None and not isinstance(above, Heading):
+            parts.append("\n")
+        parts.append(_block(block, width, color))
+        if isinstance(block, Heading):
+            parts.append("\n")
+    return "".join(parts)
+
+
+def _block(block: Block | None, width: int, color: bool) -> str:
+    match block:
+        case Table():
+            return _table(block, width, color)
+        case Code(lines):
+            return visible(lines, keep="\n").rstrip("\n") + "\n"
+        case Heading(words) | Note(words):
+            return _wrapped(words, width)
+        case Items(lines):
+            return "".join(_wrapped(line, width, "  ") for line in lines)
+        case Facts(pairs):
+            return _facts(pairs, width)
+    return ""
+
+
+def _drawn(thing: RenderableType, width: int, color: bool) -> str:
+    from rich.console import Console
+
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=color, no_color=not color,
+        color_system="standard" if color else None, highlight=False, markup=False, emoji=False,
+        legacy_windows=False,
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(thing)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+
+
+def _wrapped(words: str, width: int, indent: str = "") -> str:
+    """Return a paragraph in lines of at most `width` columns; a longer word stays whole."""
+    shown = visible(words)
+    for plain, sticky in STICKY.items():
+        shown = shown.replace(plain, sticky)
+    lines = textwrap.fill(
+        shown, width, initial_indent=indent, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace("\xa0", " ") + "\n"
+
+
+def _facts(pairs: Sequence[tuple[str, str]], width: int) -> str:
+    """Return `name  value` lines, the values aligned and wrapped below themselves."""
+    name_width = max((len(visible(name)) for name, _ in pairs), default=0) + GAP
+    lines = []
+    for name, value in pairs:
+        wrapped = _wrapped(value or "-", max(width - name_width, 1)).splitlines()
+        heads = [visible(name), *[""] * (len(wrapped) - 1)]
+        lines += [f"{head:{name_width}}{line}" for head, line in zip(heads, wrapped, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def cell_text(cell: str | Cell) -> str:
+    """Return a cell's words."""
+    return cell if isinstance(cell, str) else cell.text
+
+
+def _table(table: Table, width: int, color: bool) -> str:
+    from rich.cells import cell_len
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    units = any(column.unit for column in table.columns)
+    heads = [
+        [column.heading, column.unit] if units else [column.heading] for column in table.columns
+    ]
+    shown = [[visible(cell_text(cell)) for cell in row] for row in table.rows]
+    natural = [
+        max([cell_len(line) for line in head] + [cell_len(row[n]) for row in shown])
+        for n, head in enumerate(heads)
+    ]
+    widths = _shrunk(natural, [column.kind for column in table.columns], width)
+    drawn = Drawn(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    for column, head, room in zip(table.columns, heads, widths, strict=True):
+        figure = column.kind == "figure"
+        drawn.add_column(
+            Text("\n".join(head), style="bold"), width=room, no_wrap=figure,
+            justify="right" if figure else "left", overflow="fold",
+        )  # fmt: skip
+    last: list[str] = []
+    for row, words in zip(table.rows, shown, strict=True):
+        cells = []
+        for n, (cell, said) in enumerate(zip(row, words, strict=True)):
+            repeats = table.grouped and words[: n + 1] == last[: n + 1]
+            blank = repeats and table.columns[n].kind == "key"
+            tone = "" if isinstance(cell, str) else TONES[cell.tone]
+            cells.append(Text("" if blank else said, style=tone))
+        last = words
+        drawn.add_row(*cells)
+    return _drawn(drawn, sum(widths) + GAP * (len(widths) - 1), color)
+
+
+def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[int]:
+    """Return the columns' widths: words give way first, then keys, neither below its least."""
+    widths = list(natural)
+    excess = sum(widths) + GAP * (len(widths) - 1) - width
+    for kind in ("word", "key"):
+        for n in sorted(range(len(widths)), key=lambda n: -natural[n]):
+            if kinds[n] == kind and excess > 0:
+                given = min(excess, max(widths[n] - LEAST[kind], 0))
+                widths[n] -= given
+                excess -= given
+    return widths
