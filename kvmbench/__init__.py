@@ -13,15 +13,30 @@ if TYPE_CHECKING:
     from kvmbench._core import Machine, port_check
     from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
-    from kvmbench.errors import OperationError
+    from kvmbench.errors import (
+        FileError,
+        IncompatibleError,
+        KvmbenchError,
+        KvmError,
+        LiveError,
+        OperationError,
+        ResultError,
+        WrongKernelError,
+    )
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
     from kvmbench.scenario.scenario import Scenario, load_scenario
+    from kvmbench.simulation.simulate import simulate
     from kvmbench.workloads import Workload
 
 _HOME = {
     "COUNTERS_DTYPE": "arrays",
     "Costs": "model",
     "ExitKind": "model",
+    "FileError": "errors",
+    "IncompatibleError": "errors",
+    "KvmError": "errors",
+    "KvmbenchError": "errors",
+    "LiveError": "errors",
     "Machine": "_core",
     "OP_DTYPE": "arrays",
     "Op": "model",
@@ -29,14 +44,17 @@ _HOME = {
     "Policy": "model",
     "Profile": "model",
     "Provenance": "model",
+    "ResultError": "errors",
     "Scenario": "scenario.scenario",
     "Workload": "workloads",
+    "WrongKernelError": "errors",
     "load_policies": "catalog",
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
     "policies": "catalog",
     "port_check": "_core",
     "profiles": "catalog",
+    "simulate": "simulation.simulate",
 }
 
 __all__ = [
@@ -44,14 +62,21 @@ __all__ = [
     "OP_DTYPE",
     "Costs",
     "ExitKind",
+    "FileError",
+    "IncompatibleError",
+    "KvmError",
+    "KvmbenchError",
+    "LiveError",
     "Machine",
     "Op",
     "OperationError",
     "Policy",
     "Profile",
     "Provenance",
+    "ResultError",
     "Scenario",
     "Workload",
+    "WrongKernelError",
     "__version__",
     "get_include",
     "load_policies",
@@ -60,6 +85,7 @@ __all__ = [
     "policies",
     "port_check",
     "profiles",
+    "simulate",
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["CAUSES", "Cause"]
+__all__ = ["CAUSES", "OF_EXITS", "Cause"]
 
 
 class Cause(NamedTuple):
@@ -32,3 +32,6 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
     }
 )
 """Every cause by name; their counters sum to a CPU's cycles."""
+
+OF_EXITS = ("exit", "user", "host", "tr", "map")
+"""The causes that an iteration of exits can have."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -198,6 +198,47 @@ class Profile:
             for what in ("cycles", "user_cycles", "overlap"):
                 found[f"kinds.{kind.name}.{what}"] = getattr(kind, what)
         return found
+
+    def with_costs(
+        self,
+        figures: Mapping[str, int] = MappingProxyType({}),
+        *,
+        source: str,
+        basis: str = "assumed",
+        name: str | None = None,
+        **costs: int,
+    ) -> Profile:
+        """Return a profile with other figures, whose provenance is `basis` and `source`.
+
+        `costs` are fields of `Costs`, `figures` any figures by path (`kinds.cpuid.cycles`), in
+        cycles. The other figures keep their origin, so that no figure has one that is not its own.
+
+        Raises ValueError for a figure that the profile does not have, for a basis that is none of
+        `BASES` and for an empty source; TypeError and ValueError as `Costs` and `ExitKind`.
+        """
+        stated = {**figures, **{f"costs.{cost}": value for cost, value in costs.items()}}
+        known = self.figures()
+        for figure in stated:
+            if figure not in known:
+                raise ValueError(unknown_name("figure", figure, known))
+
+        def changed(prefix: str) -> dict[str, Any]:
+            """Return the stated fields of one record."""
+            return {
+                field_name: value
+                for figure, value in stated.items()
+                for start, _, field_name in [figure.rpartition(".")]
+                if start == prefix
+            }
+
+        origin = Provenance(basis, source)
+        return replace(
+            self,
+            name=name or self.name,
+            costs=replace(self.costs, **changed("costs")),
+            kinds=tuple(replace(kind, **changed(f"kinds.{kind.name}")) for kind in self.kinds),
+            provenance={**self.provenance, **dict.fromkeys(stated, origin)},
+        )
 
     def origin(self, figure: str) -> Provenance:
         """Return where `figure` comes from; assumed, unstated, where the profile is silent."""

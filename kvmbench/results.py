@@ -27,6 +27,7 @@ __all__ = [
     "Run",
     "Series",
     "append",
+    "builtins",
     "check",
     "decode",
     "decode_json",
@@ -113,6 +114,8 @@ class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     order: Literal["time", "lost"] = "time"
     notes: list[str] = field(default_factory=list)
     boots: Annotated[list[Boot], Meta(min_length=1)]
+    # The table that a command printed, for readers of its JSON; kvmbench makes it again.
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def runs(self) -> Iterator[tuple[Boot, Run]]:
         """Yield every run with its boot, in order."""
@@ -195,6 +198,16 @@ def encode(result: Result) -> bytes:
     return re.sub(rb"\[\n\s+([-+.\deE]+(?:,\s+[-+.\deE]+)*)\n\s*\]", _one_line, text) + b"\n"
 
 
+def builtins(result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of a result's file as dicts and lists, with a table's `rows` in it.
+
+    Raises ResultError as `encode`.
+    """
+    encode(result)
+    content: dict[str, Any] = msgspec.to_builtins(result)
+    return {"schema": SCHEMA} | content | {"rows": rows}
+
+
 def _one_line(found: re.Match[bytes]) -> bytes:
     return b"[" + re.sub(rb",\s+", b", ", found[1]) + b"]"
 
@@ -252,7 +265,7 @@ def merge(old: Result, new: Result) -> Result:
             boots.append(boot)
     order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
     notes = list(dict.fromkeys((*old.notes, *new.notes)))
-    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes)
+    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes, rows=[])
     check(merged, old.name or "result")
     return merged
 

@@ -26,7 +26,8 @@ from kvmbench.cli.common import (
 
 if TYPE_CHECKING:
     from kvmbench.model import Profile
-    from kvmbench.results import Result, Run
+    from kvmbench.results import Result
+    from kvmbench.simulation.simulate import Simulation
     from kvmbench.workloads import Workload
 
 
@@ -216,8 +217,9 @@ def _simulated(
     workloads = _workloads(names, workload_file, chosen_profile)
 
     from kvmbench.catalog import load_published, published
-    from kvmbench.simulation import document as tables
+    from kvmbench.report import write
     from kvmbench.simulation import simulate
+    from kvmbench.simulation.against import check_against
 
     table = None
     if against is not None:
@@ -227,30 +229,30 @@ def _simulated(
     show = Progress()
     try:
         if table:
-            simulate.check_against(table, (workload.name for workload in workloads), ioperm)
-        result = simulate.simulate(
+            check_against(table, (workload.name for workload in workloads), ioperm)
+        simulation = simulate.simulate(
             workloads, *chosen, chosen_profile, iterations=iterations, ioperm=ioperm,
             vendor=vendor, closed_form=closed_form, progress=show,
         )  # fmt: skip
-        residuals = simulate.against(result, table) if table else None
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     finally:
         show.clear()
-    name = table.name if table else None
-    text = tables.render(result, format, explain=explain, residuals=residuals, published=name)
-    return text, _kept(simulate.recorded(result, time=now(), command=command_line()))
+    result = _kept(simulation)
+    document = simulation.document(explain=explain, against=table, result=result)
+    return write(document, format), result
 
 
-def _kept(run: Run) -> Result:
-    """Return one run of this boot as a result."""
+def _kept(simulation: Simulation) -> Result:
+    """Return the simulation as a result of this boot."""
     from importlib.metadata import version
 
     from kvmbench.live.host import boot_id, host
-    from kvmbench.results import Boot, Result
 
-    boot = Boot(id=boot_id(), host=host(), runs=[run])
-    return Result(tool=f"kvmbench {version('kvmbench')}", boots=[boot])
+    return simulation.result(
+        time=now(), command=command_line(), boot=boot_id(), host=host(),
+        tool=f"kvmbench {version('kvmbench')}",
+    )  # fmt: skip
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:

@@ -111,9 +111,7 @@ def _table(table: Table, width: int, color: bool) -> str:
     from rich.text import Text
 
     units = any(column.unit for column in table.columns)
-    heads = [
-        [column.heading, column.unit] if units else [column.heading] for column in table.columns
-    ]
+    heads = [[visible(c.heading), *([visible(c.unit)] if units else [])] for c in table.columns]
     shown = [[visible(cell_text(cell)) for cell in row] for row in table.rows]
     natural = [
         max([cell_len(line) for line in head] + [cell_len(row[n]) for row in shown])

@@ -1,135 +1,133 @@
-"""Results as text, Markdown, CSV, JSON and in the patch's own form."""
+"""A simulation as a document, and in the patch's own form."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from kvmbench.report.plain import Table, count, fill, markdown, signed, text
-from kvmbench.simulation.simulate import Residual, Result, Row
+from kvmbench.causes import CAUSES
+from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
+from kvmbench.report.plain import count, signed
+from kvmbench.results import Result, builtins
+from kvmbench.simulation.against import Residual, against
 
-__all__ = ["FORMATS", "render"]
+if TYPE_CHECKING:
+    from kvmbench.catalog import Published
+    from kvmbench.simulation.simulate import Row, Simulation
 
-FORMATS = ("text", "kut", "markdown", "csv", "json")
-SEGMENTS = {"exit": "exit", "user": "user", "host": "host state", "tr": "TR", "map": "map"}
-"""What a table calls each of simulate.SEGMENTS."""
+__all__ = ["document"]
 
-LIGHT = (
-    "Light rows (no exit, or one that the kernel handles itself) do not move: they never put "
-    "the vCPU, and TR is reloaded only at the put, on the way to userspace or when the vCPU's "
-    "thread is scheduled out."
+LIGHTWEIGHT = (
+    "Rows whose exits the kernel handles itself, and rows without an exit, do not move: the "
+    "kernel reloads TR in vcpu_put() only, on the way to userspace or when it schedules the "
+    "vCPU's thread out."
 )
-AT_EXIT = "Light rows move only because {} acts at every VM exit; what does not exit does not move."
+AT_EXIT = "Lightweight exits move only because {} acts at every VM exit."
 FITTED = (
     "fitted: a cost of this row was chosen to meet a published table, so the row is no evidence "
     "for the model."
 )
 
 
-def render(
-    result: Result,
-    form: str,
+def document(
+    simulation: Simulation,
     *,
     explain: bool = False,
-    residuals: Sequence[Residual] | None = None,
-    published: str | None = None,
-) -> str:
-    """Return `result` in one of FORMATS, with a newline at its end.
-
-    `explain` adds where the cycles of each cell go, `residuals` how the rows compare with those
-    of the table named `published`.
-    """
-    if form == "json":
-        document = _document(result, residuals, published)
-        return json.dumps(document, indent=2) + "\n"
-    if form == "csv":
-        return _csv(result, explain, residuals)
-    if form == "kut":
-        columns = (("Before:", "before"), ("After:", "after"))
-        lines = []
-        for heading, side in columns:
-            lines.append(heading)
-            lines += [f"{r.workload} {count(getattr(r, side).cycles)}" for r in result.rows]
-        return "\n".join(lines) + "\n"
-    write = {"text": text, "markdown": markdown}[form]
-    parts = [fill(_title(result)), write(_main(result))]
-    if any(row.light for row in result.rows):
-        at_exit = " and ".join({p.name: None for p in result.policies if p.vm_exit})
-        parts.append(fill(AT_EXIT.format(at_exit) if at_exit else LIGHT))
+    published: Published | None = None,
+    result: Result | None = None,
+) -> Document:
+    """Return the document of a simulation; `Simulation.document` says what the options are."""
+    residuals = against(simulation, published) if published else []
+    blocks: list[Block] = [_main(simulation.rows), *map(Note, _footnotes(simulation))]
     if explain:
-        parts += [fill("Where the cycles go:"), write(_segments(result))]
-    if residuals is not None:
-        what = f"Change in cycles as predicted, and as published in {published}"
-        parts += [
-            fill(f"{what}; the residual is what the model does not explain:"),
-            write(_residuals(residuals)),
+        blocks += [Heading("Where the cycles go:"), _causes(simulation.rows)]
+    if published:
+        blocks += [
+            Heading(f"Change as predicted, and as published in {published.name}:"),
+            _residuals(residuals),
+            Note("The residual is the part of the published change that the model leaves over."),
         ]
         if any(row.fitted for row in residuals):
-            parts.append(fill(FITTED))
-    return "\n".join(parts)
-
-
-def _title(result: Result) -> str:
-    before, after = (policy.name for policy in result.policies)
-    what = {
-        "off": f"{before} -> {after}",
-        "on": f"{before} -> {after}, the vCPU's thread holding an I/O bitmap",
-        "both": f"{after}, the vCPU's thread without -> with an I/O bitmap",
-    }[result.ioperm]
-    vendor = "" if result.vendor == "vmx" else f", {result.vendor}"
-    return (
-        f"{what}: simulated cycles per iteration, profile {result.profile.name}{vendor}, "
-        f"{result.iterations:,} iterations"
+            blocks.append(Note(FITTED))
+    records = _records(simulation.rows, residuals)
+    return Document(
+        title=_title(simulation),
+        blocks=blocks,
+        records=records,
+        data=builtins(result or simulation.result(), records),
+        forms={"kut": lambda: _kut(simulation.rows)},
     )
 
 
-def _reloads(row: Row) -> str:
-    return f"{count(row.before.reloads)} -> {count(row.after.reloads)}"
+def _title(simulation: Simulation) -> str:
+    before, after = (policy.name for policy in simulation.policies)
+    compared = {
+        "off": f"{before} -> {after}",
+        "on": f"{before} -> {after}, the vCPU's thread holding an I/O bitmap",
+        "both": f"{after}, the vCPU's thread without -> with an I/O bitmap",
+    }[simulation.ioperm]
+    vendor = "" if simulation.vendor == "vmx" else f", {simulation.vendor}"
+    return (
+        f"{compared}: simulated cycles/iteration, cost profile {simulation.profile.name}{vendor}, "
+        f"{simulation.iterations:,} iterations"
+    )
 
 
-def _percent(row: Row) -> str:
-    if row.percent is None:
-        return "-"
-    return f"{row.percent:+.1f}%" if row.change else "0.0%"
+def _footnotes(simulation: Simulation) -> Iterator[str]:
+    if any(row.lightweight for row in simulation.rows):
+        at_exit = " and ".join({p.name: None for p in simulation.policies if p.vm_exit})
+        yield AT_EXIT.format(at_exit) if at_exit else LIGHTWEIGHT
 
 
-def _main(result: Result) -> Table:
-    rows = [
+def _main(rows: Sequence[Row]) -> Table:
+    columns = (
+        Column("workload", "key"),
+        *(Column(name, unit="cycles") for name in ("before", "after", "change")),
+        Column("change", unit="%"),
+        Column("TR reloads"),
+    )
+    cells = [
         (
             row.workload,
             count(row.before.cycles),
             count(row.after.cycles),
             signed(row.change),
-            _percent(row),
-            _reloads(row),
+            signed(None if row.percent is None else float(row.percent)),
+            f"{count(row.before.reloads)} -> {count(row.after.reloads)}",
         )
-        for row in result.rows
+        for row in rows
     ]
-    return Table(("workload", "before", "after", "change", "", "TR reloads"), rows)
+    return Table(columns, cells)
 
 
-def _segments(result: Result) -> Table:
-    """One line for each segment that has cycles on either side, and their sum."""
-    rows = []
-    for row in result.rows:
-        cells = {
-            label: (row.before.segments[name], row.after.segments[name])
-            for name, label in SEGMENTS.items()
+def _causes(rows: Sequence[Row]) -> Table:
+    """Return a line for each cause that has cycles on either side, and their sum."""
+    columns = (
+        Column("workload", "key"),
+        Column("where", "word"),
+        *(Column(name, unit="cycles") for name in ("before", "after", "change")),
+    )
+    cells = []
+    for row in rows:
+        found = {
+            CAUSES[name].label: (before, row.after.segments[name])
+            for name, before in row.before.segments.items()
+            if before or row.after.segments[name]
         }
-        found = {label: both for label, both in cells.items() if any(both)}
         if len(found) != 1:
             found["sum"] = (row.before.cycles, row.after.cycles)
         for label, (before, after) in found.items():
-            name = row.workload if label == next(iter(found)) else ""
-            rows.append((name, label, count(before), count(after), signed(after - before)))
-    return Table(("workload", "where", "before", "after", "change"), rows, names=2)
+            cells.append((row.workload, label, count(before), count(after), signed(after - before)))
+    return Table(columns, cells, grouped=True)
 
 
 def _residuals(residuals: Sequence[Residual]) -> Table:
-    rows = [
+    columns = (
+        Column("workload", "key"),
+        *(Column(name, unit="cycles") for name in ("predicted", "published", "residual")),
+        Column("basis", "word"),
+    )
+    cells = [
         (
             row.workload,
             signed(row.predicted),
@@ -139,16 +137,14 @@ def _residuals(residuals: Sequence[Residual]) -> Table:
         )
         for row in residuals
     ]
-    return Table(("workload", "predicted", "published", "residual", ""), rows)
+    return Table(columns, cells)
 
 
-def _document(
-    result: Result, residuals: Sequence[Residual] | None, published: str | None
-) -> dict[str, Any]:
-    by_name = {row.workload: row for row in residuals or ()}
-    rows = []
-    for row in result.rows:
-        entry = {
+def _records(rows: Sequence[Row], residuals: Sequence[Residual]) -> list[Record]:
+    by_name = {row.workload: row for row in residuals}
+    records = []
+    for row in rows:
+        record: Record = {
             "workload": row.workload,
             "before": row.before.cycles,
             "after": row.after.cycles,
@@ -156,48 +152,18 @@ def _document(
             "percent": row.percent,
             "reloads_before": row.before.reloads,
             "reloads_after": row.after.reloads,
-            "segments_before": row.before.segments,
-            "segments_after": row.after.segments,
         }
+        for side, cell in (("before", row.before), ("after", row.after)):
+            record |= {f"{name}_{side}": cycles for name, cycles in cell.segments.items()}
         if found := by_name.get(row.workload):
-            entry |= {
-                "published_change": found.published,
-                "residual": found.residual,
-                "fitted": found.fitted,
-            }
-        rows.append(entry)
-    document: dict[str, Any] = {
-        "engine": "sim",
-        "model_version": result.model_version,
-        "unit": "cycles",
-        "profile": result.profile.name,
-        "policies": dict(zip(("before", "after"), (p.name for p in result.policies), strict=True)),
-        "ioperm": result.ioperm,
-        "vendor": result.vendor,
-        "iterations": result.iterations,
-    }
-    if published is not None:
-        document["against"] = published
-    return document | {"rows": rows}
+            record["published_change"] = found.published
+            record |= {"residual": found.residual, "fitted": found.fitted}
+        records.append(record)
+    return records
 
 
-def _csv(result: Result, explain: bool, residuals: Sequence[Residual] | None) -> str:
-    document = _document(result, residuals, None)
-    left_out = () if explain else ("segments_before", "segments_after")
-    lines = []
-    for row in document["rows"]:
-        flat: dict[str, Any] = {}
-        for key, value in row.items():
-            if isinstance(value, dict):
-                side = key.removeprefix("segments_")
-                if key not in left_out:
-                    flat |= {f"{name}_{side}": cycles for name, cycles in value.items()}
-            else:
-                flat[key] = value
-        lines.append(flat)
-    headings = list(dict.fromkeys(key for line in lines for key in line))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, headings, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+def _kut(rows: Sequence[Row]) -> str:
+    """Return the form that the patch has in its changelog."""
+    before = [f"{row.workload} {count(row.before.cycles)}" for row in rows]
+    after = [f"{row.workload} {count(row.after.cycles)}" for row in rows]
+    return "\n".join(("Before:", *before, "After:", *after)) + "\n"

@@ -1,35 +1,31 @@
-"""Workloads under two policies, simulated: the before/after table, in exact cycles."""
+"""Workloads under two policies, simulated: the before/after table, in exact cycles.
+
+`kvmbench run` prints it; other programs call `kvmbench.simulate`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from kvmbench._core import Machine
-from kvmbench.arrays import OP_DTYPE
-from kvmbench.catalog import Published
+from kvmbench.arrays import OP_DTYPE, named
+from kvmbench.catalog import policies, profiles
+from kvmbench.causes import CAUSES, OF_EXITS
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
-from kvmbench.results import Run, Series
+from kvmbench.report import Document, Reported
+from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench.simulation.document import document as simulation_document
 from kvmbench.workloads import Workload
+from kvmbench.workloads import workloads as known_workloads
 
-__all__ = [
-    "SEGMENTS",
-    "Cell",
-    "Residual",
-    "Result",
-    "Row",
-    "against",
-    "check_against",
-    "missing_kinds",
-    "recorded",
-    "simulate",
-]
+if TYPE_CHECKING:
+    from kvmbench.catalog import Published
 
-SEGMENTS = {"exit": "c_exit", "user": "c_user", "host": "c_host", "tr": "c_tr", "map": "c_map"}
-"""Where the cycles of an iteration go, and the counter that has them."""
+__all__ = ["Cell", "Row", "Simulation", "missing_kinds", "simulate"]
 
 IOPERM = ("off", "on", "both")
 IOPERM_PORTS = (0x378, 3)  # a parallel port: what a vCPU thread with an I/O bitmap holds here
@@ -67,8 +63,8 @@ class Row:
         return self.after.cycles - self.before.cycles
 
     @property
-    def light(self) -> bool:
-        """Whether no iteration ever leaves the kernel, so that the vCPU is never put."""
+    def lightweight(self) -> bool:
+        """Whether no exit returns to userspace, so that no iteration calls vcpu_put()."""
         return not any(kind.user for kind in self.exits)
 
     @property
@@ -77,9 +73,9 @@ class Row:
         return 100 * self.change / self.before.cycles if self.before.cycles else None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What was simulated and what came out."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Simulation(Reported):
+    """A simulation: its inputs, and a row per workload. It prints as `kvmbench run` does."""
 
     profile: Profile
     policies: tuple[Policy, Policy]  # before and after; the same twice where ioperm is both
@@ -89,20 +85,63 @@ class Result:
     rows: tuple[Row, ...]
     model_version: str = MODEL_VERSION
 
+    def __repr__(self) -> str:
+        before, after = (policy.name for policy in self.policies)
+        return f"<Simulation {before} -> {after}: {len(self.rows)} rows>"
 
-@dataclass(frozen=True, slots=True)
-class Residual:
-    """One row's predicted change beside the published one, in cycles."""
+    def document(
+        self,
+        *,
+        explain: bool = False,
+        against: Published | None = None,
+        result: Result | None = None,
+    ) -> Document:
+        """Return the document: the table, and where `explain` the causes of each row's cycles.
 
-    workload: str
-    predicted: Number
-    published: Number
-    fitted: bool  # the prediction rests on a figure that was fitted to a published table
+        `against` adds the changes that a published table has, and raises ValueError as
+        `check_against`; `result` is the result that JSON gives, `self.result()` by default.
+        """
+        return simulation_document(self, explain=explain, published=against, result=result)
 
-    @property
-    def residual(self) -> Number:
-        """Published less predicted: what the model does not explain."""
-        return self.published - self.predicted
+    def result(
+        self,
+        *,
+        time: str | None = None,
+        command: Sequence[str] = (),
+        boot: str = "",
+        host: Host | None = None,
+        tool: str = "",
+    ) -> Result:
+        """Return the simulation as a result of one run, one series per workload and policy.
+
+        A configuration is a policy, and `POLICY+bitmap` where the vCPU's thread holds an I/O
+        bitmap; two columns that are the same one are one series. `time` is ISO 8601.
+        """
+        bitmaps = {"off": (False, False), "on": (True, True), "both": (False, True)}[self.ioperm]
+        series = {}
+        for row in self.rows:
+            sides = zip(self.policies, bitmaps, (row.before, row.after), strict=True)
+            for policy, bitmap, cell in sides:
+                configuration = policy.name + ("+bitmap" if bitmap else "")
+                series[row.workload, configuration] = Series(
+                    workload=row.workload,
+                    configuration=configuration,
+                    kind="exact",
+                    values=[cell.cycles],
+                    policy=policy.name,
+                    reloads=cell.reloads,
+                    counts=dict(cell.segments),
+                )
+        run = Run(
+            time=time,
+            engine="sim",
+            command=list(command),
+            model_version=self.model_version,
+            profile=self.profile.name,
+            vendor=self.vendor,
+            series=list(series.values()),
+        )
+        return Result(tool=tool, boots=[Boot(id=boot, host=host or Host(), runs=[run])])
 
 
 def missing_kinds(workload: Workload, profile: Profile) -> list[str]:
@@ -112,41 +151,49 @@ def missing_kinds(workload: Workload, profile: Profile) -> list[str]:
 
 
 def simulate(
-    workloads: Iterable[Workload],
-    before: Policy,
-    after: Policy,
-    profile: Profile,
+    workloads: Iterable[str | Workload] | None = None,
+    before: str | Policy = "eager",
+    after: str | Policy = "deferred",
+    profile: str | Profile = "patch-2017",
     *,
     iterations: int = 1_000_000,
     ioperm: str = "off",
     vendor: Literal["vmx", "svm"] = "vmx",
     closed_form: bool = False,
     progress: Progress | None = None,
-) -> Result:
+) -> Simulation:
     """Simulate each workload twice and return the rows in order.
 
-    `ioperm` says whether the vCPU's thread holds an I/O bitmap: `off`, `on`, or `both`, which
-    compares the two under `after`. Each cell is the steady state: one warm-up iteration, then
-    `iterations` (1 or more), every one stepped through the core unless `closed_form`, which
-    takes workloads of one exit an iteration. `progress` is called with the workload's name and
-    the share of it that is done.
+    Workloads, policies and the cost profile are built-in names or objects; without workloads, all
+    built-in ones that the profile has costs for. `ioperm` says whether the vCPU's thread holds an
+    I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
+    steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
+    the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
+    called with the workload's name and the share of it that is done.
 
-    Raises ValueError for a workload whose exit kinds the profile does not have, and for one that
-    has no closed form.
+    Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
+    have, and for one that has no closed form; TypeError for other objects.
     """
+    before, after = (named("policy", policy, Policy, policies) for policy in (before, after))
+    profile = named("profile", profile, Profile, profiles)
+    if workloads is None:
+        chosen = [
+            found for found in known_workloads().values() if not missing_kinds(found, profile)
+        ]
+    else:
+        chosen = [named("workload", found, Workload, known_workloads) for found in workloads]
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, not 1 or more")
     if ioperm not in IOPERM:
         raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
-    workloads = list(workloads)
-    for workload in workloads:
+    for workload in chosen:
         _check(workload, profile, closed_form)
     if ioperm == "both":
         columns = ((after, False), (after, True))
     else:
         columns = ((before, ioperm == "on"), (after, ioperm == "on"))
     rows = []
-    for workload in workloads:
+    for workload in chosen:
         cells = []
         for number, (policy, bitmap) in enumerate(columns):
             machine = Machine(1, 1, policy, profile, vendor)
@@ -161,7 +208,7 @@ def simulate(
             cells.append(_cell(machine, workload, iterations, closed_form, report))
         exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
         rows.append(Row(workload.name, exits, *cells))
-    return Result(
+    return Simulation(
         profile=profile,
         policies=(columns[0][0], columns[1][0]),
         ioperm=ioperm,
@@ -181,7 +228,7 @@ def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
     if closed_form and len(workload.exits) > 1:
         count = len(workload.exits)
         raise ValueError(
-            f"workload {workload.name!r} has {count} exits an iteration: no closed form"
+            f"workload {workload.name!r} has {count} exits per iteration: no closed form"
         )
 
 
@@ -212,7 +259,8 @@ def _cell(
         return total // iterations if total % iterations == 0 else total / iterations
 
     cycles = int(machine.cpu["cycles"][0]) - clock
-    spent = {name: int(end[field]) - int(start[field]) for name, field in SEGMENTS.items()}
+    counters = {name: CAUSES[name].counter for name in OF_EXITS}
+    spent = {name: int(end[counter]) - int(start[counter]) for name, counter in counters.items()}
     if sum(spent.values()) != cycles:
         raise AssertionError(f"{workload.name}: {spent} do not sum to {cycles}")
     return Cell(
@@ -220,81 +268,3 @@ def _cell(
         each(int(end["reloads"]) - int(start["reloads"])),
         {name: each(total) for name, total in spent.items()},
     )
-
-
-def recorded(result: Result, *, time: str | None = None, command: Sequence[str] = ()) -> Run:
-    """Return the simulation as a run of a result file, one series a workload and policy.
-
-    A configuration is a policy, and `POLICY+bitmap` where the vCPU's thread holds an I/O bitmap;
-    two columns that are the same one are one series. `time` is ISO 8601.
-    """
-    bitmaps = {"off": (False, False), "on": (True, True), "both": (False, True)}[result.ioperm]
-    series = {}
-    for row in result.rows:
-        for policy, bitmap, cell in zip(
-            result.policies, bitmaps, (row.before, row.after), strict=True
-        ):
-            configuration = policy.name + ("+bitmap" if bitmap else "")
-            series[row.workload, configuration] = Series(
-                workload=row.workload,
-                configuration=configuration,
-                kind="exact",
-                values=[cell.cycles],
-                policy=policy.name,
-                reloads=cell.reloads,
-                counts=dict(cell.segments),
-            )
-    return Run(
-        time=time,
-        engine="sim",
-        command=list(command),
-        model_version=result.model_version,
-        profile=result.profile.name,
-        vendor=result.vendor,
-        series=list(series.values()),
-    )
-
-
-def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
-    """Raise ValueError where `published` cannot stand beside a simulation of the workloads `names`.
-
-    It must be about TR's reload, in cycles, a before and an after, and have one of the rows; and
-    it compares kernels, so a simulation with `ioperm` both does not.
-    """
-    if published.change != "tr-reload":
-        raise ValueError(f"{published.name!r} is about another change: {published.title}")
-    if ioperm == "both":
-        raise ValueError(f"{published.name!r} compares two kernels, not a thread's I/O bitmap")
-    if published.unit != "cycles" or len(published.configurations) != 2:
-        raise ValueError(f"{published.name!r} is not a before and an after in cycles")
-    if not any(_published_change(published, name) is not None for name in names):
-        raise ValueError(f"{published.name!r} has none of these workloads")
-
-
-def against(result: Result, published: Published) -> list[Residual]:
-    """Set the predicted changes beside the published ones, for the rows that both have.
-
-    Raises ValueError as `check_against`.
-    """
-    check_against(published, (row.workload for row in result.rows), result.ioperm)
-    found = []
-    for row in result.rows:
-        change = _published_change(published, row.workload)
-        if change is not None:
-            fitted = _is_fitted(row, result.profile)
-            found.append(Residual(row.workload, row.change, change, fitted))
-    return found
-
-
-def _published_change(published: Published, name: str) -> Number | None:
-    before, after = (published.value(name, column) for column in published.configurations)
-    return None if before is None or after is None else after - before
-
-
-def _is_fitted(row: Row, profile: Profile) -> bool:
-    """Say whether the row's change rests on a fitted figure: a reload's, or a kind's overlap."""
-    if row.before.segments["tr"] == row.after.segments["tr"]:
-        return False
-    figures = [f"kinds.{kind.name}.overlap" for kind in row.exits]
-    figures += [f"costs.{name}" for name in ("gdt_write", "ltr", "mark")]
-    return any(profile.origin(figure).basis == "fitted" for figure in figures)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmbench import catalog
+from kvmbench import catalog, profiles
 from kvmbench.arrays import COUNTERS
 from kvmbench.errors import unknown_name
 from kvmbench.model import (
@@ -392,3 +392,36 @@ def test_tables_are_read_only(table):
 )
 def test_unknown_name(name, known, message):
     assert unknown_name("fruit", name, iter(known)) == message
+
+
+def test_with_costs_gives_each_changed_figure_its_own_source():
+    base = profiles()["patch-2017"]
+    mine = base.with_costs(
+        {"kinds.cpuid.cycles": 1250},
+        ltr=900,
+        source="rdtsc on my desk",
+        basis="measured",
+        name="me",
+    )
+    assert mine.name == "me"
+    changed = {"costs.ltr": 900, "kinds.cpuid.cycles": 1250}
+    assert mine.figures() == base.figures() | changed
+    for figure in base.figures():
+        own = Provenance("measured", "rdtsc on my desk")
+        assert mine.origin(figure) == (own if figure in changed else base.origin(figure))
+    assert base.origin("costs.ltr").basis != "measured"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(ltrr=1, source="s"), "unknown figure 'costs.ltrr'; did you mean 'costs.ltr'"),
+        (dict(ltr=-1, source="s"), "costs.ltr is -1, not in 0"),
+        (dict(ltr=1, source=" "), "source is empty"),
+        (dict(ltr=1, source="s", basis="guessed"), "unknown basis 'guessed'"),
+        (dict(figures={"kinds.cpu.cycles": 1}, source="s"), "unknown figure 'kinds.cpu.cycles'"),
+    ],
+)
+def test_with_costs_refuses(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        profiles()["patch-2017"].with_costs(**options)

@@ -6,9 +6,10 @@ import pytest
 
 from kvmbench import Costs, ExitKind, Policy, Profile, Provenance, Workload
 from kvmbench.catalog import policies, profiles, published
+from kvmbench.causes import OF_EXITS
 from kvmbench.model import MODEL_VERSION
-from kvmbench.simulation import simulate
-from kvmbench.simulation.simulate import SEGMENTS, against, missing_kinds
+from kvmbench.simulation.against import against
+from kvmbench.simulation.simulate import missing_kinds, simulate
 from kvmbench.workloads import BUILT_IN
 
 HEAVY = ("inl_from_pmtimer", "inl_from_qemu")
@@ -30,7 +31,7 @@ def table(before="eager", after="deferred", profile="patch-2017", names=AFTER, *
     chosen = [workload for workload in BUILT_IN if workload.name in names]
     known = policies()
     options = dict(iterations=5) | options
-    result = simulate.simulate(chosen, known[before], known[after], profiles()[profile], **options)
+    result = simulate(chosen, known[before], known[after], profiles()[profile], **options)
     return {row.workload: row for row in result.rows}
 
 
@@ -53,13 +54,13 @@ def test_the_patchs_table(profile, heavy):
         assert (row.before.reloads, row.after.reloads) == ((1, 0) if name in HEAVY else (0, 0))
         assert row.change == row.after.cycles - row.before.cycles
         assert row.percent == pytest.approx(100 * row.change / row.before.cycles)
-        assert row.light == (name not in HEAVY)
+        assert row.lightweight == (name not in HEAVY)
         numbers = [row.change, *row.before.segments.values(), row.after.cycles, row.after.reloads]
         assert all(type(number) is int for number in numbers)
 
 
 def test_segments():
-    assert list(SEGMENTS) == ["exit", "user", "host", "tr", "map"]
+    assert list(OF_EXITS) == ["exit", "user", "host", "tr", "map"]
     row = table()["inl_from_pmtimer"]
     common = dict(exit=2339, user=3516, host=250 + 350, map=0)
     assert row.before.segments == common | dict(tr=20 + 462)
@@ -132,7 +133,7 @@ NOTHING = Policy("nothing")
 
 def cells(workload, before, after=NOTHING, profile=MADE_UP, **options):
     options = dict(iterations=5) | options
-    return simulate.simulate([workload], before, after, profile, **options).rows[0]
+    return simulate([workload], before, after, profile, **options).rows[0]
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,10 @@ def test_made_up_costs(policy, ioperm, total, tr, map):
         (("light", "light", "none"), 2 * 1_000 + 9),  # the save is in the warm-up
     ],
 )
-def test_several_exits_an_iteration(exits, total):
+def test_several_exits_per_iteration(exits, total):
     row = cells(Workload("mixed", exits=exits), policies()["eager"], iterations=70_000)
     assert row.before.cycles == total
-    assert row.light == ("heavy" not in exits)
+    assert row.lightweight == ("heavy" not in exits)
     assert [kind.name for kind in row.exits] == list(exits)
 
 
@@ -220,13 +221,13 @@ def test_result():
     known = policies()
     arguments = (BUILT_IN[:2], known["eager"], known["deferred"], MADE_UP)
     profile = profiles()["patch-2017"]
-    result = simulate.simulate(*arguments[:3], profile, iterations=3, ioperm="on", vendor="svm")
+    result = simulate(*arguments[:3], profile, iterations=3, ioperm="on", vendor="svm")
     assert [row.workload for row in result.rows] == ["cpuid", "vmcall"]
     assert [policy.name for policy in result.policies] == ["eager", "deferred"]
     assert (result.iterations, result.ioperm, result.vendor) == (3, "on", "svm")
     assert result.profile is profile
     assert result.model_version == MODEL_VERSION
-    both = simulate.simulate(*arguments[:3], profile, iterations=3, ioperm="both")
+    both = simulate(*arguments[:3], profile, iterations=3, ioperm="both")
     assert [policy.name for policy in both.policies] == ["deferred", "deferred"]
 
 
@@ -263,7 +264,7 @@ TWICE = Workload("twice", exits=("light", "light"))
         (Workload("x", exits=("y", "z")), {}, "'x' needs exit kind 'y', 'z'.*'made-up'"),
         (Workload("light"), dict(iterations=0), "iterations is 0, not 1 or more"),
         (Workload("light"), dict(iterations=-1), "iterations is -1"),
-        (TWICE, dict(closed_form=True), "'twice' has 2 exits an iteration: no closed form"),
+        (TWICE, dict(closed_form=True), "'twice' has 2 exits per iteration: no closed form"),
         (Workload("light"), dict(vendor="amd"), "amd"),
         (Workload("light"), dict(ioperm="maybe"), "ioperm is 'maybe'"),
     ],
@@ -277,9 +278,7 @@ def test_simulate_refuses_before_it_works():
     calls = []
     chosen = [Workload("light"), Workload("x")]
     with pytest.raises(ValueError, match="'x' needs exit kind 'x'"):
-        simulate.simulate(
-            chosen, NOTHING, NOTHING, MADE_UP, progress=lambda *call: calls.append(call)
-        )
+        simulate(chosen, NOTHING, NOTHING, MADE_UP, progress=lambda *call: calls.append(call))
     assert calls == []
 
 
@@ -287,7 +286,7 @@ def result_of(before="eager", profile="patch-2017", **options):
     known = policies()
     profile = profiles()[profile] if isinstance(profile, str) else profile
     arguments = (known[before], known["deferred"], profile)
-    return simulate.simulate(BUILT_IN, *arguments, **dict(iterations=5) | options)
+    return simulate(BUILT_IN, *arguments, **dict(iterations=5) | options)
 
 
 # Published: before and after of the commit message, by hand.
@@ -348,7 +347,7 @@ def test_against_the_rows_that_both_have():
     known = policies()
     arguments = (known["eager"], known["deferred"])
     chosen = [Workload("mine", exits=("cpuid",)), BUILT_IN[5]]
-    result = simulate.simulate(chosen, *arguments, profiles()["patch-2017"], iterations=2)
+    result = simulate(chosen, *arguments, profiles()["patch-2017"], iterations=2)
     found = against(result, published()["patch-2017"])
     assert [(row.workload, row.residual) for row in found] == [("inl_from_qemu", -647 + 480)]
 

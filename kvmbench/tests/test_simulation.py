@@ -1,4 +1,4 @@
-"""A result as text, Markdown, CSV, JSON and in the patch's own form."""
+"""A simulation as text, Markdown, CSV, JSON and in the patch's own form."""
 
 import csv
 import io
@@ -11,18 +11,23 @@ import pytest
 
 from kvmbench import Costs, ExitKind, Policy, Profile, Workload
 from kvmbench.catalog import policies, profiles, published
-from kvmbench.report.plain import Table, count, fact, signed, text
-from kvmbench.simulation import simulate
-from kvmbench.simulation.document import FORMATS, render
-from kvmbench.simulation.simulate import SEGMENTS, Cell, Residual, Result, Row, against
+from kvmbench.causes import OF_EXITS
+from kvmbench.errors import ResultError
+from kvmbench.report import FORMS, write
+from kvmbench.report.plain import count, signed
+from kvmbench.results import decode
+from kvmbench.simulation.simulate import Cell, Row, Simulation, simulate
 from kvmbench.tests.patch_2017 import AFTER, BEFORE, NAMES
 from kvmbench.workloads import BUILT_IN
 
 
 def simulated(before="eager", after="deferred", ioperm="off"):
-    known = policies()
-    arguments = (known[before], known[after], profiles()["patch-2017"])
-    return simulate.simulate(BUILT_IN, *arguments, iterations=4, ioperm=ioperm)
+    return simulate(None, before, after, iterations=4, ioperm=ioperm)
+
+
+def render(simulation, form, explain=False, against=None):
+    table = published()[against] if isinstance(against, str) else against
+    return write(simulation.document(explain=explain, against=table), form)
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +35,15 @@ def result():
     return simulated()
 
 
-@pytest.fixture(scope="module")
-def residuals(result):
-    return against(result, published()["patch-2017"])
-
-
 def made(name="cpuid", cycles=1, times=1, user=True, before="eager", after="deferred", profile="p"):
     """Return a result of one row, whose before costs `times` its after."""
 
     def cell(cycles):
-        return Cell(cycles, 1, dict.fromkeys(SEGMENTS, 0) | dict(exit=cycles))
+        return Cell(cycles, 1, dict.fromkeys(OF_EXITS, 0) | dict(exit=cycles))
 
     row = Row(name, (ExitKind("k", 1, user=user),), cell(cycles * times), cell(cycles))
     base = replace(profiles()["patch-2017"], name=profile)
-    return Result(base, (Policy(before), Policy(after)), "off", "vmx", 10**12, (row,))
+    return Simulation(base, (Policy(before), Policy(after)), "off", "vmx", 10**12, (row,))
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,17 @@ def test_a_change_that_rounds_to_nothing_has_no_sign(value):
 
 def test_the_default_table(result):
     lines = render(result, "text").splitlines()
-    found = [line.split() for line in lines[4:12]]
+    found = [line.split() for line in lines[5:13]]
     assert [cells[0] for cells in found] == NAMES
     assert [" ".join(cells[:2]) for cells in found] == BEFORE.splitlines()
     assert [f"{cells[0]} {cells[2]}" for cells in found] == AFTER.splitlines()
-    assert found[4][3:] == ["-480", "-6.9%", "1", "->", "0"]  # 480 / 6937 = 6.92 %
-    assert found[5][3:] == ["-480", "-7.2%", "1", "->", "0"]  # 480 / 6689 = 7.18 %
-    assert found[0][3:] == ["0", "0.0%", "0", "->", "0"]
-    assert lines[3].split() == ["workload", "before", "after", "change", "TR", "reloads"]
+    assert found[4][3:] == ["-480", "-6.9", "1", "->", "0"]  # 480 / 6937 = 6.92 %
+    assert found[5][3:] == ["-480", "-7.2", "1", "->", "0"]  # 480 / 6689 = 7.18 %
+    assert found[0][3:] == ["0", "0.0", "0", "->", "0"]
+    assert lines[3].split() == ["workload", "before", "after", "change", "change", "TR", "reloads"]
+    assert lines[4].split() == ["cycles"] * 3 + ["%"]
     about = " ".join(lines[:2])
-    for word in ("eager -> deferred", "patch-2017", "4 iterations", "cycles per iteration"):
+    for word in ("eager -> deferred", "patch-2017", "4 iterations", "cycles/iteration"):
         assert word in about
 
 
@@ -89,20 +90,19 @@ def test_the_default_table(result):
 @pytest.mark.parametrize(
     ("options", "footnote"),
     [
-        (dict(), "Light rows (no exit, or one that the kernel handles itself) do not move"),
-        (dict(before="every-exit"), "Light rows move only because every-exit acts"),
-        (dict(after="every-exit"), "Light rows move only because every-exit acts"),
+        (dict(), "Rows whose exits the kernel handles itself"),
+        (dict(before="every-exit"), "Lightweight exits move only because every-exit acts"),
+        (dict(after="every-exit"), "Lightweight exits move only because every-exit acts"),
     ],
 )
-def test_one_footnote_says_why_light_rows_do_not_move(form, options, footnote):
+def test_one_footnote_says_why_lightweight_exits_do_not_move(form, options, footnote):
     said = " ".join(render(simulated(**options), form).split())
-    assert said.count("Light rows") == 1
     assert footnote in said
 
 
-def test_no_footnote_without_light_rows():
-    assert "Light rows" not in render(made(), "text")
-    assert "Light rows" in render(made(user=False), "text")
+def test_no_footnote_without_lightweight_exits():
+    assert "vcpu_put()" not in render(made(), "text")
+    assert "vcpu_put()" in render(made(user=False), "text")
 
 
 @pytest.mark.parametrize(
@@ -138,49 +138,32 @@ def limits():
     kind = ExitKind("cpuid", most, most, most, user=True)
     costs = Costs(**dict.fromkeys((entry.name for entry in fields(Costs)), most))
     arguments = (policies()["eager"], policies()["exit-to-user"], Profile("limits", costs, (kind,)))
-    return simulate.simulate(BUILT_IN[:1], *arguments, iterations=2, ioperm="on")
+    return simulate(BUILT_IN[:1], *arguments, iterations=2, ioperm="on")
 
 
-@pytest.mark.parametrize("extra", ["plain", "explain", "against"])
+@pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("name", RESULTS)
-def test_text_fits_a_commit_message(name, extra):
+def test_text_fits_a_commit_message_and_cuts_no_name(name, explain):
     found = RESULTS[name]()
-    residuals = [Residual(r.workload, r.change, -647, True) for r in found.rows]
-    options = {
-        "plain": dict(),
-        "explain": dict(explain=True),
-        "against": dict(residuals=residuals, published=LONG),
-    }[extra]
-    lines = render(found, "text", **options).splitlines()
-    assert max(map(len, lines)) <= 72
+    said = render(found, "text", explain=explain)
+    lines = said.splitlines()
     assert all(line == line.rstrip() for line in lines)
+    for row in found.rows:
+        # A name longer than 32 columns goes on in the next line.
+        assert row.workload[:32] in said
+    if all(len(row.workload) <= 17 for row in found.rows):
+        assert max(map(len, lines)) <= max(72, *(len(p.name) + 16 for p in found.policies))
 
 
 def test_columns_are_aligned(result):
-    lines = render(result, "text").splitlines()[3:12]
-    for heading in ("before", "after", "change"):
-        end = lines[0].index(heading) + len(heading)
-        assert all(line[end - 1].isdigit() and line[end : end + 1] == " " for line in lines[1:])
+    heads, units, *lines = render(result, "text").splitlines()[3:13]
+    for heading in ("before", "after"):
+        end = heads.index(heading) + len(heading)
+        assert all(line[end - 1].isdigit() and line[end : end + 1] == " " for line in lines)
+        assert units[end - 1] == "s"
     assert len(set(map(len, lines))) == 1
-    starts = [line.index(line.split()[1]) for line in lines[1:]]
+    starts = [line.index(line.split()[1]) for line in lines]
     assert min(starts) > max(map(len, NAMES))
-
-
-def test_text_aligns_and_cuts():
-    table = Table(("name", "n"), [("a", "1"), ("b" * 80, "1000")])
-    lines = text(table).splitlines()
-    assert lines[0] == "name".ljust(66) + "     n"
-    assert lines[1] == "a".ljust(66) + "     1"
-    assert lines[2] == "b" * 64 + ".." + "  1000"
-
-
-@pytest.mark.parametrize("words", ["one", "word " * 40, "", "x" * 100])
-def test_fact(words):
-    lines = fact("name", words).splitlines()
-    assert lines[0].startswith("name        ")
-    assert all(line.startswith(" " * 12) for line in lines[1:])
-    assert " ".join(line[12:] for line in lines).split() == (words.split() or ["-"])
-    assert max(map(len, lines)) <= 80 or " " not in words
 
 
 def test_kut_is_the_patchs_own_form(result):
@@ -210,8 +193,8 @@ def pieces(markdown):
     return [table for table in found if table]
 
 
-def test_markdown(result, residuals):
-    said = render(result, "markdown", explain=True, residuals=residuals, published="patch-2017")
+def test_markdown(result):
+    said = render(result, "markdown", explain=True, against="patch-2017")
     tables = pieces(said)
     assert [len(table) for table in tables] == [2 + 8, 2 + 16, 2 + 8]
     for table in tables:
@@ -242,10 +225,10 @@ def test_explain_has_a_sum_that_sums(result, form):
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
-def test_against(result, residuals, form):
-    said = render(result, form, residuals=residuals, published="patch-2017")
+def test_against(result, form):
+    said = render(result, form, against="patch-2017")
     lines = {}
-    for line in said.split("Change in cycles")[1].splitlines():
+    for line in said.split("Change as predicted")[1].splitlines():
         cells = line.replace("|", " ").split()
         if cells and cells[0] in NAMES:
             lines[cells[0]] = cells[1:]
@@ -261,18 +244,20 @@ def rows_of(said):
     return list(csv.reader(io.StringIO(said)))
 
 
-def test_csv(result, residuals):
+HEADINGS = ["workload", "before", "after", "change", "percent", "reloads_before", "reloads_after"]
+
+
+def test_csv(result):
     heading, *rows = rows_of(render(result, "csv"))
-    assert heading == [
-        *("workload", "before", "after", "change", "percent", "reloads_before", "reloads_after")
-    ]
+    assert heading[:7] == HEADINGS
     assert [f"{row[0]} {row[1]}" for row in rows] == BEFORE.splitlines()
     assert [f"{row[0]} {row[2]}" for row in rows] == AFTER.splitlines()
-    full = rows_of(render(result, "csv", explain=True, residuals=residuals, published="patch-2017"))
-    assert {len(row) for row in full} == {len(heading) + 2 * len(SEGMENTS) + 3}
+    full = rows_of(render(result, "csv", against="patch-2017"))
+    assert full[0] == [*heading, "published_change", "residual", "fitted"]
+    assert len(heading) == len(HEADINGS) + 2 * len(OF_EXITS)
     by_name = dict(zip(full[0], full[5], strict=True))
     assert by_name["workload"] == "inl_from_pmtimer"
-    before = sum(int(by_name[f"{segment}_before"]) for segment in SEGMENTS)
+    before = sum(int(by_name[f"{cause}_before"]) for cause in OF_EXITS)
     assert (before, by_name["published_change"], by_name["residual"]) == (6937, "-313", "167")
 
 
@@ -280,35 +265,54 @@ def test_csv_quotes():
     assert rows_of(render(made('a,"b'), "csv"))[1][0] == 'a,"b'
 
 
-ROW = {"workload", "before", "after", "change", "percent", "reloads_before", "reloads_after"}
-ROW |= {"segments_before", "segments_after"}
-
-
-def test_json(result):
-    document = json.loads(render(result, "json"))
-    assert {"rows", "profile", "policies", "iterations", "model_version"} <= set(document)
-    assert document["profile"] == "patch-2017"
-    assert document["policies"] == {"before": "eager", "after": "deferred"}
-    assert document["iterations"] == 4
-    assert document["model_version"] == "1"
-    assert [f"{row['workload']} {row['after']}" for row in document["rows"]] == AFTER.splitlines()
-    for row in document["rows"]:
-        assert set(row) == ROW
+def test_json_is_a_result(result):
+    """A reader of results reads it, and a reader of tables finds the rows."""
+    said = render(result, "json", against="patch-2017")
+    found = decode(said.encode(), "x.json")
+    assert found.configurations() == ["eager", "deferred"]
+    values = [s.values for _, _, s in found.series() if s.configuration == "deferred"]
+    assert [f"{n} {v}" for n, (v,) in zip(NAMES, values, strict=True)] == AFTER.splitlines()
+    run = found.boots[0].runs[0]
+    assert (run.engine, run.profile, run.model_version) == ("sim", "patch-2017", "1")
+    assert (
+        found.rows
+        == json.loads(said)["rows"]
+        == result.document(against=published()["patch-2017"]).records
+    )
+    row = found.rows[4]
+    assert (row["published_change"], row["residual"], row["fitted"]) == (-313, 167, True)
+    for row in found.rows:
         for side in ("before", "after"):
-            assert sum(row[f"segments_{side}"].values()) == row[side]
-            assert list(row[f"segments_{side}"]) == list(SEGMENTS)
+            assert sum(row[f"{cause}_{side}"] for cause in OF_EXITS) == row[side]
         assert row["change"] == row["after"] - row["before"]
         assert row["percent"] == pytest.approx(100 * row["change"] / row["before"])
-        assert all(type(row[key]) is int for key in ROW if isinstance(row[key], int))
+        assert all(type(row[name]) is int for name in HEADINGS[1:4])
 
 
-def test_json_against(result, residuals):
-    said = render(result, "json", residuals=residuals, published="patch-2017")
-    document = json.loads(said)
-    row = document["rows"][4]
-    assert set(row) == ROW | {"published_change", "residual", "fitted"}
-    assert (row["published_change"], row["residual"], row["fitted"]) == (-313, 167, True)
-    assert document["against"] == "patch-2017"
+def test_a_result_that_could_not_be_read_is_not_written():
+    broken = made(cycles=float("nan"))
+    with pytest.raises(ResultError, match="not a finite number"):
+        broken.document()
+
+
+def test_it_prints_as_the_command_does(result):
+    assert str(result) + "\n" == render(result, "text")
+    assert repr(result) == "<Simulation eager -> deferred: 8 rows>"
+    assert result.records() == result.document().records
+    assert result._repr_html_().count("<tr>") == 9
+
+
+def test_names_stand_for_objects():
+    known = policies()
+    assert (
+        simulate(["cpuid"], "eager", known["deferred"], iterations=2).records()
+        == simulate(
+            BUILT_IN[:1], known["eager"], "deferred", profiles()["patch-2017"], iterations=2
+        ).records()
+    )
+    for wrong in (dict(workloads=["cpuidd"]), dict(before="eagre"), dict(profile="patch-2071")):
+        with pytest.raises(ValueError, match="did you mean"):
+            simulate(**wrong, iterations=1)
 
 
 def test_percent_of_nothing():
@@ -318,7 +322,7 @@ def test_percent_of_nothing():
     assert re.search(r"^cpuid +0 +0 +0 +- ", render(free, "text"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [*FORMS, "kut"])
 def test_every_form_ends_with_one_newline(result, form):
     said = render(result, form)
     assert said.endswith("\n")
@@ -331,7 +335,7 @@ def test_a_workloads_own_names_reach_every_form():
     known = policies()
     mine = Workload("mine-2", exits=("cpuid", "vmcall"))
     arguments = (known["eager"], known["deferred"], profiles()["patch-2017"])
-    result = simulate.simulate([mine], *arguments, iterations=3)
+    result = simulate([mine], *arguments, iterations=3)
     for form in ("text", "markdown", "csv", "kut"):
         assert re.search(rf"\bmine-2\b\W+{1291 + 1181}\b", render(result, form))
     assert json.loads(render(result, "json"))["rows"][0]["workload"] == "mine-2"

@@ -1,0 +1,71 @@
+"""A simulation next to a published table: the predicted changes, and what they leave over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvmbench.catalog import Published
+    from kvmbench.model import Profile
+    from kvmbench.simulation.simulate import Number, Row, Simulation
+
+__all__ = ["Residual", "against", "check_against"]
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The predicted and the published change of one row, in cycles."""
+
+    workload: str
+    predicted: Number
+    published: Number
+    fitted: bool  # the prediction rests on a figure that was fitted to a published table
+
+    @property
+    def residual(self) -> Number:
+        """Published less predicted: the part that the model does not explain."""
+        return self.published - self.predicted
+
+
+def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
+    """Raise ValueError where `published` is not comparable with the simulated workloads `names`.
+
+    It must be about TR's reload, in cycles, a before and an after, and have one of the rows; and
+    it compares kernels, so a simulation with `ioperm` both does not.
+    """
+    if published.change != "tr-reload":
+        raise ValueError(f"{published.name!r} is about another change: {published.title}")
+    if ioperm == "both":
+        raise ValueError(f"{published.name!r} compares two kernels, not a thread's I/O bitmap")
+    if published.unit != "cycles" or len(published.configurations) != 2:
+        raise ValueError(f"{published.name!r} is not a before and an after in cycles")
+    if not any(_published_change(published, name) is not None for name in names):
+        raise ValueError(f"{published.name!r} has none of these workloads")
+
+
+def against(simulation: Simulation, published: Published) -> list[Residual]:
+    """Return a residual for each row that both have. Raises ValueError as `check_against`."""
+    check_against(published, (row.workload for row in simulation.rows), simulation.ioperm)
+    found = []
+    for row in simulation.rows:
+        change = _published_change(published, row.workload)
+        if change is not None:
+            fitted = _is_fitted(row, simulation.profile)
+            found.append(Residual(row.workload, row.change, change, fitted))
+    return found
+
+
+def _published_change(published: Published, name: str) -> Number | None:
+    before, after = (published.value(name, column) for column in published.configurations)
+    return None if before is None or after is None else after - before
+
+
+def _is_fitted(row: Row, profile: Profile) -> bool:
+    """Return whether the row's change rests on a fitted figure: a reload's, or a kind's overlap."""
+    if row.before.segments["tr"] == row.after.segments["tr"]:
+        return False
+    figures = [f"kinds.{kind.name}.overlap" for kind in row.exits]
+    figures += [f"costs.{name}" for name in ("gdt_write", "ltr", "mark")]
+    return any(profile.origin(figure).basis == "fitted" for figure in figures)
