@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from kvmbench.errors import unknown_name
+from kvmbench.errors import brief, unknown_name
 
 __all__ = [
     "COUNTERS",
@@ -70,7 +70,7 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} is {value!r}, not an integer") from None
+        raise TypeError(f"{name} is {brief(value)}, not an integer") from None
     if not low <= number <= high:
         raise ValueError(f"{name} is {number}, not in {low} to {high}")
     return number
@@ -120,7 +120,9 @@ def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mappin
         if value not in found:
             raise ValueError(unknown_name(what, value, found))
         return found[value]
-    raise TypeError(f"{what} is {value!r}, neither a {kind.__name__} nor a built-in one's name")
+    raise TypeError(
+        f"{what} is {brief(value)}, neither a {kind.__name__} nor a built-in one's name"
+    )
 
 
 def operations(ops: ArrayLike) -> NDArray[np.void]:

@@ -1,17 +1,81 @@
-"""Files written whole or not at all: aside, synced to the disk, then renamed."""
+"""Files: read within a bound, and written whole or not at all: aside, synced, then renamed."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
+import re
 import stat
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["locked", "replace_file"]
+__all__ = ["locked", "memory_left", "read_bounded", "replace_file"]
+
+STALE = 3600.0  # seconds after which an aside file is one that a kill left over
+BLOCK = 1 << 20  # bytes
+
+
+def read_bounded(path: str | Path, most: float, error: type[Exception]) -> bytes:
+    """Return the content of a file, a pipe or a device of at most `most` bytes.
+
+    Raises `error`, in one line, where it is longer or memory cannot hold it; OSError where it
+    cannot be read. A regular file that is too long is not read at all.
+    """
+    file = Path(path)
+    too_long = error(f"{path}: larger than {_size(most)}, the most that is read")
+    if file.is_file() and file.stat().st_size > most:
+        raise too_long
+    data = bytearray()
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                data += block
+                if len(data) > most:  # a pipe or a device may have no end
+                    raise too_long
+        return bytes(data)
+    except MemoryError:
+        raise error(f"{path}: larger than this machine's memory allows") from None
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def memory_left() -> float:
+    """Return the bytes of memory that this process may still take; infinity where unknown.
+
+    The least of MemAvailable and of what the limits of its cgroups, version 2, leave.
+    """
+    left = [float("inf")]
+    if found := re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo")):
+        left.append(int(found[1]) * 1024)
+    if own := re.search(r"^0::/(.*)$", _text("/proc/self/cgroup"), re.MULTILINE):
+        root = Path("/sys/fs/cgroup")
+        folder = root / own[1]
+        for place in (folder, *folder.parents):
+            limit, used = (_text(place / f"memory.{what}").strip() for what in ("max", "current"))
+            if limit.isdigit() and used.isdigit():
+                left.append(max(int(limit) - int(used), 0))
+            if place == root:
+                break
+    return min(left)
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
@@ -27,6 +91,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
         target.write_bytes(content)
         return
     target = target.resolve()
+    _sweep(target)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -47,18 +112,38 @@ def replace_file(path: str | Path, content: bytes) -> None:
         os.close(folder)
 
 
+def _sweep(target: Path) -> None:
+    """Remove the aside files of `target` that a killed process left over."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        try:
+            if time.time() - left.lstat().st_mtime > STALE:
+                left.unlink()
+        except OSError:
+            pass  # another process has just removed it, or it is not ours
+
+
+_held = threading.local()  # the folders that this thread has locked
+
+
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
     """Hold a lock for reading `path`, changing what was read and writing it back.
 
-    The lock is on the folder: the file itself is another one after each rename. It ends with the
-    process, however that ends. Raises OSError.
+    The lock is on the folder: the file itself is another one after each rename. A thread may take
+    it again while it holds it. It ends with the process, however that ends. Raises OSError.
     """
-    folder = os.open(Path(path).resolve().parent, os.O_RDONLY)
+    place = Path(path).resolve().parent
+    mine: set[Path] = _held.__dict__.setdefault("folders", set())
+    if place in mine:
+        yield
+        return
+    folder = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        mine.add(place)
         yield
     finally:
+        mine.discard(place)
         os.close(folder)
 
 

@@ -17,7 +17,7 @@ from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
-from kvmbench.errors import unknown_name
+from kvmbench.errors import brief, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
@@ -202,7 +202,7 @@ def _published(source: Source) -> Published:
         for value in (row["value"], *row.get("values", ())):
             number_ = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number_ or not abs(value) <= float_info.max:
-                raise source.error(keys, f"expected a finite number, found {value!r}")
+                raise source.error(keys, f"expected a finite number, found {brief(value)}")
         if row["configuration"] not in configurations:
             known = unknown_name("configuration", row["configuration"], configurations)
             raise source.error(keys, known)

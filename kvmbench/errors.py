@@ -16,6 +16,7 @@ wrong type or out of range raise TypeError, ValueError or IndexError, as elsewhe
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "OperationError",
     "ResultError",
     "WrongKernelError",
+    "brief",
     "unknown_name",
 ]
 
@@ -80,4 +82,16 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {what} {name!r}; {hint}"
+    return f"unknown {what} {brief(name)}; {hint}"
+
+
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 60, 60, 40
+
+
+def brief(value: object) -> str:
+    """Return `repr(value)` for a message: of a long or deeply nested value, a part."""
+    try:
+        return _brief.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a {type(value).__name__}"

@@ -12,7 +12,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from kvmbench.errors import unknown_name
+from kvmbench.errors import brief, unknown_name
 
 __all__ = [
     "BASES",
@@ -51,7 +51,7 @@ def _set_int(record: object, field_name: str, what: str, low: int, high: int) ->
     """Make a field of a frozen record a checked int; numpy's integers are integers too."""
     value = getattr(record, field_name)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} is {value!r}, not an integer")
+        raise TypeError(f"{what} is {brief(value)}, not an integer")
     value = operator.index(value)
     if not low <= value <= high:
         raise ValueError(f"{what} is {value}, not in {low} to {high}")
@@ -60,7 +60,7 @@ def _set_int(record: object, field_name: str, what: str, low: int, high: int) ->
 
 def _check_name(what: str, name: object) -> None:
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise ValueError(f"{what} name is {name!r}, not a printable, non-empty string")
+        raise ValueError(f"{what} name is {brief(name)}, not a printable, non-empty string")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class ExitKind:
         for what in ("exits", "user"):
             if not isinstance(getattr(self, what), bool):
                 value = getattr(self, what)
-                raise TypeError(f"kinds.{self.name}.{what} is {value!r}, not true or false")
+                raise TypeError(f"kinds.{self.name}.{what} is {brief(value)}, not true or false")
         if self.user and not self.exits:
             raise ValueError(f"kinds.{self.name}: user needs exits: userspace is behind a VM exit")
 
@@ -166,14 +166,14 @@ class Profile:
     def __post_init__(self) -> None:
         _check_name("profile", self.name)
         if not isinstance(self.costs, Costs):
-            raise TypeError(f"costs is {self.costs!r}, not Costs")
+            raise TypeError(f"costs is {brief(self.costs)}, not Costs")
         object.__setattr__(self, "kinds", tuple(self.kinds))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         if len(self.kinds) > KINDS_MAX:
             raise ValueError(f"kinds has {len(self.kinds)} entries, not 0 to {KINDS_MAX}")
         for kind in self.kinds:
             if not isinstance(kind, ExitKind):
-                raise TypeError(f"kinds holds {kind!r}, not an ExitKind")
+                raise TypeError(f"kinds holds {brief(kind)}, not an ExitKind")
         names = [kind.name for kind in self.kinds]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -402,7 +402,7 @@ class Policy:
                 raise ValueError(f"{hook} has more than {HOOK_STEPS_MAX} steps")
         if self.io_base_at_start not in ("valid", "invalid"):
             value = self.io_base_at_start
-            raise ValueError(f"io_base_at_start is {value!r}, not 'valid' or 'invalid'")
+            raise ValueError(f"io_base_at_start is {brief(value)}, not 'valid' or 'invalid'")
 
     def regions(self, hook: str) -> tuple[tuple[Step, ...], ...]:
         """Return the entries of `hook`, taken apart; a step outside a list is alone in its own."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.atomic import locked, replace_file
+from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
 from kvmbench.errors import ResultError
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "decode",
     "decode_json",
     "encode",
+    "is_measured",
     "json_schema",
     "merge",
     "read",
@@ -41,6 +42,9 @@ __all__ = [
 
 FAMILY, VERSION = "kvmbench.result", 1
 SCHEMA = f"{FAMILY}/{VERSION}"
+
+LARGEST = 1e9  # bytes of a file that is read
+GROWTH = 20  # times its size that a file may take of memory while it is read
 
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
@@ -214,21 +218,7 @@ def _one_line(found: re.Match[bytes]) -> bytes:
 
 def read_bytes(path: str | Path) -> bytes:
     """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
-    # Decoded numbers take about four times the room of their text.
-    room = _available_memory() / 4
-    file = Path(path)
-    if file.is_file() and file.stat().st_size > room:
-        raise _too_large(path)
-    data = bytearray()
-    try:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                data += block
-                if len(data) > room:  # a pipe or a device may have no end
-                    raise _too_large(path)
-        return bytes(data)
-    except MemoryError:
-        raise _too_large(path) from None
+    return read_bounded(path, min(LARGEST, memory_left() / GROWTH), ResultError)
 
 
 def read(path: str | Path) -> Result:
@@ -236,9 +226,21 @@ def read(path: str | Path) -> Result:
     return decode(read_bytes(path), str(path))
 
 
-def write(path: str | Path, result: Result) -> None:
-    """Make a file of `result`, whole or not at all. Raises ResultError and OSError."""
-    replace_file(path, encode(result))
+def write(path: str | Path, result: Result, *, over_measured: bool = True) -> None:
+    """Make a file of `result`, whole or not at all; who appends to it meanwhile waits.
+
+    Without `over_measured`, measured runs that the file holds are kept: ResultError says so.
+    Raises ResultError and OSError.
+    """
+    with locked(path):
+        if not over_measured and Path(path).exists() and is_measured(read(path)):
+            raise ResultError(f"{path} holds measured runs by now")
+        replace_file(path, encode(result))
+
+
+def is_measured(result: Result) -> bool:
+    """Return whether any of the runs was measured."""
+    return any(series.kind == "noisy" for _, _, series in result.series())
 
 
 def append(path: str | Path, result: Result) -> None:
@@ -248,7 +250,8 @@ def append(path: str | Path, result: Result) -> None:
     ResultError where the file is no result, and OSError.
     """
     with locked(path):
-        write(path, merge(read(path), result) if Path(path).exists() else result)
+        merged = merge(read(path), result) if Path(path).exists() else result
+        replace_file(path, encode(merged))
 
 
 def merge(old: Result, new: Result) -> Result:
@@ -346,12 +349,3 @@ def _placed(error: Exception) -> str:
 
 def _too_large(path: str | Path) -> ResultError:
     return ResultError(f"{path}: larger than this machine's memory allows")
-
-
-def _available_memory() -> float:
-    """Return MemAvailable of /proc/meminfo in bytes; infinity where there is none."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else float("inf")

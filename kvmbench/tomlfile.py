@@ -12,9 +12,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kvmbench.errors import FileError, unknown_name
+from kvmbench.atomic import read_bounded
+from kvmbench.errors import FileError, brief, unknown_name
 
 __all__ = ["Keys", "Schema", "Source", "declared"]
+
+LARGEST = 10e6  # bytes of a file that is read
 
 Keys = tuple[str | int, ...]  # the path of a value in a file; entries of arrays count from 1
 Schema = Mapping[str, Any]  # key -> the type of its value, as isinstance takes it
@@ -34,7 +37,7 @@ class Source:
         """Read the file, or take `data` as its content."""
         self.path = path
         try:
-            self.text = (path.read_bytes() if data is None else data).decode()
+            self.text = (self._bytes() if data is None else data).decode()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise FileError(f"{path}:{line}: not UTF-8: {error.reason}") from None
@@ -47,6 +50,11 @@ class Source:
             raise FileError(f"{path}:{line}: not TOML: {reason}") from None
         except (ValueError, RecursionError) as error:  # a number, or nesting, beyond Python's limit
             raise FileError(f"{path}: not TOML: {error}") from None
+
+    def _bytes(self) -> bytes:
+        if isinstance(self.path, Path):
+            return read_bounded(self.path, LARGEST, FileError)
+        return self.path.read_bytes()
 
     def error(self, keys: Keys, reason: str) -> FileError:
         said = ""
@@ -65,13 +73,8 @@ class Source:
         table: Keys = ()
         entries: Counter[Keys] = Counter()
         best, best_line = 0, 1
-        lines = self.text.splitlines()
-        for number, line in enumerate(lines, 1):
-            header = re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line)
-            assignment = re.match(r"""\s*([\w."'-]+|"[^"]*"|'[^']*')\s*=""", line)
-            if not (header or assignment) or not _is_toml("\n".join(lines[: number - 1])):
-                continue  # what looks like one may stand inside a list or a string
-            if header:
+        for number, statement in _statements(self.text):
+            if header := re.match(r"(\[\[?)\s*([^\[\]]+?)\s*\]", statement):
                 *parents, last = _dotted(header[2])
                 here = ()
                 for part in parents:  # one that is an array stands for its latest entry
@@ -82,7 +85,7 @@ class Source:
                     entries[here] += 1
                     here = (*here, entries[here])
                 table = here
-            elif assignment:
+            elif assignment := re.match(r"""([\w.\s"'-]+|"[^"]*"|'[^']*')=""", statement):
                 here = (*table, *_dotted(assignment[1]))
             if best < len(here) and here == keys[: len(here)]:
                 best, best_line = len(here), number
@@ -101,7 +104,7 @@ class Source:
                 raise self.error((*keys, key), unknown_name("key", key, known))
             kind = known[key]
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
-                reason = f"expected {WORDS[kind]}, found {value!r}"
+                reason = f"expected {WORDS[kind]}, found {brief(value)}"
                 raise self.error((*keys, key), reason)
         for key in required:
             if key not in found:
@@ -112,16 +115,31 @@ class Source:
         """Return the list at `keys`, where it holds nothing but strings."""
         for value in values:
             if not isinstance(value, str):
-                raise self.error(keys, f"expected a string, found {value!r}")
+                raise self.error(keys, f"expected a string, found {brief(value)}")
         return tuple(values)
 
 
-def _is_toml(text: str) -> bool:
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return False
-    return True
+_TOKEN = re.compile(
+    r'''"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}'''
+    r"|'''.*?'{3,5}"
+    r"""|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+""",
+    re.DOTALL,
+)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each header and assignment of a TOML text with the line that it begins in."""
+    depth, line, begun, words = 0, 1, 1, ""
+    for found in _TOKEN.finditer(text + "\n"):
+        token = found[0]
+        depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
+        if token == "\n" and depth == 0:
+            if words.strip():
+                yield begun, words.strip()
+            begun, words = line + 1, ""
+        elif depth == 0 or len(words) < 200:  # of a long value the beginning says enough
+            words += "" if token.startswith("#") else token
+        line += token.count("\n")
 
 
 def _dotted(key: str) -> tuple[str, ...]:

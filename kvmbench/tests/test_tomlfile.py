@@ -1,0 +1,76 @@
+"""Where in a TOML file a key stands, and files that nobody means well with."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvmbench import tomlfile
+from kvmbench.errors import FileError
+from kvmbench.tomlfile import Source
+
+VALUE = st.sampled_from(
+    [
+        "1",
+        '"a # [b]"',
+        "'[x]'",
+        "[1, 2]",
+        '[\n  "[mine]",\n  "k = 1", # ] }\n]',
+        '"""\n[not]\nk = "x"\n"""',
+        "'''\n[[not]]\n'''",
+        "{a = [1]}",
+        '"\\"] = "',
+    ]
+)
+LINE = st.one_of(
+    st.tuples(st.sampled_from(["a", "b", "k"]), VALUE).map(" = ".join),
+    st.sampled_from(["[t]", "[t.u]", "[[rows]]", "# [c]", "", "  ", "[ q ] # x"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(LINE, max_size=8))
+def test_the_statements_of_a_text(lines):
+    """Each statement begins where a line of ours was put, and no other text is one."""
+    text = "\n".join(lines)
+    begun, number = [], 1
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            begun.append(number)
+        number += line.count("\n") + 1
+    assert [number for number, _ in tomlfile._statements(text)] == begun
+
+
+def source(text):
+    return Source(Path("mine.toml"), text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "line"),
+    [
+        ("a = 1\n[t]\nb = 2\n", ("t", "b"), 3),
+        ("[[rows]]\na = 1\n[[rows]]\na = 2\n", ("rows", 2, "a"), 4),
+        ('a = """\n[t]\n"""\n[t]\nb = 1\n', ("t", "b"), 5),
+        ('x = [\n  "[t]",\n]\n[t]\nb = 1\n', ("t", "b"), 5),
+        ('["a.b"]\nc = 1\n', ("a.b", "c"), 2),
+        ("a.b.c = 1\n", ("a", "b", "c"), 1),
+        ("a = 1\n", ("nowhere",), 1),
+    ],
+)
+def test_lines(text, keys, line):
+    tomllib.loads(text)
+    assert str(source(text).error(keys, "why")).startswith(f"mine.toml:{line}: ")
+
+
+def test_an_error_at_the_end_parses_nothing_again(monkeypatch):
+    text = "".join(f"[p{n}]\nabout = 'x'\n" for n in range(5000)) + "[bad]\nk = 1\n"
+    found = source(text)
+    monkeypatch.setattr(tomlfile.tomllib, "loads", None)
+    assert str(found.error(("bad", "k"), "why")) == "mine.toml:10002: bad.k: why"
+
+
+def test_a_long_file_is_not_read():
+    with pytest.raises(FileError, match="/dev/zero: larger than"):
+        Source(Path("/dev/zero"))
