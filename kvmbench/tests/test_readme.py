@@ -3,7 +3,6 @@
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import click
 import pytest
@@ -11,40 +10,46 @@ from click.testing import CliRunner
 
 import kvmbench
 from kvmbench.cli.main import main
+from kvmbench.tests import consoles
 from kvmbench.results import Boot, Result, Run, Series, write
 
-README = Path(kvmbench.__file__).parent.parent / "README.md"
+README = consoles.ROOT / "README.md"
 if not README.exists():
     pytest.skip("the package is installed without its README", allow_module_level=True)
 TEXT = README.read_text()
-CONSOLE = re.findall(r"```console\n\$ kvmbench (.*?)\n(.*?)```", TEXT, re.DOTALL)
+EXTENDING = (README.parent / "docs" / "extending.md").read_text()
+CONSOLE = [(page.name, *block) for page in consoles.pages() for block in consoles.blocks(page.read_text())]
 FILES = {
     name: body
     for body, name in re.findall(
-        r"```(?:toml|python)\n(# (\w+\.(?:toml|py)).*?)```", TEXT, re.DOTALL
+        r"```(?:toml|python)\n(# (\w+\.(?:toml|py)).*?)```", EXTENDING, re.DOTALL
     )
 }
-COMMANDS = re.findall(r"^    kvmbench (.*?)(?: +#.*)?$", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^    kvmbench (.*?)(?: +#.*)?$", TEXT + EXTENDING, re.MULTILINE)
 
 
 def test_readme_has_what_is_tested():
-    assert len(CONSOLE) >= 5
+    assert len(TEXT.splitlines()) <= 130
+    assert len(CONSOLE) >= 6
     assert set(FILES) == {"lazy.toml", "mine.toml", "mine.py"}
     assert len(COMMANDS) >= 9
 
 
-@pytest.mark.parametrize(("command", "output"), CONSOLE)
-def test_console(command, output, monkeypatch):
+def test_the_index_names_every_page():
+    index = (README.parent / "docs" / "index.md").read_text()
+    assert all(f"({page.name})" in index for page in consoles.pages()[1:] if page.name != "index.md")
+
+
+def test_links_lead_somewhere():
+    for page in consoles.pages():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(("page", "command", "output"), CONSOLE)
+def test_console(page, command, output, monkeypatch):
     monkeypatch.chdir(README.parent)
-    result = CliRunner().invoke(main, shlex.split(command))
-    if command.startswith("check "):  # the last column of its table is how long it took
-        result, output = (
-            re.sub(r"\d+\.\d$", "-", t, flags=re.MULTILINE) for t in (result.output, output)
-        )
-        assert result == output
-        return
-    assert result.output == output
-    assert max(map(len, output.splitlines())) <= 75  # what checkpatch.pl allows
+    assert consoles.run(command) == consoles.stable(command, output), f"{page}: {command}"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -105,8 +110,9 @@ def test_lazy_policy_neither_leaks_nor_denies(examples):
     assert machine.counters[["leaks", "denials", "faults"]].tolist() == [(0, 0, 0)]
 
 
-def test_python_example():
-    gated, example = re.findall(r"```python\n(from kvmbench import Machine.*?)```", TEXT, re.DOTALL)
+def test_python_example(capsys):
+    (example,) = re.findall(r"```python\n(from kvmbench import Machine.*?)```", TEXT, re.DOTALL)
+    (gated,) = re.findall(r"```python\n(from kvmbench import Machine.*?)```", EXTENDING, re.DOTALL)
     names = {}
     exec(example, names)
     host = names["host"]
@@ -114,6 +120,11 @@ def test_python_example():
     assert names["allowed"] is True
     # 2000 for the switch, then After of the row; the delay is the IO's.
     assert names["delay"] == 500
+    assert names["reloads"] == host.counters["reloads"][0]
+    assert len(names["table"]) == 8
+    said = capsys.readouterr().out
+    assert "eager -> deferred" in said
+    assert "safe" in said
     fresh = kvmbench.Machine(1, 1, "deferred", "patch-2017")
     fresh.switch(0, 0)
     assert fresh.exit(0, "inl_from_qemu") == 6209
