@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.verdicts import Comparison, Margin, Row, share_words
+from kvmbench.comparison.verdicts import Comparison, Margin, Row
 from kvmbench.errors import unknown_name
+from kvmbench.report.figures import share
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
 
@@ -183,9 +184,9 @@ def _any(row: Row) -> Found:
 
 def _worse(row: Row) -> str:
     worse = row.worse or 0.0
-    share = "" if row.percent is None else f" ({share_words(abs(row.percent))} %)"
+    percent = "" if row.percent is None else f" ({share(abs(row.percent))} %)"
     return (
-        f"{_figure(abs(worse))} {row.unit}{share} {'worse' if worse > 0 else 'better'}"
+        f"{_figure(abs(worse))} {row.unit}{percent} {'worse' if worse > 0 else 'better'}"
         if worse
         else "as before"
     )
