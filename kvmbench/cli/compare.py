@@ -144,7 +144,7 @@ def command(
         raise click.UsageError("--control and --no-controls exclude each other")
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
-    sides = _sides(names, results_dir)
+    sides = chosen_sides(names, results_dir, at_least_two=True)
 
     from kvmbench.comparison import gates
     from kvmbench.comparison.document import document
@@ -197,29 +197,16 @@ def _check_hosts(comparisons: Sequence[Comparison]) -> None:
             raise _Incompatible(f"--same-host: {'; '.join(found)}")
 
 
-def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
-    """Return the sides that the arguments name, each with the label of its column."""
-    sides = chosen_sides(names, results_dir)
-    if len(sides) > 1:
-        return sides
-    (side,) = sides
-    configurations = side.configurations
-    if side.configuration is None and len(configurations) == 2:
-        return chosen_sides([f"{names[0]}#{name}" for name in configurations], results_dir)
-    count = len(configurations)
-    raise click.UsageError(
-        f"{side.label} alone has {count} configuration{'s' if count > 1 else ''}, and two are "
-        "compared: name a BEFORE and an AFTER"
-    )
-
-
-def chosen_sides(arguments: Sequence[str], results_dir: str) -> list[Side]:
+def chosen_sides(
+    arguments: Sequence[str], results_dir: str, *, at_least_two: bool = False
+) -> list[Side]:
     """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`."""
-    from kvmbench.comparison.sides import load_sides
+    from kvmbench.comparison.sides import compared_sides, load_sides
     from kvmbench.errors import ResultError
 
+    sides = compared_sides if at_least_two else load_sides
     try:
-        return load_sides(arguments, lambda name: load_result(name, results_dir))
+        return sides(arguments, lambda name: load_result(name, results_dir))
     except ResultError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:

@@ -15,7 +15,7 @@ from kvmbench.errors import ResultError, unknown_name
 from kvmbench.results import Result
 from kvmbench.units import Side
 
-__all__ = ["Source", "load_sides"]
+__all__ = ["Source", "compared_sides", "load_sides"]
 
 Source = Side | Result | str | Path
 
@@ -44,6 +44,27 @@ def load_sides(
         Side(label, side.result, side.configuration)
         for label, (_, _, side) in zip(labels, found, strict=True)
     ]
+
+
+def compared_sides(
+    sources: Sequence[Source], load: Callable[[str], Result] = formats.load
+) -> list[Side]:
+    """Return the before and the afters that `sources` name; one with two configurations is both.
+
+    Raises ValueError for a single source with another number of configurations, and as
+    `load_sides`.
+    """
+    sides = load_sides(sources, load)
+    if len(sides) > 1:
+        return sides
+    (side,) = sides
+    if side.configuration is None and len(side.configurations) == 2:
+        return [Side(name, side.result, name) for name in side.configurations]
+    count = len(side.configurations)
+    raise ValueError(
+        f"{side.label} alone has {count} configuration{'s' if count > 1 else ''}, and two are "
+        "compared: name a BEFORE and an AFTER"
+    )
 
 
 def _found(number: int, source: Source, load: Callable[[str], Result]) -> _Found:

@@ -17,7 +17,7 @@ import numpy as np
 from kvmbench import stats
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
 from kvmbench.comparison.controls import is_control
-from kvmbench.comparison.sides import Source, load_sides
+from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, unknown_name
 from kvmbench.report import Document, Reported
 from kvmbench.stats import CONFIDENCE, POWER, QUANTA
@@ -149,7 +149,7 @@ class Comparison(Reported):
 
 def compare(
     before: Source,
-    after: Source,
+    after: Source | None = None,
     *,
     confidence: float = CONFIDENCE,
     margin: Margin | str | None = None,
@@ -162,7 +162,8 @@ def compare(
     """Compare two results row by row.
 
     `before` and `after` are paths, names of published tables (both with `#CONFIGURATION` where
-    one of several is meant), results or sides. `margin` is the largest shift that does not matter:
+    one of several is meant), results or sides; `before` alone must have two configurations.
+    `margin` is the largest shift that does not matter:
     a share of before (`"1%"`) or a number in the row's unit (`"20"`); by default the larger of 1 %
     and two quanta of the clock. `family` is the multiple-comparison correction. `primary` names the
     rows that were chosen before the measurement (patterns as a shell's): their p-values are
@@ -177,7 +178,7 @@ def compare(
     and OSError.
     """
     margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
-    replicates = Replicates(*load_sides((before, after)))
+    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
     keys = replicates.keys()
     names = [key.name for key in keys]
     for pattern in (*primary, *(controls or ())):
