@@ -62,7 +62,7 @@ def compared_sides(
         return [Side(name, side.result, name) for name in side.configurations]
     count = len(side.configurations)
     raise ValueError(
-        f"{side.label} alone has {count} configuration{'s' if count > 1 else ''}, and two are "
+        f"{side.label} alone has {count} configuration{'' if count == 1 else 's'}, and two are "
         "compared: name a BEFORE and an AFTER"
     )
 
@@ -72,6 +72,7 @@ def _found(number: int, source: Source, load: Callable[[str], Result]) -> _Found
         return _Found(source.label, source.label, source)
     if isinstance(source, Result):
         label = source.name or ("after" if number else "before")
+        _check(source, label)
         return _Found(label, label, Side(label, source))
     argument = str(source)
     label, equals, name = argument.partition("=")
@@ -79,12 +80,16 @@ def _found(number: int, source: Source, load: Callable[[str], Result]) -> _Found
         label, name = "", argument
     name, configuration = _parted(name)
     result = load(name)
+    _check(result, name)
     known = result.configurations()
-    if not known:
-        raise ResultError(f"{name}: holds no figures")
     if configuration is not None and configuration not in known:
         raise ValueError(f"{name}: {unknown_name('configuration', configuration, known)}")
     return _Found(label, name, Side(label, result, configuration))
+
+
+def _check(result: Result, name: str) -> None:
+    if not any(result.series()):
+        raise ResultError(f"{name}: holds no figures")
 
 
 def _parted(argument: str) -> tuple[str, str | None]:
