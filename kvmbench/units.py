@@ -167,8 +167,8 @@ class Replicates:
             boots: dict[int | None, list[float]] = {}
             for boot, block in self._block_of[side].items():
                 boots.setdefault(block, []).append(units.get(boot, nan))
-            # The mean, so that ABBA cancels what rises or falls evenly within the block; of all
-            # its boots, or there is none, for without one of them nothing cancels.
+            # The mean, so that ABBA cancels a drift within the block; of all its boots, for
+            # without one of them nothing cancels.
             return np.array([fmean(boots[block]) for block in self._numbers[side]])
         return np.array([units.get(number, nan) for number in self._numbers[side]])
 

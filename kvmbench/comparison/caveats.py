@@ -40,7 +40,7 @@ class Caveat(NamedTuple):
 
 
 def caveats(comparison: Comparison) -> list[Caveat]:
-    """Return what a reader must know before believing the verdicts."""
+    """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
     checks = (
         *(_notes, _missing, _varying, _marks, _controls, _one_unit, _few_units, _unconfirmed),
         *(_one_boot, _sequence, _blocks, _drift, _order, _groups, _spreads, _sign_only),
@@ -192,7 +192,7 @@ def _one_boot(comparison: Comparison) -> Iterator[Caveat]:
         words = (
             "Each side is one boot. Boots of one kernel differ among themselves, and that "
             "difference is in the shift and not in the interval. Compare several boots per side "
-            "(kvmbench plan)."
+            "(kvmbench plan new)."
         )
         yield Caveat("one-boot", (), words)
 
@@ -207,7 +207,7 @@ def _sequence(comparison: Comparison) -> Iterator[Caveat]:
     if max(first) < min(second) or max(second) < min(first):
         words = (
             "One side was measured wholly before the other. A drift of the host over that time is "
-            "in the shift and not in the interval. Alternate the sides (kvmbench plan)."
+            "in the shift and not in the interval. Alternate the sides (kvmbench plan new)."
         )
         yield Caveat("sequence", (), words)
 

@@ -1,6 +1,6 @@
-"""A before and an after, row by row: how far each moved, how sure that is, and the verdict.
+"""Verdicts: the shift of each row from before to after, its interval, its p and its verdict.
 
-docs/statistics.md has the reasons for each method.
+`kvmbench.compare` is here; docs/statistics.md has the reasons for each method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["VERDICTS", "Comparison", "Family", "Margin", "Row", "compare"]
 VERDICTS = (
     *("faster", "slower", "same", "inconclusive"),  # of noisy figures
     *("changed", "unchanged"),  # of exact ones
-    "no-verdict",  # of noisy figures with one unit on a side
+    "no-verdict",  # of noisy figures with one unit on one side
 )
 MARGIN = 0.01  # of before, where none is asked for
 LARGEST = 1e100  # figure that is compared
@@ -71,25 +71,25 @@ class Margin:
 class Row:
     """One row of a comparison. Figures are in `unit`, per iteration of the workload."""
 
-    workload: str  # with its configuration behind a slash where the sides have several
+    workload: str  # `workload/configuration` where the sides have several
     unit: str
     kind: Literal["exact", "noisy"]
     better: Literal["lower", "higher"]
     before: float | None  # centre: the median of the units; None where the side has no such row
     after: float | None
-    units: tuple[int, int]  # boots or runs a side; blocks twice where they are paired
+    units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
-    primary: bool  # it was to be decided beforehand
-    missing: str | None = None  # what to say of a row that one side has not
-    varies: bool = False  # an exact figure that is not the same in every run of a side
-    quantum: float = 0.0  # what the clock or the print-out cannot resolve
+    primary: bool  # chosen before the measurement
+    missing: str | None = None  # the side without the row, and why
+    varies: bool = False  # an exact figure that differs between the runs of one side
+    quantum: float = 0.0  # the step of the clock or of the print-out
     margin: float = 0.0  # the largest shift that does not matter
     shift: float | None = None  # after less before: Hodges-Lehmann, or the blocks' pseudo-median
     interval: tuple[float, float] | None = None  # of the shift; None where the units are too few
     p: float | None = None  # adjusted over the family, of a shift within the margin
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    detectable: float | None = None  # smallest shift that POWER of such comparisons see
-    wanted: int | None = None  # units a side, or blocks, to see the margin or what was asked for
+    detectable: float | None = None  # smallest shift that such a comparison detects at POWER
+    wanted: int | None = None  # units per side, or blocks, that detect the margin or `detect`
     verdict: str | None = None  # one of VERDICTS; None where a side has no such row
     marked: bool = False  # a control moved, so something else than the change did
 
@@ -103,7 +103,7 @@ class Row:
 
     @property
     def worse(self) -> float | None:
-        """How much worse after is: the shift, positive in the bad direction."""
+        """The shift, positive where after is worse."""
         return self.shift if self.shift is None or self.better == "lower" else -self.shift
 
     @property
@@ -120,7 +120,7 @@ class Comparison(Reported):
 
     replicates: Replicates
     rows: tuple[Row, ...]
-    figures: Mapping[str, Pair]  # row -> one figure per unit of replication, of either side
+    figures: Mapping[str, Pair]  # row -> one figure per unit of replication, before and after
     confidence: float
     family: Family
     comparisons: int  # of afters with one before; p is adjusted for all of them
@@ -274,7 +274,7 @@ def _plain(value: float) -> float:
 
 
 def _check_size(names: Sequence[str], figures: Mapping[str, Pair]) -> None:
-    """Refuse figures whose squares are no numbers any more."""
+    """Refuse figures whose squares overflow."""
     for name in names:
         if any(np.abs(side[np.isfinite(side)]).max(initial=0) > LARGEST for side in figures[name]):
             raise ValueError(f"{name}: a figure beyond {LARGEST:g} cannot be compared")
@@ -288,7 +288,7 @@ def _measured(
     margin: Margin | None,
     detect: Margin | None,
 ) -> Row:
-    """Return the row with its shift, and with what its spread allows to say."""
+    """Return the row with its shift, its interval, and its minimum detectable effect."""
     if row.before is None or row.after is None:
         return row
     if row.kind == "exact":
@@ -312,7 +312,7 @@ def _measured(
         spread = stats.spread(differences) if count > 1 else None
     else:
         shift = stats.hodges_lehmann(before, after)
-        single = min(row.units) < 2  # it may be any run of its kind: no interval either
+        single = min(row.units) < 2  # the one may be any run of its kind: no interval
         interval = None if single else stats.mann_whitney_interval(before, after, confidence)
         spread = None if single else stats.pooled_spread(before, after)
     detectable = wanted = None
@@ -321,7 +321,7 @@ def _measured(
         detectable = stats.minimum_detectable(
             spread, count, None if paired else other, confidence=confidence, power=POWER
         )
-        if detectable is not None:  # where every run gave the same figure, its steps are the limit
+        if detectable is not None:  # where every run has the same figure, the steps are the limit
             detectable = max(detectable, QUANTA * row.quantum)
         wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
     return replace(
@@ -391,7 +391,7 @@ def _family(
 
 
 def _present(figures: Figures) -> Figures:
-    """Return the units that have one of the rows at all: others have no label to permute."""
+    """Return the units that have a row at all: other units have no label to permute."""
     found: Figures = figures[np.isfinite(figures).any(axis=1)]
     return found
 
