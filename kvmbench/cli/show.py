@@ -195,7 +195,7 @@ def _profile(profile: Profile) -> Document:
 
 def _published(table: Published) -> Document:
     from kvmbench.formats import from_published
-    from kvmbench.report import Column, Facts, Table
+    from kvmbench.report import WIDTH, Column, Facts, Table
     from kvmbench.summary import rows
     from kvmbench.units import Side
 
@@ -206,19 +206,16 @@ def _published(table: Published) -> Document:
     facts["unit"] = f"{table.unit}, {table.better} is better"
     names = list(dict.fromkeys(row.name for row in table.rows))
 
-    def cells(*configurations: str) -> Table:
-        lines = []
-        for name in names:
-            values = [table.value(name, configuration) for configuration in configurations]
-            if any(value is not None for value in values):
-                figures = ("-" if v is None else f"{v:g}" if v % 1 else f"{v:.0f}" for v in values)
-                lines.append((name, *figures))
-        return Table([Column("name", "key"), *map(Column, configurations)], lines)
+    def cell(name: str, configuration: str) -> str:
+        value = table.value(name, configuration)
+        return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.0f}"
 
-    narrow = len(table.configurations) <= 4 and max(map(len, table.configurations)) <= 14
-    blocks: list[Block] = (
-        [cells(*table.configurations)] if narrow else [cells(name) for name in table.configurations]
-    )
+    columns = [Column("name", "key"), *map(Column, table.configurations)]
+    lines = [(name, *(cell(name, c) for c in table.configurations)) for name in names]
+    if sum(map(len, table.configurations)) > WIDTH // 2:
+        columns = [Column("configuration", "key"), Column("name", "key"), Column("figure")]
+        lines = [(row.configuration, row.name, f"{row.value:.12g}") for row in table.rows]
+    blocks: list[Block] = [Table(columns, lines, grouped=True)]
     said = []
     for row in table.rows:
         if row.remark:

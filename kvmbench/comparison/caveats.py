@@ -6,8 +6,9 @@ The documents print the words, the JSON has all three, and gates read the codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +32,8 @@ NAMED = 10  # rows, in a sentence
 LEAST_OF_DRIFT = 4  # units in which a drift can be looked for
 
 
-class Caveat(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Caveat:
     """A reason to doubt `rows` (all rows where it names none), and what to do about it."""
 
     code: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvmbench.results import Host
 from kvmbench.units import Side
@@ -15,12 +16,17 @@ __all__ = ["Difference", "differences", "unknown_hosts"]
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
 
 
-class Difference(NamedTuple):
-    """A fact in which the two sides differ; `expected` of those that a comparison is about."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A fact in which before and the after `to` differ.
+
+    `expected` is of the facts that a comparison is about, such as the kernel.
+    """
 
     what: str
     before: str
     after: str
+    to: str
     expected: bool = False
 
     def __str__(self) -> str:
@@ -36,18 +42,19 @@ def differences(comparison: Comparison) -> list[Difference]:
     profile and the vendor (expected); their hosts do not matter.
     """
     sides = comparison.sides
+    to = sides[1].label
     found: list[Difference] = []
     if any(row.kind == "noisy" for row in comparison.rows):
         facts = [_facts(side) for side in sides]
         for what in dict.fromkeys((*facts[0], *facts[1])):
             before, after = (side.get(what, "not known") for side in facts)
             if before != after:
-                found.append(Difference(what, before, after, what in ("kernel", "build")))
+                found.append(Difference(what, before, after, to, what in ("kernel", "build")))
     if any(row.kind == "exact" for row in comparison.rows):
         for what in ("model_version", "profile", "vendor"):
             before, after = (_of_runs(side, what) for side in sides)
             if before != after:
-                found.append(Difference(what.replace("_", " "), before, after, expected=True))
+                found.append(Difference(what.replace("_", " "), before, after, to, expected=True))
     return found
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from math import floor, log10
-from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, TypedDict, cast
 
-from kvmbench.comparison.caveats import OF_VALUES, caveats
-from kvmbench.comparison.differences import differences
+from msgspec import to_builtins
+
+from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
+from kvmbench.comparison.differences import Difference, differences
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
 from kvmbench.report.figures import share
 from kvmbench.stats import POWER
 
 if TYPE_CHECKING:
     from kvmbench.comparison.gates import Gate
-    from kvmbench.comparison.self_test import SelfTest, Split
+    from kvmbench.comparison.self_test import SelfTest
     from kvmbench.comparison.verdicts import Comparison, Row
 
 __all__ = ["SCHEMAS", "ComparisonDocument", "SelfTestDocument", "document", "self_test_document"]
@@ -30,23 +32,6 @@ TONES: dict[str | None, Tone] = {"faster": "good", "slower": "bad", "changed": "
 
 
 # The JSON
-
-
-class DifferenceDocument(TypedDict):
-    """A fact in which before and the after `to` differ."""
-
-    what: str
-    before: str
-    after: str
-    to: str
-
-
-class CaveatDocument(TypedDict):
-    """A reason to doubt `rows`; all rows where the list is empty."""
-
-    code: str
-    rows: list[str]
-    words: str
 
 
 class GateDocument(TypedDict):
@@ -92,8 +77,8 @@ class _Compared(TypedDict):
     confidence: float
     power: float
     family: str
-    differences: list[DifferenceDocument]
-    caveats: list[CaveatDocument]
+    differences: list[Difference]
+    caveats: list[Caveat]
     rows: list[RowDocument]
     gate: NotRequired[GateDocument]
 
@@ -132,15 +117,8 @@ def _compared(comparisons: Sequence[Comparison], gate: Gate | None = None) -> _C
         "confidence": first.confidence,
         "power": POWER,
         "family": first.family,
-        "differences": [
-            {"what": d.what, "before": d.before, "after": d.after, "to": c.sides[1].label}
-            for c in comparisons
-            for d in differences(c)
-        ],
-        "caveats": [
-            {"code": code, "rows": list(rows), "words": words}
-            for code, rows, words in dict.fromkeys(w for c in comparisons for w in caveats(c))
-        ],
+        "differences": [found for c in comparisons for found in differences(c)],
+        "caveats": list(dict.fromkeys(found for c in comparisons for found in caveats(c))),
         "rows": [_entry(row, c) for c in comparisons for row in c.rows],
     }
     if gate is not None:
@@ -149,30 +127,15 @@ def _compared(comparisons: Sequence[Comparison], gate: Gate | None = None) -> _C
 
 
 def _entry(row: Row, comparison: Comparison) -> RowDocument:
-    return {
-        "workload": row.workload,
-        "unit": row.unit,
-        "kind": row.kind,
-        "better": row.better,
+    more = {
         "from": comparison.sides[0].label,
         "to": comparison.sides[1].label,
-        "before": row.before,
-        "after": row.after,
-        "shift": row.shift,
-        "interval": row.interval,
-        "percent": row.percent,
-        "verdict": row.verdict,
-        "marked": row.marked,
         "margin": row.margin if row.kind == "noisy" else None,
         "p_adjusted": row.p,
-        "units": row.units,
-        "spread": row.spread,
-        "detectable": row.detectable,
-        "wanted": row.wanted,
-        "control": row.control,
-        "primary": row.primary,
-        "missing": row.missing,
     }
+    names = RowDocument.__annotations__
+    found = {name: more[name] if name in more else getattr(row, name) for name in names}
+    return cast(RowDocument, found)
 
 
 def _records(comparisons: Sequence[Comparison]) -> list[Record]:
@@ -182,8 +145,8 @@ def _records(comparisons: Sequence[Comparison]) -> list[Record]:
             record: Record = {**_entry(row, comparison)}
             low, high = record.pop("interval") or (None, None)
             before, after = record.pop("units")
-            record |= {"low": low, "high": high, "units_before": before, "units_after": after}
-            records.append(record)
+            more = {"low": low, "high": high, "units_before": before, "units_after": after}
+            records.append(record | more)
     return records
 
 
@@ -193,23 +156,23 @@ def _junit(comparisons: Sequence[Comparison], gate: Gate | None) -> str:
 
     cases = []
     for comparison in comparisons:
-        before, after = (side.label for side in comparison.sides)
         for row in comparison.rows:
+            entry: Record = {**_entry(row, comparison)}
+            name, before, after = entry.pop("workload"), entry["from"], entry["to"]
             found: dict[str, str] = {}
             for finding in gate.findings if gate else ():
-                if (finding.workload, finding.to) == (row.workload, after):
+                if (finding.workload, finding.to) == (name, after):
                     found.setdefault(finding.status, finding.words)
-            properties = {
-                name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in _entry(row, comparison).items()
-                if value is not None and name != "workload"
-            }
+            failed = found.get("regression")
             cases.append(
                 Case(
-                    name=row.workload, classname=f"{before} -> {after}", properties=properties,
-                    failure=found.get("regression"),
-                    skipped=None if "regression" in found
-                    else found.get("inconclusive", row.missing),
+                    name=name, classname=f"{before} -> {after}", failure=failed,
+                    properties={
+                        key: value if isinstance(value, str) else json.dumps(value)
+                        for key, value in entry.items()
+                        if value is not None
+                    },
+                    skipped=None if failed else found.get("inconclusive", row.missing),
                 )
             )  # fmt: skip
     return document("kvmbench compare", cases).decode()
@@ -236,66 +199,48 @@ def document(
         blocks += [Heading("Spread and minimum detectable effect (MDE)"), _explained(comparisons)]
     if gate is not None:
         blocks += [Items(gate.lines[:-1]), Note(gate.lines[-1])]
-    data: ComparisonDocument = {"schema": "kvmbench.comparison/1", **_compared(comparisons, gate)}
-    return Document(
-        title=_title(comparisons), blocks=blocks, records=_records(comparisons), data=data,
-        forms={"junit": lambda: _junit(comparisons, gate)},
-    )  # fmt: skip
+    data = {"schema": "kvmbench.comparison/1", **_compared(comparisons, gate)}
+    forms = {"junit": lambda: _junit(comparisons, gate)}
+    records = _records(comparisons)
+    return Document(_title(comparisons), blocks, records, to_builtins(data), forms)
 
 
 def self_test_document(test: SelfTest) -> Document:
     """Return the document of an A/A test: each split's table, and how far the noise reaches."""
     blocks: list[Block] = []
+    splits: list[SplitDocument] = []
     records: list[Record] = []
     reach: dict[str, float] = {}  # row -> the farthest end of all its intervals, of before
-    splits: list[SplitDocument] = []
-    for split in test.splits:
-        comparison = split.comparison
-        said = [caveat.words for caveat in caveats(comparison) if caveat.code in OF_VALUES]
-        blocks += [Heading(split.name), _main([comparison])]
-        blocks += map(Note, (*said, _alarms(split)))
-        records += [{"split": split.name, **record} for record in _records([comparison])]
-        splits.append(
-            {
-                "name": split.name,
-                "false_alarms": split.false_alarms,
-                "undecided": split.undecided,
-                **_compared([comparison]),
-            }
-        )
+    for name, comparison, alarms, undecided in (
+        (s.name, s.comparison, s.false_alarms, s.undecided) for s in test.splits
+    ):
+        content = _compared([comparison])
+        splits.append({"name": name, "false_alarms": alarms, "undecided": undecided, **content})
+        records += [{"split": name, **record} for record in _records([comparison])]
+        said = [found.words for found in content["caveats"] if found.code in OF_VALUES]
+        end = f"; {_number(len(undecided), 'row')} undecided." if undecided else "."
+        said.append(f"{'False alarm: ' if alarms else 'No false alarm'}{', '.join(alarms)}{end}")
+        blocks += [Heading(name), _main([comparison]), *map(Note, said)]
         for row in comparison.rows:
             if row.interval is not None and row.before:
                 farthest = max(map(abs, row.interval)) / abs(row.before)
                 reach[row.workload] = max(reach.get(row.workload, 0.0), farthest)
-    first = test.splits[0].comparison
-    if found := sorted((part, name) for name, part in reach.items() if part):
+    level, confidence = comparison.replicates.level, comparison.confidence
+    if found := sorted((part, row) for row, part in reach.items() if part):
         blocks.append(
             Note(
-                f"The intervals reach {_range(found)}. With as many {first.replicates.level}s per "
-                f"side as here, a shift within that {'of its row ' if len(found) > 1 else ''}may "
-                "be noise."
+                f"The intervals reach {_range(found)}. With as many {level}s per side as here, a "
+                f"shift within that {'of its row ' if len(found) > 1 else ''}may be noise."
             )
         )
-    alarms = sum(bool(split.false_alarms) for split in test.splits)
-    blocks.append(
-        Note(
-            f"False alarms in {alarms} of {len(test.splits)} splits. At "
-            f"{100 * first.confidence:.4g} % one split in {1 / (1 - first.confidence):.0f} may "
-            "have one."
-        )
+    number = sum(bool(split.false_alarms) for split in test.splits)
+    words = (
+        f"False alarms in {number} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
+        f"split in {1 / (1 - confidence):.0f} may have one."
     )
-    data: SelfTestDocument = {
-        "schema": "kvmbench.self-test/1", "label": test.label, "splits": splits,
-    }  # fmt: skip
+    data = {"schema": "kvmbench.self-test/1", "label": test.label, "splits": splits}
     title = f"A/A test of {test.label}: nothing changed, so every faster or slower is a false alarm"
-    return Document(title=title, blocks=blocks, records=records, data=data)
-
-
-def _alarms(split: Split) -> str:
-    rows = ", ".join(split.false_alarms)
-    number = len(split.undecided)
-    undecided = f"; {number} row{'' if number == 1 else 's'} undecided" if number else ""
-    return f"{f'False alarm: {rows}' if rows else 'No false alarm'}{undecided}."
+    return Document(title, [*blocks, Note(words)], records, to_builtins(data))
 
 
 def _title(comparisons: Sequence[Comparison]) -> str:
@@ -317,9 +262,13 @@ def _replicates(comparison: Comparison) -> str:
     counts = sorted({count for row in rows for count in row.units})
     if not counts:
         return ""
-    number = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    units = f"{number} {level}{'' if counts == [1] else 's'}"
+    least = f"{counts[0]} to " if len(counts) > 1 else ""
+    units = f"{least}{_number(counts[-1], level)}"
     return f"{units} of alternating boots" if level == "block" else f"{units} per side"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class _Scale(NamedTuple):
@@ -364,32 +313,31 @@ def _scale(row: Row) -> _Scale:
 def _main(comparisons: Sequence[Comparison]) -> Table:
     rows = [(row, comparison) for comparison in comparisons for row in comparison.rows]
     order = list(dict.fromkeys(row.workload for row, _ in rows))
-    rows.sort(key=lambda found: order.index(found[0].workload))
     units = {_scale(row).unit for row, _ in rows}
     unit = units.pop() if len(units) == 1 else ""
     several = len(comparisons) > 1
     noisy = any(row.kind == "noisy" for row, _ in rows)
+    interval = f"{100 * comparisons[0].confidence:.4g} % interval" if noisy else "interval"
     columns = [
         Column("workload", "key"),
         *([] if unit else [Column("unit", "word")]),
         *([Column("side", "key")] if several else []),
-        *(Column(name, unit=unit) for name in ("before", "after", "shift")),
-        Column(f"{100 * comparisons[0].confidence:.4g} % interval" if noisy else "interval",
-               unit=unit),
-        Column("shift", unit="%"),
-        Column("verdict", "word"),
-    ]  # fmt: skip
-    cells: list[list[str | Cell]] = []
-    for row, comparison in rows:
+        *(Column(name, unit=unit) for name in ("before", "after", "shift", interval)),
+        *(Column("shift", unit="%"), Column("verdict", "word")),
+    ]
+    lines: list[list[str | Cell]] = []
+    for row, comparison in sorted(rows, key=lambda found: order.index(found[0].workload)):
         scale = _scale(row)
-        line: list[str | Cell] = [row.workload]
-        if not unit:
-            line.append(scale.unit)
-        if several:
-            line.append(comparison.sides[1].label)
-        line += [scale(row.before), scale(row.after), scale(row.shift, sign=True)]
-        cells.append([*line, _interval(row, scale), _percent(row), _verdict(row)])
-    return Table(columns, cells, grouped=several)
+        lines.append(
+            [
+                row.workload,
+                *([] if unit else [scale.unit]),
+                *([comparison.sides[1].label] if several else []),
+                *(scale(row.before), scale(row.after), scale(row.shift, sign=True)),
+                *(_interval(row, scale), _percent(row), _verdict(row)),
+            ]
+        )
+    return Table(columns, lines, grouped=several)
 
 
 def _interval(row: Row, scale: _Scale) -> str:
@@ -460,33 +408,29 @@ def _range(shares: Sequence[tuple[float, str]]) -> str:
 
 def _explained(comparisons: Sequence[Comparison]) -> Table:
     level = comparisons[0].replicates.level
+    several = len(comparisons) > 1
+
+    def percent(value: float | None, row: Row) -> str:
+        return f"{100 * value / abs(row.before):.2f}" if value is not None and row.before else "-"
+
     columns = [
         Column("workload", "key"),
-        *([Column("side", "key")] if len(comparisons) > 1 else []),
+        *([Column("side", "key")] if several else []),
         Column(f"{level}s"),
-        Column("spread", unit="%"),
-        Column("MDE", unit="%"),
-        Column("margin", unit="%"),
-        Column(f"{level}s wanted"),
-        Column("adjusted p"),
+        *(Column(name, unit="%") for name in ("spread", "MDE", "margin")),
+        *(Column(f"{level}s wanted"), Column("adjusted p")),
     ]
-    cells = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            if row.spread is None:
-                continue
-            shares = [
-                "-" if value is None or not row.before else f"{100 * value / abs(row.before):.2f}"
-                for value in (row.spread, row.detectable, row.margin)
-            ]
-            cells.append(
-                [
-                    row.workload,
-                    *([comparison.sides[1].label] if len(comparisons) > 1 else []),
-                    ", ".join(map(str, dict.fromkeys(row.units))),
-                    *shares,
-                    "-" if row.wanted is None else str(row.wanted),
-                    "-" if row.p is None else f"{row.p:.2g}",
-                ]
-            )
-    return Table(columns, cells)
+    lines = [
+        [
+            row.workload,
+            *([comparison.sides[1].label] if several else []),
+            ", ".join(map(str, dict.fromkeys(row.units))),
+            *(percent(value, row) for value in (row.spread, row.detectable, row.margin)),
+            "-" if row.wanted is None else str(row.wanted),
+            "-" if row.p is None else f"{row.p:.2g}",
+        ]
+        for comparison in comparisons
+        for row in comparison.rows
+        if row.spread is not None
+    ]
+    return Table(columns, lines)
