@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kvmbench._core import Machine, port_check
     from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
+    from kvmbench.comparison.verdicts import compare
     from kvmbench.errors import (
         FileError,
         IncompatibleError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ResultError,
         WrongKernelError,
     )
+    from kvmbench.formats import load, save
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
     from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.simulation.simulate import simulate
@@ -48,12 +50,15 @@ _HOME = {
     "Scenario": "scenario.scenario",
     "Workload": "workloads",
     "WrongKernelError": "errors",
+    "compare": "comparison.verdicts",
+    "load": "formats",
     "load_policies": "catalog",
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
     "policies": "catalog",
     "port_check": "_core",
     "profiles": "catalog",
+    "save": "formats",
     "simulate": "simulation.simulate",
 }
 
@@ -78,13 +83,16 @@ __all__ = [
     "Workload",
     "WrongKernelError",
     "__version__",
+    "compare",
     "get_include",
+    "load",
     "load_policies",
     "load_profile",
     "load_scenario",
     "policies",
     "port_check",
     "profiles",
+    "save",
     "simulate",
 ]
 

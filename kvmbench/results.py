@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from sys import float_info
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from msgspec import Meta, Struct, field
 
 from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
 from kvmbench.errors import ResultError
+from kvmbench.report import Document, Reported
 
 __all__ = [
     "SCHEMA",
@@ -108,7 +110,9 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     runs: Annotated[list[Run], Meta(min_length=1)]
 
 
-class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Result(
+    Struct, Reported, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A file. `order` says whether boots, runs and values are in the order of time."""
 
     schema: str = field(default=SCHEMA)
@@ -120,6 +124,24 @@ class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     boots: Annotated[list[Boot], Meta(min_length=1)]
     # The table that a command printed, for readers of its JSON; kvmbench makes it again.
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        rows = len({(series.workload, series.configuration) for _, _, series in self.series()})
+        name = f" {self.name}" if self.name else ""
+        return (
+            f"<Result{name}: {_number(rows, 'row')}, {_number(len(list(self.runs())), 'run')} in "
+            f"{_number(len(self.boots), 'boot')}>"
+        )
+
+    def document(self, label: str = "") -> Document:
+        """Return the document that `kvmbench show` prints; `label` is for a result without a name.
+
+        Its JSON is this result.
+        """
+        from kvmbench.summary import document
+
+        found = document(self, label)
+        return replace(found, data=builtins(self, list(found.records)))
 
     def runs(self) -> Iterator[tuple[Boot, Run]]:
         """Yield every run with its boot, in order."""
@@ -140,6 +162,10 @@ class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     def workloads(self) -> list[str]:
         """Return the names of the workloads, in the order of their first use."""
         return list(dict.fromkeys(series.workload for _, _, series in self.series()))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class _Head(Struct):

@@ -53,8 +53,8 @@ EXACT_STEPS = 200  # values in a sequence
 
 # Probabilities are sums of a few hundred floats: equal ones may differ in the last bits.
 CONFIDENCE = 0.95
-POWER = 0.8  # of the smallest shift that is said to be detectable
-QUANTA = 2  # within the margin too: a step of the clock or of the print-out, either way
+POWER = 0.8  # of the minimum detectable effect
+QUANTA = 2  # of the default margin: a step of the clock or of the print-out, either way
 SAME = 1 + 1e-9
 
 
@@ -75,7 +75,7 @@ def mann_whitney_interval(
     """Return the interval of the shift that inverts the exact Mann-Whitney test.
 
     Its ends are the k-th smallest and k-th largest after[j] - before[i], with the largest k that
-    keeps the coverage at `confidence` or above; None when there is none: 3 v 3 runs reach 90 % at
+    keeps the coverage at `confidence` or above; None where no k does: 3 v 3 runs reach 90 % at
     most. With ties it covers at least as often (the ends belong to it).
     """
     differences = np.sort(_differences(before, after))
@@ -115,7 +115,7 @@ def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval
     """Return the interval of the centre that inverts Wilcoxon's exact signed-rank test.
 
     Its ends are the k-th smallest and k-th largest Walsh average, k as large as `confidence`
-    allows; None when there is none: five differences reach 93.75 % at most. It assumes that the
+    allows; None where no k does: five differences reach 93.75 % at most. It assumes that the
     differences are spread symmetrically, as the difference of two like samples is.
     """
     d = sample(diffs)
@@ -246,7 +246,7 @@ def minimum_detectable(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> float | None:
-    """Return the smallest shift that the exact interval tells from 0 with probability `power`.
+    """Return the smallest shift whose exact interval excludes 0 with probability `power`.
 
     `spread` is the standard deviation between runs, n v m of them; without `m`, of n paired
     differences. None where the exact test cannot reach the level at all (3 v 3 runs, 5 pairs).

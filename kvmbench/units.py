@@ -1,8 +1,8 @@
-"""What may be compared: one figure a unit of replication, for each row of two results.
+"""Units of replication: one figure per unit, for each row of two results.
 
-The unit is the highest level that was started afresh more than once: a block of boots of both
-kernels, or a boot, or a run. Iterations within a run are reduced to their median, runs within a
-boot to theirs; whoever pools them instead finds differences between a thing and itself.
+The unit is the highest level with more than one fresh start: a block of boots of both kernels, or
+a boot, or a run. Iterations within a run are reduced to their median, runs within a boot to
+theirs: a test of the pooled iterations finds differences between a thing and itself.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import nan
 from statistics import fmean, median
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvmbench.errors import IncompatibleError
-from kvmbench.results import Host, Result, Run, Series
+
+if TYPE_CHECKING:
+    from kvmbench.results import Host, Result, Run, Series
 
 __all__ = ["Cell", "Figures", "Key", "Level", "Replicates", "Side"]
 
@@ -27,7 +29,7 @@ Level = Literal["block", "boot", "run"]
 
 
 class Key(NamedTuple):
-    """What a row is about; `configuration` is empty where a side has only one."""
+    """The key of a row; `configuration` is empty where a side has only one."""
 
     workload: str
     configuration: str
@@ -61,7 +63,7 @@ class Side:
 
     @cached_property
     def boot_numbers(self) -> list[int]:
-        """The number that each boot of the file counts as: a boot told in parts is one."""
+        """The number that each boot of the file counts as: the parts of one boot share theirs."""
         known: dict[tuple[str, int | None], int] = {}
         return [
             known.setdefault((boot.id, boot.block), number) if boot.id else number
@@ -70,7 +72,7 @@ class Side:
 
     @cached_property
     def cells(self) -> dict[Key, list[Cell]]:
-        """What there is of each row, in the order of the file."""
+        """The series of each row, in the order of the file."""
         only = len(self.configurations) == 1
         found: dict[Key, list[Cell]] = {}
         run_number = -1
@@ -86,12 +88,12 @@ class Side:
 
     @cached_property
     def boots(self) -> list[int]:
-        """The numbers of the boots that have something of this side."""
+        """The numbers of the boots with series of this side."""
         return sorted({cell.boot for cells in self.cells.values() for cell in cells})
 
     @cached_property
     def hosts(self) -> list[Host]:
-        """The hosts of all that is of this side, in order; a boot told in parts has several."""
+        """The hosts of this side's runs, in order; a boot in parts has several."""
         used = set(map(id, self.runs.values()))
         return [
             boot.host for boot in self.result.boots if any(id(run) in used for run in boot.runs)
@@ -99,16 +101,16 @@ class Side:
 
     @cached_property
     def runs(self) -> dict[int, Run]:
-        """The runs that have something of this side, by number."""
+        """The runs with series of this side, by number."""
         used = {cell.run for cells in self.cells.values() for cell in cells}
         return {n: run for n, (_, run) in enumerate(self.result.runs()) if n in used}
 
 
 class Replicates:
-    """The units of replication of a before and an after, and what each unit has of a row.
+    """The units of replication of a before and an after, and each unit's figure of a row.
 
-    Raises IncompatibleError where one has no figures, or the two have several configurations, and
-    not the same ones.
+    Raises IncompatibleError for a side without figures, and for sides with several configurations
+    that are not the same ones.
     """
 
     def __init__(self, before: Side, after: Side) -> None:
@@ -143,12 +145,15 @@ class Replicates:
         return list(dict.fromkeys(key for side in self.sides for key in side.cells))
 
     def cells(self, key: Key) -> tuple[list[Cell], list[Cell]]:
-        """Return what either side has of a row."""
+        """Return the series of a row, of before and of after."""
         before, after = (side.cells.get(key, []) for side in self.sides)
         return before, after
 
     def figures(self, key: Key) -> tuple[Figures, Figures]:
-        """Return one figure a unit of either side, in the order of the file or of the blocks."""
+        """Return one figure per unit of either side, in the order of the file or of the blocks.
+
+        Two arrays [units], in the row's unit, with NaN for a unit without the row.
+        """
         before, after = (self._side(number, cells) for number, cells in enumerate(self.cells(key)))
         return before, after
 
@@ -162,15 +167,15 @@ class Replicates:
             boots: dict[int | None, list[float]] = {}
             for boot, block in self._block_of[side].items():
                 boots.setdefault(block, []).append(units.get(boot, nan))
-            # The mean, so that ABBA cancels what rises or falls evenly within the block; of all
-            # its boots, or there is none, for without one of them nothing cancels.
+            # The mean, so that ABBA cancels a drift within the block; of all its boots, for
+            # without one of them nothing cancels.
             return np.array([fmean(boots[block]) for block in self._numbers[side]])
         return np.array([units.get(number, nan) for number in self._numbers[side]])
 
     def _whole_blocks(self, first: list[int | None], second: list[int | None]) -> list[int]:
-        """Return the blocks with all boots of either side: others do not cancel a drift.
+        """Return the complete blocks: other blocks do not cancel a drift.
 
-        All are as many as the largest of the blocks with as many on either side has.
+        A complete block has as many boots of either side, and as many as the largest such block.
         """
         known = sorted({block for block in (*first, *second) if block is not None})
         even = [block for block in known if first.count(block) == second.count(block)]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, load_result, result_names, results_dir_option, write_out
+from kvmbench.cli.common import complete, load_result, result_names, results_dir_option
+from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
     from kvmbench.comparison.gates import Limit
-    from kvmbench.comparison.verdicts import Margin
+    from kvmbench.comparison.verdicts import Comparison, Family, Margin
     from kvmbench.units import Side
 
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """What a class of kvmbench makes of text with its `parse`; imported when it is asked for."""
+    """A value that a class of kvmbench parses; the class is imported on first use."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
@@ -41,15 +42,15 @@ margin_option = click.option(
     "--margin",
     type=MARGIN,
     metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and twice "
-    "what the clock resolves]",
+    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and two "
+    "quanta of the clock]",
 )
 family_option = click.option(
     "--family",
     type=click.Choice(["max-t", "holm"]),
     default="max-t",
     show_default=True,
-    help="How the verdicts allow for the number of rows.",
+    help="Multiple-comparison correction.",
 )
 
 
@@ -68,20 +69,20 @@ family_option = click.option(
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Of each interval, and of all of a table's faster and slower together.",
+    help="Of each interval, and of all verdicts of a table together.",
 )
 @family_option
 @click.option(
     "--primary",
     multiple=True,
     metavar="ROW",
-    help="Row (a pattern) that was to be decided beforehand; may be repeated.",
+    help="Row (a pattern) chosen before the measurement; may be repeated.",
 )
 @click.option(
     "--control",
     multiple=True,
     metavar="ROW",
-    help="Row (a pattern) that must not move; may be repeated. [default: those without a reload "
+    help="Row (a pattern) that must not move; may be repeated. [default: rows without a reload "
     "of TR on either side]",
 )
 @click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
@@ -89,7 +90,7 @@ family_option = click.option(
     "--detect",
     type=MARGIN,
     metavar="SHARE|NUMBER",
-    help="Say how many runs would see this shift. [default: the margin]",
+    help="Print how many runs detect this shift. [default: the margin]",
 )
 @click.option(
     "--fail-on",
@@ -101,26 +102,16 @@ family_option = click.option(
 @click.option(
     "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
 )
-@click.option("--fail-inconclusive", is_flag=True, help="Fail where a gated row cannot be decided.")
-@click.option(
-    "--same-host", is_flag=True, help="Refuse where the hosts differ in more than the kernel."
-)
-@click.option("--explain", is_flag=True, help="Show what the spread of each row allows to see.")
-@click.option(
-    "--format",
-    type=click.Choice(["text", "markdown", "csv", "json", "junit"]),
-    default="text",
-    show_default=True,
-)
-@click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Write there instead of to stdout."
-)
+@click.option("--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive.")
+@click.option("--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel.")
+@click.option("--explain", is_flag=True, help="Show the spread and MDE of each row.")
+@output_options("text", "markdown", "csv", "json", "junit")
 def command(
     names: tuple[str, ...],
     results_dir: str,
     margin: Margin | None,
     confidence: float,
-    family: Literal["max-t", "holm"],
+    family: Family,
     primary: tuple[str, ...],
     control: tuple[str, ...],
     no_controls: bool,
@@ -130,14 +121,14 @@ def command(
     fail_inconclusive: bool,
     same_host: bool,
     explain: bool,
-    format: str,
+    format: str | None,
     output: str | None,
 ) -> None:
-    """Compare BEFORE with AFTER, and with MORE: files of any readable format, or names of results.
+    """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
-    FILE#CONFIGURATION is one configuration of a file, NAME=FILE gives it a name in the table. A
-    single file with two configurations is compared with itself. Each run counts once, whatever
-    its iterations; simulated figures are compared exactly.
+    FILE#CONFIGURATION is one configuration of a file; NAME=FILE names it in the table. A single
+    file with two configurations is compared with itself. Each run counts once, whatever its
+    iterations; simulated figures are compared exactly.
 
     \b
     Examples:
@@ -153,16 +144,16 @@ def command(
         raise click.UsageError("--control and --no-controls exclude each other")
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
-    sides = _sides(names, results_dir)
+    sides = chosen_sides(names, results_dir, at_least_two=True)
 
-    from kvmbench.comparison import document as compare_tables
     from kvmbench.comparison import gates
-    from kvmbench.comparison import verdicts as compare
+    from kvmbench.comparison.document import document
+    from kvmbench.comparison.verdicts import compare
     from kvmbench.errors import IncompatibleError
 
     try:
         comparisons = [
-            compare.compare(
+            compare(
                 sides[0], after, confidence=confidence, margin=margin, family=family,
                 primary=primary, controls=() if no_controls else control or None, detect=detect,
                 comparisons=len(sides) - 1,
@@ -176,17 +167,16 @@ def command(
         raise click.UsageError(str(error)) from None
     if same_host:
         _check_hosts(comparisons)
-    text = compare_tables.render_comparisons(comparisons, format, explain=explain, gate=gate)
-    write_out(text, output)
+    emit(document(comparisons, explain=explain, gate=gate), format, output)
     if gate is not None and gate.status == "regression":
         _leave(gate.lines, REGRESSION, format, output)
     if gate is not None and gate.status == "inconclusive" and fail_inconclusive:
         _leave(gate.lines, INCONCLUSIVE, format, output)
 
 
-def _leave(lines: Sequence[str], code: int, format: str, output: str | None) -> None:
-    """End with `code`; say why on stderr where stdout does not."""
-    if output is not None or format not in ("text", "markdown"):
+def _leave(lines: Sequence[str], code: int, format: str | None, output: str | None) -> None:
+    """End with `code`; print the reasons on stderr where stdout does not have them."""
+    if output is not None or format not in (None, "text", "markdown"):
         for line in lines:
             click.echo(f"kvmbench compare: {line}", err=True)
     click.get_current_context().exit(code)
@@ -196,89 +186,28 @@ class _Incompatible(click.ClickException):
     exit_code = INCOMPATIBLE
 
 
-def _check_hosts(comparisons: Sequence[object]) -> None:
-    from kvmbench.comparison.caveats import differences, unknown_hosts
-    from kvmbench.comparison.verdicts import Comparison
+def _check_hosts(comparisons: Sequence[Comparison]) -> None:
+    from kvmbench.comparison.differences import differences, unknown_hosts
 
     for comparison in comparisons:
-        assert isinstance(comparison, Comparison)
         found = [str(entry) for entry in differences(comparison) if not entry.expected]
         if unknown_hosts(comparison):
-            found = ["neither side says what it ran on"]
+            found = ["neither side names its host"]
         if found:
             raise _Incompatible(f"--same-host: {'; '.join(found)}")
 
 
-def _sides(names: Sequence[str], results_dir: str) -> list[Side]:
-    """Return the sides that the arguments name, each with the label of its column."""
-    from kvmbench.units import Side
+def chosen_sides(
+    arguments: Sequence[str], results_dir: str, *, at_least_two: bool = False
+) -> list[Side]:
+    """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`."""
+    from kvmbench.comparison.sides import compared_sides, load_sides
+    from kvmbench.errors import ResultError
 
-    if len(names) == 1:
-        label, side = _side(names[0], results_dir)
-        if side.configuration is None and len(side.configurations) == 2:
-            return [Side(name, side.result, name) for name in side.configurations]
-        count = len(side.configurations)
-        raise click.UsageError(
-            f"{label} alone has {count} configuration{'s' if count > 1 else ''}, and two are "
-            "compared: name a BEFORE and an AFTER"
-        )
-    sides = [_side(name, results_dir) for name in names]
-    labels = _labels(sides)
-    return [
-        Side(label, side.result, side.configuration)
-        for label, (_, side) in zip(labels, sides, strict=True)
-    ]
-
-
-def chosen_side(argument: str, results_dir: str) -> Side:
-    """Return the one side that LABEL=FILE#CONFIGURATION names."""
-    from kvmbench.units import Side
-
-    name, side = _side(argument, results_dir)
-    (label,) = _labels([(name, side)])
-    return Side(label, side.result, side.configuration)
-
-
-def _side(argument: str, results_dir: str) -> tuple[str, Side]:
-    """Return what LABEL=FILE#CONFIGURATION names, and its label."""
-    import os
-    from pathlib import Path
-
-    from kvmbench.errors import unknown_name
-    from kvmbench.units import Side
-
-    label, equals, name = argument.partition("=")
-    if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
-        label, name = "", argument
-    name, configuration = _parted(name)
-    result = load_result(name, results_dir)
-    known = result.configurations()
-    if not known:
-        raise click.ClickException(f"{name}: holds no figures")
-    if configuration is not None and configuration not in known:
-        raise click.UsageError(f"{name}: {unknown_name('configuration', configuration, known)}")
-    return label or Path(name).stem, Side(label, result, configuration)
-
-
-def _parted(argument: str) -> tuple[str, str | None]:
-    """Return the FILE and the CONFIGURATION of FILE#CONFIGURATION: either may have a # in it."""
-    import os
-
-    parts = argument.split("#")
-    files = ["#".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    file = next(filter(os.path.isfile, files), parts[0])
-    return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
-
-
-def _labels(sides: Sequence[tuple[str, Side]]) -> list[str]:
-    """Return labels that tell the sides apart: by file, by configuration, or by number."""
-    labels = [label for label, _ in sides]
-    configurations = [side.configuration for _, side in sides]
-    if len(set(labels)) == len(labels):
-        return [
-            side.label or "#".join(filter(None, (label, side.configuration)))
-            for label, side in sides
-        ]
-    if len(set(configurations)) == len(labels) and None not in configurations:
-        return [str(name) for name in configurations]
-    return [f"{label} {number}" for number, label in enumerate(labels, 1)]
+    sides = compared_sides if at_least_two else load_sides
+    try:
+        return sides(arguments, lambda name: load_result(name, results_dir))
+    except ResultError as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import click
 
-from kvmbench.cli.common import (
-    complete,
-    load_result,
-    result_names,
-    results_dir_option,
-    write_out,
-)
+from kvmbench.cli.common import complete, load_result, result_names, results_dir_option
+from kvmbench.cli.output import write_out
 from kvmbench.errors import ResultError
 from kvmbench.formats import WRITABLE
-
-ENDINGS = {".csv": "csv", ".md": "markdown", ".xml": "junit"}
-"""Ends of a file's name that leave no doubt about its format."""
 
 
 @click.command("convert")
@@ -24,33 +16,32 @@ ENDINGS = {".csv": "csv", ".md": "markdown", ".xml": "junit"}
 @click.option(
     "--to",
     type=click.Choice(list(WRITABLE)),
-    help="Format of OUT; may be left out where OUT ends in .csv, .md or .xml.",
+    help="Format of OUT; the default goes by OUT's ending: .json, .csv, .md or .xml.",
 )
 @results_dir_option
 def command(source: str, target: str, to: str | None, results_dir: str) -> None:
     """Write the result IN to the file OUT, or to stdout where OUT is -.
 
-    IN is a file of any format that kvmbench reads, known by its content: its own, what vmexit of
-    kvm-unit-tests prints, JSON of pytest-benchmark or pyperf, Go benchmark text; or the name of a
-    result kept in the results folder, or of a published table. A figure that OUT's format has no
-    room for is an error; words that it has no room for are left out.
+    IN is a file of any format that kvmbench reads, known by its content: its own, the output of
+    kvm-unit-tests' vmexit, JSON of pytest-benchmark or pyperf, Go benchmark text; or the name of a
+    result kept in the results folder, or of a published table. A figure that OUT's format cannot
+    hold is an error; words that it cannot hold are left out.
 
     \b
     Examples:
-      kvmbench convert vmexit.log vmexit.json --to kvmbench
+      kvmbench convert vmexit.log vmexit.json
       kvmbench convert ipiv-2022 - --to go
       kvmbench convert before.json before.csv
     """
-    to = to or next((form for end, form in ENDINGS.items() if target.endswith(end)), None)
-    if to is None:
-        known = ", ".join(WRITABLE)
-        raise click.UsageError(f"{target} does not say its format; give --to, one of {known}")
-    result = load_result(source, results_dir)
-
     from kvmbench import formats
 
+    try:
+        to = to or formats.form_of(target)
+    except ValueError as error:
+        raise click.UsageError(f"{error} with --to") from None
+    result = load_result(source, results_dir)
     try:
         content = formats.dump(result, to)
     except ResultError as error:
         raise click.ClickException(str(error)) from None
-    write_out(content, None if target == "-" else target)
+    write_out(content, target)

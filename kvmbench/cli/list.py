@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmbench.cli.common import results_dir_option, saved_results
+from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     type=click.Choice(["workloads", "scenarios", "policies", "profiles", "published", "results"]),
 )
 @results_dir_option
-def command(what: str, results_dir: str) -> None:
-    """List the names of a kind, and what each stands for.
+@output_options("text", "markdown", "csv", "json")
+def command(what: str, results_dir: str, format: str | None, output: str | None) -> None:
+    """List the names of a kind, each with a description.
 
     \b
     Examples:
@@ -30,7 +32,7 @@ def command(what: str, results_dir: str) -> None:
       kvmbench list results
     """
     from kvmbench import catalog, workloads
-    from kvmbench.report import plain as tables
+    from kvmbench.report import Document, Facts, Record
 
     try:
         known = {
@@ -48,8 +50,8 @@ def command(what: str, results_dir: str) -> None:
     if not known:
         click.echo(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one", err=True)
         return
-    width = max(map(len, known)) + 2
-    click.echo("".join(tables.fact(name, about, width) for name, about in known.items()), nl=False)
+    records: list[Record] = [{"name": name, "about": about} for name, about in known.items()]
+    emit(Document("", [Facts(list(known.items()))], records, records), format, output)
 
 
 def _scenarios() -> Mapping[str, Scenario]:
@@ -59,7 +61,7 @@ def _scenarios() -> Mapping[str, Scenario]:
 
 
 def _results(results_dir: str) -> dict[str, str]:
-    """Return what is kept in a folder, and of each file in a few words what it holds."""
+    """Return the results kept in a folder by name, each with a description."""
     from kvmbench import formats
 
     found = {}

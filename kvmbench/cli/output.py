@@ -51,7 +51,7 @@ def emit(document: Document, form: str | None, output: str | None) -> None:
 def write_out(content: str | bytes, output: str | None) -> None:
     """Print `content`, or make it that of a file: whole, or not at all."""
     if output is None or output == "-":
-        click.echo(content, nl=False)
+        click.echo(content, nl=False, color=True)  # `content` is in colour only where it may be
         return
     from kvmbench.atomic import replace_file
 

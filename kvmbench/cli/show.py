@@ -1,4 +1,4 @@
-"""`kvmbench show`: what is behind a name, or in a file."""
+"""`kvmbench show`: the thing that a name stands for, or the content of a file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from kvmbench.cli.common import (
     results_dir_option,
     saved_results,
 )
+from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.model import Policy, Profile
+    from kvmbench.report import Block, Document
     from kvmbench.scenario.scenario import Scenario
     from kvmbench.workloads import Workload
 
@@ -40,7 +42,8 @@ def _names(ctx: click.Context) -> Iterable[str]:
 @click.command("show")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete(_names))
 @results_dir_option
-def command(name: str, results_dir: str) -> None:
+@output_options("text", "markdown", "csv", "json")
+def command(name: str, results_dir: str, format: str | None, output: str | None) -> None:
     """Print a workload, scenario, policy, profile, published table or result.
 
     By name or from a file; of results, any that `kvmbench convert` reads. A name that stands for
@@ -55,6 +58,7 @@ def command(name: str, results_dir: str) -> None:
     """
     from kvmbench import catalog, workloads
     from kvmbench.errors import unknown_name
+    from kvmbench.report import Document
     from kvmbench.scenario import scenario
 
     if is_file(name) and name.endswith((".toml", ".py")):
@@ -63,7 +67,7 @@ def command(name: str, results_dir: str) -> None:
         found = [_result(name, results_dir)]
     else:
         try:
-            groups: list[tuple[Callable[[Any], str], Any]] = [
+            groups: list[tuple[Callable[[Any], Document], Any]] = [
                 (_workload, workloads.workloads()),
                 (_scenario, scenario.scenarios()),
                 (_policy, catalog.policies()),
@@ -77,11 +81,14 @@ def command(name: str, results_dir: str) -> None:
             found.append(_result(name, results_dir))
         if not found:
             raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
-    click.echo("\n".join(found), nl=False)
+    blocks = [block for document in found for block in document.blocks]
+    records = [record for document in found for record in document.records]
+    data = found[0].data if len(found) == 1 else [document.data for document in found]
+    emit(Document("", blocks, records, data), format, output)
 
 
-def _from_file(path: str) -> list[str]:
-    """Show a user's file; what it holds is known by its top level."""
+def _from_file(path: str) -> list[Document]:
+    """Return the documents of a user's file; its top level tells its kind."""
     import tomllib
 
     from kvmbench import catalog, workloads
@@ -102,43 +109,46 @@ def _from_file(path: str) -> list[str]:
     return [_policy(found) for found in read(catalog.load_policies, path).values()]
 
 
-def _result(name: str, results_dir: str) -> str:
-    from kvmbench.summary import render_result
-
-    return render_result(Path(name).name, load_result(name, results_dir))
-
-
-def _workload(workload: Workload) -> str:
-    from kvmbench.report.plain import fact
-
-    return fact("workload", workload.name) + fact("about", workload.about) + fact(
-        "exits", ", ".join(workload.exits)
-    )  # fmt: skip
+def _result(name: str, results_dir: str) -> Document:
+    try:
+        return load_result(name, results_dir).document(Path(name).name)
+    except ValueError as error:  # a result that its file's format can hold, and JSON cannot
+        raise click.ClickException(str(error)) from None
 
 
-def _policy(policy: Policy) -> str:
+def _facts(kind: str, thing: object, facts: dict[str, object], *more: Block) -> Document:
+    """Return the document of a thing: its kind and name, its facts, and more blocks."""
+    from kvmbench.report import Document, Facts
+
+    pairs = {kind: getattr(thing, "name"), "about": getattr(thing, "about", None)} | facts  # noqa: B009
+    shown = {name: "-" if value in ("", ()) else str(value) for name, value in pairs.items()}
+    record = {name: value for name, value in shown.items() if pairs[name] is not None}
+    return Document("", [Facts(list(record.items())), *more], [record], record)
+
+
+def _workload(workload: Workload) -> Document:
+    return _facts("workload", workload, {"exits": ", ".join(workload.exits)})
+
+
+def _policy(policy: Policy) -> Document:
     from kvmbench.model import HOOKS
-    from kvmbench.report.plain import fact
+    from kvmbench.report import Note
 
-    lines = fact("policy", policy.name, 14) + fact("about", policy.about, 14)
-    lines += fact("io_base", f"{policy.io_base_at_start} at the start", 14)
+    facts: dict[str, object] = {"io_base": f"{policy.io_base_at_start} at the start"}
+    regions = False
     for hook in HOOKS:
         entries = getattr(policy, hook)
-        texts = [e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries]
-        lines += fact(hook, "; ".join(texts) or "-", 14)
-    if any(not isinstance(e, str) for hook in HOOKS for e in getattr(policy, hook)):
-        lines += "[...] runs with preemption off\n"
-    return lines
+        regions = regions or any(not isinstance(e, str) for e in entries)
+        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries)
+    note = [Note("[...] runs with preemption disabled.")] if regions else []
+    return _facts("policy", policy, facts, *note)
 
 
-def _scenario(scenario: Scenario) -> str:
-    from kvmbench.report.plain import fact
-
-    lines = fact("scenario", scenario.name, 14) + fact("about", scenario.about, 14)
+def _scenario(scenario: Scenario) -> Document:
+    facts: dict[str, object] = {}
     for name in ("cpus", "clock_hz", "seconds", "timeslice_us", "migrations", "epoch_us"):
-        lines += fact(name, f"{getattr(scenario, name):,}", 14)
-    for name in ("ioperm_share", "seed"):
-        lines += fact(name, getattr(scenario, name), 14)
+        facts[name] = f"{getattr(scenario, name):,}"
+    facts |= {name: getattr(scenario, name) for name in ("ioperm_share", "seed")}
     for group in scenario.tasks:
         figures = [f"{group.type}, {group.count} tasks"]
         for name in ("guest_us", "work_us", "run_us", "sleep_us"):
@@ -149,16 +159,14 @@ def _scenario(scenario: Scenario) -> str:
             figures.append(f"I/O bitmap: {group.ports} ports each from {group.port:#x}")
         if group.mix:
             figures.append("mix " + ", ".join(f"{k} {w:g}" for k, w in group.mix.items()))
-        lines += fact(group.name, "; ".join(figures), max(14, len(group.name) + 2))
-    return lines
+        facts[f"tasks {group.name}"] = "; ".join(figures)
+    return _facts("scenario", scenario, facts)
 
 
-def _profile(profile: Profile) -> str:
-    from kvmbench.report.plain import Table, fact, text
+def _profile(profile: Profile) -> Document:
+    from kvmbench.report import Column, Items, Table
 
-    lines = fact("profile", profile.name) + fact("about", profile.about)
     clock = f"{profile.tsc_hz:,} Hz" if profile.tsc_hz else "not stated"
-    lines += fact("TSC", clock) + "\n"
     costs = [
         (figure.removeprefix("costs."), str(value), profile.origin(figure).basis)
         for figure, value in profile.figures().items()
@@ -172,48 +180,52 @@ def _profile(profile: Profile) -> str:
         )
         for kind in profile.kinds
     ]
-    lines += text(Table(("cost, cycles", "", "basis"), costs)) + "\n"
-    lines += text(Table(("exit kind", "cycles", "user", "overlap", "handled in"), kinds)) + "\n"
     sources: dict[tuple[str, str], list[str]] = {}
     for figure in profile.figures():
         origin = profile.origin(figure)
         sources.setdefault((origin.basis, origin.source), []).append(figure)
-    for (basis, source), figures in sources.items():
-        lines += fact(basis, f"{source}: {', '.join(figures)}")
-    return lines
+    figures = [Column(name, unit="cycles") for name in ("in the kernel", "in userspace", "overlap")]
+    return _facts(
+        "profile", profile, {"TSC": clock},
+        Table([Column("cost", "key"), Column("", unit="cycles"), Column("basis", "word")], costs),
+        Table([Column("exit kind", "key"), *figures, Column("handled in", "word")], kinds),
+        Items([f"{b}: {s}: {', '.join(figures)}" for (b, s), figures in sources.items()]),
+    )  # fmt: skip
 
 
-def _published(table: Published) -> str:
+def _published(table: Published) -> Document:
     from kvmbench.formats import from_published
-    from kvmbench.report.plain import Table, fact, text
-    from kvmbench.summary import render_rows
+    from kvmbench.report import WIDTH, Column, Facts, Table
+    from kvmbench.summary import rows
     from kvmbench.units import Side
 
-    lines = fact("published", table.name)
-    for name in ("title", "change", "date", "hardware", "note", "source"):
-        lines += fact(name, getattr(table, name))
-    lines += fact("unit", f"{table.unit}, {table.better} is better") + "\n"
+    facts: dict[str, object] = {
+        name: getattr(table, name)
+        for name in ("title", "change", "date", "hardware", "note", "source")
+    }
+    facts["unit"] = f"{table.unit}, {table.better} is better"
     names = list(dict.fromkeys(row.name for row in table.rows))
 
     def cell(name: str, configuration: str) -> str:
         value = table.value(name, configuration)
         return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.0f}"
 
-    if len(table.configurations) <= 4 and max(map(len, table.configurations)) <= 14:
-        rows = [(name, *(cell(name, c) for c in table.configurations)) for name in names]
-        lines += text(Table(("name", *table.configurations), rows))
-    else:
-        for configuration in table.configurations:
-            here = [name for name in names if table.value(name, configuration) is not None]
-            rows = [(name, cell(name, configuration)) for name in here]
-            lines += text(Table((configuration, ""), rows))
+    columns = [Column("name", "key"), *map(Column, table.configurations)]
+    lines = [(name, *(cell(name, c) for c in table.configurations)) for name in names]
+    if sum(map(len, table.configurations)) > WIDTH // 2:
+        columns = [Column("configuration", "key"), Column("name", "key"), Column("figure")]
+        lines = [(row.configuration, row.name, f"{row.value:.12g}") for row in table.rows]
+    blocks: list[Block] = [Table(columns, lines, grouped=True)]
+    said = []
     for row in table.rows:
         if row.remark:
-            lines += fact("remark", f"{row.name}, {row.configuration}: {row.remark}")
+            said.append(("remark", f"{row.name}, {row.configuration}: {row.remark}"))
         if row.values:
             order = "order in time lost" if table.order == "lost" else "in order"
             values = " ".join(f"{value:g}" for value in row.values)
-            lines += fact("runs", f"{row.configuration}, {len(row.values)}, {order}: {values}")
+            said.append(("runs", f"{row.configuration}, {len(row.values)}, {order}: {values}"))
+    if said:
+        blocks.append(Facts(said))
     if any(row.values for row in table.rows):
-        lines += "\n" + render_rows(Side(table.name, from_published(table)))
-    return lines
+        blocks += rows(Side(table.name, from_published(table)))[0]
+    return _facts("published", table, facts, *blocks)

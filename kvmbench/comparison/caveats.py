@@ -1,273 +1,217 @@
-"""What speaks against a comparison, in words: a reader should hear it from us first."""
+"""Caveats: what speaks against the verdicts of a comparison, with a code, the rows and words.
+
+The documents print the words, the JSON has all three, and gates read the codes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.verdicts import Comparison, Row
-from kvmbench.results import Host, Run
+from kvmbench.results import Run
 from kvmbench.stats import CONFIDENCE
-from kvmbench.units import Figures, Side
+from kvmbench.units import Figures
 
-__all__ = ["Difference", "caveats", "caveats_of_values", "differences", "unknown_hosts"]
+if TYPE_CHECKING:
+    from kvmbench.comparison.verdicts import Comparison, Row
 
-FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
+__all__ = ["OF_VALUES", "Caveat", "caveats", "least_units"]
+
+OF_VALUES = ("one-unit", "few-units", "unconfirmed", "drift", "order-lost", "two-groups")
+"""The codes of the caveats that an A/A test prints: those that the values alone give."""
+
 UNLIKE = 3.0  # ratio of standard deviations: max-T then has 12 % false alarms at 5 %
-LEAST_FOR_SPREADS = 6  # units a side: of fewer the ratio says little
+LEAST_FOR_SPREADS = 6  # units per side: of fewer the ratio says little
 DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
 NAMED = 10  # rows, in a sentence
-LEAST_OF_DRIFT = 4  # units in which one can be looked for
+LEAST_OF_DRIFT = 4  # units in which a drift can be looked for
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A fact in which the two sides differ; `expected` of those that a comparison is about."""
+class Caveat:
+    """A reason to doubt `rows` (all rows where it names none), and what to do about it."""
 
-    what: str
-    before: str
-    after: str
-    expected: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.before} -> {self.after}"
+    code: str
+    rows: tuple[str, ...]
+    words: str
 
 
-def differences(comparison: Comparison) -> list[Difference]:
-    """Return in what the two sides differ beside their figures.
-
-    Of measured figures, the facts of the hosts: kernel and build (expected), CPU, microcode,
-    mitigations, command line, KVM's module and parameters, governor, SMT, TSC frequency. A fact
-    that one side does not know is a difference; one that neither knows is none. Of simulated
-    figures, the model's version, the profile and the vendor (expected); their host is no matter.
-    """
-    sides = comparison.sides
-    found: list[Difference] = []
-    if any(row.kind == "noisy" for row in comparison.rows):
-        facts = [_facts(side) for side in sides]
-        for what in dict.fromkeys((*facts[0], *facts[1])):
-            before, after = (side.get(what, "not known") for side in facts)
-            if before != after:
-                found.append(Difference(what, before, after, what in ("kernel", "build")))
-    if any(row.kind == "exact" for row in comparison.rows):
-        for what in ("model_version", "profile", "vendor"):
-            before, after = (_of_runs(side, what) for side in sides)
-            if before != after:
-                found.append(Difference(what.replace("_", " "), before, after, expected=True))
-    return found
+def caveats(comparison: Comparison) -> list[Caveat]:
+    """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
+    checks = (
+        *(_notes, _missing, _varying, _marks, _controls, _one_unit, _few_units, _unconfirmed),
+        *(_one_boot, _sequence, _blocks, _drift, _order, _groups, _spreads, _sign_only),
+    )
+    return [caveat for check in checks for caveat in check(comparison)]
 
 
-def unknown_hosts(comparison: Comparison) -> bool:
-    """Say whether measured figures are compared of which no side knows the host."""
-    noisy = any(row.kind == "noisy" for row in comparison.rows)
-    return noisy and not any(_facts(side) for side in comparison.sides)
+def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
+    """Return the least number of units per side, or of blocks, that has an interval at all."""
+    for n in range(2, 100):
+        ranks = range(1, n + 1)
+        if (
+            stats.signed_rank_interval(ranks, confidence)
+            if paired
+            else stats.mann_whitney_interval(ranks, ranks, confidence)
+        ):
+            return n
+    raise ValueError(f"confidence {confidence}: no 99 units have an interval")
 
 
-def _of_runs(side: Side, what: str) -> str:
-    found = {getattr(run, what) or "not stated" for run in side.runs.values()}
-    return ", ".join(sorted(found))
+def _about(code: str, rows: Sequence[Row], words: str, among: Sequence[Row] = ()) -> Caveat:
+    """Return a caveat whose words begin with the rows' names, at {}; of many, the first few."""
+    names = tuple(row.workload for row in rows)
+    listed = ", ".join(names)
+    if len(names) > NAMED:
+        listed = f"{len(names)} rows ({', '.join(names[:3])} ...)"
+    if among and len(names) == len(among):
+        listed = "Every row"
+    return Caveat(code, names, words.replace("{}", listed, 1))
 
 
-def _facts(side: Side) -> dict[str, str]:
-    """Return the facts of a side's hosts in words; several where its boots differ."""
-    found: dict[str, list[str]] = {}
-    for host in side.hosts:
-        for what, value in _words(host).items():
-            found.setdefault(what, []).append(value)
-    return {what: " | ".join(sorted(set(values))) for what, values in found.items()}
+def _noisy(comparison: Comparison) -> list[Row]:
+    return [r for r in comparison.rows if r.kind == "noisy" and r.shift is not None]
 
 
-def _words(host: Host) -> dict[str, str]:
-    found = {name: getattr(host, name) for name in ("kernel", "build", "cpu", "microcode")}
-    found |= {f"mitigation of {name}": value for name, value in host.mitigations.items()}
-    if host.cmdline is not None:
-        words = [word for word in host.cmdline.split() if not word.startswith(FREE_WORDS)]
-        found["command line"] = " ".join(words) or "empty"
-    found["KVM module"] = host.kvm
-    found |= host.kvm_parameters
-    found |= {"governor": host.governor, "SMT": host.smt}
-    found["TSC frequency"] = f"{host.tsc_hz:,} Hz" if host.tsc_hz else None
-    return {what: value for what, value in found.items() if value}
-
-
-def caveats(comparison: Comparison) -> list[str]:
-    """Return what a reader must know before believing the verdicts, one sentence or two each."""
-    found: list[str] = []
-    for say in (
-        *(_notes, _missing, _varying, _marks, _controls, _too_few, _one_boot, _sequence),
-        *(_blocks, _drift, _groups, _spreads, _narrow),
-    ):
-        found += say(comparison)
-    return found
-
-
-def caveats_of_values(comparison: Comparison) -> list[str]:
-    """Return those caveats that the values alone give: too few, drifting or in two groups."""
-    found = (say(comparison) for say in (_too_few, _drift, _groups))
-    return [words for said in found for words in said]
-
-
-def _listed(rows: Iterable[Row]) -> str:
-    """Return the rows' names; of many, how many and the first few."""
-    names = [row.workload for row in rows]
-    if len(names) <= NAMED:
-        return ", ".join(names)
-    return f"{len(names)} rows ({', '.join(names[:3])} ...)"
-
-
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Comparison) -> Iterator[Caveat]:
     said: dict[str, list[str]] = {}  # note -> the sides that have it
     for side in comparison.sides:
         for note in dict.fromkeys(side.result.notes):
             said.setdefault(note, []).append(side.label)
-    return [f"{', '.join(labels)}: {note}" for note, labels in said.items()]
+    for note, labels in said.items():
+        yield Caveat("note", (), f"{', '.join(labels)}: {note}")
 
 
-def _missing(comparison: Comparison) -> list[str]:
+def _missing(comparison: Comparison) -> Iterator[Caveat]:
     found: dict[str, list[str]] = {}
     for row in comparison.rows:
         if row.missing:
             found.setdefault(row.missing, []).append(row.workload)
-    return [f"{why}: {', '.join(names)}." for why, names in found.items()]
+    for why, names in found.items():
+        yield Caveat("missing", tuple(names), f"{why}: {', '.join(names)}.")
 
 
-def _varying(comparison: Comparison) -> list[str]:
-    rows = [row for row in comparison.rows if row.varies]
-    if not rows:
-        return []
-    return [f"Called exact, but not the same in every run: {_listed(rows)}. The median is shown."]
+def _varying(comparison: Comparison) -> Iterator[Caveat]:
+    if rows := [row for row in comparison.rows if row.varies]:
+        words = "{}: called exact, but the figure differs between runs. The table has the median."
+        yield _about("varies", rows, words)
 
 
-def _marks(comparison: Comparison) -> list[str]:
-    said: dict[tuple[str, str], list[str]] = {}  # rows and their mark -> the sides that have them
+def _marks(comparison: Comparison) -> Iterator[Caveat]:
+    said: dict[tuple[tuple[str, ...], str], list[str]] = {}  # rows and their mark -> the sides
     for side in comparison.sides:
         marked: dict[str, list[str]] = {}
         for key, cells in side.cells.items():
             for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
                 marked.setdefault(mark, []).append(key.name)
         for mark, names in marked.items():
-            said.setdefault((", ".join(names), mark), []).append(side.label)
-    return [f"{rows} ({', '.join(labels)}): {mark}." for (rows, mark), labels in said.items()]
+            said.setdefault((tuple(names), mark), []).append(side.label)
+    for (rows, mark), labels in said.items():
+        yield Caveat("mark", rows, f"{', '.join(rows)} ({', '.join(labels)}): {mark}.")
 
 
-def _controls(comparison: Comparison) -> list[str]:
+def _controls(comparison: Comparison) -> Iterator[Caveat]:
+    named = comparison.named_controls
     rows = [row for row in comparison.rows if row.control and row.kind == "noisy"]
-    moved = [row for row in rows if row.verdict in ("faster", "slower")]
-    if moved:
-        begin = f"Verdicts with ? are in doubt: {_listed(moved)} moved, "
-        end = " What moved the controls can move every row."
-        if comparison.named_controls:
-            return [f"{begin}named as a control{'s' if len(moved) > 1 else ''}.{end}"]
-        return [
-            f"{begin}though no reload of TR is predicted there on either side.{end} "
-            "(Where the change is not about TR's reload: --no-controls.)"
-        ]
-    undecided = [row for row in rows if row.verdict == "no-verdict" and row.shift]
-    undecided = [row for row in undecided if abs(row.shift or 0) > row.quantum and row.percent]
-    if undecided:
-        worst = max(undecided, key=lambda row: abs(row.percent or 0))
-        if comparison.named_controls:
-            return [
-                f"Named as controls, {_listed(undecided)} differ all the same, by up to "
-                f"{worst.percent:+.1f} % ({worst.workload})."
-            ]
-        return [
-            f"No reload of TR is predicted on either side of {_listed(undecided)}, and yet they "
-            f"differ, by up to {worst.percent:+.1f} % ({worst.workload}): a change to TR's reload "
-            "does not explain differences of that size here."
-        ]
-    return []
+    if moved := [row for row in rows if row.verdict in ("faster", "slower")]:
+        words = "Verdicts with ? are in doubt: {} moved, "
+        words += "named as a control" if named else "where the model predicts no reload of TR"
+        words += ". What moved the controls can move every row."
+        if not named:
+            words += " If the change is not about the reload of TR, use --no-controls."
+        yield _about("controls-moved", moved, words)
+        return
+    differ = [
+        row for row in rows
+        if row.verdict == "no-verdict" and row.percent and abs(row.shift or 0) > row.quantum
+    ]  # fmt: skip
+    if differ:
+        worst = max(differ, key=lambda row: abs(row.percent or 0))
+        size = f"by up to {worst.percent:+.1f} % ({worst.workload})"
+        words = f"Named as controls, {{}} differ {size}."
+        if not named:
+            words = (
+                f"The model predicts no reload of TR in {{}}, and they differ {size}. A change to "
+                "the reload of TR does not explain differences of that size here."
+            )
+        yield _about("controls-differ", differ, words)
 
 
-def _too_few(comparison: Comparison) -> list[str]:
-    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
-    single = [row for row in noisy if row.verdict == "no-verdict"]
-    level = comparison.replicates.level
-    found = []
-    if single:
-        which = "Every row" if len(single) == len(noisy) else _listed(single)
-        found.append(
-            f"{which}: one {level} on a side. Without a spread a difference cannot be told from "
-            "noise, so there is no verdict."
+def _one_unit(comparison: Comparison) -> Iterator[Caveat]:
+    noisy = _noisy(comparison)
+    if rows := [row for row in noisy if row.verdict == "no-verdict"]:
+        level = comparison.replicates.level
+        words = (
+            f"{{}}: one {level} on a side has no spread to compare a difference with, so there is "
+            f"no verdict. Measure several {level}s per side."
         )
-    few = [row for row in noisy if row.verdict == "inconclusive" and row.interval is None]
-    if few:
-        which = "Every row" if len(few) == len(noisy) else _listed(few)
-        least = least_units(comparison.replicates.paired, comparison.confidence)
-        found.append(
-            f"{which}: too few {level}s for an interval at {100 * comparison.confidence:.4g} %; "
-            f"{least}{' blocks' if comparison.replicates.paired else f' {level}s a side'} are "
-            "the least that can have one."
+        yield _about("one-unit", rows, words, noisy)
+
+
+def _few_units(comparison: Comparison) -> Iterator[Caveat]:
+    noisy = _noisy(comparison)
+    if rows := [row for row in noisy if row.verdict == "inconclusive" and row.interval is None]:
+        paired, level = comparison.replicates.paired, comparison.replicates.level
+        least = f"{least_units(paired, comparison.confidence)} {level}s"
+        words = (
+            f"{{}}: too few {level}s for an interval at {100 * comparison.confidence:.4g} %. "
+            f"Measure {least}{'' if paired else ' per side'} or more."
         )
-    beyond = [row for row in noisy if row.verdict == "inconclusive" and _beyond(row, row.margin)]
-    if beyond:
-        found.append(
-            f"{_listed(beyond)}: the interval is beyond the margin, but the test of "
-            f"{_looked_at(comparison)} does not confirm it (adjusted p above "
-            f"{1 - comparison.confidence:.2g}, {comparison.family})."
+        yield _about("few-units", rows, words, noisy)
+
+
+def _unconfirmed(comparison: Comparison) -> Iterator[Caveat]:
+    rows = [r for r in _noisy(comparison) if r.verdict == "inconclusive" and _beyond(r, r.margin)]
+    if rows:
+        number = sum(row.p is not None for row in comparison.rows)
+        table = f"the {number} rows together" if number > 1 else "the row"
+        if comparison.comparisons > 1:
+            table += f" in {comparison.comparisons} comparisons"
+        words = (
+            f"{{}}: the interval is beyond the margin, but the test of {table} does not confirm it "
+            f"({comparison.family}: adjusted p above {1 - comparison.confidence:.2g}). Measure "
+            f"more {comparison.replicates.level}s."
         )
-    return found
+        yield _about("unconfirmed", rows, words)
 
 
-def _looked_at(comparison: Comparison) -> str:
-    rows = [row for row in comparison.rows if row.p is not None]
-    number = len(rows)
-    said = f"the {number} rows together" if number > 1 else "the row"
-    if comparison.comparisons > 1:
-        said += f" in {comparison.comparisons} comparisons"
-    return said
-
-
-def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
-    """Return the least number of units a side, or of blocks, that has an interval at all."""
-    if paired:
-        return next(
-            n for n in range(2, 100)
-            if stats.signed_rank_interval(range(1, n + 1), confidence)
-        )  # fmt: skip
-    return next(
-        n for n in range(2, 100)
-        if stats.mann_whitney_interval(range(n), range(n), confidence)
-    )  # fmt: skip
-
-
-def _one_boot(comparison: Comparison) -> list[str]:
-    if comparison.replicates.level != "run" or not _any_verdict(comparison):
-        return []
-    boots = [side.result.boots[side.boots[0]] for side in comparison.sides if side.boots]
-    if len(boots) == 2 and all(boot.id for boot in boots) and boots[0].id != boots[1].id:
-        return [
-            "Each side is one boot, and boots of one kernel differ among themselves: that "
-            "difference is in the shift and not in the interval. Compare several boots a side "
-            "(kvmbench plan)."
-        ]
-    return []
-
-
-def _any_verdict(comparison: Comparison) -> bool:
+def _decided(comparison: Comparison) -> bool:
     return any(
         row.verdict in ("faster", "slower", "same") for row in comparison.rows if row.p is not None
     )
 
 
-def _sequence(comparison: Comparison) -> list[str]:
-    """Say that one side was wholly measured before the other."""
-    if comparison.replicates.paired or not _any_verdict(comparison):
-        return []
+def _one_boot(comparison: Comparison) -> Iterator[Caveat]:
+    if comparison.replicates.level != "run" or not _decided(comparison):
+        return
+    boots = [side.result.boots[side.boots[0]].id for side in comparison.sides if side.boots]
+    if len(boots) == 2 and all(boots) and boots[0] != boots[1]:
+        words = (
+            "Each side is one boot. Boots of one kernel differ among themselves, and that "
+            "difference is in the shift and not in the interval. Compare several boots per side "
+            "(kvmbench plan new)."
+        )
+        yield Caveat("one-boot", (), words)
+
+
+def _sequence(comparison: Comparison) -> Iterator[Caveat]:
+    if comparison.replicates.paired or not _decided(comparison):
+        return
     times = [[_when(run) for run in side.runs.values()] for side in comparison.sides]
     first, second = ([time for time in found if time] for found in times)
     if min(len(first), len(second)) < 2 or len(first) + len(second) < sum(map(len, times)):
-        return []
+        return
     if max(first) < min(second) or max(second) < min(first):
-        return [
-            "One side was measured wholly before the other: a drift of the host over that time "
-            "is in the shift and not in the interval. Alternate the sides (kvmbench plan)."
-        ]
-    return []
+        words = (
+            "One side was measured wholly before the other. A drift of the host over that time is "
+            "in the shift and not in the interval. Alternate the sides (kvmbench plan new)."
+        )
+        yield Caveat("sequence", (), words)
 
 
 def _when(run: Run) -> datetime | None:
@@ -278,35 +222,38 @@ def _when(run: Run) -> datetime | None:
     return time if time.tzinfo else time.astimezone()
 
 
-def _blocks(comparison: Comparison) -> list[str]:
-    left_out = comparison.replicates.left_out
-    if not left_out:
-        return []
-    numbers = ", ".join(str(number) for number in left_out)
-    return [f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."]
+def _blocks(comparison: Comparison) -> Iterator[Caveat]:
+    if left_out := comparison.replicates.left_out:
+        numbers = ", ".join(map(str, left_out))
+        words = f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."
+        yield Caveat("incomplete-blocks", (), words)
 
 
 def _each_side(
     comparison: Comparison, look: Callable[[Row, Figures], str | None]
-) -> dict[str, list[str]]:
-    """Return what `look` says of each side's figures: label -> sentences."""
-    found: dict[str, list[str]] = {}
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the label of each side in which `look` finds something, and its words by row."""
     for number, side in enumerate(comparison.sides):
+        found = {}
         for row in comparison.rows:
-            if row.kind == "noisy":
-                figures = comparison.figures[row.workload][number]
-                said = look(row, figures[np.isfinite(figures)])
-                if said:
-                    found.setdefault(side.label, []).append(said)
-    return found
+            figures = comparison.figures[row.workload][number]
+            figures = figures[np.isfinite(figures)]
+            if row.kind == "noisy" and len(figures) and (words := look(row, figures)):
+                found[row.workload] = words
+        if found:
+            yield side.label, found
 
 
-def _drift(comparison: Comparison) -> list[str]:
+def _joined(found: dict[str, str]) -> str:
+    return "; ".join(f"{name} {words}" for name, words in found.items())
+
+
+def _drift(comparison: Comparison) -> Iterator[Caveat]:
     if comparison.replicates.paired:
-        return []  # blocks are there to cancel it
-    sides = comparison.sides
-    lost = {side.label for side in sides if side.result.order == "lost"}
+        return  # blocks cancel it
     tests = 2 * max(1, sum(row.kind == "noisy" for row in comparison.rows))
+    lost = {side.label for side in comparison.sides if side.result.order == "lost"}
+    level = comparison.replicates.level
 
     def look(row: Row, figures: Figures) -> str | None:
         if len(figures) < LEAST_OF_DRIFT:
@@ -315,42 +262,49 @@ def _drift(comparison: Comparison) -> list[str]:
         if p * tests > DRIFT_LEVEL or not slope:
             return None
         share = f", {100 * slope / abs(centre):+.2f} %" if (centre := np.median(figures)) else ""
-        return f"{row.workload} by {slope:+.3g} {row.unit}{share}"
+        return f"by {slope:+.3g} {row.unit}{share}"
 
-    level = comparison.replicates.level
-    advice = "Unless the sides were measured in turn, it is in the shift and not in the interval."
-    found = [
-        f"Drift: from {level} to {level} of {label} moves {'; '.join(said)}. {advice}"
-        for label, said in _each_side(comparison, look).items()
-        if label not in lost
-    ]
-    longest = {
-        side.label: max((row.units[n] for row in comparison.rows if row.kind == "noisy"), default=0)
-        for n, side in enumerate(sides)
-    }
-    blind = [label for label in longest if label in lost and longest[label] >= LEAST_OF_DRIFT]
+    for label, found in _each_side(comparison, look):
+        if label not in lost:
+            words = (
+                f"Drift: from {level} to {level} of {label} moves {_joined(found)}. Unless the "
+                "sides were measured in turn, it is in the shift and not in the interval."
+            )
+            yield Caveat("drift", tuple(found), words)
+
+
+def _order(comparison: Comparison) -> Iterator[Caveat]:
+    if comparison.replicates.paired:
+        return
+    rows = [row for row in comparison.rows if row.kind == "noisy"]
+    blind = [
+        side.label for n, side in enumerate(comparison.sides)
+        if side.result.order == "lost"
+        and max((row.units[n] for row in rows), default=0) >= LEAST_OF_DRIFT
+    ]  # fmt: skip
     if blind:
-        said = f"The order of the {level}s is lost ({', '.join(blind)}): a drift cannot be seen."
-        found.append(said)
-    return found
+        level = comparison.replicates.level
+        words = f"The order of the {level}s is lost ({', '.join(blind)}): no drift can be seen."
+        yield Caveat("order-lost", (), words)
 
 
-def _groups(comparison: Comparison) -> list[str]:
+def _groups(comparison: Comparison) -> Iterator[Caveat]:
     def look(row: Row, figures: Figures) -> str | None:
-        groups = stats.two_groups(figures) if len(figures) else None
-        return f"{row.workload} near {groups[0]:.6g} and {groups[1]:.6g}" if groups else None
+        groups = stats.two_groups(figures)
+        return f"near {groups[0]:.6g} and {groups[1]:.6g}" if groups else None
 
-    return [
-        f"Two groups of {comparison.replicates.level}s in {label}: {'; '.join(said)}. Something "
-        "was in one of two states; a centre between them is that of neither."
-        for label, said in _each_side(comparison, look).items()
-    ]
+    for label, found in _each_side(comparison, look):
+        words = (
+            f"Two groups of {comparison.replicates.level}s in {label}: {_joined(found)}. The host "
+            "was in one of two states, and a centre between them is that of neither. Find the two "
+            "states before you believe the shift."
+        )
+        yield Caveat("two-groups", tuple(found), words)
 
 
-def _spreads(comparison: Comparison) -> list[str]:
-    """Say where the sides' spreads are too unlike for labels to be permuted between them."""
+def _spreads(comparison: Comparison) -> Iterator[Caveat]:
     if comparison.replicates.paired or comparison.family != "max-t":
-        return []
+        return
     rows = []
     for row in comparison.rows:
         if row.verdict in ("faster", "slower") and min(row.units) >= LEAST_FOR_SPREADS:
@@ -358,23 +312,20 @@ def _spreads(comparison: Comparison) -> list[str]:
             low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
             if high > UNLIKE * low:
                 rows.append(row)
-    if not rows:
-        return []
-    return [
-        f"{_listed(rows)}: one side spreads more than {UNLIKE:g} times as much as the other, where "
-        "the adjustment for the table gives too many alarms; --family holm gives fewer."
-    ]
+    if rows:
+        words = (
+            f"{{}}: one side spreads more than {UNLIKE:g} times as much as the other. There max-t "
+            "gives too many false alarms; --family holm gives fewer."
+        )
+        yield _about("unequal-spreads", rows, words)
 
 
-def _narrow(comparison: Comparison) -> list[str]:
-    """Say of which inconclusive rows the sign, if not the size, is known."""
+def _sign_only(comparison: Comparison) -> Iterator[Caveat]:
     undecided = [row for row in comparison.rows if row.verdict == "inconclusive"]
     rows = [row for row in undecided if _beyond(row, 0) and not _beyond(row, row.margin)]
-    if not rows:
-        return []
-    return [
-        f"{_listed(rows)}: the interval is to one side of 0, but not all of it beyond the margin."
-    ]
+    if rows:
+        words = "{}: the interval is to one side of 0, but a part of it is within the margin."
+        yield _about("sign-only", rows, words)
 
 
 def _beyond(row: Row, limit: float) -> bool:

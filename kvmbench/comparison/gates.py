@@ -1,4 +1,4 @@
-"""Gates: what a CI job asks of a comparison, and whether it holds."""
+"""Gates: limits on the rows of a comparison, for a CI job. The command `compare` uses them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.verdicts import Comparison, Margin, Row, share_words
+from kvmbench.comparison.verdicts import Comparison, Margin, Row
 from kvmbench.errors import unknown_name
+from kvmbench.report.figures import share
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
 
@@ -25,7 +26,7 @@ GRAVE: tuple[Status, ...] = ("regression", "inconclusive")  # the gravest first
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How much worse the rows of a pattern may be, or what they may cost at all."""
+    """How much worse the rows of a pattern may be, or a bound on their figures."""
 
     pattern: str  # of rows, as a shell's
     worse: Margin | None = None  # than before
@@ -56,7 +57,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a gate says of one row."""
+    """The outcome of one limit for one row."""
 
     workload: str
     to: str  # the label of the side that is judged
@@ -66,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The findings of a gate, of all rows that it was asked about."""
+    """The findings of a gate."""
 
     findings: tuple[Finding, ...]
 
@@ -78,7 +79,7 @@ class Gate:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line a row that is not ok, and the sum."""
+        """One line per row that is not ok, and the sum."""
         words = {"ok": "passed", "regression": "failed", "inconclusive": "inconclusive"}
         bad = [finding for finding in self.findings if finding.status != "ok"]
         said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
@@ -90,11 +91,11 @@ class Gate:
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
-    """Hold comparisons to `limits`, and with `any_row` every row to not being slower.
+    """Check comparisons against `limits`, and with `any_row` that no row is slower.
 
-    Of a noisy row the whole interval must lie beyond a limit to fail it, and within to pass;
-    otherwise it is inconclusive. A row that a side has not fails. Raises ValueError for a limit
-    that no row is named by.
+    A noisy row fails where its whole interval is beyond a limit, and passes where all of it is
+    within; otherwise it is inconclusive. A row that one side lacks fails. Raises ValueError for a
+    limit whose pattern names no row.
     """
     findings = []
     names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
@@ -137,7 +138,7 @@ def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
 
 
 def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
-    """Hold after itself, not how far it moved, to the limit."""
+    """Check the figure of after, not its shift, against the limit."""
     figures = comparison.figures[row.workload][1]
     figures = figures[np.isfinite(figures)]
     bound, sign = (limit.at_most, 1) if limit.at_most is not None else (limit.at_least, -1)
@@ -183,9 +184,9 @@ def _any(row: Row) -> Found:
 
 def _worse(row: Row) -> str:
     worse = row.worse or 0.0
-    share = "" if row.percent is None else f" ({share_words(abs(row.percent))} %)"
+    percent = "" if row.percent is None else f" ({share(abs(row.percent))} %)"
     return (
-        f"{_figure(abs(worse))} {row.unit}{share} {'worse' if worse > 0 else 'better'}"
+        f"{_figure(abs(worse))} {row.unit}{percent} {'worse' if worse > 0 else 'better'}"
         if worse
         else "as before"
     )
@@ -197,7 +198,7 @@ def _span(row: Row) -> str:
 
 
 def _figure(value: float) -> str:
-    """Return six digits of a figure, and all of a whole part: limits are often a step away."""
+    """Return a figure to six digits, with all of its whole part: limits are often a step away."""
     if not abs(value) < 1e15:
         return f"{value:.6g}"
     if float(value).is_integer():

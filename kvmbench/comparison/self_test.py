@@ -1,7 +1,7 @@
-"""A against A: what a comparison says of runs of one thing that were really taken apart.
+"""A/A tests: a result's runs split in two and compared, as if they were a before and an after.
 
-Halves and alternations in the order of time, never random ones: a random split hides a drift,
-which is what makes two measurements of one thing differ.
+The splits are halves and alternations in the order of time, never random: a random split hides a
+drift, the commonest reason for two measurements of one thing to differ.
 """
 
 from __future__ import annotations
@@ -13,47 +13,66 @@ from typing import Any
 import msgspec
 
 from kvmbench.comparison.verdicts import Comparison, compare
+from kvmbench.report import Document, Reported
 from kvmbench.results import Result
 from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Side
 
-__all__ = ["Split", "self_test"]
+__all__ = ["SelfTest", "Split", "self_test"]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One way to take the runs apart, and what is said of the two parts."""
+    """One way to split the runs, and the comparison of the two parts."""
 
     name: str
     comparison: Comparison
 
     @property
     def false_alarms(self) -> list[str]:
-        """The rows that are said to have moved, though nothing changed."""
+        """The rows with the verdict faster or slower, though nothing changed."""
         rows = self.comparison.rows
         return [row.workload for row in rows if row.verdict in ("faster", "slower")]
 
     @property
     def undecided(self) -> list[str]:
-        """The rows of which nothing can be said."""
+        """The rows without a verdict."""
         rows = self.comparison.rows
         return [row.workload for row in rows if row.verdict in ("inconclusive", "no-verdict")]
 
 
-def self_test(side: Side, **options: Any) -> list[Split]:
-    """Compare a side with itself, taken apart by boot where there are several, else by run.
+@dataclass(frozen=True, slots=True, repr=False)
+class SelfTest(Reported):
+    """The splits of one result; `str` is the text that the command prints."""
 
-    `options` are those of `compare`; the confidence is lowered to what so few units can have, such
-    as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
+    label: str
+    splits: tuple[Split, ...]
 
-    Raises ValueError where the order of the runs is lost, where there are fewer than four units to
-    take apart, or nothing noisy.
+    def document(self) -> Document:
+        """Return the document that `kvmbench self-test` prints."""
+        from kvmbench.comparison.document import self_test_document
+
+        return self_test_document(self)
+
+    def __repr__(self) -> str:
+        alarms = sum(bool(split.false_alarms) for split in self.splits)
+        return f"<SelfTest {self.label}: false alarms in {alarms} of {len(self.splits)} splits>"
+
+
+def self_test(side: Side, **options: Any) -> SelfTest:
+    """Compare a side with itself, split by boot where there are several, else by run.
+
+    `options` are those of `compare`. The confidence is lowered to the largest that so few units
+    can have, such as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
+
+    Raises ValueError where the order of the runs is lost, for fewer than four units, and for exact
+    figures.
     """
     result = side.result
     if result.order == "lost":
         raise ValueError(
-            f"{side.label}: the order of its runs is lost, so they cannot be taken apart in time, "
-            "and random halves would hide a drift"
+            f"{side.label}: the order of its runs is lost, so they cannot be split in time, and "
+            "random halves would hide a drift"
         )
     if all(cell.series.kind == "exact" for cells in side.cells.values() for cell in cells):
         raise ValueError(f"{side.label}: exact figures have no noise to test")
@@ -70,7 +89,7 @@ def self_test(side: Side, **options: Any) -> list[Split]:
             "choose one, FILE#NAME"
         )
     if len(units) < 4:
-        raise ValueError(f"{side.label}: {len(units)} {what}, and 4 or more can be taken apart")
+        raise ValueError(f"{side.label}: {len(units)} {what}, expected 4 or more")
     options["controls"] = ()
     attainable = 1 - 2 / comb(len(units), len(units) // 2)
     options["confidence"] = min(options.get("confidence", CONFIDENCE), attainable)
@@ -85,13 +104,13 @@ def self_test(side: Side, **options: Any) -> list[Split]:
             for label, part in zip(labels, parts, strict=True)
         )
         splits.append(Split(name.format(what), compare(before, after, **options)))
-    return splits
+    return SelfTest(side.label, tuple(splits))
 
 
 def _splits(number: int) -> list[tuple[str, tuple[str, str], set[int]]]:
-    """Return the ways to take `number` units apart: name, labels, and the first part.
+    """Return the ways to split `number` units: name, labels, and the numbers of the first part.
 
-    An odd number leaves the parts unequal by one.
+    The parts of an odd number differ by one.
     """
     order = range(number)
     return [

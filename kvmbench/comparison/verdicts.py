@@ -1,48 +1,40 @@
-"""A before and an after, row by row: how far each moved, how sure that is, and the verdict.
+"""Verdicts: the shift of each row from before to after, its interval, its p and its verdict.
 
-docs/statistics.md has the reasons for each method.
+`kvmbench.compare` is here; docs/statistics.md has the reasons for each method.
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
 from math import isfinite, nan
 from typing import Literal
 
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.catalog import profiles
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
+from kvmbench.comparison.controls import is_control
+from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, unknown_name
-from kvmbench.results import Host
+from kvmbench.report import Document, Reported
 from kvmbench.stats import CONFIDENCE, POWER, QUANTA
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
-from kvmbench.workloads import workloads
 
-__all__ = [
-    "VERDICTS",
-    "Comparison",
-    "Margin",
-    "Row",
-    "Side",
-    "compare",
-    "share_words",
-]
+__all__ = ["VERDICTS", "Comparison", "Family", "Margin", "Row", "compare"]
 
 VERDICTS = (
     *("faster", "slower", "same", "inconclusive"),  # of noisy figures
     *("changed", "unchanged"),  # of exact ones
-    "no-verdict",  # of noisy figures with one unit on a side
+    "no-verdict",  # of noisy figures with one unit on one side
 )
 MARGIN = 0.01  # of before, where none is asked for
 LARGEST = 1e100  # figure that is compared
 
 Pair = tuple[Figures, Figures]
+Family = Literal["max-t", "holm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +71,25 @@ class Margin:
 class Row:
     """One row of a comparison. Figures are in `unit`, per iteration of the workload."""
 
-    workload: str  # with its configuration behind a slash where the sides have several
+    workload: str  # `workload/configuration` where the sides have several
     unit: str
     kind: Literal["exact", "noisy"]
     better: Literal["lower", "higher"]
     before: float | None  # centre: the median of the units; None where the side has no such row
     after: float | None
-    units: tuple[int, int]  # boots or runs a side; blocks twice where they are paired
+    units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
-    primary: bool  # it was to be decided beforehand
-    missing: str | None = None  # what to say of a row that one side has not
-    varies: bool = False  # an exact figure that is not the same in every run of a side
-    quantum: float = 0.0  # what the clock or the print-out cannot resolve
+    primary: bool  # chosen before the measurement
+    missing: str | None = None  # the side without the row, and why
+    varies: bool = False  # an exact figure that differs between the runs of one side
+    quantum: float = 0.0  # the step of the clock or of the print-out
     margin: float = 0.0  # the largest shift that does not matter
     shift: float | None = None  # after less before: Hodges-Lehmann, or the blocks' pseudo-median
     interval: tuple[float, float] | None = None  # of the shift; None where the units are too few
     p: float | None = None  # adjusted over the family, of a shift within the margin
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    detectable: float | None = None  # smallest shift that POWER of such comparisons see
-    wanted: int | None = None  # units a side, or blocks, to see the margin or what was asked for
+    detectable: float | None = None  # smallest shift that such a comparison detects at POWER
+    wanted: int | None = None  # units per side, or blocks, that detect the margin or `detect`
     verdict: str | None = None  # one of VERDICTS; None where a side has no such row
     marked: bool = False  # a control moved, so something else than the change did
 
@@ -111,7 +103,7 @@ class Row:
 
     @property
     def worse(self) -> float | None:
-        """How much worse after is: the shift, positive in the bad direction."""
+        """The shift, positive where after is worse."""
         return self.shift if self.shift is None or self.better == "lower" else -self.shift
 
     @property
@@ -122,17 +114,17 @@ class Row:
         return -self.interval[1], -self.interval[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A before and an after, row by row."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Comparison(Reported):
+    """A before and an after, row by row; `str` is the text that the command prints."""
 
     replicates: Replicates
     rows: tuple[Row, ...]
-    figures: Mapping[str, Pair]  # row -> one figure a unit of either side
+    figures: Mapping[str, Pair]  # row -> one figure per unit of replication, before and after
     confidence: float
-    family: Literal["max-t", "holm"]
+    family: Family
     comparisons: int  # of afters with one before; p is adjusted for all of them
-    named_controls: bool  # the controls were asked for, and TR is not why they must not move
+    named_controls: bool  # the user named the controls, and TR is not why they must not move
     margin: Margin | None  # None: the default
     detect: Margin | None
 
@@ -141,33 +133,52 @@ class Comparison:
         """Before and after."""
         return self.replicates.sides
 
+    def document(self) -> Document:
+        """Return the document that `kvmbench compare` prints."""
+        from kvmbench.comparison.document import document
+
+        return document([self])
+
+    def __repr__(self) -> str:
+        found = Counter(row.verdict or "missing" for row in self.rows)
+        parts = [f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"]
+        parts += [f"{found[name]} {name}" for name in (*VERDICTS, "missing") if found[name]]
+        before, after = (side.label for side in self.sides)
+        return f"<Comparison {before} -> {after}: {', '.join(parts)}>"
+
 
 def compare(
-    before: Side,
-    after: Side,
+    before: Source,
+    after: Source | None = None,
     *,
     confidence: float = CONFIDENCE,
-    margin: Margin | None = None,
-    family: Literal["max-t", "holm"] = "max-t",
+    margin: Margin | str | None = None,
+    family: Family = "max-t",
     primary: Sequence[str] = (),
     controls: Sequence[str] | None = None,
-    detect: Margin | None = None,
+    detect: Margin | str | None = None,
     comparisons: int = 1,
 ) -> Comparison:
-    """Compare two sides row by row.
+    """Compare two results row by row.
 
-    `margin` is the largest shift that does not matter, by default the larger of 1 % and twice the
-    clock's quantum. `primary` names the rows that were to be decided beforehand (patterns as a
-    shell's): their p-values are adjusted among themselves, those of the others over the whole
-    table. `controls` names the rows that must not move; by default those for which no reload of
-    TR is predicted on either side. `detect` is the shift for which the number of runs is wanted,
-    by default the margin. `comparisons` is the number of afters that are compared with one before.
+    `before` and `after` are paths, names of published tables (both with `#CONFIGURATION` where
+    one of several is meant), results or sides; `before` alone must have two configurations.
+    `margin` is the largest shift that does not matter:
+    a share of before (`"1%"`) or a number in the row's unit (`"20"`); by default the larger of 1 %
+    and two quanta of the clock. `family` is the multiple-comparison correction. `primary` names the
+    rows that were chosen before the measurement (patterns as a shell's): their p-values are
+    adjusted among themselves, those of the others over the whole table. `controls` names the rows
+    that must not move; by default those for which the model predicts no reload of TR on either
+    side, and none with `()`. `detect` is the shift for which the number of runs is wanted, by
+    default the margin. `comparisons` is the number of afters that are compared with one before.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
-    sides have different configurations, and ValueError for a pattern that names no row, or for
-    a figure beyond 1e100.
+    sides have different configurations; ResultError for a file that is no result; ValueError for a
+    pattern or a configuration that names nothing, a margin that is none, or a figure beyond 1e100;
+    and OSError.
     """
-    replicates = Replicates(before, after)
+    margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
+    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
     keys = replicates.keys()
     names = [key.name for key in keys]
     for pattern in (*primary, *(controls or ())):
@@ -192,21 +203,10 @@ def compare(
             replace(row, marked=row.kind == "noisy" and row.verdict is not None) for row in rows
         ]
     return Comparison(
-        replicates=replicates,
-        rows=tuple(rows),
-        figures=figures,
-        confidence=confidence,
-        family=family,
-        comparisons=comparisons,
-        named_controls=controls is not None,
-        margin=margin,
-        detect=detect,
-    )
-
-
-def share_words(percent: float) -> str:
-    """Return a percentage, 0 or more, to two digits and without an exponent where it is large."""
-    return f"{percent:.2g}" if percent < 99.5 else f"{percent:.0f}"
+        replicates=replicates, rows=tuple(rows), figures=figures, confidence=confidence,
+        family=family, comparisons=comparisons, named_controls=controls is not None,
+        margin=margin, detect=detect,
+    )  # fmt: skip
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -249,7 +249,7 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
         before=before,
         after=after,
         units=(len(present[0]), len(present[1])),
-        control=_is_control(replicates.sides, cells),
+        control=is_control(replicates.sides, cells),
         primary=True,
         missing=missing,
         varies=first.kind == "exact" and any(_varies(side) for side in cells),
@@ -274,48 +274,10 @@ def _plain(value: float) -> float:
 
 
 def _check_size(names: Sequence[str], figures: Mapping[str, Pair]) -> None:
-    """Refuse figures whose squares are no numbers any more."""
+    """Refuse figures whose squares overflow."""
     for name in names:
         if any(np.abs(side[np.isfinite(side)]).max(initial=0) > LARGEST for side in figures[name]):
             raise ValueError(f"{name}: a figure beyond {LARGEST:g} cannot be compared")
-
-
-@cache
-def _light() -> frozenset[str]:
-    """Return the workloads none of whose exits leaves the kernel, so that the vCPU is never put."""
-    user = {kind.name: kind.user for profile in profiles().values() for kind in profile.kinds}
-    return frozenset(
-        name
-        for name, workload in workloads().items()
-        if all(kind in user and not user[kind] for kind in workload.exits)
-    )
-
-
-def _is_control(sides: tuple[Side, Side], cells: tuple[list[Cell], list[Cell]]) -> bool:
-    """Say whether no reload of TR is predicted on either side."""
-
-    def predicted(side: Side, cell: Cell) -> float:
-        if cell.series.reloads is not None:
-            return cell.series.reloads
-        light = cell.series.workload in _light()
-        return 0.0 if light and not _reloads_every_exit(side.result.boots[cell.boot].host) else nan
-
-    return all(
-        found and all(predicted(side, cell) == 0 for cell in found)
-        for side, found in zip(sides, cells, strict=True)
-    )
-
-
-def _reloads_every_exit(host: Host) -> bool:
-    """Say whether the host's KVM may execute LTR after every VM exit, heavy or light.
-
-    On AMD it did so up to Linux 6.4 (svm_vcpu_run, arch/x86/kvm/svm/svm.c; commit 0d3518d2f8c3
-    removed it in 6.5).
-    """
-    if host.kvm != "kvm_amd":
-        return False
-    version = re.match(r"(\d+)\.(\d+)", host.kernel or "")
-    return version is None or (int(version[1]), int(version[2])) < (6, 5)
 
 
 def _measured(
@@ -326,7 +288,7 @@ def _measured(
     margin: Margin | None,
     detect: Margin | None,
 ) -> Row:
-    """Return the row with its shift, and with what its spread allows to say."""
+    """Return the row with its shift, its interval, and its minimum detectable effect."""
     if row.before is None or row.after is None:
         return row
     if row.kind == "exact":
@@ -350,7 +312,7 @@ def _measured(
         spread = stats.spread(differences) if count > 1 else None
     else:
         shift = stats.hodges_lehmann(before, after)
-        single = min(row.units) < 2  # it may be any run of its kind: no interval either
+        single = min(row.units) < 2  # the one may be any run of its kind: no interval
         interval = None if single else stats.mann_whitney_interval(before, after, confidence)
         spread = None if single else stats.pooled_spread(before, after)
     detectable = wanted = None
@@ -359,7 +321,7 @@ def _measured(
         detectable = stats.minimum_detectable(
             spread, count, None if paired else other, confidence=confidence, power=POWER
         )
-        if detectable is not None:  # where every run gave the same figure, its steps are the limit
+        if detectable is not None:  # where every run has the same figure, the steps are the limit
             detectable = max(detectable, QUANTA * row.quantum)
         wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
     return replace(
@@ -377,7 +339,7 @@ def _adjusted(
     rows: list[Row],
     figures: Mapping[str, Pair],
     paired: bool,
-    family: Literal["max-t", "holm"],
+    family: Family,
     comparisons: int,
 ) -> list[Row]:
     """Return the rows with their p-values: the primary ones' adjusted among themselves."""
@@ -396,7 +358,7 @@ def _family(
     rows: Sequence[Row],
     figures: Mapping[str, Pair],
     paired: bool,
-    family: Literal["max-t", "holm"],
+    family: Family,
 ) -> dict[str, float]:
     """Return the adjusted p-value of each row, of the hypothesis |shift| <= margin."""
     if not rows:
@@ -429,7 +391,7 @@ def _family(
 
 
 def _present(figures: Figures) -> Figures:
-    """Return the units that have one of the rows at all: others have no label to permute."""
+    """Return the units that have a row at all: other units have no label to permute."""
     found: Figures = figures[np.isfinite(figures).any(axis=1)]
     return found
 

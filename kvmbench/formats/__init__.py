@@ -1,4 +1,4 @@
-"""Result files of other programs, read and written: one module a format.
+"""Result files of other programs, read and written: one module per format.
 
 A reader is `decode(data, name) -> Result` and raises ResultError, one line with the file's name,
 the line or the place (`$.benchmarks[0]`) and what was expected. A writer is
@@ -8,6 +8,7 @@ format loses is in its module's docstring.
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kvmbench.errors import ResultError
+from kvmbench.atomic import replace_file
+from kvmbench.errors import ResultError, unknown_name
 from kvmbench.results import FAMILY, Result, decode_json, read_bytes
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
 
-__all__ = ["READABLE", "WRITABLE", "decode", "dump", "from_published", "load"]
+__all__ = [
+    *("ENDINGS", "READABLE", "WRITABLE", "decode", "dump", "form_of", "from_published", "load"),
+    "save",
+]
 
 READABLE = {
     "kvmbench": "kvmbench's own results, JSON",
@@ -31,25 +36,28 @@ READABLE = {
     "go": "Go benchmark text, as benchstat takes it",
     "published": "TOML of a published table",
 }
-"""What `load` reads: name -> what it is."""
+"""The formats that `load` reads: name -> description."""
 
 WRITABLE = {
     "kvmbench": "kvmbench's own results, JSON: all of it",
     "pytest-benchmark": "JSON that pytest-benchmark compares with",
     "pyperf": "JSON that pyperf reads: every value of every run",
-    "go": "Go benchmark text for benchstat: one line a run",
-    "github-action": "JSON of github-action-benchmark's custom tools: one figure a row",
-    "junit": "JUnit XML: one test case a row",
-    "csv": "CSV: one line a value",
+    "go": "Go benchmark text for benchstat: one line per run",
+    "github-action": "JSON of github-action-benchmark's custom tools: one figure per row",
+    "junit": "JUnit XML: one test case per row",
+    "csv": "CSV: one line per value",
     "markdown": "Markdown: a table of medians",
 }
-"""What `dump` writes: name -> what it is."""
+"""The formats that `dump` and `save` write: name -> description."""
+
+ENDINGS = {".json": "kvmbench", ".csv": "csv", ".md": "markdown", ".xml": "junit"}
+"""A file name's ending, and the format that it asks for."""
 
 _HOME = {"kvmbench": "kvmbench.results"}
 
 
 class _Head(msgspec.Struct):
-    """What tells one JSON format from another."""
+    """The keys that distinguish the JSON formats."""
 
     schema: Any = None
     machine_info: msgspec.Raw = msgspec.Raw()
@@ -60,12 +68,37 @@ _head = msgspec.json.Decoder(_Head)
 _entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-def load(path: str | Path) -> Result:
-    """Return the result in a file of any readable format, known by its content.
+def load(source: str | Path) -> Result:
+    """Return the result in a file of any readable format, or a published table by its name.
 
-    Raises ResultError, and OSError.
+    The content of a file tells its format. Raises ResultError, and OSError.
     """
-    return decode(read_bytes(path), str(path))
+    if isinstance(source, str) and not os.path.exists(source):
+        from kvmbench.catalog import published
+
+        tables = published()
+        if source in tables:
+            return from_published(tables[source])
+        if os.sep not in source and not os.path.splitext(source)[1]:
+            raise ResultError(unknown_name("file or published table", source, tables))
+    return decode(read_bytes(source), str(source))
+
+
+def save(result: Result, path: str | Path, form: str | None = None) -> None:
+    """Make a file of `result`, whole or not at all, of the format `form` or by the path's ending.
+
+    Raises ValueError for an ending or a form that is none of ENDINGS and WRITABLE, ResultError
+    where the format cannot carry the result, and OSError.
+    """
+    replace_file(path, dump(result, form or form_of(path)))
+
+
+def form_of(path: str | Path) -> str:
+    """Return the format that a path's ending asks for. Raises ValueError where it asks for none."""
+    form = ENDINGS.get(os.path.splitext(path)[1])
+    if form is None:
+        raise ValueError(f"{path} does not say its format; give one of {', '.join(WRITABLE)}")
+    return form
 
 
 def decode(data: bytes, name: str) -> Result:
@@ -83,8 +116,10 @@ def decode(data: bytes, name: str) -> Result:
 def dump(result: Result, form: str) -> bytes:
     """Return `result` as a file of the format `form`, one of WRITABLE.
 
-    Raises ResultError where the format cannot carry it.
+    Raises ValueError for another form, and ResultError where the format cannot carry the result.
     """
+    if form not in WRITABLE:
+        raise ValueError(unknown_name("format", form, WRITABLE))
     content: bytes = _module(form).encode(result)
     return content
 

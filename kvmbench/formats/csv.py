@@ -1,6 +1,6 @@
-"""CSV: one line a value, with the numbers of its boot, run and iteration, counted from 0.
+"""CSV: one line per value, with the numbers of its boot, run and iteration, counted from 0.
 
-Lost: all that is said of hosts, runs and rows beside unit and kind.
+Lost: the facts of hosts, runs and rows other than unit and kind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSON of github-action-benchmark's custom tools: an array of one figure a row.
+"""JSON of github-action-benchmark's custom tools: an array of one figure per row.
 
 The figure is the median of the runs' medians, `range` the lowest and the highest of them. The
 tool is `customSmallerIsBetter`, or `customBiggerIsBetter` where higher is better, which the file
@@ -12,7 +12,7 @@ import msgspec
 
 from kvmbench.errors import ResultError
 from kvmbench.formats.rows import check_labels, rows
-from kvmbench.report.plain import figure
+from kvmbench.report.figures import figure
 from kvmbench.results import Result
 
 __all__ = ["encode"]
@@ -31,7 +31,7 @@ def encode(result: Result) -> bytes:
         if row.first.better != first.better:
             raise ResultError(
                 f"github-action: {first.better} is better in {first.workload}, {row.first.better} "
-                f"in {row.first.workload}: its tools take one direction a file"
+                f"in {row.first.workload}: its tools take one direction per file"
             )
     entries = []
     for row in found:

@@ -49,7 +49,7 @@ class _Value:
 def decode(data: bytes, name: str) -> Result:
     """Return the result in Go benchmark text.
 
-    Raises ResultError, with the line, for a malformed result or unit, and where there is none.
+    Raises ResultError, with the line, for a malformed result or unit, or for no result at all.
     """
     units: dict[tuple[str, str], str] = {}
     values: list[_Value] = []
@@ -81,11 +81,11 @@ def decode(data: bytes, name: str) -> Result:
 def _values(line: str, config: dict[str, str]) -> Iterator[_Value]:
     name, *fields = line.removeprefix("Benchmark").split() or [""]
     if not fields:
-        return  # `go test -v` prints the name on a line of its own first
+        return  # `go test -v` prints the name on a separate line first
     if not re.fullmatch(r"\d{1,19}", fields[0], re.ASCII):
         raise ResultError(f"{fields[0]!r}: expected a whole number of iterations")
     if len(fields) < 3 or len(fields) % 2 == 0:
-        raise ResultError("expected a value and its unit behind the number of iterations")
+        raise ResultError("expected a value and its unit after the number of iterations")
     for value, unit in zip(fields[1::2], fields[2::2], strict=True):
         if not _NUMBER.fullmatch(value) or len(value) > 400:
             raise ResultError(f"{value[:40]!r}: expected a finite number")
@@ -106,7 +106,7 @@ def _unit(line: str, units: dict[tuple[str, str], str]) -> None:
 
 
 def _steady(values: list[_Value]) -> dict[str, str]:
-    """Return what the configuration says and does not change."""
+    """Return the configuration's facts that do not change."""
     return {
         key: said
         for key, said in values[0].config.items()

@@ -1,4 +1,4 @@
-"""JUnit XML: one test case a row, its figures as properties; what was skipped is skipped.
+"""JUnit XML: one test case per row, its figures as properties; skipped workloads are skipped.
 
 Plain results fail nothing. A comparison writes its regressions with `document`. Lost: the runs;
 a case has their median, lowest and highest.
@@ -16,7 +16,7 @@ from kvmbench.results import Result
 
 __all__ = ["Case", "document", "encode"]
 
-# What XML 1.0 has no way to write.
+# Characters that XML 1.0 cannot hold.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

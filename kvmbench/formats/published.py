@@ -1,8 +1,8 @@
 """Published tables (`kvmbench/data/published`) as results.
 
-A figure that stands alone is one run's one value, and the rows of a configuration are one run;
+A single figure is one run's one value, and the rows of a configuration are one run;
 figures that were published one by one are one run each. All of them are in one boot: which boots
-they came from is never published. Lost are the average that a source prints beside
+they came from is never published. Lost are the average that a source prints with
 its runs, its remarks and its title: `kvmbench show` prints them.
 """
 

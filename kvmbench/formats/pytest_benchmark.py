@@ -177,7 +177,7 @@ def _benchmark(row: Row) -> dict[str, Any]:
 
 
 def _stats(data: Sequence[Number]) -> dict[str, Any]:
-    """Return what pytest-benchmark says of its data (its own stats.py)."""
+    """Return the statistics that pytest-benchmark writes (its stats.py)."""
     centre = mean(data)
     spread = stdev(data) if len(data) > 1 else 0
     quarters = quantiles(data, n=4, method="inclusive") if len(data) > 1 else [data[0]] * 3

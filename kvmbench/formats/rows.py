@@ -1,4 +1,4 @@
-"""A result by rows, for formats that have one entry a workload and configuration."""
+"""A result by rows, for formats that have one entry per workload and configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Row", "check_labels", "rows"]
 
 @dataclass(slots=True)
 class Row:
-    """A workload under a configuration, and its series in order, one a run.
+    """A workload under a configuration, and its series in order, one per run.
 
     Each comes with the numbers of its boot and of its run in the whole result, from 0.
     """

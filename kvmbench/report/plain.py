@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kvmbench.report.figures import count, figure, signed
+
 __all__ = ["WIDTH", "Table", "count", "fact", "figure", "fill", "markdown", "signed", "text"]
 
 WIDTH = 72  # columns of a commit message
-Number = int | float
 
 
 class Table(NamedTuple):
@@ -18,21 +19,6 @@ class Table(NamedTuple):
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     names: int = 1
-
-
-def count(value: Number | None) -> str:
-    """Return a figure without an exponent: an integer whole, anything else to 0.1."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.1f}"
-
-
-def signed(value: Number | None) -> str:
-    """Return a change with its sign; what is, or rounds to, 0 has none."""
-    figure = count(value)
-    if value is None or not figure.strip("-0."):
-        return figure.removeprefix("-") if value is not None else figure
-    return f"+{figure}" if value > 0 else figure
 
 
 def text(table: Table, width: int = WIDTH) -> str:
@@ -80,10 +66,3 @@ def fill(words: str, width: int = WIDTH, indent: str = "") -> str:
         together, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
     return lines.replace("\xa0%", " %") + "\n"
-
-
-def figure(value: Number) -> str:
-    """Return a figure for people: whole where it is whole, else to four digits at least."""
-    if value == int(value):
-        return str(int(value))
-    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kvmbench.comparison.verdicts import Side
 from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench.units import Side
 
 EIGHT = (
     *("cpuid", "vmcall", "mov_from_cr8", "mov_to_cr8"),

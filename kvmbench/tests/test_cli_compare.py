@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from junitparser import Failure, JUnitXml, Skipped
 from kvmbench import results
 from kvmbench.catalog import published
 from kvmbench.cli.main import main
+from kvmbench.comparison.document import SCHEMAS
 from kvmbench.live import host as live_host
 from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests.results_maker import EIGHT, of_runs, row, series, table
@@ -57,7 +60,7 @@ def keep(name, result):
 
 @pytest.fixture
 def two():
-    """A before and an after: eight rows, six runs a side, realistic figures, one of them slower."""
+    """A before and an after: eight rows, six runs per side, realistic figures, one slower."""
     rng = np.random.default_rng(1)
     centres = np.array([1313, 1195, 11, 17, 6770, 6856, 2435, 1402.0])
     noise = 1 + rng.normal(0, 0.003, (2, 6, 8))
@@ -72,7 +75,7 @@ def two():
 
 def test_the_table(two):
     text = ok("compare", *two)
-    assert text.startswith("before -> after: cycles an iteration, 6 runs a side, margin the larger")
+    assert text.startswith("before -> after: cycles/iteration, 6 runs per side, margin the larger")
     (line,) = (line for line in text.splitlines() if line.startswith("inl_from_qemu"))
     assert line.endswith("slower")
     assert [line.split()[0] for line in text.splitlines() if line.startswith(EIGHT)][:8] == list(
@@ -86,10 +89,22 @@ WORDS = {
 }
 
 
+VERDICTS = ("faster", "slower", "same", "inconclusive")
+
+
+def wrapped(name, text):
+    """Say whether a name begins a line of a table: whole, or in parts of a column's width."""
+    return any(
+        re.search(rf"^{re.escape(name[:cut])}(  |$)", text, re.MULTILINE)
+        and re.search(rf"^{re.escape(name[cut:])}(  |$)", text, re.MULTILINE)
+        for cut in (len(name), 32)
+    )
+
+
 @pytest.mark.parametrize("names", WORDS, ids=str)
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e3])
 @pytest.mark.parametrize("sd", [1e-6, 3e-3, 0.05])
-def test_tables_fit_and_align_and_cut_no_name(names, scale, sd):
+def test_tables_align_and_cut_no_name(names, scale, sd):
     names = WORDS[names]
     rng = np.random.default_rng(2)
     centres = scale * np.array([1313, 1195, 11, 17, 6770, 6856, 2435, 1402.0])
@@ -111,39 +126,39 @@ def test_tables_fit_and_align_and_cut_no_name(names, scale, sd):
         text = ok(
             "compare", "6.11.0-generic.json", "6.12.0-rc3-mitigations-off.json", *more, "--explain"
         )
-        assert max(map(len, text.splitlines())) <= 80, text
-        for name in names:
-            assert re.search(rf"^{re.escape(name)}(,|\s|$)", text, re.MULTILINE), name
-        # Every line of the table ends in its last column.
-        main_table = text.split("\n\n")[1]
-        ends = {len(line) for line in main_table.splitlines() if line.rstrip("?").endswith(
-            ("faster", "slower", "same", "inconclusive")
-        ) and "?" not in line}  # fmt: skip
-        assert len(ends) <= 1 or "?" in main_table
+        assert all(wrapped(name, text) for name in names), text
+        head, *lines = "\n".join(text.split("\n\n")[:2]).splitlines()
+        while "verdict" not in head:
+            head = lines.pop(0)
+        found = [line[head.index("verdict") :].rstrip("?") for line in lines]
+        found = [words for words in found if words]  # without the units and wrapped names
+        assert len(found) == 8 * (1 + len(more))
+        assert set(found) <= set(VERDICTS), text
 
 
 @pytest.mark.parametrize(
     ("unit", "value", "shown"),
     [
-        ("s", 1.5, "w 1.5"),
-        ("s", 1.5e-3, "w, ms 1.5"),
-        ("seconds", 2.5e-7, "w, ns 250"),
-        ("s", 2.5e-6, "w, us 2.5"),
-        ("s", 4e-10, "w, ns 0.4"),
-        ("ns", 1500.0, "w 1500"),
-        ("cycles", 2e-7, "w, 1e-9 cycles 200"),
-        ("cycles", 4.5e9, "w, 1e9 cycles 4.5"),
-        ("cycles", -12.0, "w -12"),
-        ("cycles", 0.0, "w 0"),
+        ("s", 1.5, "s 1.5"),
+        ("s", 1.5e-3, "ms 1.5"),
+        ("seconds", 2.5e-7, "ns 250"),
+        ("s", 2.5e-6, "us 2.5"),
+        ("s", 4e-10, "ns 0.4"),
+        ("ns", 1500.0, "ns 1500"),
+        ("cycles", 2e-7, "1e-9 cycles 200"),
+        ("cycles", 4.5e9, "1e9 cycles 4.5"),
+        ("cycles", -12.0, "cycles -12"),
+        ("cycles", 0.0, "cycles 0"),
     ],
 )
 def test_figures_of_every_size(unit, value, shown):
     keep("a.json", row("w", [value] * 4, unit=unit))
     keep("b.json", row("w", [value * 1.5] * 4, unit=unit))
-    name, want = shown.rsplit(" ", 1)
-    lines = ok("compare", "a.json", "b.json").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}  "))
-    before, after = map(float, line.removeprefix(name).split()[:2])
+    shown, want = shown.rsplit(" ", 1)
+    title, _, _, units, line, *_ = ok("compare", "a.json", "b.json", "--margin", "2%").splitlines()
+    assert title.startswith(f"a -> b: {shown}/iteration, 4 runs per side, margin 2 %")
+    assert re.split("  +", units.strip()) == [*[shown] * 4, "%"]  # before, after, shift, interval
+    before, after = map(float, line.removeprefix("w").split()[:2])
     assert before == pytest.approx(float(want))
     assert after == pytest.approx(1.5 * float(want), rel=0.01)
 
@@ -152,13 +167,9 @@ def test_sides_of_other_sizes_have_their_units():
     for name, value in (("a", 0.9e-3), ("b", 0.95e-3), ("c", 1.2e-3)):
         keep(f"{name}.json", row("w", [value] * 4, unit="s"))
     lines = ok("compare", "a.json", "b.json", "c.json").splitlines()
-    assert [line.split()[:5] for line in lines if line.startswith("w,")] == [
-        ["w,", "us", "b", "900.0", "950.0"],
-        ["w,", "ms", "c", "0.900", "1.200"],
-    ]
-    # A name that is the same as above it is not repeated.
-    lines = ok("compare", "a.json", "b.json", "b.json").splitlines()
-    assert sum(line.startswith("w,") for line in lines) == 1
+    at = next(n for n, line in enumerate(lines) if line.startswith("w "))
+    assert lines[at].split()[:5] == ["w", "us", "b", "900.0", "950.0"]
+    assert lines[at + 1].split()[:4] == ["ms", "c", "0.900", "1.200"]  # the name is above it
 
 
 def test_json_has_the_keys(two):
@@ -172,6 +183,37 @@ def test_json_has_the_keys(two):
         assert entry["percent"] == pytest.approx(100 * entry["shift"] / entry["before"])
     verdicts = {entry["workload"]: entry["verdict"] for entry in document["rows"]}
     assert verdicts["inl_from_qemu"] == "slower"
+
+
+def valid(text, kind):
+    """Return the JSON of a command that fits the schema of its kind."""
+    schema = msgspec.json.schema(SCHEMAS[kind])
+    found = json.loads(text, parse_constant=pytest.fail)
+    jsonschema.validate(found, schema)
+    assert found["schema"] == f"kvmbench.{kind}/1"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found | {"schema": "another"}, schema)
+    return found
+
+
+def test_json_fits_its_schema(two):
+    gate = ["--fail-on", "cpuid:5%", "--format", "json"]
+    found = valid(ok("compare", *two, "before.json", *gate), "comparison")
+    assert found["gate"]["status"] == "ok"
+    assert found["labels"] == ["before 1", "after 2", "before 3"]
+    valid(ok("compare", "patch-2017", "--format", "json"), "comparison")
+    valid(ok("self-test", "before.json", "--format", "json"), "self-test")
+
+
+def test_caveats_are_data():
+    (differ, single) = json.loads(ok("compare", "patch-2017", "--format", "json"))["caveats"]
+    assert (differ["code"], single["code"]) == ("controls-differ", "one-unit")
+    assert differ["rows"] == ["cpuid", "vmcall", "inl_from_kernel", "outl_to_kernel"]
+    assert single["rows"] == list(EIGHT)
+    assert single["words"].startswith("Every row: one run on a side")
+    text = " ".join(ok("compare", "patch-2017").split())
+    assert single["words"] in text
+    assert differ["words"] in text
 
 
 def test_csv_and_markdown_say_the_same(two):
@@ -235,7 +277,7 @@ def test_same_host():
     ok("compare", one, other, "--same-host")
     assert "smt" in refused(5, "compare", one, kept("c.json", smt="off"), "--same-host").lower()
     unknown = kept("d.json")
-    assert "neither side says" in refused(5, "compare", unknown, unknown, "--same-host")
+    assert "neither side names its host" in refused(5, "compare", unknown, unknown, "--same-host")
     simulated = keep("e.json", row("w", [1], kind="exact"))
     ok("compare", simulated, simulated, "--same-host")
 
@@ -283,6 +325,26 @@ def test_options_have_twins(two):
     done = invoke("compare", *two, KVMBENCH_COMPARE_FAIL_ON="inl_from_qemu:2%")
     assert done.exit_code == 3
     assert "margin 3 %" in ok("compare", *two, KVMBENCH_COMPARE_MARGIN="3%")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("o.csv", "csv"), ("o.md", "markdown"), ("o.json", "json"), ("o.txt", "text"), ("o", "text")],
+)
+def test_the_ending_decides_the_form(two, name, form):
+    ok("compare", *two, "-o", name)
+    assert Path(name).read_text() == ok("compare", *two, "--format", form)
+    ok("compare", *two, "-o", name, "--format", "junit")
+    assert Path(name).read_text() == ok("compare", *two, "--format", "junit")
+
+
+def test_verdicts_have_colours_on_a_terminal(two):
+    text = ok("compare", *two, "--no-controls", CLICOLOR_FORCE="1")
+    assert "\x1b[31mslower" in text
+    plain = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    assert plain == ok("compare", *two, "--no-controls").splitlines()
+    assert "\x1b[33mslower?" in ok("compare", *two, "--control", "inl_from_qemu",
+                                  CLICOLOR_FORCE="1")  # fmt: skip
 
 
 def test_output_is_whole_or_not_there(two, folder):
@@ -336,6 +398,16 @@ def test_labels_and_odd_names(two, folder):
 
     assert title("6.1=before.json", "6.2=after.json") == "6.1 -> 6.2"
     assert title("before.json", "before.json") == "before 1 -> before 2"
+    for path in ("old/x.log", "new/x.log", "a/old/x.log", "a/new/x.log", "x.log", "x.txt", "6.11"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text("cpuid 1313\n")
+    assert title("old/x.log", "new/x.log") == "old -> new"
+    assert title("a/old/x.log", "a/new/x.log") == "old -> new"
+    assert title("a/old/x.log", "old/x.log") == "a/old/x.log -> old/x.log"
+    assert title("old/x.log", "x.log") == "old/x.log -> x.log"
+    assert title("x.log", "x.txt") == "x.log -> x.txt"
+    assert title("mine=old/x.log", "new/x.log") == "mine -> x"
+    assert title("6.11", "x.log") == "6.11 -> x"
     assert title("=before.json", "after.json") == "before -> after"
     for odd in ("a#b.json", "a=b.json", "a#b=c.json", "a=b#c.json"):
         Path("before.json").rename(odd)
@@ -361,8 +433,8 @@ def test_configurations_with_any_sign(file):
 
 def test_self_test_names_the_configuration():
     text = ok("self-test", "ipiv-2022#xAPIC w/ IPIv")
-    assert text.startswith("ipiv-2022#xAPIC w/ IPIv against itself")
-    assert ok("self-test", "mine=ipiv-2022#xAPIC w/ IPIv").startswith("mine against itself")
+    assert text.startswith("A/A test of ipiv-2022#xAPIC w/ IPIv: nothing changed")
+    assert ok("self-test", "mine=ipiv-2022#xAPIC w/ IPIv").startswith("A/A test of mine:")
 
 
 def test_configurations_of_a_kept_result(folder):
@@ -444,7 +516,7 @@ def test_self_test():
     assert "exact figures" in refused(
         1, "self-test", keep("b.json", row("w", [1] * 9, kind="exact"))
     )
-    assert "3 runs, and 4" in refused(1, "self-test", keep("c.json", row("w", [1] * 3)))
+    assert "3 runs, expected 4" in refused(1, "self-test", keep("c.json", row("w", [1] * 3)))
     assert refused(1, "self-test", "a.json", "-o", "nowhere/x")
 
 
@@ -615,15 +687,3 @@ def test_seeds_give_the_plan_again(folder):
         texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
         Path("plan.json").unlink()
     assert texts[0] == texts[1] != texts[2]
-
-
-def test_a_long_name_has_a_line_of_its_own(folder):
-    names = ("portio-datamatch-eventfd:pci-io", "cpuid")
-    figures = 1234567.0 + np.arange(8)[:, None] * [1e4, 2e4]
-    keep("a.json", table(figures, names))
-    keep("b.json", table(1.3 * figures, names))
-    lines = ok("compare", "a.json", "b.json").splitlines()
-    assert max(map(len, lines)) <= 80
-    at = lines.index("portio-datamatch-eventfd:pci-io")
-    assert lines[at + 1].startswith(" " * 10)
-    assert lines[at + 2].startswith("cpuid  ")

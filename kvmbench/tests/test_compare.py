@@ -3,18 +3,26 @@
 import json
 from itertools import product
 from math import comb
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.stats import binom, mannwhitneyu
 
+import kvmbench
 from kvmbench import stats
 from kvmbench.catalog import published
-from kvmbench.comparison.caveats import caveats, differences, unknown_hosts
-from kvmbench.comparison.document import render_comparisons
-from kvmbench.comparison.verdicts import Margin, Side, compare
+from kvmbench.cli.main import main
+from kvmbench.comparison.caveats import caveats
+from kvmbench.comparison.controls import is_lightweight
+from kvmbench.comparison.differences import differences, unknown_hosts
+from kvmbench.comparison.document import document
+from kvmbench.comparison.verdicts import Margin, compare
 from kvmbench.errors import IncompatibleError
 from kvmbench.formats import from_published
+from kvmbench.report import write
 from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests.results_maker import (
     EIGHT,
@@ -25,7 +33,7 @@ from kvmbench.tests.results_maker import (
     sides,
     table,
 )  # fmt: skip
-from kvmbench.units import Replicates
+from kvmbench.units import Replicates, Side
 
 
 def one(before, after, **options):
@@ -35,7 +43,22 @@ def one(before, after, **options):
 
 
 def said(before, after, **options):
-    return " ".join(caveats(compare(*sides(before, after), **options)))
+    return words(compare(*sides(before, after), **options))
+
+
+def words(comparison):
+    """Return the words of a comparison's caveats."""
+    return " ".join(caveat.words for caveat in caveats(comparison))
+
+
+def codes(comparison):
+    """Return the codes of a comparison's caveats."""
+    return [caveat.code for caveat in caveats(comparison)]
+
+
+def text_of(comparison):
+    """Return the text of a comparison on one line."""
+    return " ".join(str(comparison).split())
 
 
 # What one unit is
@@ -104,7 +127,7 @@ def test_incomplete_blocks_are_left_out_and_said(first, second, left_out):
 
     comparison = compare(*sides(side(first, "x"), side(second, "y")))
     assert comparison.replicates.left_out == left_out
-    text = " ".join(caveats(comparison))
+    text = words(comparison)
     assert ("Left out as incomplete" in text) == bool(left_out)
     for block in left_out:
         assert str(block) in text
@@ -215,7 +238,7 @@ def test_missing_rows_are_said_with_the_reason():
         ("b", None, "Not in after (no PMU)"),
         ("c", None, "Not in before"),
     ]
-    text = " ".join(caveats(comparison))
+    text = words(comparison)
     assert "Not in after (no PMU): b." in text
     assert "Not in before: c." in text
 
@@ -260,7 +283,7 @@ def test_one_run_a_side_is_no_verdict(name):
     for found in present:
         assert found.shift == found.after - found.before
         assert found.interval is None
-    assert "one run on a side" in " ".join(caveats(comparison))
+    assert "one run on a side" in words(comparison)
 
 
 def test_kauer_2024_minimum_detectable_effect():
@@ -284,7 +307,7 @@ def test_three_against_three_cannot_be_decided():
     """Of 20 arrangements the best has p = 2/20."""
     before, after = row("w", [100, 101, 102]), row("w", [200, 201, 202])
     assert one(before, after).verdict == "inconclusive"
-    assert "too few runs for an interval at 95 %; 4 runs a side are the least" in said(
+    assert "too few runs for an interval at 95 %. Measure 4 runs per side or more." in said(
         before, after
     )
     assert one(before, after, confidence=0.9).verdict == "slower"
@@ -306,7 +329,7 @@ def test_exact_figures():
     before, after = row("w", [5, 5, 5], **exact), row("w", [5, 5, 6], **exact)
     varied = one(before, after)
     assert (varied.verdict, varied.varies, varied.shift) == ("changed", True, 0)
-    assert "Called exact, but not the same in every run: w" in said(before, after)
+    assert "w: called exact, but the figure differs between runs" in said(before, after)
     # Over the iterations of one run, too.
     assert one(row("w", [5], **exact), of_runs([series("w", 5, 6, 5, **exact)])).varies
 
@@ -412,7 +435,7 @@ def test_rank_tests_decide_the_independent_table():
     assert min(r.p for r in rows) == pytest.approx(2 / comb(8, 4))
     comparison = compare(*sides(table(before), table(after)), family="holm")
     assert {r.verdict for r in comparison.rows} == {"inconclusive"}
-    assert "8 rows together does not confirm it" in " ".join(caveats(comparison))
+    assert "8 rows together does not confirm it" in words(comparison)
 
 
 def test_primary_rows_are_a_family_of_their_own():
@@ -422,13 +445,35 @@ def test_primary_rows_are_a_family_of_their_own():
         assert entry.primary == (entry.workload == "inl_from_qemu")
         assert entry.verdict == ("faster" if entry.primary else "inconclusive")
         assert entry.p == pytest.approx((1 if entry.primary else 8) * 2 / 64)
-    text = render_comparisons(
-        [compare(*sides(*blocks(6, -100)), primary=["inl_from_*"])], "text"
-    ).replace("\n", " ")
+    text = text_of(compare(*sides(*blocks(6, -100)), primary=["inl_from_*"]))
     rows = "inl_from_pmtimer, inl_from_qemu, inl_from_kernel"
-    assert f"Named beforehand, and adjusted among themselves: {rows}." in text
+    assert f"Primary rows, adjusted among themselves: {rows}." in text
     with pytest.raises(ValueError, match="unknown row 'inl_from_quemu'"):
         compare(*sides(*blocks(6, -100)), primary=["inl_from_quemu"])
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_holm_of_a_row_within_the_margin(paired):
+    """Its p is 1, however sure its shift of 5 is; the other row's is doubled, for two rows."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 0.1, (8, 2))
+    before = 1000 + 0 * noise
+    after = 1000 + noise + [5.0, 100.0]
+    if paired:
+        lines = [{"a": x, "b": y} for x, y in before.tolist()]
+        moved = [{"a": x, "b": y} for x, y in after.tolist()]
+        results = (
+            of_boots(*((f"{name}{n}", n, [line]) for n, line in enumerate(found)))
+            for name, found in (("x", lines), ("y", moved))
+        )
+        least = 2 / 2**8
+    else:
+        results = (table(before, "ab"), table(after, "ab"))
+        least = 2 / comb(16, 8)
+    near, far = compare(*sides(*results), family="holm", margin="10").rows
+    assert near.p == 1
+    assert near.verdict == "same"
+    assert far.p == pytest.approx(2 * least)
 
 
 def test_more_comparisons_adjust_p():
@@ -446,10 +491,10 @@ def test_no_number_that_json_has_not():
                 *sides(row("w", [low] * count, kind=kind), row("w", [high] * count, kind=kind))
             )
             for form in ("json", "text", "csv", "markdown", "junit"):
-                text = render_comparisons([comparison], form, explain=True)
+                text = write(document([comparison], explain=True), form)
                 assert "inf" not in text.lower()
                 assert "nan" not in text.lower()
-            json.loads(render_comparisons([comparison], "json"), parse_constant=pytest.fail)
+            json.loads(write(comparison.document(), "json"), parse_constant=pytest.fail)
     for kind in ("exact", "noisy"):
         with pytest.raises(ValueError, match="w: a figure beyond 1e"):
             compare(*sides(row("w", [-1.7e308], kind=kind), row("w", [1.7e308], kind=kind)))
@@ -537,7 +582,7 @@ def test_a_lost_order_is_said_of_that_side_only():
     before, after = row("w", rising), row("w", rising)
     lost = Result(boots=before.boots, order="lost")
     text = said(lost, after)
-    assert "The order of the runs is lost (before): a drift cannot be seen." in text
+    assert "The order of the runs is lost (before): no drift can be seen." in text
     assert "Drift: from run to run of after" in text
     assert text.count("Drift") == 1
     exact = Result(boots=row("w", [5] * 9, kind="exact").boots, order="lost")
@@ -617,22 +662,21 @@ def test_a_control_that_moves_marks_every_noisy_verdict(more, control):
     comparison = compare(*sides(control_table(0, **more), control_table(100, **more)))
     assert [r.control for r in comparison.rows] == [control, False]
     assert [r.marked for r in comparison.rows] == [control] * 2
-    assert ("Verdicts with ? are in doubt: mine moved" in " ".join(caveats(comparison))) == control
-    assert ("slower?" in render_comparisons([comparison], "text")) == control
+    assert ("controls-moved" in codes(comparison)) == control
+    assert ("Verdicts with ? are in doubt: mine moved" in words(comparison)) == control
+    assert ("slower?" in str(comparison)) == control
     quiet = compare(*sides(control_table(0, **more), control_table(0, **more)))
     assert not any(r.marked for r in quiet.rows)
 
 
 def test_nothing_is_said_of_tr_where_the_controls_were_named():
     comparison = compare(*sides(control_table(0), control_table(100)), controls=["mine"])
-    text = render_comparisons([comparison], "text").replace("\n", " ")
-    assert "Controls, named as such: mine." in text
+    text = text_of(comparison).partition("Controls")[2]
+    assert text.startswith(", as named: mine.")
     assert "Verdicts with ? are in doubt: mine moved, named as a control." in text
     single = compare(*sides(row("mine", [1000]), row("mine", [1100])), controls=["mine"])
-    assert "Named as controls, mine differ all the same, by up to +10.0 % (mine)." in caveats(
-        single
-    )
-    for found in (text, " ".join(caveats(single))):
+    assert "Named as controls, mine differ by up to +10.0 % (mine)." in words(single)
+    for found in (text, words(single)):
         assert "TR" not in found
 
 
@@ -659,6 +703,31 @@ def test_light_rows_are_controls_but_where_amd_reloads_at_every_exit(kvm, kernel
 def test_a_reload_on_one_side_is_no_control():
     before, after = control_table(0, reloads=1.0), control_table(100, reloads=0.0)
     assert not any(r.control for r in compare(*sides(before, after)).rows)
+
+
+@pytest.mark.parametrize(
+    ("exits", "lightweight"),
+    [
+        (["cpuid"], True),
+        (["cpuid", "vmcall"], True),
+        (["cpuid", "inl_from_qemu"], False),  # the second returns to userspace
+        (["inl_from_qemu", "cpuid"], False),
+        (["cpuid", "nothing-of-the-kind"], False),  # nobody knows where it is handled
+    ],
+)
+def test_lightweight_is_every_exit_of_an_iteration(exits, lightweight):
+    assert is_lightweight(exits) == lightweight
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_run_with_a_reload_is_no_control(at, side):
+    """A row is a control where no run of either side reloads TR, not where one of them does not."""
+    values = [1000.0, 1001.0, 1002.0, 1003.0]
+    quiet = of_runs(*([series("mine", x, reloads=0.0)] for x in values))
+    mixed = of_runs(*([series("mine", x, reloads=float(n == at))] for n, x in enumerate(values)))
+    assert one(quiet, quiet).control
+    assert not one(*((quiet, mixed), (mixed, quiet))[side]).control
 
 
 def test_light_workloads_are_controls_by_name():
@@ -696,7 +765,7 @@ def test_single_runs_of_controls_that_differ_are_said():
     """The 2017 table: three to four percent on rows that no reload explains."""
     result = from_published(published()["patch-2017"])
     comparison = compare(Side("Before", result, "Before"), Side("After", result, "After"))
-    text = " ".join(caveats(comparison))
+    text = words(comparison)
     assert "by up to -3.9 % (inl_from_kernel)" in text
     # 17 -> 16 is one step of what was printed.
     assert "mov_to_cr8" not in text.partition("by up to")[0]
@@ -753,6 +822,18 @@ def test_the_order_of_boots_is_no_difference_of_hosts():
 # Sums that a reader does by hand
 
 
+@pytest.mark.parametrize("quantum", [None, 0.25, 3.0])
+def test_a_shift_below_two_quanta_is_not_detectable(quantum):
+    """Every run has the same figure: its spread is 0, and the steps of the clock are the limit."""
+    found = one(row("w", [1000] * 6, quantum=quantum), row("w", [1000] * 6, quantum=quantum))
+    assert found.spread == 0
+    assert found.detectable == 2 * (quantum or 0)
+    (record,) = row("w", [1000] * 6, quantum=quantum).records()
+    assert record["detectable"] == 2 * (quantum or 0)
+    wide = one(row("w", range(1000, 1060, 10), quantum=quantum), row("w", range(1000, 1060, 10)))
+    assert wide.detectable > 20  # the spread is the limit
+
+
 def test_what_is_detectable():
     """10 v 10, sd 0.5 %: .66 % by the t test, a little more by ranks."""
     rng = np.random.default_rng(1)
@@ -763,3 +844,72 @@ def test_what_is_detectable():
     assert 6.3 < found.detectable < 7.3
     assert found.wanted == stats.runs_needed(5, 10 * np.median(x) / 1000)
     assert 4 <= found.wanted <= 7
+
+
+# The public names
+
+
+def test_compare_takes_names_paths_and_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(9)
+    results = [table(rng.normal(1000, 1, (6, 8))), table(rng.normal(1000, 1, (6, 8)) + [50] * 8)]
+    for name, result in zip(("a.json", "b.json"), results, strict=True):
+        kvmbench.save(result, name)
+    found = kvmbench.compare("a.json", "b.json", controls=())
+    assert repr(found) == "<Comparison a -> b: 8 rows, 8 slower>"
+    assert kvmbench.compare(Path("a.json"), results[1], controls=()).rows == found.rows
+    objects = kvmbench.compare(*results, controls=())
+    assert [side.label for side in objects.sides] == ["before", "after"]
+    assert objects.rows == kvmbench.compare(*sides(*results), controls=()).rows == found.rows
+    assert kvmbench.compare("a.json", "b.json", margin="10%").rows[0].verdict == "same"
+    assert kvmbench.compare("a.json", "b.json", margin=Margin(0.1)).rows[0].verdict == "same"
+
+
+def test_compare_takes_published_tables_and_configurations():
+    first, second = published()["ipiv-2022"].configurations[:2]
+    found = kvmbench.compare(f"ipiv-2022#{first}", f"ipiv-2022#{second}")
+    assert repr(found) == f"<Comparison {first} -> {second}: 1 row, 1 faster>"
+    assert repr(kvmbench.compare("patch-2017")) == (
+        "<Comparison Before -> After: 8 rows, 8 no-verdict>"
+    )
+    for arguments, words in (
+        (["ipiv-2022"], "alone has 4 configurations"),
+        (["ipiv-2022#nothing", "patch-2017"], "unknown configuration 'nothing'"),
+        (["ipiv-2021"], "did you mean 'ipiv-2022'"),
+        ([of_runs([])], "holds no figures"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kvmbench.compare(*arguments)
+    with pytest.raises(ValueError, match="neither a share"):
+        kvmbench.compare("patch-2017", margin="lots")
+
+
+def test_a_comparison_prints_as_the_command_does():
+    found = kvmbench.compare("patch-2017")
+    done = CliRunner().invoke(main, ["compare", "patch-2017"])
+    assert f"{found}\n" == done.stdout
+    records = found.records()
+    assert [record["workload"] for record in records] == list(EIGHT)
+    assert records[0]["before"] - records[0]["after"] == 1313 - 1291
+    assert "<td>inl_from_qemu</td><td>6856</td><td>6209</td><td>-647</td>" in found._repr_html_()
+
+
+def test_a_result_prints_as_show_does(tmp_path):
+    result = kvmbench.load("ipiv-2022")
+    assert repr(result) == "<Result ipiv-2022: 4 rows, 80 runs in 1 boot>"
+    kvmbench.save(result, tmp_path / "a.json")
+    done = CliRunner().invoke(main, ["show", str(tmp_path / "a.json")])
+    assert f"{result}\n" == done.stdout
+    records = {record["workload"]: record for record in result.records()}
+    for line in published()["ipiv-2022"].rows:
+        record = records[f"ipi/{line.configuration}"]
+        assert record["median"] == np.median(line.values)
+        # The 6th and the 15th of 20: the binomial tail of 5 and fewer heads is 2.07 %.
+        assert [record["low"], record["high"]] == [sorted(line.values)[n] for n in (5, 14)]
+        assert record["spread"] == pytest.approx(np.std(line.values, ddof=1))
+    # Its JSON is the result.
+    done = CliRunner().invoke(main, ["show", str(tmp_path / "a.json"), "--format", "json"])
+    (tmp_path / "b.json").write_text(done.stdout)
+    again = kvmbench.load(tmp_path / "b.json")
+    assert msgspec.structs.replace(again, rows=[]) == result
+    assert again.rows == result.records()

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -36,7 +37,7 @@ def test_a_module_is_loaded_when_it_is_needed():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     loaded = done.stdout.split()
     assert "kvmbench.formats" in loaded, done.stderr
-    unwanted = {"numpy", "click", "csv", "kvmbench.simulation.document", "kvmbench.catalog"}
+    unwanted = {"numpy", "click", "rich", "kvmbench.simulation.document", "kvmbench.catalog"}
     assert unwanted & set(loaded) == set()
     assert [name for name in loaded if name.startswith("kvmbench.formats.")] == []
 
@@ -250,6 +251,35 @@ def test_markdown():
     odd = Series(workload="a|b\nc", kind="noisy", values=[1.5e-06], unit="seconds")
     text = formats.dump(Result(boots=[Boot(runs=[Run(series=[odd])])]), "markdown").decode()
     assert text.splitlines()[2] == r"| a\|b c | seconds | 1.5e-06 (n=1) |"
+
+
+def test_load_takes_a_path_or_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = formats.from_published(catalog.published()["patch-2017"])
+    assert formats.load("patch-2017") == table
+    Path("patch-2017").write_text("cpuid 7\n")  # a file goes first
+    assert values(formats.load("patch-2017")) == {("cpuid", ""): [[7]]}
+    assert formats.load(Path("patch-2017")) == formats.load("./patch-2017")
+    with pytest.raises(ResultError, match="did you mean 'ipiv-2022'"):
+        formats.load("ipiv-2021")
+    for missing in ("no.json", "no/ipiv-2022"):
+        with pytest.raises(FileNotFoundError, match=missing):
+            formats.load(missing)
+
+
+def test_save_goes_by_the_ending_or_the_form(tmp_path):
+    for name, form in (("a.json", "kvmbench"), ("a.csv", "csv"), ("a.md", "markdown"),
+                       ("a.xml", "junit")):  # fmt: skip
+        formats.save(THREE_RUNS, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == formats.dump(THREE_RUNS, form)
+    assert formats.load(tmp_path / "a.json") == THREE_RUNS
+    formats.save(THREE_RUNS, tmp_path / "a.json", "go")
+    assert (tmp_path / "a.json").read_bytes() == formats.dump(THREE_RUNS, "go")
+    with pytest.raises(ValueError, match=r"a\.txt does not say its format"):
+        formats.save(THREE_RUNS, tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="unknown format 'goo'; did you mean 'go'"):
+        formats.save(THREE_RUNS, tmp_path / "a.txt", "goo")
+    assert not (tmp_path / "a.txt").exists()
 
 
 # Round trips

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import binom
 
 from kvmbench.comparison.gates import Limit, gate
-from kvmbench.comparison.verdicts import Margin, Side, compare
+from kvmbench.comparison.verdicts import Margin, compare
 from kvmbench.tests.results_maker import of_runs, row, series, sides
+from kvmbench.units import Side
 
 FLAT = [100, 100, 100, 100, 100, 100]
 

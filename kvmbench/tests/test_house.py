@@ -112,7 +112,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "pytest_plugin"), 8),
 }
 ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
-ARROWS |= {("summary", "units"), ("summary", "results")}
+ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
     path

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 import kvmbench
 from kvmbench.cli.main import main
-from kvmbench.tests import consoles
 from kvmbench.results import Boot, Result, Run, Series, write
+from kvmbench.tests import consoles
 
 README = consoles.ROOT / "README.md"
 if not README.exists():

@@ -6,6 +6,7 @@ from statistics import NormalDist, median, stdev
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -158,6 +159,23 @@ def test_mann_whitney_interval_inverts_the_test(rng, n, m):
         [a - b for a in after for b in before],
     )
     assert stats.mann_whitney_interval(before, after) == (wanted and pytest.approx(wanted))
+
+
+@pytest.mark.parametrize("n", [401, 450])
+def test_signed_rank_interval_of_many_differences_inverts_scipys_exact_test(rng, n):
+    """Beyond EXACT_BLOCKS the ends are three Walsh averages of 80,000 off at most."""
+    d = rng.normal(1, size=n)
+    i, j = np.triu_indices(n)
+    averages = np.sort((d[i] + d[j]) / 2)
+
+    def p(below):
+        """Return SciPy's p of a shift between the averages below - 1 and below, from 0."""
+        shift = averages[below - 1 : below + 1].mean()
+        return scipy.stats.wilcoxon(d - shift, method="exact").pvalue
+
+    low, high = np.searchsorted(averages, stats.signed_rank_interval(d))
+    assert p(low - 2) <= 0.05 < p(low + 4)
+    assert p(high + 3) <= 0.05 < p(high - 3)
 
 
 @pytest.mark.parametrize("n", [5, 6, 7, 9])

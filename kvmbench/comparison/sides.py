@@ -1,0 +1,128 @@
+"""Names, paths and objects as the sides of a comparison, each with the label of its column.
+
+`kvmbench.compare` and the commands `compare` and `self-test` use it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from kvmbench import formats
+from kvmbench.errors import ResultError, unknown_name
+from kvmbench.results import Result
+from kvmbench.units import Side
+
+__all__ = ["Source", "compared_sides", "load_sides"]
+
+Source = Side | Result | str | Path
+
+
+class _Found(NamedTuple):
+    """A side without its label: the label that the user gave, or else the path to take it from."""
+
+    label: str
+    path: str
+    side: Side
+
+
+def load_sides(
+    sources: Sequence[Source], load: Callable[[str], Result] = formats.load
+) -> list[Side]:
+    """Return the sides that `sources` name, `[LABEL=]FILE[#CONFIGURATION]` or objects.
+
+    `load` returns the result of a FILE. Raises ResultError for a result without figures, ValueError
+    for an unknown configuration, and the errors of `load`.
+    """
+    if all(isinstance(source, Side) for source in sources):
+        return [source for source in sources if isinstance(source, Side)]
+    found = [_found(number, source, load) for number, source in enumerate(sources)]
+    labels = next(labels for labels in _candidates(found) if len(set(labels)) == len(labels))
+    return [
+        Side(label, side.result, side.configuration)
+        for label, (_, _, side) in zip(labels, found, strict=True)
+    ]
+
+
+def compared_sides(
+    sources: Sequence[Source], load: Callable[[str], Result] = formats.load
+) -> list[Side]:
+    """Return the before and the afters that `sources` name; one with two configurations is both.
+
+    Raises ValueError for a single source with another number of configurations, and as
+    `load_sides`.
+    """
+    sides = load_sides(sources, load)
+    if len(sides) > 1:
+        return sides
+    (side,) = sides
+    if side.configuration is None and len(side.configurations) == 2:
+        return [Side(name, side.result, name) for name in side.configurations]
+    count = len(side.configurations)
+    raise ValueError(
+        f"{side.label} alone has {count} configuration{'' if count == 1 else 's'}, and two are "
+        "compared: name a BEFORE and an AFTER"
+    )
+
+
+def _found(number: int, source: Source, load: Callable[[str], Result]) -> _Found:
+    if isinstance(source, Side):
+        return _Found(source.label, source.label, source)
+    if isinstance(source, Result):
+        label = source.name or ("after" if number else "before")
+        _check(source, label)
+        return _Found(label, label, Side(label, source))
+    argument = str(source)
+    label, equals, name = argument.partition("=")
+    if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
+        label, name = "", argument
+    name, configuration = _parted(name)
+    result = load(name)
+    _check(result, name)
+    known = result.configurations()
+    if configuration is not None and configuration not in known:
+        raise ValueError(f"{name}: {unknown_name('configuration', configuration, known)}")
+    return _Found(label, name, Side(label, result, configuration))
+
+
+def _check(result: Result, name: str) -> None:
+    if not any(result.series()):
+        raise ResultError(f"{name}: holds no figures")
+
+
+def _parted(argument: str) -> tuple[str, str | None]:
+    """Return the FILE and the CONFIGURATION of FILE#CONFIGURATION: either may contain a #."""
+    parts = argument.split("#")
+    files = ["#".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    file = next(filter(os.path.isfile, files), parts[0])
+    return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
+
+
+def _candidates(found: Sequence[_Found]) -> Iterator[list[str]]:
+    """Yield the labels that the sides may have, the shortest first; the last ones differ."""
+    stems = [label or _stem(path) for label, path, _ in found]
+    configurations = [side.configuration or "" for _, _, side in found]
+    if len(set(stems)) == len(stems):
+        yield [
+            label or "#".join(filter(None, (stem, configuration)))
+            for (label, _, _), stem, configuration in zip(found, stems, configurations, strict=True)
+        ]
+    if all(configurations):
+        yield configurations
+    parts = [PurePath(path).parts for _, path, _ in found]
+    for depth in range(1, max(map(len, parts)) + 1):
+        for tails in (
+            [part[-depth] if len(part) >= depth else "" for part in parts],
+            ["/".join(part[-depth:]) for part in parts],
+        ):
+            if all(tails):
+                yield [label or tail for (label, _, _), tail in zip(found, tails, strict=True)]
+    yield [f"{stem} {number}" for number, stem in enumerate(stems, 1)]
+
+
+def _stem(path: str) -> str:
+    """Return a file's name without its ending; the .11 of 6.11 is not one."""
+    name = PurePath(path)
+    return name.stem if name.suffix[1:2].isalpha() else name.name

@@ -1,0 +1,34 @@
+"""Figures as words: what every subject's tables print of a number."""
+
+from __future__ import annotations
+
+__all__ = ["count", "figure", "share", "signed"]
+
+Number = int | float
+
+
+def count(value: Number | None) -> str:
+    """Return a figure without an exponent: an integer whole, a float to 0.1, None as `-`."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def signed(value: Number | None) -> str:
+    """Return a change with its sign; 0, and a change that rounds to 0, has no sign."""
+    words = count(value)
+    if value is None or not words.strip("-0."):
+        return words.removeprefix("-") if value is not None else words
+    return f"+{words}" if value > 0 else words
+
+
+def figure(value: Number) -> str:
+    """Return a figure for people: whole where it is whole, else to four digits or more."""
+    if value == int(value):
+        return str(int(value))
+    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def share(percent: float) -> str:
+    """Return a percentage, 0 or more, to two digits, and without an exponent where it is large."""
+    return f"{percent:.2g}" if percent < 99.5 else f"{percent:.0f}"
