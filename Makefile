@@ -59,7 +59,7 @@ coverage:
 
 # An environment that an interrupted run or a Python too old has left is made again.
 SOUND = 'import pip, sys; print(sys.version_info >= (3, 11))'
-ifneq ($(shell test ! -e $(VENV)/.unfinished && $(BIN)/python -c $(SOUND) 2>&1),True)
+ifneq ($(shell test ! -e $(VENV)/.unfinished && $(BIN)/python -c $(SOUND) 2>/dev/null),True)
 .PHONY: $(BIN)/python
 endif
 
