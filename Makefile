@@ -2,39 +2,49 @@
 # venv, a C compiler, and a package index.
 PYTHON ?= python3
 VENV ?= .venv
+export VENV
 BIN = $(VENV)/bin
 BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kvmbench/*/*.pyx kvmbench/*/*.pxd kvmbench/*/*.h)
 
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test gate baseline bench check spin coverage clean
+.PHONY: run test lint fmt types gate baseline bench check spin coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
 
-test: $(VENV)/.test
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest --benchmark-disable -n auto --dist loadscope
 
+lint: $(VENV)/.dev
+	ci/lint
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	ci/types
+
 # Fails where a simulated figure is not the committed one; `make baseline` commits to new ones.
-gate: $(VENV)/.test
+gate: $(VENV)/.dev
 	$(CYCLES) --benchmark-columns=median,rounds --benchmark-sort=fullname
 	$(CYCLES) --benchmark-disable -n 2
 
-baseline: $(VENV)/.test
+baseline: $(VENV)/.dev
 	$(CYCLES) --benchmark-disable --cycles-update
 
-bench: $(VENV)/.test
+bench: $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@mkdir -p results/bench
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_*.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
 	    --benchmark-json=results/bench/latest.json
 
-check: test
+check: lint types test
 	ci/package
-	ci/lint
-	ci/types
+	ci/stubs
 	ci/sanitize
 
 # Every mutant of every policy by SPIN; minutes, and it needs SPIN.
@@ -47,16 +57,25 @@ coverage:
 	ci/package
 	ci/coverage
 
+# An environment that an interrupted run or a Python too old has left is made again.
+SOUND = 'import pip, sys; print(sys.version_info >= (3, 11))'
+ifneq ($(shell test ! -e $(VENV)/.unfinished && $(BIN)/python -c $(SOUND) 2>/dev/null),True)
+.PHONY: $(BIN)/python
+endif
+
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "kvmbench needs Python 3.11 or newer with venv, which $(PYTHON) is not;" \
+	        "name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
 
-# Installed with its build isolated; the extension lands beside its source.
-$(VENV)/.run: $(BIN)/python $(BUILT_FROM)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@touch $@
-
-$(VENV)/.test: $(BIN)/python $(BUILT_FROM)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+# Installed with its build isolated; the extensions land next to their sources.
+$(VENV)/.run: WHAT = .
+$(VENV)/.dev: WHAT = .[test,lint]
+$(VENV)/.run $(VENV)/.dev: $(BIN)/python $(BUILT_FROM)
+	@trap 'exit 130' INT; touch $(VENV)/.unfinished; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(WHAT)'; \
+	status=$$?; rm $(VENV)/.unfinished; exit $$status
 	@touch $(VENV)/.run $@
 
 clean:

@@ -33,8 +33,8 @@ class Workload:
 
     `exits` names kinds of the profile for the simulation, or is empty where the one kind has the
     workload's name. `guest` is the code for /dev/kvm, a name of
-    `kvmbench.guest.programs.PROGRAMS` or a `Program`, or None where there is none; `needs` are names of `kvmbench.live.machine.NEEDS`,
-    without which it is skipped there.
+    `kvmbench.guest.programs.PROGRAMS` or a `Program`, or None where there is none; `needs` are
+    names of `kvmbench.live.machine.NEEDS`, without which it is skipped there.
 
     Raises TypeError or ValueError for a name that is no string or is empty.
     """

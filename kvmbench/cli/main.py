@@ -93,7 +93,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     context_settings={"auto_envvar_prefix": "KVMBENCH", "help_option_names": ["-h", "--help"]},
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
     allow_from_autoenv=False,
     help="Show the version and exit.",
 )  # fmt: skip

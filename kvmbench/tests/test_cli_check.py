@@ -1,24 +1,15 @@
 """`kvmbench check`: what it prints, its exit codes, what it refuses."""
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-import kvmbench
 from kvmbench import load_policies
 from kvmbench.checker.promela import promela
-from kvmbench.cli.main import main
+from kvmbench.tests import command
 
-ENV = {k: v for k, v in os.environ.items() if not k.startswith(("KVMBENCH", "_KVMBENCH"))}
 FILE = """\
 [first-version]
 vcpu_put = [["mark_stale"]]
@@ -60,17 +51,12 @@ denial: A, in user mode on CPU 0, owns port 0; the hardware denies it
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Run each test in a folder of its own, with a file of policies."""
-    monkeypatch.chdir(tmp_path)
-    for name in set(os.environ) - set(ENV):
-        monkeypatch.delenv(name)
-    Path("mine.toml").write_text(FILE)
-    return tmp_path
+def policy_file(folder):
+    (folder / "mine.toml").write_text(FILE)
 
 
 def invoke(*arguments, **env):
-    return CliRunner().invoke(main, ["check", *map(str, arguments)], prog_name="kvmbench", env=env)
+    return command.invoke("check", *arguments, **env)
 
 
 def run(*arguments, code=0):
@@ -229,31 +215,16 @@ def test_environment_sets_options():
 def test_a_policy_goes_through_check_and_run_alike():
     assert "safe" in run("twice", "--policy-file", "mine.toml", "--tasks", 2)
     arguments = ["run", "--policy-file", "mine.toml", "--after", "twice", "--iterations", "10"]
-    done = CliRunner().invoke(main, arguments)
+    done = command.invoke(*arguments)
     assert done.exit_code == 0
     assert "eager -> twice" in done.stdout
 
 
 def test_ctrl_c_is_not_decided():
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        pytest.skip("SIGINT is ignored here")
-    package = str(Path(kvmbench.__file__).parent.parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from kvmbench.cli.main import main; main()",
-         "check", "exit-to-user", "deferred", "--no-symmetry"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**ENV, "PYTHONPATH": package},
-    )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        stack.callback(process.kill)
-        ticks = 0
-        while ticks < 2 * os.sysconf("SC_CLK_TCK"):  # of CPU time: by then it is searching
-            assert process.poll() is None
-            time.sleep(0.1)
-            ticks = int(Path(f"/proc/{process.pid}/stat").read_text().split()[13])
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 4, err
+    code, out, err = command.interrupted(
+        "check", "exit-to-user", "deferred", "--no-symmetry", cpu_seconds=2
+    )
+    assert code == 4, err
     assert "exit-to-user: not decided" in out
     assert "deferred" not in out
     assert "Traceback" not in err

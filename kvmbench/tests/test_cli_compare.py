@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -11,29 +10,21 @@ import jsonschema
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from junitparser import Failure, JUnitXml, Skipped
 
 from kvmbench import results
 from kvmbench.catalog import published
-from kvmbench.cli.main import main
 from kvmbench.comparison.document import SCHEMAS
 from kvmbench.live import host as live_host
 from kvmbench.results import Boot, Host, Result, Run
+from kvmbench.tests import command
 from kvmbench.tests.results_maker import EIGHT, of_runs, row, series, table
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Run each test in a folder of its own, with no KVMBENCH_* of the caller."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("KVMBENCH")]:
-        monkeypatch.delenv(name)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def invoke(*arguments, **env):
-    done = CliRunner().invoke(main, list(map(str, arguments)), prog_name="kvmbench", env=env)
+    done = command.invoke(*arguments, **env)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert "Traceback" not in done.stderr
     return done

@@ -5,27 +5,22 @@ import stat
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from kvmbench import catalog, formats, results
 from kvmbench.cli.common import load_result
-from kvmbench.cli.main import main
 from kvmbench.formats import WRITABLE
+from kvmbench.tests.command import invoke
 from kvmbench.tests.result_examples import THREE_RUNS, values
 
 KUT = "cpuid 1313\nvmcall 1195\n"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(*arguments, code=0, **env):
     """Run kvmbench; return the bytes that it prints, or what it says where it fails."""
-    words = [str(argument) for argument in arguments]
-    done = CliRunner().invoke(main, words, prog_name="kvmbench", env=env)
+    done = invoke(*arguments, **env)
     assert done.exit_code == code, done.output
     return done.stderr if code else done.stdout_bytes
 

@@ -1,26 +1,15 @@
 """`kvmbench scenario`, and what list and show say of scenarios."""
 
-import contextlib
 import csv
 import io
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from kvmbench.cli.main import main
 from kvmbench.scenario.scenario import scenarios, worth
+from kvmbench.tests.command import interrupted, invoke
 
-ENV = {k: v for k, v in os.environ.items() if not k.startswith(("KVMBENCH", "_KVMBENCH"))}
-HERE = os.path.dirname(sys.executable)
-SCRIPT = shutil.which("kvmbench", path=os.pathsep.join((HERE, os.environ["PATH"])))
 FILE = """\
 name = "mine"
 cpus = 2
@@ -32,17 +21,8 @@ tasks = [{name = "vm", type = "vcpu", count = 3, guest_us = 10, mix = {inl_from_
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Run each test in a folder of its own, with a scenario file."""
-    monkeypatch.chdir(tmp_path)
-    for name in set(os.environ) - set(ENV):
-        monkeypatch.delenv(name)
-    Path("mine.toml").write_text(FILE)
-    return tmp_path
-
-
-def invoke(*arguments, **env):
-    return CliRunner().invoke(main, list(map(str, arguments)), prog_name="kvmbench", env=env)
+def scenario_file(folder):
+    (folder / "mine.toml").write_text(FILE)
 
 
 def run(*arguments, **env):
@@ -185,22 +165,5 @@ def test_list_and_show():
 
 
 def test_ctrl_c():
-    command = [SCRIPT, "scenario", "oversubscribed", "--seconds", "100000", "--threads", "2"]
-
-    def listen():  # a test run in the background of a shell has SIGINT ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    options = dict(stderr=subprocess.PIPE, text=True, env=ENV, preexec_fn=listen)
-    with subprocess.Popen(command, **options) as process, contextlib.ExitStack() as after:
-        after.callback(process.kill)
-        ticks = 0
-        while ticks < 80:  # of 10 ms of CPU; imports take less
-            time.sleep(0.05)
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            ticks = int(fields[11])
-        process.send_signal(signal.SIGINT)
-        sent = time.monotonic()
-        _, said = process.communicate(timeout=20)
-    assert time.monotonic() - sent < 1.5
-    assert process.returncode == 130
-    assert said.strip() == "kvmbench: stopped"
+    code, _, said = interrupted("scenario", "oversubscribed", "--seconds", 100000, "--threads", 2)
+    assert (code, said.strip()) == (130, "kvmbench: stopped")

@@ -19,6 +19,7 @@ from kvmbench.guest.programs import Program
 from kvmbench.live import engine, machine, worker
 from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
 from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
+from kvmbench.tests.command import HANGS
 from kvmbench.tests.live import needs_kvm
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY, workloads
 
@@ -595,7 +596,7 @@ def test_a_worker_that_nobody_listens_to_ends_quietly():
     process.stdin.close()
     assert process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=HANGS) == 1
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -611,7 +612,7 @@ def test_no_process_and_no_thread_is_left(measured):
 
     threads, before = threading.active_count(), children()
     measure([workloads()["ipi"], workloads()["cpuid"]], Plan(runs=1, rounds=3, seconds=0.3))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + HANGS
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == threads

@@ -18,7 +18,9 @@ if not README.exists():
     pytest.skip("the package is installed without its README", allow_module_level=True)
 TEXT = README.read_text()
 EXTENDING = (README.parent / "docs" / "extending.md").read_text()
-CONSOLE = [(page.name, *block) for page in consoles.pages() for block in consoles.blocks(page.read_text())]
+CONSOLE = [
+    (page.name, *block) for page in consoles.pages() for block in consoles.blocks(page.read_text())
+]
 FILES = {
     name: body
     for body, name in re.findall(
@@ -37,7 +39,9 @@ def test_readme_has_what_is_tested():
 
 def test_the_index_names_every_page():
     index = (README.parent / "docs" / "index.md").read_text()
-    assert all(f"({page.name})" in index for page in consoles.pages()[1:] if page.name != "index.md")
+    assert all(
+        f"({page.name})" in index for page in consoles.pages()[1:] if page.name != "index.md"
+    )
 
 
 def test_links_lead_somewhere():

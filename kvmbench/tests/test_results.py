@@ -448,10 +448,10 @@ def test_a_pipe_is_written_to(tmp_path):
 
 def test_a_lock_ends_with_its_holder(tmp_path):
     path = tmp_path / "f"
-    code = "import sys\nfrom kvmbench.files import locked\nwith locked(sys.argv[1]):\n"
+    code = "import sys\nfrom kvmbench.atomic import locked\nwith locked(sys.argv[1]):\n"
     code += "    print('held', flush=True)\n    sys.stdin.read()\n"
     with subprocess.Popen([sys.executable, "-c", code, path], stdin=-1, stdout=-1) as holder:
-        holder.stdout.readline()
+        assert holder.stdout.readline() == b"held\n"
         holder.kill()
     with files.locked(path):
         pass

@@ -1,0 +1,58 @@
+"""What all test files share: a folder per test, no deadlines, and the skips that CI accepts."""
+
+import os
+import re
+
+import pytest
+from hypothesis import settings
+
+from kvmbench.tests.command import ENV
+
+# The skips that CI accepts: a pattern of the whole reason, and why CI may do without the test.
+# With CI=true in the environment a test that skips for another reason fails.
+ACCEPTED = {
+    r"benchstat is not on PATH": "a program in Go; the form it reads is tested without it",
+    r"there is no /dev/kvm.*": "most hosted runners have none",
+    r"an installed package has no (examples|setup\.py)": "the run in the source tree has them",
+    r"the package is installed without its README": "the run in the source tree has it",
+    r"AddressSanitizer needs an address space without limit": "the other builds run the test",
+}
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+# How long one example of Hypothesis takes depends on the machine's load.
+settings.register_profile("no-deadline", settings(), deadline=None)
+settings.load_profile("no-deadline")
+
+
+def _refuse_a_skip(report):
+    """Make a failure of a skip whose reason CI does not accept."""
+    if not (IN_CI and report.skipped) or hasattr(report, "wasxfail"):
+        return
+    path, line, reason = report.longrepr
+    reason = reason.removeprefix("Skipped: ")
+    if not any(re.fullmatch(pattern, reason, re.DOTALL) for pattern in ACCEPTED):
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: CI accepts no skip because of: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    report = yield
+    _refuse_a_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    report = yield
+    _refuse_a_skip(report)
+    return report
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Run the test in a folder of its own, with no KVMBENCH_* of the caller."""
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(ENV):
+        monkeypatch.delenv(name)
+    return tmp_path
