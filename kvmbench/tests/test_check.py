@@ -19,7 +19,7 @@ from kvmbench import Policy, load_policies, policies
 from kvmbench.checker.explorer import Explorer, syncs_first
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.replay import Refused, Stepper, machine_operations
-from kvmbench.checker.verdict import check, default_memory, replay
+from kvmbench.checker.verdict import check, default_memory
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
 from kvmbench.tests import brute, mutants
 
@@ -89,10 +89,11 @@ def test_hidden_maps_change_no_verdict_and_no_length():
     for policy in mutations(policies()["exit-to-user"]).values():
         verdict, whole = (small(policy, (2, 2, 1), symmetry=s) for s in (True, False))
         assert verdict.verdict == whole.verdict
-        assert verdict.bad is None or len(verdict.bad.events) == len(whole.bad.events)
-        assert verdict.never == whole.never
-        assert verdict.bad is not None or [w.step for w in verdict.wasted] == [
-            w.step for w in whole.wasted
+        bad, other = verdict.counterexample, whole.counterexample
+        assert bad is None or len(bad.events) == len(other.events)
+        assert verdict.unreachable_steps == whole.unreachable_steps
+        assert bad is not None or [w.step for w in verdict.wasted_reloads] == [
+            w.step for w in whole.wasted_reloads
         ]
 
 
@@ -104,9 +105,9 @@ def test_what_the_kernel_leaves_open_to_preemption_leaks():
     policy = policies()["exit-to-user"]
     parts = ("drop_map if empty", "clear_tif if empty", "invalidate_base if empty")
     verdict = check(replace(policy, name="apart", ioperm=(*policy.ioperm[:4], *parts)), tasks=2)
-    assert (verdict.bad.what, len(verdict.bad.events)) == ("leak", 20)
-    assert [event.code for event in verdict.bad.events[-2:]] == ["schedule", "to_user"]
-    assert replay(verdict).startswith("replayed")
+    assert (verdict.counterexample.violation, len(verdict.counterexample.events)) == ("leak", 20)
+    assert [event.code for event in verdict.counterexample.events[-2:]] == ["schedule", "to_user"]
+    assert verdict.replay().startswith("replayed")
     off = ("drop_map if empty", ("clear_tif if empty", "invalidate_base if empty"))
     safe = replace(policy, name="one region", ioperm=(*policy.ioperm[:4], *off))
     assert check(safe, tasks=2).verdict == "safe"
@@ -147,12 +148,13 @@ def test_any_policy_has_brute_forces_verdict(policy, sizes):
     verdicts = [small(policy, sizes, symmetry=s, max_states=200_000) for s in (True, False)]
     for verdict in verdicts:
         if found.bad is not None:
-            assert len(verdict.bad.events) == found.depth
-            assert replay(verdict).startswith("replayed")
+            assert len(verdict.counterexample.events) == found.depth
+            assert verdict.replay().startswith("replayed")
         elif found.whole:
             assert verdict.verdict == "safe"
         else:
-            assert verdict.bad is None or len(verdict.bad.events) > found.depth
+            bad = verdict.counterexample
+            assert bad is None or len(bad.events) > found.depth
     if found.whole and found.bad is None:
         states = (brute.orbits(policy, found.seen, *sizes[:2]), found.states)
         assert (verdicts[0].states, verdicts[1].states) == states
@@ -165,8 +167,8 @@ def test_any_policy_has_brute_forces_verdict(policy, sizes):
 @pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
 def test_built_in_policies_are_safe(policy):
     verdict = check(policy, tasks=2)
-    assert (verdict.verdict, verdict.bad, verdict.reason) == ("safe", None, "")
-    assert (verdict.wasted, verdict.never) == ((), ())
+    assert (verdict.verdict, verdict.counterexample, verdict.reason) == ("safe", None, "")
+    assert (verdict.wasted_reloads, verdict.unreachable_steps) == ((), ())
 
 
 @pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
@@ -180,10 +182,10 @@ def test_built_in_policies_are_safe_at_the_commands_size(policy):
 def test_known_mutants_are_found(policy, what, plain):
     verdict, unnamed = (check(policy, tasks=2, symmetry=s) for s in (True, False))
     assert verdict.verdict == unnamed.verdict == "unsafe"
-    assert len(verdict.bad.events) == len(unnamed.bad.events)
-    assert what is None or verdict.bad.what == what
+    assert len(verdict.counterexample.events) == len(unnamed.counterexample.events)
+    assert what is None or verdict.counterexample.violation == what
     # Only a preemption inside the kernel shows some: then Machine has no history of theirs.
-    assert ("Machine counts" in replay(verdict) or "but counts" in replay(verdict)) == plain
+    assert ("Machine counts" in verdict.replay() or "but counts" in verdict.replay()) == plain
 
 
 @pytest.mark.parametrize("policy", mutants.HARMLESS, ids=by_name)
@@ -194,15 +196,16 @@ def test_harmless_mutants_are_safe(policy):
 def test_the_shortest_history_of_the_first_version_by_hand():
     """ioperm(), KVM_RUN, an exit to userspace, an access: nothing else need happen."""
     verdict = check(mutants.UNSAFE[3][0])
-    codes = [event.code for event in verdict.bad.events]
+    codes = [event.code for event in verdict.counterexample.events]
     call = ["ioperm", *["continue"] * 4, "to_user"]
     assert codes == ["schedule", "to_user", *call, "kvm_run", "enter", "leave", "to_user"]
-    assert {(event.cpu, event.task) for event in verdict.bad.events} == {(0, 0)}
-    assert (verdict.bad.port, verdict.bad.owned, verdict.bad.allowed) == (0, True, False)
-    last = verdict.bad.events[-2]
-    assert last.says == "put: mark_stale"
+    assert {(event.cpu, event.task) for event in verdict.counterexample.events} == {(0, 0)}
+    bad = verdict.counterexample
+    assert (bad.port, bad.owned, bad.allowed) == (0, True, False)
+    last = bad.events[-2]
+    assert last.text == "put: mark_stale"
     assert last.changes[:3] == (("limit", "full", "min"), ("stale", "0", "1"), ("guest", "1", "0"))
-    assert verdict.bad.events[-1].state["cpus"][0]["limit"] == "min"
+    assert verdict.counterexample.events[-1].state["cpus"][0]["limit"] == "min"
 
 
 def test_ports_in_words_of_their_own_matter():
@@ -218,8 +221,8 @@ def test_ports_in_words_of_their_own_matter():
     )  # fmt: skip
     assert check(policy, tasks=2, ports=1).verdict == "safe"
     verdict = check(policy, tasks=2, ports=2)
-    assert (verdict.bad.what, verdict.bad.port) == ("leak", 1)
-    assert "Machine has no operations for it, but counts the leak" in replay(verdict)
+    assert (verdict.counterexample.violation, verdict.counterexample.port) == ("leak", 1)
+    assert "Machine has no operations for it, but counts the leak" in verdict.replay()
 
 
 def test_users_example_is_checked_and_run(request):
@@ -240,10 +243,10 @@ def test_wasted_reloads_and_steps_never_taken():
     )
     verdict = check(policy, tasks=2)
     assert verdict.verdict == "safe"
-    (wasted,) = verdict.wasted
+    (wasted,) = verdict.wasted_reloads
     assert wasted.step == "exit_to_user: reload"
     assert [event.code for event in wasted.events] == ["schedule", "to_user"]
-    assert verdict.never == ("exit_to_user: clear_stale if stale",)
+    assert verdict.unreachable_steps == ("exit_to_user: clear_stale if stale",)
 
 
 # Limits
@@ -374,14 +377,15 @@ def test_machine_operations_by_hand():
 
 def test_a_wrong_history_is_told_from_a_right_one():
     verdict = check(mutants.UNSAFE[0][0], tasks=2)
-    events = list(verdict.bad.events)
+    bad = verdict.counterexample
+    events = list(bad.events)
     for change in (events[:-1], [*events[:4], *events[5:]]):
         with pytest.raises(RuntimeError, match="the replay differs"):
-            replay(replace(verdict, bad=replace(verdict.bad, events=tuple(change))))
+            replace(verdict, counterexample=replace(bad, events=tuple(change))).replay()
     with pytest.raises(RuntimeError, match=r"the replay differs: the history ends in"):
-        replay(replace(verdict, bad=replace(verdict.bad, what="leak")))
+        replace(verdict, counterexample=replace(bad, violation="leak")).replay()
     with pytest.raises(ValueError, match="eager is safe"):
-        replay(check(policies()["eager"], tasks=1))
+        check(policies()["eager"], tasks=1).replay()
 
 
 def test_one_thread_at_a_time():
