@@ -127,7 +127,7 @@ def _story(v: Verdict) -> Iterator[Block]:
     name = v.policy.name
     if bad := v.counterexample:
         columns = [
-            Column("event"), Column("CPU"), Column("task", "key"), Column("text", "word"),
+            Column("no."), Column("CPU"), Column("task", "key"), Column("event", "word"),
             Column("changes", "word"),
         ]  # fmt: skip
         rows = [
