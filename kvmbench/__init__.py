@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kvmbench._core import Machine, port_check
     from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
+    from kvmbench.checker.verdict import check
     from kvmbench.errors import (
         FileError,
         IncompatibleError,
@@ -48,6 +49,7 @@ _HOME = {
     "Scenario": "scenario.scenario",
     "Workload": "workloads",
     "WrongKernelError": "errors",
+    "check": "checker.verdict",
     "load_policies": "catalog",
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
@@ -78,6 +80,7 @@ __all__ = [
     "Workload",
     "WrongKernelError",
     "__version__",
+    "check",
     "get_include",
     "load_policies",
     "load_profile",

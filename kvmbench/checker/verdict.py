@@ -238,7 +238,7 @@ def _explored(
             if progress is not None:
                 progress(explorer)
     except KeyboardInterrupt:
-        ended = ended or "stopped"
+        ended = "stopped"
     reason = {
         "stopped": "stopped by Ctrl-C",
         "max_states": f"limit of {options['max_states']:,} states",

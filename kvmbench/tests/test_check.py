@@ -4,22 +4,28 @@ test_promela.py holds it against SPIN.
 """
 
 import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kvmbench
 from kvmbench import Policy, load_policies, policies
 from kvmbench.checker.explorer import Explorer, syncs_first
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.replay import Refused, Stepper, machine_operations
 from kvmbench.checker.verdict import check, default_memory
+from kvmbench.cli.main import main
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
 from kvmbench.tests import brute, mutants
 
@@ -97,10 +103,10 @@ def test_hidden_maps_change_no_verdict_and_no_length():
         ]
 
 
-def test_what_the_kernel_leaves_open_to_preemption_leaks():
-    """exit-to-user drops an empty map in one region; ioport.c clears TIF before preempt_disable.
+def test_the_end_of_a_map_in_three_entries_leaks():
+    """exit-to-user drops an empty map in one region; with entries it can be preempted between.
 
-    Preempted there, a task without TIF leaves a valid base behind: the next one has its ports.
+    A task without TIF then leaves a valid base to the next one, which has its ports.
     """
     policy = policies()["exit-to-user"]
     parts = ("drop_map if empty", "clear_tif if empty", "invalidate_base if empty")
@@ -339,6 +345,89 @@ def test_the_largest_machine_begins():
 
 def test_default_memory_is_less_than_there_is():
     assert 0 < default_memory() <= 8 * 10**9
+
+
+# Called from a program
+
+
+def test_check_takes_a_name_a_policy_or_a_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[mine]\nvcpu_put = [["reload"]]\n')
+    eager = policies()["eager"]
+    for policy, name in [("eager", "eager"), (eager, "eager"), (path, "mine"), (str(path), "mine")]:
+        assert kvmbench.check(policy, tasks=1, ports=1).policy.name == name
+    with pytest.raises(ValueError, match="unknown policy 'eger'; did you mean 'eager'"):
+        kvmbench.check("eger")
+    with pytest.raises(TypeError, match="policy is 3, not a Policy, a built-in name or a path"):
+        kvmbench.check(3)
+    with pytest.raises(FileNotFoundError):
+        kvmbench.check("none/mine.toml")
+    path.write_text("[one]\n[two]\n")
+    with pytest.raises(ValueError, match=r"has 2 policies \(one, two\): choose one, such as"):
+        kvmbench.check(path)
+
+
+def test_a_verdict_prints_as_the_command():
+    safe, unsafe = (check(p, tasks=2) for p in (policies()["eager"], mutants.UNSAFE[3][0]))
+    assert repr(safe) == f"<Verdict eager: safe, {safe.states:,} states>"
+    assert repr(unsafe) == "<Verdict first version: unsafe, denial after 12 events>"
+    done = CliRunner().invoke(main, ["check", "eager", "--tasks", "2"])
+    # The time differs from run to run.
+    without = [re.sub(r"\d+\.\d$", "", text.rstrip()) for text in (str(safe), done.stdout)]
+    assert without[0] == without[1]
+    (record,) = unsafe.records()
+    assert (record["policy"], record["violation"], record["events"]) == (
+        "first version", "denial", 12,
+    )  # fmt: skip
+    assert "<td>denial" not in safe._repr_html_()
+    assert "first version: denial after 12 events" in unsafe._repr_html_()
+    confirmed = check(mutants.UNSAFE[3][0], tasks=2, replay=True)
+    assert str(confirmed) == f"{unsafe}\n\n{confirmed.replayed}".replace(
+        f"{unsafe.seconds:.1f}", f"{confirmed.seconds:.1f}"
+    )
+
+
+def test_mutants_are_verdicts():
+    verdict = check("eager", tasks=2, ports=1, mutations=True)
+    assert list(verdict.mutants) == list(mutations(policies()["eager"]))
+    mutant = verdict.mutants["ioperm: without 'edit_map'"]
+    assert (mutant.verdict, mutant.counterexample.violation) == ("unsafe", "denial")
+    assert check("eager", tasks=2, ports=1).mutants == {}
+    assert len(verdict.records()) == 1 + len(verdict.mutants)
+
+
+def test_ctrl_c_ends_the_mutants_too():
+    calls = []
+
+    def stop(explorer):
+        calls.append(explorer.policy.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    verdict = check("eager", tasks=2, ports=1, mutations=True, progress=stop)
+    assert len(verdict.mutants) == 2
+    assert verdict.stopped
+    assert not verdict.reason
+
+
+def test_signals_stay_as_they_were():
+    def handler(*_):
+        raise AssertionError
+
+    old = signal.signal(signal.SIGINT, handler)
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        check("deferred", tasks=2, replay=True, progress=lambda _: None)
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_any_thread_may_check():
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: check(name, tasks=2), policies()))
+    assert [v.states for v in found] == [check(name, tasks=2).states for name in policies()]
 
 
 # Replays and mutations
