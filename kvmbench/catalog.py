@@ -5,6 +5,7 @@ Every reader raises `FileError`, one line with the file, the line and the key.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -169,6 +170,14 @@ _DECLARED = {*HOOKS, *_COSTS, *_KIND, "io_base_at_start", "tsc_hz"}
 def _policy(source: Source, name: str) -> Policy:
     # The hooks are left to Policy, which names the hook, the entry and the word.
     optional = {**dict.fromkeys(HOOKS, object), "io_base_at_start": object, "about": str}
+    keys, inner = [name], source.data[name]
+    while isinstance(inner, dict) and (
+        tables := [key for key in inner if key not in optional and isinstance(inner[key], dict)]
+    ):
+        keys, inner = [*keys, tables[0]], inner[tables[0]]
+    if len(keys) > 1:
+        quoted = json.dumps(".".join(keys), ensure_ascii=False)
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{quoted}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)
