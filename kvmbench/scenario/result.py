@@ -93,7 +93,7 @@ class Worth(NamedTuple):
 def worth(before: ScenarioResult, after: ScenarioResult) -> Worth:
     """Return the CPU time that `after` saves of the time that the work of `before` took.
 
-    docs/scenario.md, "What a change is worth", has the definition and its reason.
+    docs/scenario.md, "The worth of a change", has the definition and its reason.
     """
     columns = (before.useful, before.acted, after.useful, after.acted)
     values = np.array([*columns, before.machine.cpu["cycles"]], np.float64)
