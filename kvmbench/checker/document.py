@@ -70,7 +70,7 @@ class VerdictEntry(TypedDict):
 
 
 class CheckDocument(TypedDict):
-    """What `kvmbench check` writes as JSON."""
+    """The JSON of `kvmbench check`."""
 
     schema: Literal["kvmbench.check/1"]
     verdicts: list[VerdictEntry]

@@ -1,4 +1,4 @@
-"""A history of the explorer in words: what happened on which CPU, and what it changed.
+"""A history of the explorer in words: events on CPUs, and the columns that each changed.
 
 `verdict` keeps histories as these events; `document` prints them.
 """
@@ -64,12 +64,12 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
         port, on = argument
         return f"ioperm(port {port}, {'on' if on else 'off'})"
     if code in ("continue", "leave"):
-        hook, _, number = place.partition("+")
-        hook = "ioperm" if hook == "ioperm" else "vcpu_put"
+        call, _, number = place.partition("+")
+        hook = "ioperm" if call == "ioperm" else "vcpu_put"
         regions = [region for region in policy.regions(hook) if region]
         entry = int(number) if code == "continue" else 0
         steps = ", ".join(map(str, regions[entry])) if entry < len(regions) else "no step"
-        return f"{'ioperm' if hook == 'ioperm' else 'put'}: {steps}"
+        return f"{hook}: {steps}"
     return {
         "to_user": "to user mode",
         "kvm_run": "calls KVM_RUN",

@@ -62,7 +62,7 @@ class PointEntry(TypedDict):
 
 
 class ScenarioDocument(TypedDict):
-    """What `kvmbench scenario` writes as JSON: one point, or one per value of --vary."""
+    """The JSON of `kvmbench scenario`: one point, or one per value of --vary."""
 
     schema: Literal["kvmbench.scenario/1"]
     engine: Literal["sim"]

@@ -56,10 +56,10 @@ class Tasks:
     """Tasks of a host that behave alike; times are means, in microseconds.
 
     `type` is `vcpu` (a guest that runs `guest_us` between exits of `mix`, exit kind -> weight),
-    `plain` (works) or `io` (works `work_us` between accesses of a port of its own). A task runs
+    `plain` (works) or `io` (works `work_us` between accesses of its own port). A task runs
     `run_us` in all, then sleeps `sleep_us`; 0 means that it never sleeps. `times` are
     `exponential` or `fixed`. With `ioperm`, and always where the type is `io`, each task holds an
-    I/O bitmap with `ports` ports of its own, the group's first at `port`.
+    I/O bitmap with its own `ports` ports, the group's first at `port`.
 
     Raises TypeError or ValueError that begin with the field's name.
     """
@@ -126,10 +126,10 @@ def _tasks(values: dict[str, Any]) -> Tasks:
 class Scenario:
     """A host: CPUs, a clock, tasks, and how long to simulate (docs/scenario.md).
 
-    `seconds` are simulated on CPUs of `clock_hz` cycles a second; `timeslice_us` and `epoch_us`
-    are below 2**31 cycles each. `migrations` a second move queued tasks between CPUs at the ends
+    `seconds` are simulated on CPUs of `clock_hz` cycles per second; `timeslice_us` and `epoch_us`
+    are below 2**31 cycles each. `migrations` per second move queued tasks between CPUs at the ends
     of epochs. `ioperm_share`, 0 to 1, is the share of the other tasks that hold an I/O bitmap
-    besides those whose group says so. `seed`, 0 to 2**64 - 1, is the default of `run`.
+    in addition to groups with `ioperm`. `seed`, 0 to 2**64 - 1, is the default of `run`.
 
     Raises TypeError or ValueError that begin with the field's name.
     """

@@ -147,7 +147,7 @@ def _result(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
     outside = host.guest_outside
     sums = {name: int(counters[name].sum()) for name in counters.dtype.names or ()}
     cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
-    # The machine counts as work what a vCPU's thread does outside KVM_RUN; here it is the guest.
+    # The machine counts a vCPU thread's time outside KVM_RUN as work; here it is the guest's.
     cycles["guest"] += int(outside.sum())
     cycles["work"] -= int(outside.sum())
     return ScenarioResult(

@@ -209,7 +209,7 @@ def test_the_shortest_history_of_the_first_version_by_hand():
     bad = verdict.counterexample
     assert (bad.port, bad.owned, bad.allowed) == (0, True, False)
     last = bad.events[-2]
-    assert last.text == "put: mark_stale"
+    assert last.text == "vcpu_put: mark_stale"
     assert last.changes[:3] == (("limit", "full", "min"), ("stale", "0", "1"), ("guest", "1", "0"))
     assert verdict.counterexample.events[-1].state["cpus"][0]["limit"] == "min"
 

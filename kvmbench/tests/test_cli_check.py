@@ -59,7 +59,7 @@ no.  CPU  task  event                       changes
   8    0  A     to user mode
   9    0  A     calls KVM_RUN
  10    0  A     enters the guest            guest 0 -> 1
- 11    0  A     put: mark_stale             limit full -> min,
+ 11    0  A     vcpu_put: mark_stale        limit full -> min,
                                             stale 0 -> 1, guest 1 -> 0
  12    0  A     to user mode
 
@@ -146,7 +146,7 @@ def test_json_has_the_same():
     )  # fmt: skip
     assert [event["event"] for event in story["events"]][-2:] == ["leave", "to_user"]
     assert story["events"][10]["changes"]["limit"] == ["full", "min"]
-    assert story["events"][10]["text"] == "put: mark_stale"
+    assert story["events"][10]["text"] == "vcpu_put: mark_stale"
     assert first["replay"].startswith("replayed")
     assert (twice["counterexample"], twice["replay"]) == (None, None)
     assert twice["wasted_reloads"][0]["step"] == "exit_to_user: reload"
@@ -185,7 +185,7 @@ def test_markdown_and_output_file():
     text = Path("out.md").read_text()
     assert "| policy | verdict | states |" in text
     story = run("--policy-file", "mine.toml", "first-version", "--format", "markdown", code=3)
-    assert "| 11 | 0 | A | put: mark_stale |" in story
+    assert "| 11 | 0 | A | vcpu_put: mark_stale |" in story
 
 
 @pytest.mark.parametrize(
