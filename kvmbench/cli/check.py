@@ -134,8 +134,8 @@ def command(
       kvmbench check deferred --mutations --tasks 2
       kvmbench check deferred --promela deferred.pml
 
-    Exit codes: 0 safe, 3 unsafe, 4 not decided (a limit or Ctrl-C), 2 usage, 1 failed. With
-    --mutations, 3 is about the POLICY itself, 4 about its mutants too.
+    Exit codes: 0 safe, 3 unsafe, 4 not decided (a limit), 2 usage, 1 failed, 130 stopped
+    by Ctrl-C. With --mutations, 3 is about the POLICY itself, 4 about its mutants too.
     """  # fmt: skip
     if promela is not None and (mutations or replay or output is not None):
         raise click.UsageError("--promela FILE excludes --mutations, --replay and --output")
@@ -169,6 +169,8 @@ def command(
     finally:
         show.clear()
     emit(document(verdicts), format, output)
+    if verdicts[-1].stopped:
+        raise click.Abort
     if any(v.verdict == "unsafe" for v in verdicts):
         ctx.exit(UNSAFE)
     if any(v.verdict == "undecided" for own in verdicts for v in (own, *own.mutants.values())):
