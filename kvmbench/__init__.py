@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kvmbench._core import Machine, port_check
     from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
+    from kvmbench.checker.verdict import check
     from kvmbench.comparison.verdicts import compare
     from kvmbench.errors import (
         FileError,
@@ -52,6 +53,7 @@ _HOME = {
     "WrongKernelError": "errors",
     "compare": "comparison.verdicts",
     "load": "formats",
+    "check": "checker.verdict",
     "load_policies": "catalog",
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
@@ -83,6 +85,7 @@ __all__ = [
     "Workload",
     "WrongKernelError",
     "__version__",
+    "check",
     "compare",
     "get_include",
     "load",

@@ -5,7 +5,9 @@ Every reader raises `FileError`, one line with the file, the line and the key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from fnmatch import fnmatchcase
@@ -15,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from kvmbench.errors import brief, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
@@ -24,6 +26,8 @@ from kvmbench.tomlfile import Schema, Source, declared
 __all__ = [
     "Published",
     "PublishedRow",
+    "find_policy",
+    "find_profile",
     "load_policies",
     "load_profile",
     "load_published",
@@ -31,6 +35,9 @@ __all__ = [
     "profiles",
     "published",
 ]
+
+
+T = TypeVar("T")
 
 
 def policies() -> Mapping[str, Policy]:
@@ -46,6 +53,49 @@ def profiles() -> Mapping[str, Profile]:
 def published() -> Mapping[str, Published]:
     """Return the published tables by name."""
     return _built_in_published()
+
+
+def find_policy(given: str | Path | Policy) -> Policy:
+    """Return a policy given as one, as a built-in one's name, or as a TOML file that holds one.
+
+    Raises TypeError; ValueError for an unknown name or a file of several; FileError; OSError.
+    """
+    return _find("policy", given, Policy, policies, _only_policy)
+
+
+def find_profile(given: str | Path | Profile) -> Profile:
+    """Return a profile given as one, as a built-in one's name, or as a TOML file.
+
+    Raises TypeError; ValueError for an unknown name; FileError; OSError.
+    """
+    return _find("profile", given, Profile, profiles, load_profile)
+
+
+def _find(
+    what: str, given: object, kind: type[T],
+    built_in: Callable[[], Mapping[str, T]], load: Callable[[str | Path], T],
+) -> T:  # fmt: skip
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, Path):
+        return load(given)
+    if not isinstance(given, str):
+        raise TypeError(f"{what} is {given!r}, not a {kind.__name__}, a built-in name or a path")
+    if os.sep in given or given.endswith(".toml"):
+        return load(given)
+    if given not in built_in():
+        raise ValueError(unknown_name(what, given, built_in()))
+    return built_in()[given]
+
+
+def _only_policy(path: str | Path) -> Policy:
+    found = load_policies(path)
+    if len(found) > 1:
+        raise ValueError(
+            f"{path} has {len(found)} policies ({', '.join(found)}): choose one, such as "
+            f"load_policies({str(path)!r})[{next(iter(found))!r}]"
+        )
+    return next(iter(found.values()))
 
 
 def load_policies(path: str | Path) -> dict[str, Policy]:
@@ -120,6 +170,14 @@ _DECLARED = {*HOOKS, *_COSTS, *_KIND, "io_base_at_start", "tsc_hz"}
 def _policy(source: Source, name: str) -> Policy:
     # The hooks are left to Policy, which names the hook, the entry and the word.
     optional = {**dict.fromkeys(HOOKS, object), "io_base_at_start": object, "about": str}
+    keys, inner = [name], source.data[name]
+    while isinstance(inner, dict) and (
+        tables := [key for key in inner if key not in optional and isinstance(inner[key], dict)]
+    ):
+        keys, inner = [*keys, tables[0]], inner[tables[0]]
+    if len(keys) > 1:
+        quoted = json.dumps(".".join(keys), ensure_ascii=False)
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{quoted}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)

@@ -1,191 +1,209 @@
-"""Verdicts of the checker as text, Markdown and JSON."""
+"""The document of the checker's verdicts, and its JSON, "kvmbench.check/1".
+
+`Verdict.document` and `kvmbench check` make it; `kvmbench schema check` prints `SCHEMAS`.
+"""
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
-from kvmbench.checker.verdict import Bad, Event, Verdict, task_name
-from kvmbench.report.plain import WIDTH, Table, markdown, text
+from kvmbench.checker.history import Event, task_name
+from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
 
-__all__ = ["FORMATS", "render", "render_mutations"]
+if TYPE_CHECKING:
+    from kvmbench.checker.verdict import Counterexample, Verdict
 
-FORMATS = ("text", "markdown", "json")
-UNSHOWN = ("place", "task")  # columns that an event's own words say
+__all__ = ["SCHEMAS", "CheckDocument", "document"]
 
-
-def render(verdicts: Sequence[Verdict], form: str, replays: Sequence[str | None] = ()) -> str:
-    """Return verdicts in one of FORMATS; `replays` has a line for each, or none."""
-    said = list(replays) or [None] * len(verdicts)
-    if form == "json":
-        both = zip(verdicts, said, strict=True)
-        return json.dumps({"checks": [_document(v, r) for v, r in both]}, indent=2) + "\n"
-    parts = [*_title(verdicts), _table(verdicts, form)]
-    for verdict, line in zip(verdicts, said, strict=True):
-        if verdict.bad is not None:
-            story = _story(verdict, verdict.bad)
-            parts.append(f"```\n{story}```\n" if form == "markdown" else story)
-        if line is not None:
-            parts.append(_fill(line))
-    parts += map(_fill, _notes(verdicts))
-    return "\n".join(parts)
+UNSHOWN = ("place", "task")  # columns that an event's text implies
+TONES: dict[str, Tone] = {"safe": "good", "unsafe": "bad", "undecided": "doubt"}
 
 
-def render_mutations(original: Verdict, mutants: Sequence[tuple[str, Verdict]], form: str) -> str:
-    """Return what became of each mutant of a policy, survivors last, in one of FORMATS."""
-    if form == "json":
-        entries = [{"mutation": what, **_document(verdict, None)} for what, verdict in mutants]
-        document = {"original": _document(original, None), "mutants": entries}
-        return json.dumps(document, indent=2) + "\n"
-    rows = []
-    for what, verdict in sorted(mutants, key=lambda pair: _rank(pair[1])):
-        events = str(len(verdict.bad.events)) if verdict.bad else "-"
-        rows.append((what, _outcome(verdict), events, f"{verdict.states:,}"))
-    write = markdown if form == "markdown" else _wide
-    table = Table(("mutation", "verdict", "events", "states"), rows, 2)
-    found = [verdict for _, verdict in mutants]
-    killed = sum(v.verdict == "unsafe" for v in found)
-    open_ = sum(v.verdict == "undecided" for v in found)
-    survived = len(found) - killed - open_
-    undecided = f", {open_} not decided" if open_ else ""
-    line = f"{len(found)} mutants: {killed} unsafe, {survived} survive{undecided}."
-    return "\n".join((*_title([original]), write(table), _fill(line)))
+class EventEntry(TypedDict):
+    """An event of a history; `changes` are the columns' values before and after it."""
+
+    cpu: int
+    task: str | None
+    event: str
+    text: str
+    changes: dict[str, tuple[str, str]]
 
 
-def _rank(verdict: Verdict) -> int:
-    return ("unsafe", "undecided", "safe").index(verdict.verdict)
+class CounterexampleEntry(TypedDict):
+    """A shortest history that ends in a violation; the three after it are null for a fault."""
+
+    violation: Literal["leak", "denial", "fault"]
+    port: int | None
+    owned: bool | None
+    allowed: bool | None
+    events: list[EventEntry]
 
 
-def _outcome(verdict: Verdict) -> str:
-    if verdict.bad is not None:
-        return verdict.bad.what
-    return "survives" if verdict.verdict == "safe" else "not decided"
+class WastedEntry(TypedDict):
+    """A step that reloads although the limit is full, and a shortest history that ends so."""
+
+    step: str
+    events: list[EventEntry]
 
 
-def _wide(table: Table) -> str:
-    """Return a table whose first column, a policy's own steps, is not to be cut."""
-    width = max(len(row[0]) for row in (table.headings, *table.rows))
-    others = Table(table.headings[1:], [row[1:] for row in table.rows], 1)
-    lines = text(others).splitlines()
-    names = [table.headings[0], *(row[0] for row in table.rows)]
-    return "".join(f"{n:{width}}  {line}\n" for n, line in zip(names, lines, strict=True))
+class VerdictEntry(TypedDict):
+    """A verdict; `policy` is a mutation's name in `mutants`, which --mutations adds."""
+
+    policy: str
+    cpus: int
+    tasks: int
+    ports: int
+    symmetry: bool
+    verdict: Literal["safe", "unsafe", "undecided"]
+    reason: str | None
+    states: int
+    transitions: int
+    depth: int
+    seconds: float
+    memory_bytes: int
+    counterexample: CounterexampleEntry | None
+    replay: str | None
+    wasted_reloads: list[WastedEntry]
+    unreachable_steps: list[str]
+    mutants: NotRequired[list[VerdictEntry]]
 
 
-def _title(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    if verdicts:
-        v = verdicts[0]
-        names = "" if v.symmetry else ", no symmetry"
-        sizes = f"{_many(v.cpus, 'CPU')}, {_many(v.tasks, 'task')}, {_many(v.ports, 'port')}"
-        yield _fill(f"every interleaving: {sizes}{names}")
+class CheckDocument(TypedDict):
+    """The JSON of `kvmbench check`."""
+
+    schema: Literal["kvmbench.check/1"]
+    verdicts: list[VerdictEntry]
 
 
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+SCHEMAS = {"check": CheckDocument}
+"""The JSON documents of the checker by kind."""
 
 
-def _fill(words: str) -> str:
-    return textwrap.fill(words, WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+def document(verdicts: Sequence[Verdict]) -> Document:
+    """Return the document of one or more verdicts on machines of one size."""
+    blocks, records = [_table(verdicts)], []
+    for verdict in verdicts:
+        blocks += _story(verdict)
+        blocks += _mutants(verdict) if verdict.mutants else ()
+        records.append(_record(verdict))
+        for name, mutant in verdict.mutants.items():
+            records.append(_record(mutant) | {"policy": verdict.policy.name, "mutation": name})
+    data: CheckDocument = {
+        "schema": "kvmbench.check/1",
+        "verdicts": [_entry(verdict) for verdict in verdicts],
+    }
+    return Document(_title(verdicts[0]), blocks, records, data)
 
 
-def _table(verdicts: Sequence[Verdict], form: str) -> str:
+def _title(v: Verdict) -> str:
+    sizes = f"{_many(v.cpus, 'CPU')}, {_many(v.tasks, 'task')}, {_many(v.ports, 'port')}"
+    return f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _word(v: Verdict) -> Cell:
+    return Cell("not decided" if v.verdict == "undecided" else v.verdict, TONES[v.verdict])
+
+
+def _table(verdicts: Sequence[Verdict]) -> Block:
+    columns = [
+        Column("policy", "key"), Column("verdict", "word"), Column("states"),
+        Column("transitions"), Column("depth", unit="events"), Column("time", unit="s"),
+    ]  # fmt: skip
     rows = [
-        (
-            v.policy.name,
-            "not decided" if v.verdict == "undecided" else v.verdict,
-            f"{v.states:,}",
-            f"{v.transitions:,}",
-            str(v.depth),
-            f"{v.seconds:.1f}",
-        )
+        (v.policy.name, _word(v), f"{v.states:,}", f"{v.transitions:,}", str(v.depth),
+         f"{v.seconds:.1f}")
         for v in verdicts
-    ]
-    headings = ("policy", "verdict", "states", "transitions", "depth", "seconds")
-    return {"text": text, "markdown": markdown}[form](Table(headings, rows, 2))
+    ]  # fmt: skip
+    return Table(columns, rows)
 
 
-def _story(verdict: Verdict, bad: Bad) -> str:
-    """Return a counterexample: one line an event, and what it comes to."""
-    lines = [f"{verdict.policy.name}: {bad.what} after {len(bad.events)} events"]
-    width = max(len(event.says) for event in bad.events)
-    for number, event in enumerate(bad.events, 1):
-        who = "-" if event.task is None else task_name(event.task)
-        head = f"{number:3}  CPU {event.cpu}  {who}  "
-        lines += _event_lines(head, event, min(width, 26))
-    lines += textwrap.wrap(_end(bad), WIDTH, break_on_hyphens=False)
-    return "\n".join(lines) + "\n"
+def _story(v: Verdict) -> Iterator[Block]:
+    """Return a counterexample with its replay, or the costs of a safe policy."""
+    name = v.policy.name
+    if bad := v.counterexample:
+        columns = [
+            Column("no."), Column("CPU"), Column("task", "key"), Column("event", "word"),
+            Column("changes", "word"),
+        ]  # fmt: skip
+        rows = [
+            (str(number), str(event.cpu), task_name(event.task), event.text, _changes(event))
+            for number, event in enumerate(bad.events, 1)
+        ]
+        yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
+        yield Table(columns, rows)
+        yield Note(_end(bad))
+        if v.replayed:
+            yield Note(v.replayed)
+    elif v.verdict == "undecided":
+        yield Note(f"{name}: not decided: {v.states:,} states explored, no violation ({v.reason}).")
+    else:
+        for wasted in v.wasted_reloads:
+            brief = "; ".join(f"CPU\xa0{e.cpu} {task_name(e.task)} {e.text}" for e in wasted.events)
+            yield Note(
+                f"{name}: cost: {wasted.step!r} reloads although the limit is full, first after "
+                f"{_many(len(wasted.events), 'event')}: {brief}."
+            )
+        for step in v.unreachable_steps:
+            yield Note(f"{name}: cost: no history takes {step!r}.")
 
 
-def _event_lines(head: str, event: Event, width: int) -> list[str]:
-    changes = [
+def _changes(event: Event) -> str:
+    return ", ".join(
         f"{column}\xa0{old}\xa0->\xa0{new}"
         for column, old, new in event.changes
         if column.rpartition(" ")[2] not in UNSHOWN
-    ]
-    column = len(head) + width + 2
-    said = textwrap.wrap(event.says, WIDTH - len(head), break_on_hyphens=False)
-    indent = " " * len(head)
-    lines = [head + said[0], *(indent + more for more in said[1:])]
-    if changes:
-        what = ", ".join(changes).replace(" ->", "\xa0->")
-        wrapped = textwrap.wrap(what, WIDTH - column, break_on_hyphens=False)
-        if len(lines[-1]) + 2 <= column:
-            lines[-1] = f"{lines[-1]:{column}}{wrapped[0]}"
-            wrapped = wrapped[1:]
-        lines += [" " * column + more for more in wrapped]
-    return [line.replace("\xa0", " ") for line in lines]
-
-
-def _end(bad: Bad) -> str:
-    event = bad.events[-1]
-    if bad.port is None or event.task is None:
-        return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
-    owns = "owns" if bad.owned else "does not own"
-    allows = "allows" if bad.allowed else "denies"
-    return (
-        f"{bad.what}: {task_name(event.task)}, in user mode on CPU {event.cpu}, {owns} port "
-        f"{bad.port}; the hardware {allows} it"
     )
 
 
-def _notes(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    for v in verdicts:
-        if v.verdict == "undecided":
-            states = f"{v.states:,} states explored, none bad"
-            yield f"{v.policy.name}: not decided: {states} ({v.reason})."
-        if v.verdict != "safe":
-            continue
-        for wasted in v.wasted:
-            after = _many(len(wasted.events), "event")
-            yield (
-                f"{v.policy.name}: cost: {wasted.step!r} reloads where the limit is full, for "
-                f"the first time after {after}: {_brief(wasted.events)}."
-            )
-        for step in v.never:
-            yield f"{v.policy.name}: cost: no history takes {step!r}."
+def _end(bad: Counterexample) -> str:
+    event = bad.events[-1]
+    if bad.port is None:
+        return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
+    return (
+        f"{bad.violation}: {task_name(event.task)}, in user mode on CPU {event.cpu}, "
+        f"{'owns' if bad.owned else 'does not own'} port {bad.port}; "
+        f"the hardware {'allows' if bad.allowed else 'denies'} it"
+    )
 
 
-def _brief(events: Sequence[Event]) -> str:
-    said = []
-    for event in events:
-        who = "-" if event.task is None else task_name(event.task)
-        said.append(f"CPU\xa0{event.cpu} {who} {event.says}")
-    return "; ".join(said)
+def _mutants(original: Verdict) -> Iterator[Block]:
+    """Return the mutants of a policy: the unsafe ones first, survivors last."""
+    columns = [
+        Column("mutation", "key"), Column("verdict", "word"), Column("events"), Column("states"),
+    ]  # fmt: skip
+    rows: list[tuple[str | Cell, ...]] = []
+    counts = dict.fromkeys(("unsafe", "undecided", "safe"), 0)
+    for verdict in sorted(original.mutants.values(), key=lambda v: list(counts).index(v.verdict)):
+        counts[verdict.verdict] += 1
+        cell, events = Cell("survives", "mark"), "-"
+        if bad := verdict.counterexample:
+            cell, events = Cell(bad.violation), str(len(bad.events))
+        elif verdict.verdict == "undecided":
+            cell = _word(verdict)
+        rows.append((verdict.policy.name, cell, events, f"{verdict.states:,}"))
+    yield Table(columns, rows)
+    open_ = f", {counts['undecided']} not decided" if counts["undecided"] else ""
+    survivors = f"{counts['unsafe']} unsafe, {counts['safe']} survive{open_}"
+    yield Note(f"{original.policy.name}: {_many(len(rows), 'mutant')}: {survivors}.")
 
 
-def _event(event: Event) -> dict[str, Any]:
+def _record(v: Verdict) -> Record:
     return {
-        "cpu": event.cpu,
-        "task": None if event.task is None else task_name(event.task),
-        "event": event.code,
-        "says": event.says,
-        "changes": {column: [old, new] for column, old, new in event.changes},
-    }
+        "policy": v.policy.name, "cpus": v.cpus, "tasks": v.tasks, "ports": v.ports,
+        "verdict": v.verdict,
+        "violation": v.counterexample.violation if v.counterexample else None,
+        "events": len(v.counterexample.events) if v.counterexample else None,
+        "states": v.states, "transitions": v.transitions, "depth": v.depth, "seconds": v.seconds,
+    }  # fmt: skip
 
 
-def _document(v: Verdict, said: str | None) -> dict[str, Any]:
-    document: dict[str, Any] = {
+def _entry(v: Verdict) -> VerdictEntry:
+    entry: VerdictEntry = {
         "policy": v.policy.name,
         "cpus": v.cpus,
         "tasks": v.tasks,
@@ -199,18 +217,34 @@ def _document(v: Verdict, said: str | None) -> dict[str, Any]:
         "seconds": v.seconds,
         "memory_bytes": v.memory,
         "counterexample": None,
-        "replay": said,
+        "replay": v.replayed or None,
         "wasted_reloads": [
-            {"step": w.step, "events": [_event(event) for event in w.events]} for w in v.wasted
+            {"step": wasted.step, "events": _event_entries(wasted.events)}
+            for wasted in v.wasted_reloads
         ],
-        "steps_never_taken": list(v.never),
+        "unreachable_steps": list(v.unreachable_steps),
     }
-    if v.bad is not None:
-        document["counterexample"] = {
-            "what": v.bad.what,
-            "port": v.bad.port,
-            "owned": v.bad.owned,
-            "allowed": v.bad.allowed,
-            "events": [_event(event) for event in v.bad.events],
+    if bad := v.counterexample:
+        entry["counterexample"] = {
+            "violation": bad.violation,
+            "port": bad.port,
+            "owned": bad.owned,
+            "allowed": bad.allowed,
+            "events": _event_entries(bad.events),
         }
-    return document
+    if v.mutants:
+        entry["mutants"] = [_entry(mutant) for mutant in v.mutants.values()]
+    return entry
+
+
+def _event_entries(events: Sequence[Event]) -> list[EventEntry]:
+    return [
+        {
+            "cpu": event.cpu,
+            "task": None if event.task is None else task_name(event.task),
+            "event": event.code,
+            "text": event.text,
+            "changes": {column: (old, new) for column, old, new in event.changes},
+        }
+        for event in events
+    ]

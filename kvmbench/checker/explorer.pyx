@@ -1,8 +1,8 @@
-"""Every state that a policy can reach, breadth first, in C: docs/check.md says what a state is.
+"""The states that a policy can reach, breadth first, in C: docs/check.md defines a state.
 
-A state is two to four 64-bit words. All of them stand in one array in the order in which they
-were found, so that the array is the queue too, with the number of the state that each was found
-from beside it. A hash table says whether a state is known: open addressing, one 64-bit slot a
+`verdict.check` runs it. A state is two to four 64-bit words. One array holds all states in the
+order of their discovery, so that it is the queue too; a second one holds each state's
+predecessor. A hash table finds known states: open addressing, one 64-bit slot per
 state, which holds 32 bits of its hash and its number. A state's place in the table is the upper
 bits of those 32, so that a table twice as large is filled from the old one in order.
 """
@@ -65,7 +65,7 @@ cdef enum Bad:                    # in the order of BAD
     DENIAL
     FAULT
 
-cdef enum:                        # of the request, what a later entry may still read
+cdef enum:                        # parts of the request that a later entry may read
     READS_PORT = 1
     READS_ON = 2
     READS_FIRST = 4
@@ -109,7 +109,7 @@ cdef struct Task:
     uint8_t first                 # whether there was no map when it began,
     uint8_t before                # and 1 + max before the edit, 0 where none came yet
 
-cdef struct World:                # a state, taken apart
+cdef struct World:                # an unpacked state
     Cpu cpus[CPUS]
     Task tasks[TASKS]
 
@@ -138,12 +138,12 @@ cdef struct Space:
     bint symmetry
     bint whole                    # no task is preempted where Machine has no operation for it
     uint8_t valid_at_start
-    bint sync_first               # no base is made valid but behind a sync: syncs_first
-    KbStep steps[STEPS_ROOM]      # all hooks, one behind the other
+    bint sync_first               # every validate_base follows a sync: syncs_first
+    KbStep steps[STEPS_ROOM]      # all hooks, one after the other
     int hook[KB_HOOKS + 1]        # steps[hook[h]:hook[h + 1]] is hook h
     int entry[KB_HOOKS][64 + 1]   # steps[entry[h][k]:entry[h][k + 1]] is top-level entry k
     int n_entries[KB_HOOKS]
-    uint8_t reads[64 + 1]         # READS_*: what entry k of ioperm, and those behind it, read
+    uint8_t reads[64 + 1]         # READS_*: of entry k of ioperm and those after it
     uint8_t taken[STEPS_ROOM]     # some history takes the step
     Waste waste[STEPS_ROOM]
     int n_orders                  # of CPUs
@@ -178,7 +178,7 @@ cdef extern from *:
 
 
 # -- Packed states -------------------------------------------------------------------------------
-# A task's word, 32 bits, ends in its label: what of it names CPUs. That is the CPU where it runs
+# A task's word, 32 bits, ends in its label, which names CPUs: the CPU where it runs
 # (2 bits), and a bit for each CPU whose TSS holds its map under its present sequence number
 # (3 bits). So a CPU's word, 16 bits, names no task, and words can be sorted.
 
@@ -434,7 +434,7 @@ cdef void _vm_exit(Space* s, Frame* f) noexcept nogil:
 
 
 cdef void _interrupt(Space* s, Frame* f) noexcept nogil:
-    """Take the interrupt that brings a switch about while a guest is loaded, and put the vCPU."""
+    """Take the interrupt that causes a switch while a guest is loaded, with vcpu_put()."""
     if f.cpu.loaded:
         _vm_exit(s, f)
         f.cpu.loaded = 0
@@ -455,7 +455,7 @@ cdef void _switch(Space* s, Frame* f, int cpu, int next) noexcept nogil:
 
 
 cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
-    """Take a top-level entry of ioperm or vcpu_put; preemption is possible behind it."""
+    """Take a top-level entry of ioperm or vcpu_put; preemption is possible after it."""
     cdef Task* t = f.current
     cdef bint stopped = entry < s.n_entries[hook] and _steps(
         s, f, s.entry[hook][entry], s.entry[hook][entry + 1])
@@ -468,7 +468,7 @@ cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
     else:
         t.place = IN_CALL + s.n_entries[HOOK_IOPERM] + entry + 1
     if hook == HOOK_IOPERM:
-        # What nothing reads any more must not tell states apart.
+        # Parts that no later entry reads must not distinguish states.
         t.port = t.port if reads & READS_PORT else 0
         t.on = t.on if reads & READS_ON else 0
         t.first = t.first if reads & READS_FIRST else 0
@@ -476,7 +476,7 @@ cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
 
 
 cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* port) noexcept nogil:
-    """Compare what the hardware answers with what the task owns, port by port."""
+    """Compare the hardware's answer with the ports that the task owns, port by port."""
     cdef uint8_t allowed = cpu.map if cpu.full and cpu.valid else 0
     cdef int i
     for i in range(s.n_ports):
@@ -487,7 +487,7 @@ cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* por
 
 
 cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
-    """Let an enabled event happen; return what is bad about it."""
+    """Let an enabled event happen; return its violation, if any."""
     cdef Frame f
     cdef Task idle
     cdef int calls = IN_CALL + s.n_entries[HOOK_IOPERM]
@@ -539,7 +539,7 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
     else:  # TASK_EXIT
         _interrupt(s, &f)
         _hook(s, &f, HOOK_TASK_EXIT)
-        # Whatever the policy left behind: the task may run again, as a new one.
+        # Whatever the policy left: the task may run again, as a new one.
         f.current.tif = f.current.owns = 0
         _drop_map(s, &f)
         f.current.place = RETURNING
@@ -683,7 +683,7 @@ cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
 
 
 cdef void _look_up(Space* s) noexcept nogil:
-    """Look the batch up in order and append what is new.
+    """Look the batch up in order and append its new states.
 
     Each cache line was asked for one pass before it is read: the table's when the successor was
     made, the known state's in a first pass here.
@@ -764,10 +764,10 @@ cdef void _explore(Space* s, uint64_t states) noexcept nogil:
 # -- For Python ----------------------------------------------------------------------------------
 
 def syncs_first(policy):
-    """Return whether a TSS's map behind an invalid base has no say in what is to come.
+    """Return whether a TSS's map under an invalid base cannot change a future.
 
-    That is so where sync_map alone writes it, and right before each validate_base, for a task
-    that there is (a switch may have none): docs/check.md, section 3, says why.
+    True if only sync_map writes the map, directly before each validate_base and for an existing
+    task (a switch may have none): docs/check.md, section 3, proves it.
     """
     for hook in HOOKS:
         for region in policy.regions(hook):
@@ -788,11 +788,11 @@ cdef class Explorer:
     """The states that a policy can reach, and the first bad event among the shortest histories.
 
     Parameters: `policy`, a `Policy`; `cpus`, 1 to CPUS_MAX, `tasks`, 1 to TASKS_MAX, `ports`, 1
-    to PORTS_MAX; `symmetry`, whether states are one that differ in the names of tasks and CPUs,
-    or in what a TSS's map holds that is synced before it is seen (docs/check.md, section 3);
-    `whole_calls`, whether a task is preempted in user mode and in the guest alone;
-    `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for what is
-    out of range, MemoryError where there is no room to begin. One thread at a time may use an
+    to PORTS_MAX; `symmetry`, whether to merge states that differ in the names of tasks and CPUs,
+    or in a TSS's map that is synced before a task sees it (docs/check.md, section 3);
+    `whole_calls`, whether to preempt a task in user mode and in the guest alone;
+    `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for a
+    number out of range, MemoryError without room to begin. One thread at a time may use an
     Explorer: RuntimeError else.
     """
     cdef Space* s
@@ -963,7 +963,7 @@ cdef class Explorer:
         return enumerate(steps)
 
     def path(self):
-        """Return (the history that ends in what is bad, what that is, and at which port).
+        """Return (a shortest history that ends in a violation, the violation, its port).
 
         A history is [(event, state), ...]: the state is what the event leaves, as a dict
         (`_readable`), the event (code, cpu, argument), or None at the start. Names of tasks and

@@ -1,4 +1,7 @@
-"""Mutations of a policy: each of its steps dropped, moved, reordered, made unconditional."""
+"""Mutations of a policy: each of its steps dropped, moved, reordered, made unconditional.
+
+`verdict.check` explores them for `kvmbench check --mutations`, and SPIN in the tests.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,18 @@ Entries = list[list[str]]
 
 
 def mutations(policy: Policy) -> dict[str, Policy]:
-    """Return the mutants of a policy by what was done to it, without doubles.
+    """Return the mutants of a policy by mutation, without duplicates.
 
-    Of each step: it is dropped; it changes places with the next one of its hook; it moves to the
-    front and to the end of its hook; where an inner list holds it with others, it leaves that
-    list to either side, so that preemption is possible between; and each of its conditions is
-    taken away. A mutant is named `HOOK: what was done`, and so is its policy; where a hook has a
-    step twice, the second has a number behind it.
+    Each step is dropped; swapped with the next one of its hook; moved to the front and to the end
+    of its hook; moved out of its inner list, before and after it, so that preemption is possible
+    in between; and loses each of its conditions. A mutant's policy is named `HOOK: mutation`; if
+    a hook has a step twice, the name of the second mutant ends in a number.
     """
     found: dict[str, Policy] = {}
     known = [tuple(_trimmed(_entries(policy, hook)) for hook in HOOKS)]
     for hook in HOOKS:
-        for what, entries in _of_hook(hook, _entries(policy, hook)):
-            label = f"{hook}: {what}"
+        for mutation, entries in _of_hook(hook, _entries(policy, hook)):
+            label = f"{hook}: {mutation}"
             frozen = tuple(tuple(entry) for entry in entries if entry)
             mutant = replace(policy, name=label, about="", **{hook: frozen})  # type: ignore[arg-type]
             body = tuple(_trimmed(_entries(mutant, name)) for name in HOOKS)
@@ -61,7 +63,7 @@ def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
         # Only these two hooks can be preempted between their entries.
         if len(entries[i]) > 1 and hook in ("ioperm", "vcpu_put"):
             yield f"{step!r} before its list", [*rest[:i], [step], *rest[i:]]
-            yield f"{step!r} behind its list", [*rest[: i + 1], [step], *rest[i + 1 :]]
+            yield f"{step!r} after its list", [*rest[: i + 1], [step], *rest[i + 1 :]]
         parsed = Step.parse(step, hook)
         for condition in parsed.when:
             weaker = Step(parsed.action, tuple(c for c in parsed.when if c != condition))

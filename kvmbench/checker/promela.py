@@ -1,7 +1,7 @@
-"""The checker's model of a policy for SPIN: Promela, to be read and to be run.
+"""The checker's model of a policy in Promela, for SPIN and for readers.
 
-It is written from docs/check.md, not from the explorer: the two share no code, so that their
-verdicts can be held against each other.
+`kvmbench check --promela` writes it. It follows docs/check.md and shares no code with the
+explorer, so that the tests can compare their verdicts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Regions = Sequence[Sequence[Step]]
 
 HEAD = """\
 /* Policy {name}: every interleaving on {cpus} CPUs, {tasks} tasks, {ports} ports, each port in a
-   64-bit word of its own. Written by `kvmbench check --promela`; its docs/check.md says what an
-   event is and why numbers of maps need no counter. An assertion that fails is a leak, a denial
-   or a fault.
+   separate 64-bit word. Written by `kvmbench check --promela`; docs/check.md defines the events
+   and explains why the numbers of maps need no counter. An assertion that fails is a leak, a
+   denial or a fault.
 
    spin -a FILE && gcc -O2 -DSAFETY -o pan pan.c && ./pan -m10000000
    gcc -O2 -DSAFETY -DBFS ... && ./pan && spin -t -p FILE    finds and shows a shortest history */
@@ -27,12 +27,12 @@ HEAD = """\
 #define TASKS {tasks}
 #define IDLE TASKS        /* no task: a record that never changes */
 
-/* Whose number the map in a TSS has: a task's, or */
+/* The owner of the number of a TSS's map: a task, or */
 #define NUMBER_0 TASKS
-#define OLD (TASKS + 1)   /* one that no task has any more */
+#define OLD (TASKS + 1)   /* no task any more */
 
-/* Where a task stands */
-#define RETURNING 0       /* in the kernel, with nothing left but exit_to_user */
+/* A task's place */
+#define RETURNING 0       /* in the kernel, only exit_to_user to come */
 #define USER 1
 #define IN_RUN 2          /* inside KVM_RUN */
 {places}
@@ -44,7 +44,7 @@ typedef Cpu {{
   bit guest;              /* a guest is loaded */
   unsigned tss : {ports};       /* bit p: the TSS's map lets port p through */
   unsigned map_max : 3;   /* words that the last sync copied */
-  unsigned held : 4;      /* whose map the TSS's is: a task, NUMBER_0 or OLD */
+  unsigned held : 4;      /* the owner of the TSS's map: a task, NUMBER_0 or OLD */
   unsigned task : 3
 }}
 typedef Task {{
@@ -129,8 +129,8 @@ inline sync_map(c) {{
 """
 
 TAIL = """\
-/* Wherever a task is in user mode, the hardware lets through exactly what it owns. Only an event
-   that brings the task there need look: none of another CPU changes what this compares. */
+/* Whenever a task is in user mode, the hardware lets through exactly its own ports. Only an event
+   that brings the task there need look: no event of another CPU changes this comparison. */
 inline look(c) {
   lets = cpu[c].whole * cpu[c].valid * cpu[c].tss;
   assert(!(lets & ~task[cur].owns));   /* else a leak */
@@ -230,7 +230,7 @@ def _steps(steps: Sequence[Step], hook: str) -> list[str]:
 
 
 def _needs(action: str, hook: str) -> list[str]:
-    """Return what a step needs besides its conditions; only a switch may have no current task."""
+    """Return the guards of a step without its conditions; only a switch may lack a current task."""
     if action == "refresh":
         return ["cpu[c].stale"]
     if action == "copy_map":
@@ -294,7 +294,7 @@ def _read_from(call: Regions, k: int) -> set[str]:
 
 
 def _go_on(k: int, call: Regions) -> Iterator[str]:
-    """Go to the next entry, and forget what none of those to come reads."""
+    """Go to the next entry, and forget the parts of the request that no later entry reads."""
     after = f"IOPERM_{k + 1}" if k + 1 < len(call) else "RETURNING"
     yield f"task[cur].place = {_or_stopped(call[k], after)}"
     kept = _read_from(call, k + 1)

@@ -1,8 +1,8 @@
-"""A counterexample again, without the explorer: through `Machine`, and step by step in Python.
+"""A replay of a counterexample without the explorer: through `Machine`, and through `Stepper`.
 
-`Stepper` is written from docs/check.md and docs/model.md alone. It shares no code with the
-explorer, keeps sequence numbers as they are, ports as the kernel numbers them and limits in
-bytes. Slow and plain: it replays histories, and the tests explore small machines with it.
+`Verdict.replay` uses both, and the tests explore small machines with `Stepper`, slow and plain
+Python. It follows docs/check.md and docs/model.md and shares no code with the explorer: it keeps
+sequence numbers as they are, ports as the kernel numbers them and limits in bytes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Step
 
 __all__ = ["Event", "Refused", "Stepper", "machine_operations", "machine_shows", "stepper_shows"]
 
-Event = tuple[str, int, Any]  # code, CPU, and what the code takes (docs/check.md, "Events")
+Event = tuple[str, int, Any]  # code, CPU, argument (docs/check.md, "Events")
 
 FULL, MIN = 0x206F, 0x67  # TR limits, docs/model.md, section 2
 VALID, INVALID = 0x68, 0x2070
-APART = 64  # from one port of the check to the next: each has a 64-bit word of its own
+APART = 64  # from one port of the check to the next: each has its own 64-bit word
 
 
 class Refused(ValueError):
-    """An event that cannot happen in the state at hand; nothing has changed."""
+    """An event that is impossible in the present state; the state is unchanged."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Cpu:
 
 @dataclass(slots=True)
 class Call:
-    """A hook whose entries a task takes one at a time, and the ioperm() request behind it."""
+    """A hook whose entries a task takes one at a time, with its ioperm() request."""
 
     hook: str
     entry: int = 0
@@ -68,9 +68,9 @@ class Task:
 class Stepper:
     """The machine of docs/check.md, one event at a time.
 
-    `do` raises Refused for an event that cannot happen. `bad` is None, or ("leak", port),
-    ("denial", port) or ("fault", None) once that came about; ports count from 0 and stand for
-    the kernel's ports 0, 64, 128 ...
+    `do` raises Refused for an impossible event. `bad` is None, or the first violation:
+    ("leak", port), ("denial", port) or ("fault", None). Ports count from 0 and stand for the
+    kernel's ports 0, 64, 128 ...
     """
 
     policy: Policy
@@ -187,7 +187,7 @@ class Stepper:
             task.place, task.call = "returning", None
 
     def _look(self, cpu: Cpu, task: Task) -> None:
-        """Compare the hardware's answer with what the task owns, at every port."""
+        """Compare the hardware's answer with the ports that the task owns."""
         for port in range(self.n_ports):
             real = APART * port
             inside = cpu.io_base + real // 8 + 1 <= cpu.tr_limit
@@ -210,7 +210,7 @@ class Stepper:
         self, steps: Iterable[Step], cpu: Cpu, task: Task | None, following: Task | None = None,
         sched: bool = False,
     ) -> bool:  # fmt: skip
-        """Take the steps of one entry; say whether `stop` was among them."""
+        """Take the steps of one entry; return whether `stop` was among them."""
         for step in steps:
             if all(_holds(n, cpu, task, following, sched) == v for n, v in step.when):
                 if step.action == "stop":
@@ -355,10 +355,10 @@ def stepper_shows(
     policy: Policy, sizes: tuple[int, int, int], history: Sequence[tuple[Event | None, Any]],
     bad: tuple[str, int | None],
 ) -> str | None:  # fmt: skip
-    """Replay a history of `Explorer.path`; None where it shows the same, else what differs.
+    """Replay a history of `Explorer.path`; return the first difference, None without any.
 
-    Every state on the way must be the explorer's, and nothing but `bad` may come about, at the
-    last event. `sizes` are CPUs, tasks and ports.
+    Every state must be the explorer's, and the only violation `bad`, at the last event. `sizes`
+    are CPUs, tasks and ports.
     """
     stepper = Stepper(policy, *sizes)
     for number, (event, state) in enumerate(history):
@@ -391,15 +391,15 @@ def _profile() -> Profile:
 def machine_operations(
     policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event]
 ) -> list[tuple[int, ...]] | None:
-    """Return a history as operations of `Machine`; None where there are none for it.
+    """Return a history as operations of `Machine`; None if Machine has none for it.
 
-    An operation is several events in a row on its CPU. There is none for a task that is
+    An operation is several events in a row on its CPU. Machine has none for a task that is
     preempted inside a system call or on its way back to user mode, nor for a KVM_RUN that
-    returns before the guest is entered.
+    returns before it enters the guest.
     """
     stepper = Stepper(policy, *sizes)
     ops: list[tuple[int, ...]] = []
-    pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation whose last event is to come
+    pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation without its last event yet
     for code, cpu, arg in events:
         running = stepper.cpus[cpu].task
         if code in ("schedule", "task_exit", "return") and (cpu in pending or code == "return"):
@@ -429,7 +429,7 @@ def machine_operations(
         elif code == "to_user" and cpu in pending:
             ops.append(pending.pop(cpu))
         assert running is not None or code == "schedule"
-    # What is left is of CPUs that the last event is not on, or ends in a fault on its way.
+    # The rest is of CPUs other than the last event's, or ends in a fault before its last event.
     last = events[-1][1] if events else 0
     if last in pending:
         ops.append(pending[last])
@@ -440,11 +440,10 @@ def machine_shows(
     policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event],
     bad: tuple[str, int | None],
 ) -> bool | None:  # fmt: skip
-    """Run a history through `Machine`, and the port access that it ends in.
+    """Run a history through `Machine`, with the port access that it ends in.
 
-    Returns whether the counter of leaks, denials or faults shows it, and none did before; None
-    where no operations do what the history does, or Machine has another idea of what the task
-    owns.
+    Returns whether the counter of leaks, denials or faults counts it, and nothing before it; None
+    if Machine has no operations for the history, or attributes other ports to the task.
     """
     ops = machine_operations(policy, sizes, events)
     if ops is None:
@@ -458,7 +457,7 @@ def machine_shows(
             end.do(*event)
         task = end.tasks[end.cpus[events[-1][1]].task or 0]
         if task.owns != (task.map or frozenset()):
-            return None  # Machine goes by the task's map, which is not what was asked for
+            return None  # Machine goes by the task's map, which differs from its requests
         before = int(machine.counters[counter].sum())
         machine.io(events[-1][1], APART * bad[1], 1)
         return not before and int(machine.counters[counter].sum()) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,19 +14,19 @@ from kvmbench.cli.common import (
     known_policies,
     pick,
     policy_names,
-    write_out,
 )
+from kvmbench.cli.output import emit, output_options, write_out
 
 if TYPE_CHECKING:
-    from kvmbench.checker.verdict import Explorer, Verdict
+    from kvmbench.checker.verdict import Explorer
     from kvmbench.model import Policy
 
-SAFE, UNSAFE, UNDECIDED = 0, 3, 4  # exit codes
+UNSAFE, UNDECIDED = 3, 4  # exit codes
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Size(click.ParamType[int]):
-    """Bytes: a number, and K, M, G or T behind it for powers of 1,000."""
+    """Bytes: a number, followed by K, M, G or T for powers of 1,000."""
 
     name = "size"
 
@@ -42,18 +41,21 @@ class Size(click.ParamType[int]):
 
 
 class _States(Progress):
-    """The line on stderr of a search under way."""
+    """A line on stderr about the running search."""
 
-    def begin(self, name: str) -> None:
-        self.name, self.begun = name, time.monotonic()
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy, self.begun, self.seen = "", 0.0, 0
 
     def at(self, explorer: Explorer) -> None:
         now = time.monotonic()
-        if now < self.next:
+        if explorer.policy.name != self.policy:
+            self.policy, self.begun, self.seen = explorer.policy.name, now, explorer.states
+        if now < self.next or now == self.begun:
             return
-        rate = explorer.states / (now - self.begun)
+        rate = (explorer.states - self.seen) / (now - self.begun)
         line = (
-            f"{self.name}: {explorer.states:,} states, {explorer.queued:,} queued, "
+            f"{self.policy}: {explorer.states:,} states, {explorer.queued:,} queued, "
             f"{rate:,.0f}/s, {explorer.memory / 1e6:,.0f} MB"
         )
         click.echo(f"\r\033[K{line}", nl=False, err=True)
@@ -75,7 +77,7 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
     "--policy-file",
     type=click.Path(),
     metavar="FILE",
-    help="TOML with more policies; all of them where no POLICY is named.",
+    help="TOML with more policies; all of them if no POLICY is named.",
 )
 @click.option("--cpus", type=int, default=2, show_default=True, callback=_sizes)
 @click.option("--tasks", type=int, default=3, show_default=True, callback=_sizes)
@@ -83,14 +85,14 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
 @click.option(
     "--no-symmetry",
     is_flag=True,
-    help="Keep states that differ in what cannot matter: names, maps that nobody sees.",
+    help="Keep states apart that differ only in names, or in maps that no task sees.",
 )
-@click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Give up there.")
+@click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
     "--max-memory",
     type=Size(),
     metavar="SIZE",
-    help="Give up there: 500M, 8G.  [default: 8G, or 3/4 of the machine's]",
+    help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of the machine's]",
 )
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
@@ -98,14 +100,9 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
     "--promela",
     type=click.Path(),
     metavar="FILE",
-    help="Write one policy's model for SPIN there instead.",
+    help="Write one policy's model for SPIN to FILE instead.",
 )
-@click.option(
-    "--format", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True
-)
-@click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Write there instead of to stdout."
-)
+@output_options("text", "markdown", "csv", "json")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -120,14 +117,14 @@ def command(
     replay: bool,
     mutations: bool,
     promela: str | None,
-    format: str,
+    format: str | None,
     output: str | None,
 ) -> None:
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
-    Wherever a task is in user mode, the hardware must let it use exactly the ports that it
-    owns; and no LTR may find a busy descriptor. docs/check.md says what is explored. A verdict
-    is about the model, not about a kernel.
+    Whenever a task is in user mode, the hardware must let it use exactly the ports that it
+    owns; and no LTR may find a busy descriptor. docs/check.md defines the model. A verdict is
+    about the model, not about a kernel.
 
     \b
     Examples:
@@ -137,58 +134,46 @@ def command(
       kvmbench check deferred --mutations --tasks 2
       kvmbench check deferred --promela deferred.pml
 
-    Exit codes: 0 safe, 3 unsafe, 4 not decided (a limit or Ctrl-C), 2 usage, 1 failed.
+    Exit codes: 0 safe, 3 unsafe, 4 not decided (a limit), 2 usage, 1 failed, 130 stopped
+    by Ctrl-C. With --mutations, 3 is about the POLICY itself, 4 about its mutants too.
     """  # fmt: skip
     if promela is not None and (mutations or replay or output is not None):
-        raise click.UsageError("--promela FILE goes with no --mutations, --replay or --output")
+        raise click.UsageError("--promela FILE excludes --mutations, --replay and --output")
     if mutations and replay:
-        raise click.UsageError("--mutations goes with no --replay")
+        raise click.UsageError("--mutations and --replay exclude each other")
     known = known_policies(policy_file)
     policies = [pick("policy", name, known) for name in names] or _default(known, policy_file)
     if promela is not None:
         _promela(policies, promela, (cpus, tasks, ports))
         return
-    from kvmbench.checker import document as check_tables
-    from kvmbench.checker import verdict as check
+    from kvmbench.checker.document import document
+    from kvmbench.checker.verdict import STATES_MAX, check
 
-    options: dict[str, Any] = {
-        "cpus": cpus, "tasks": tasks, "ports": ports, "symmetry": not no_symmetry,
-        "max_states": min(max_states or check.STATES_MAX, check.STATES_MAX),
-        "max_memory": max_memory,
-    }  # fmt: skip
     show = _States()
-    verdicts: list[Verdict] = []
+    verdicts = []
     try:
-        if mutations:
-            parts = []
-            for policy in policies:
-                found = list(_mutants(policy, options, show))
-                verdicts += [verdict for _, verdict in found]
-                original, *mutants = found
-                said = [(name, v) for name, v in mutants]
-                parts.append(check_tables.render_mutations(original[1], said, format))
-                if _stopped(verdicts):
-                    break
-            text = _joined(parts, format)
-        else:
-            for policy in policies:
-                verdicts.append(_checked(policy, options, show))
-                if _stopped(verdicts):
-                    break
-            lines = [check.replay(v) if replay and v.bad else None for v in verdicts]
-            text = check_tables.render(verdicts, format, lines)
+        for policy in policies:
+            verdicts.append(
+                check(
+                    policy, cpus=cpus, tasks=tasks, ports=ports, symmetry=not no_symmetry,
+                    max_states=min(max_states or STATES_MAX, STATES_MAX), max_memory=max_memory,
+                    replay=replay, mutations=mutations, progress=show.at,
+                )
+            )  # fmt: skip
+            if verdicts[-1].stopped:
+                break
     except MemoryError as error:
         raise click.ClickException(str(error) or "no memory") from None
     except RuntimeError as error:
         raise click.ClickException(str(error)) from None
     finally:
         show.clear()
-    write_out(text, output)
-    # Of mutations, that some are unsafe is the finding: there the policies' own verdicts count.
-    own = [v for v in verdicts if v.policy in policies] if mutations else verdicts
-    if any(v.verdict == "unsafe" for v in own):
+    emit(document(verdicts), format, output)
+    if verdicts[-1].stopped:
+        raise click.Abort
+    if any(v.verdict == "unsafe" for v in verdicts):
         ctx.exit(UNSAFE)
-    if any(v.verdict == "undecided" for v in verdicts):
+    if any(v.verdict == "undecided" for own in verdicts for v in (own, *own.mutants.values())):
         ctx.exit(UNDECIDED)
 
 
@@ -199,39 +184,9 @@ def _default(known: dict[str, Policy], policy_file: str | None) -> list[Policy]:
     return [p for name, p in known.items() if not policy_file or name not in built_in]
 
 
-def _checked(policy: Policy, options: dict[str, Any], show: _States) -> Verdict:
-    from kvmbench.checker.verdict import check
-
-    show.begin(policy.name)
-    return check(policy, **options, progress=show.at)
-
-
-def _mutants(
-    policy: Policy, options: dict[str, Any], show: _States
-) -> Iterator[tuple[str, Verdict]]:  # fmt: skip
-    """Check a policy, then its mutants, until one is stopped."""
-    from kvmbench.checker.mutations import mutations
-
-    for name, mutant in {policy.name: policy, **mutations(policy)}.items():
-        verdict = _checked(mutant, options, show)
-        yield name, verdict
-        if _stopped([verdict]):
-            return
-
-
-def _stopped(verdicts: list[Verdict]) -> bool:
-    return bool(verdicts) and "Ctrl-C" in verdicts[-1].reason
-
-
-def _joined(parts: list[str], format: str) -> str:
-    if format != "json":
-        return "\n".join(parts)
-    return parts[0] if len(parts) == 1 else "[\n" + ",\n".join(p.rstrip() for p in parts) + "\n]\n"
-
-
 def _promela(policies: list[Policy], path: str, sizes: tuple[int, int, int]) -> None:
     from kvmbench.checker.promela import promela
 
     if len(policies) != 1:
         raise click.UsageError(f"--promela takes one POLICY, not {len(policies)}")
-    write_out(promela(policies[0], *sizes), None if path == "-" else path)
+    write_out(promela(policies[0], *sizes), path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,10 +17,11 @@ from kvmbench.cli.common import (
     machine_options,
     pick,
     read,
-    write_out,
 )
+from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
+    from kvmbench.scenario.result import Comparison, Sweep
     from kvmbench.scenario.scenario import Scenario
 
 POINTS_MAX = 10_000
@@ -49,15 +50,7 @@ def _scenario_names(_: click.Context) -> Iterable[str]:
     metavar="PARAM=a:b:n",
     help="Print the curve over n values of a parameter, from a to b.",
 )
-@click.option(
-    "--format",
-    type=click.Choice(["text", "markdown", "csv", "json"]),
-    default="text",
-    show_default=True,
-)
-@click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Write there instead of to stdout."
-)
+@output_options("text", "markdown", "csv", "json")
 def command(
     name: str,
     before: str,
@@ -69,10 +62,10 @@ def command(
     seed: int | None,
     seconds: float | None,
     vary: str | None,
-    format: str,
+    format: str | None,
     output: str | None,
 ) -> None:
-    """Simulate a host under two policies: where its CPU time goes, and what the change is worth.
+    """Simulate a host under two policies: its CPU time by cause, and the worth of the change.
 
     A parameter of --vary is one of the scenario (ioperm_share, timeslice_us, migrations, cpus) or
     of a group of its tasks (vm.guest_us, vm.count); `kvmbench show NAME` prints them.
@@ -89,34 +82,24 @@ def command(
     known = known_policies(policy_file)
     policies = (pick("policy", before, known), pick("policy", after, known))
     scenario = _scenario(name)
-
-    from kvmbench.scenario import document as scenario_tables
-    from kvmbench.scenario.document import Point
-
     show = Progress()
-    points = []
     try:
         if seconds is not None:
             scenario = scenario.with_value("seconds", seconds)
-        parameter, steps = _varied(vary, scenario)
-        for number, (value, varied) in enumerate(steps):
-            results = []
-            for side, policy in enumerate(policies):
-
-                def report(share: float, done: int = 2 * number + side) -> None:
-                    show(scenario.name, (done + share) / (2 * len(steps)))
-
-                results.append(
-                    varied.run(
-                        policy, costs, threads=threads, seed=seed, vendor=vendor, progress=report
-                    )
-                )
-            points.append(Point(value, *results))
+        options: dict[str, Any] = {
+            "threads": threads, "seed": seed, "vendor": vendor,
+            "progress": lambda share: show(scenario.name, share),
+        }  # fmt: skip
+        found: Comparison | Sweep
+        if vary is None:
+            found = scenario.compare(*policies, costs, **options)
+        else:
+            found = scenario.sweep(*_varied(vary, scenario), *policies, costs, **options)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     finally:
         show.clear()
-    write_out(scenario_tables.render(points, format, parameter), output)
+    emit(found.document(), format, output)
 
 
 def _scenario(name: str) -> Scenario:
@@ -125,12 +108,8 @@ def _scenario(name: str) -> Scenario:
     return read(load_scenario, name) if is_file(name) else pick("scenario", name, scenarios())
 
 
-def _varied(
-    vary: str | None, scenario: Scenario
-) -> tuple[str | None, list[tuple[float | None, Scenario]]]:
-    """Return the parameter and each of its values with the scenario that has it."""
-    if vary is None:
-        return None, [(None, scenario)]
+def _varied(vary: str, scenario: Scenario) -> tuple[str, list[float]]:
+    """Return the parameter and the values of --vary, each of which the scenario can have."""
     parameter, _, span = vary.partition("=")
     try:
         first, last, n = span.split(":")
@@ -139,12 +118,11 @@ def _varied(
         raise click.UsageError(f"--vary {vary}: expected PARAM=a:b:n") from None
     if not 1 <= points <= POINTS_MAX:
         raise click.UsageError(f"--vary {vary}: n is {points}, not in 1 to {POINTS_MAX}")
-    found: list[tuple[float | None, Scenario]] = []
-    for i in range(points):
-        exact = low + (high - low) * i / max(points - 1, 1)
-        value = int(exact) if exact.denominator == 1 else float(exact)
-        try:
-            found.append((value, scenario.with_value(parameter, value)))
-        except ValueError as error:
-            raise click.UsageError(f"--vary {vary}: {error}") from None
-    return parameter, found
+    exact = [low + (high - low) * i / max(points - 1, 1) for i in range(points)]
+    values = [int(value) if value.denominator == 1 else float(value) for value in exact]
+    try:
+        for value in values:
+            scenario.with_value(parameter, value)
+    except ValueError as error:
+        raise click.UsageError(f"--vary {vary}: {error}") from None
+    return parameter, values

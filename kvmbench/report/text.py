@@ -132,6 +132,10 @@ def _table(table: Table, width: int, color: bool) -> str:
             repeats = table.grouped and words[: n + 1] == last[: n + 1]
             blank = repeats and table.columns[n].kind == "key"
             tone = "" if isinstance(cell, str) else TONES[cell.tone]
+            if table.columns[n].kind == "word":
+                said = _wrapped(said, max(widths[n], 1)).rstrip(
+                    "\n"
+                )  # rich breaks at no-break spaces
             cells.append(Text("" if blank else said, style=tone))
         last = words
         drawn.add_row(*cells)
@@ -139,13 +143,18 @@ def _table(table: Table, width: int, color: bool) -> str:
 
 
 def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[int]:
-    """Return the columns' widths: words give way first, then keys, neither below its least."""
+    """Return the columns' widths: words give way first, then keys, the widest of each first.
+
+    No column becomes narrower than its least.
+    """
     widths = list(natural)
     excess = sum(widths) + GAP * (len(widths) - 1) - width
     for kind in ("word", "key"):
-        for n in sorted(range(len(widths)), key=lambda n: -natural[n]):
-            if kinds[n] == kind and excess > 0:
-                given = min(excess, max(widths[n] - LEAST[kind], 0))
-                widths[n] -= given
-                excess -= given
+        while excess > 0:
+            room = {n: width for n, width in enumerate(widths) if kinds[n] == kind}
+            widest = max(room, key=room.__getitem__, default=0)
+            if room.get(widest, 0) <= LEAST[kind]:
+                break
+            widths[widest] -= 1
+            excess -= 1
     return widths

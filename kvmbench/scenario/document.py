@@ -1,95 +1,151 @@
-"""Scenarios under two policies as text, Markdown, CSV and JSON."""
+"""The documents of simulated hosts, and their JSON, "kvmbench.scenario/1".
+
+The results' `document` and `kvmbench scenario` make them; `kvmbench schema scenario` prints
+`SCHEMAS`.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from kvmbench.causes import CAUSES
-from kvmbench.report.plain import WIDTH, Table, count, markdown, text
-from kvmbench.scenario.scenario import PERCENTILES, ScenarioResult, Worth, worth
+from kvmbench.report import Block, Column, Document, Note, Record, Table
 
-__all__ = ["FORMATS", "Point", "render"]
+if TYPE_CHECKING:
+    from kvmbench.scenario.result import ScenarioResult, Sweep, Worth
 
-FORMATS = ("text", "markdown", "csv", "json")
+__all__ = [
+    "SCHEMAS",
+    "ScenarioDocument",
+    "host_document",
+    "sweep_document",
+]
+
+PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
-GONE = 20  # a gain is gone where less than the largest one over this is left
+GONE = 20  # a gain is gone at less than the largest one divided by this
 EVER = ("leaks", "denials", "faults")  # a correct policy has none
 
 
-class Point(NamedTuple):
-    """A scenario under two policies, with the value of the parameter that varies, if one does."""
+class SideEntry(TypedDict):
+    """A host under one policy: shares of CPU time 0 to 1, and counts of the whole run."""
+
+    policy: str
+    share: dict[str, float]
+    per_second: dict[str, float]
+    exit_cycles: dict[str, int | None]
+    leaks: int
+    denials: int
+    faults: int
+    operations: int
+
+
+class WorthEntry(TypedDict):
+    """The worth of the change: `percent` of CPU time, its standard `error`, and in cores."""
+
+    percent: float | None
+    error: float | None
+    cores_per_1000: float | None
+
+
+class PointEntry(TypedDict):
+    """A scenario at one `value` of the parameter; a result of one policy has no `after`."""
 
     value: float | None
-    before: ScenarioResult
-    after: ScenarioResult
-
-    @property
-    def worth(self) -> Worth:
-        return worth(self.before, self.after)
-
-
-def render(points: Sequence[Point], form: str, parameter: str | None = None) -> str:
-    """Return one point, or a curve of points over `parameter`, in one of FORMATS."""
-    if form == "json":
-        return json.dumps(_document(points, parameter), indent=2) + "\n"
-    if form == "csv":
-        return _csv(_flat(point, parameter) for point in points)
-    write = {"text": text, "markdown": markdown}[form]
-    parts = [_fill(_title(points[0], parameter))]
-    if parameter is None:
-        parts += [write(_main(points[0])), _fill(_worth(points[0].worth))]
-    else:
-        parts += [write(_curve(points, parameter)), _fill(_where_gone(points, parameter))]
-    return "\n".join(parts)
+    cpus: int
+    seconds: float
+    seed: int
+    before: SideEntry
+    after: SideEntry | None
+    worth: WorthEntry | None
 
 
-def _fill(words: str) -> str:
-    return textwrap.fill(words, WIDTH).replace("\xa0", " ") + "\n"
+class ScenarioDocument(TypedDict):
+    """The JSON of `kvmbench scenario`: one point, or one per value of --vary."""
+
+    schema: Literal["kvmbench.scenario/1"]
+    engine: Literal["sim"]
+    model_version: str
+    scenario: str
+    profile: str
+    vendor: str
+    parameter: str | None
+    points: list[PointEntry]
 
 
-def _title(point: Point, parameter: str | None) -> str:
-    before, after = point.before, point.after
-    scenario = before.scenario
-    vendor = "" if before.vendor == "vmx" else f", {before.vendor}"
-    facts = [
-        f"{scenario.cpus} CPUs" if parameter != "cpus" else "",
-        f"{scenario.n_tasks} tasks" if not (parameter or "").endswith(".count") else "",
-        f"{scenario.seconds:g}\xa0s" if parameter != "seconds" else "",
-        f"profile {before.profile.name}{vendor}",
-        f"seed {before.seed}" if parameter != "seed" else "",
+SCHEMAS = {"scenario": ScenarioDocument}
+"""The JSON documents of scenarios by kind."""
+
+
+def host_document(results: Sequence[ScenarioResult], worth: Worth | None = None) -> Document:
+    """Return the document of a scenario under one policy, or under two with their worth."""
+    compared = ("before", "after", "change") if worth else (results[0].policy.name,)
+    columns = [Column("figure", "key"), Column("unit", "word"), *map(Column, compared)]
+    blocks: list[Block] = [Table(columns, list(_rows(results)))]
+    if worth:
+        blocks.append(Note(_said(worth)))
+    return _document([(results, worth)], blocks)
+
+
+def sweep_document(sweep: Sweep) -> Document:
+    """Return the document of a sweep: its curve, and the points that lose the gain."""
+    columns = [
+        Column(sweep.parameter, "key"),
+        Column("switches", unit="1/s"),
+        Column("before", unit="reloads/s"),
+        Column("after", unit="reloads/s"),
+        Column("worth", unit="% of CPU time"),
+        Column("gain", "word"),
     ]
-    what = f"{before.policy.name} -> {after.policy.name}, simulated host {scenario.name}"
-    return f"{what}: {', '.join(fact for fact in facts if fact)}"
+    gains = [point.worth.percent or 0 for point in sweep.comparisons]
+    gone = [gain <= max(0, *gains) / GONE for gain in gains]
+    rows = [
+        (
+            f"{value:.6g}",
+            f"{point.before.rate('switches'):,.0f}",
+            f"{point.before.rate('reloads'):,.0f}",
+            f"{point.after.rate('reloads'):,.0f}",
+            _gain(point.worth),
+            "gone" if lost else "",
+        )
+        for value, point, lost in zip(sweep.values, sweep.comparisons, gone, strict=True)
+    ]
+    places = ", ".join(row[0] for row in rows if row[-1])
+    said = (
+        f"The gain is gone, less than 1/{GONE} of the largest here is left, "
+        f"at {sweep.parameter} {places}."
+    )
+    if not any(gone):
+        said = "The gain does not disappear at any of these points."
+    elif all(gone):
+        said = "There is no gain at any of these points."
+    points = [((point.before, point.after), point.worth) for point in sweep.comparisons]
+    return _document(points, [Table(columns, rows), Note(said)], sweep.parameter, sweep.values)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3f}%"
-
-
-def _main(point: Point) -> Table:
-    both = (point.before, point.after)
-    rows: list[tuple[str, ...]] = []
+def _rows(results: Sequence[ScenarioResult]) -> Iterator[list[str]]:
+    """Return a row per figure, with a column per result, and the change of two."""
     for cause, (_, label) in CAUSES.items():
-        old, new = (result.share(cause) for result in both)
-        if old or new:
-            rows.append((label, _percent(old), _percent(new), f"{100 * (new - old):+.3f}"))
+        if any(result.cycles[cause] for result in results):
+            shares = [100 * result.share(cause) for result in results]
+            yield _row(label, "% of CPU time", shares, ".3f")
     for name, label in RATES.items():
-        old, new = (round(result.rate(name)) for result in both)
-        rows.append((f"{label}/s", f"{old:,}", f"{new:,}", f"{new - old:+,}"))
+        yield _row(label, "1/s", [round(result.rate(name)) for result in results], ",")
     for percent in PERCENTILES:
-        costs = [result.percentile(percent) for result in both]
-        change = "-" if None in costs else f"{(costs[1] or 0) - (costs[0] or 0):+,}"
-        rows.append((f"exit p{percent}, cycles", *(count(cost) for cost in costs), change))
+        costs = [result.percentile(percent) for result in results]
+        yield _row(f"EXIT p{percent}", "cycles", costs, ",")
     for name in EVER:
-        found = [result.counts[name] for result in both]
-        rows.append((name, *map(str, found), f"{found[1] - found[0]:+}"))
-    rows = [(*row[:-1], "0" if not row[-1].strip("+-0.") else row[-1]) for row in rows]
-    return Table(("share of CPU time", "before", "after", "change"), rows)
+        yield _row(name, "count", [result.counts[name] for result in results], ",")
+
+
+def _row(label: str, unit: str, values: Sequence[float | None], form: str) -> list[str]:
+    known = [value for value in values if value is not None]
+    cells = ["-" if value is None else format(value, form) for value in values]
+    if len(values) > 1:
+        change = format(known[1] - known[0], f"+{form}") if len(known) > 1 else "-"
+        cells.append("0" if known and not change.strip("+-0.") else change)
+    return [label, unit, *cells]
 
 
 def _gain(found: Worth) -> str:
@@ -99,112 +155,96 @@ def _gain(found: Worth) -> str:
     return f"{found.percent:+.4f}{error}"
 
 
-def _worth(found: Worth) -> str:
+def _said(found: Worth) -> str:
     if found.percent is None or found.cores is None:
         return "Worth: unknown, as no CPU did any work."
     error = "" if found.error is None else f"\xa0+-\xa0{10 * found.error:.3f}"
     return (
-        f"Worth: {_gain(found)}\xa0% of CPU time for the same work, "
+        f"Worth: {_gain(found)} % of CPU time for the same work, "
         f"{found.cores:+.3f}{error} cores of 1,000."
     )
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
-
-
-def _curve(points: Sequence[Point], parameter: str) -> Table:
-    rows = [
-        (
-            _number(point.value),
-            f"{point.before.rate('switches'):.0f}",
-            f"{point.before.rate('reloads'):.0f} -> {point.after.rate('reloads'):.0f}",
-            _gain(point.worth),
-            "gone" if gone else "",
-        )
-        for point, gone in zip(points, _gone(points), strict=True)
-    ]
-    headings = (parameter, "switches/s", "TR reloads/s", "% of CPU time", "gain")
-    return Table(headings, rows)
-
-
-def _gone(points: Sequence[Point]) -> list[bool]:
-    """Say at which points nothing, or next to nothing, is left of the curve's largest gain."""
-    gains = [point.worth.percent or 0 for point in points]
-    return [gain <= max(0, *gains) / GONE for gain in gains]
-
-
-def _where_gone(points: Sequence[Point], parameter: str) -> str:
-    gone = _gone(points)
-    if not any(gone):
-        return "The gain does not disappear at any of these points."
-    if all(gone):
-        return "There is no gain at any of these points."
-    places = ", ".join(_number(p.value) for p, is_gone in zip(points, gone, strict=True) if is_gone)
-    return (
-        f"The gain is gone, less than 1/{GONE} of the largest here is left, "
-        f"at {parameter} {places}."
-    )
-
-
-def _side(result: ScenarioResult) -> dict[str, Any]:
-    return {
-        "policy": result.policy.name,
-        "share": {cause: result.share(cause) for cause in CAUSES},
-        "per_second": {name: result.rate(name) for name in RATES},
-        "exit_cycles": {f"p{percent}": result.percentile(percent) for percent in PERCENTILES},
-        **{name: result.counts[name] for name in EVER},
-        "operations": result.operations,
-    }
-
-
-def _gains(found: Worth) -> dict[str, Any]:
-    return {"percent": found.percent, "error": found.error, "cores_per_1000": found.cores}
-
-
-def _document(points: Sequence[Point], parameter: str | None) -> dict[str, Any]:
-    first = points[0].before
-    document: dict[str, Any] = {
+def _document(
+    points: Sequence[tuple[Sequence[ScenarioResult], Worth | None]],
+    blocks: Sequence[Block],
+    parameter: str | None = None,
+    values: Sequence[float | None] = (None,),
+) -> Document:
+    """Return the document with its records and data, a point per value of the parameter."""
+    results = points[0][0]
+    first = results[0]
+    entries = [_point(value, *point) for value, point in zip(values, points, strict=True)]
+    data: ScenarioDocument = {
+        "schema": "kvmbench.scenario/1",
         "engine": "sim",
         "model_version": first.model_version,
         "scenario": first.scenario.name,
         "profile": first.profile.name,
         "vendor": first.vendor,
+        "parameter": parameter,
+        "points": entries,
     }
-    entries = [
-        {
-            "cpus": point.before.scenario.cpus,
-            "seconds": point.before.scenario.seconds,
-            "seed": point.before.seed,
-            "before": _side(point.before),
-            "after": _side(point.after),
-            "worth": _gains(point.worth),
-        }
-        for point in points
+    records = [_record(first.scenario.name, parameter, entry) for entry in entries]
+    return Document(_title(results, parameter), blocks, records, data)
+
+
+def _title(results: Sequence[ScenarioResult], parameter: str | None) -> str:
+    first = results[0]
+    scenario = first.scenario
+    facts = [
+        f"{scenario.cpus} CPUs" if parameter != "cpus" else "",
+        f"{scenario.n_tasks} tasks" if not (parameter or "").endswith(".count") else "",
+        f"{scenario.seconds:g}\xa0s" if parameter != "seconds" else "",
+        f"cost profile {first.profile.name}",
+        "" if first.vendor == "vmx" else first.vendor,
+        f"seed {first.seed}" if parameter != "seed" else "",
     ]
-    if parameter is None:
-        return document | entries[0]
-    curve = [{"value": point.value, **e} for point, e in zip(points, entries, strict=True)]
-    return document | {"parameter": parameter, "points": curve}
+    names = " -> ".join(result.policy.name for result in results)
+    return f"{names}, simulated host {scenario.name}: {', '.join(filter(None, facts))}"
 
 
-def _flat(point: Point, parameter: str | None) -> dict[str, Any]:
-    line: dict[str, Any] = {"scenario": point.before.scenario.name}
+def _point(
+    value: float | None, results: Sequence[ScenarioResult], found: Worth | None
+) -> PointEntry:
+    before, *after = results
+    return {
+        "value": value,
+        "cpus": before.scenario.cpus,
+        "seconds": before.scenario.seconds,
+        "seed": before.seed,
+        "before": _side(before),
+        "after": _side(after[0]) if after else None,
+        "worth": None if found is None else {
+            "percent": found.percent, "error": found.error, "cores_per_1000": found.cores,
+        },
+    }  # fmt: skip
+
+
+def _side(result: ScenarioResult) -> SideEntry:
+    return {
+        "policy": result.policy.name,
+        "share": {cause: result.share(cause) for cause in CAUSES},
+        "per_second": {name: result.rate(name) for name in RATES},
+        "exit_cycles": {f"p{percent}": result.percentile(percent) for percent in PERCENTILES},
+        "leaks": result.counts["leaks"],
+        "denials": result.counts["denials"],
+        "faults": result.counts["faults"],
+        "operations": result.operations,
+    }
+
+
+def _record(scenario: str, parameter: str | None, point: PointEntry) -> Record:
+    record: Record = {"scenario": scenario}
     if parameter is not None:
-        line[parameter] = point.value
-    for side, result in (("before", point.before), ("after", point.after)):
-        for key, value in _side(result).items():
+        record[parameter] = point["value"]
+    sides: list[tuple[str, Any]] = [("", point["before"])]
+    if point["after"] is not None:
+        sides = [("_before", point["before"]), ("_after", point["after"])]
+    for suffix, side in sides:
+        for key, value in side.items():
             if isinstance(value, dict):
-                line |= {f"{key}_{name}_{side}": figure for name, figure in value.items()}
+                record |= {f"{key}_{name}{suffix}": figure for name, figure in value.items()}
             else:
-                line[f"{key}_{side}"] = value
-    return line | _gains(point.worth)
-
-
-def _csv(lines: Iterable[dict[str, Any]]) -> str:
-    found = list(lines)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()
+                record[f"{key}{suffix}"] = value
+    return record | (point["worth"] or {})

@@ -1,6 +1,6 @@
 """Tables for random draws in integers: the same bits on every machine, no libm when drawing.
 
-docs/scenario.md, "Random numbers", says how a draw uses them.
+`_host` draws with them; docs/scenario.md, "Random numbers", has the method.
 """
 
 from __future__ import annotations

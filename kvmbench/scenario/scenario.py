@@ -1,52 +1,37 @@
-"""A whole host under a policy: run queues of vCPU threads and other tasks, in simulated seconds.
+"""A scenario: a whole host's CPUs, clock and groups of tasks, declared or read from TOML.
 
-docs/scenario.md says what is simulated, and what a change of policy is worth to such a host.
+`kvmbench.Scenario` and `kvmbench.load_scenario` are these; docs/scenario.md explains the fields.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from math import isfinite, sqrt
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench._core import Machine
-from kvmbench.arrays import named
-from kvmbench.catalog import policies, profiles
-from kvmbench.causes import CAUSES
 from kvmbench.errors import unknown_name
-from kvmbench.model import MODEL_VERSION, Policy, Profile
-from kvmbench.scenario._host import TYPES, Host
+from kvmbench.model import Policy, Profile
+from kvmbench.scenario import simulation
+from kvmbench.scenario._host import TYPES
+from kvmbench.scenario.result import Comparison, ScenarioResult, Sweep
+from kvmbench.scenario.simulation import Progress, Vendor
 from kvmbench.tomlfile import Source, declared
 
-__all__ = [
-    "PERCENTILES",
-    "Scenario",
-    "ScenarioResult",
-    "Tasks",
-    "Worth",
-    "load_scenario",
-    "scenarios",
-    "worth",
-]
-
-PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
+__all__ = ["Scenario", "Tasks", "load_scenario", "scenarios"]
 
 US = 10**6
 TIME_MAX = 2**31 - 1  # cycles of a timeslice or an epoch: one ADVANCE holds it
 MEAN_MAX = 2**40  # cycles
-GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
-Progress = Callable[[float], None]
 
 
 def _set_number(record: object, name: str, low: float, high: float) -> None:
@@ -71,10 +56,10 @@ class Tasks:
     """Tasks of a host that behave alike; times are means, in microseconds.
 
     `type` is `vcpu` (a guest that runs `guest_us` between exits of `mix`, exit kind -> weight),
-    `plain` (works) or `io` (works `work_us` between accesses of a port of its own). A task runs
+    `plain` (works) or `io` (works `work_us` between accesses of its own port). A task runs
     `run_us` in all, then sleeps `sleep_us`; 0 means that it never sleeps. `times` are
     `exponential` or `fixed`. With `ioperm`, and always where the type is `io`, each task holds an
-    I/O bitmap with `ports` ports of its own, the group's first at `port`.
+    I/O bitmap with its own `ports` ports, the group's first at `port`.
 
     Raises TypeError or ValueError that begin with the field's name.
     """
@@ -141,10 +126,10 @@ def _tasks(values: dict[str, Any]) -> Tasks:
 class Scenario:
     """A host: CPUs, a clock, tasks, and how long to simulate (docs/scenario.md).
 
-    `seconds` are simulated on CPUs of `clock_hz` cycles a second; `timeslice_us` and `epoch_us`
-    are below 2**31 cycles each. `migrations` a second move queued tasks between CPUs at the ends
+    `seconds` are simulated on CPUs of `clock_hz` cycles per second; `timeslice_us` and `epoch_us`
+    are below 2**31 cycles each. `migrations` per second move queued tasks between CPUs at the ends
     of epochs. `ioperm_share`, 0 to 1, is the share of the other tasks that hold an I/O bitmap
-    besides those whose group says so. `seed`, 0 to 2**64 - 1, is the default of `run`.
+    in addition to groups with `ioperm`. `seed`, 0 to 2**64 - 1, is the default of `run`.
 
     Raises TypeError or ValueError that begin with the field's name.
     """
@@ -223,239 +208,100 @@ class Scenario:
         changed = [replace(g, **changes) if g.name == group else g for g in self.tasks]
         return replace(self, tasks=tuple(changed))
 
-    # Simulation
+    @property
+    def n_tasks(self) -> int:
+        """The number of tasks of all groups."""
+        return sum(group.count for group in self.tasks)
 
     def run(
         self,
-        policy: str | Policy,
-        profile: str | Profile = "patch-2017",
+        policy: str | Path | Policy,
+        profile: str | Path | Profile = "patch-2017",
         *,
         threads: int = 1,
         seed: int | None = None,
-        vendor: Literal["vmx", "svm"] = "vmx",
+        vendor: Vendor = "vmx",
         progress: Progress | None = None,
     ) -> ScenarioResult:
-        """Simulate the host; the result is the same for any number of threads.
+        """Simulate the host under one policy; the result prints as a table.
 
-        `progress` is called now and then with the share that is done. Raises ValueError where
-        the profile lacks an exit kind of the mix.
+        Policy and cost profile are objects, built-in names or TOML files. The result is the same
+        for any number of `threads`, 1 to 256. `seed` replaces the scenario's. `progress` is
+        called several times a second with the share that is done, 0 to 1; an exception in it, or
+        Ctrl-C, ends the simulation.
+
+        Raises ValueError for an unknown name, or a profile that lacks an exit kind of a mix;
+        FileError and OSError for files.
         """
-        if not 1 <= threads <= 256:
-            raise ValueError(f"threads is {threads}, not in 1 to 256")
-        host = self._host(policy, profile, vendor, seed, min(threads, self.cpus))
-        _simulate(host, min(threads, self.cpus), progress)
-        return _result(self, host, self.seed if seed is None else seed)
+        return simulation.run(self, policy, profile, threads, seed, vendor, progress)
+
+    def compare(
+        self,
+        before: str | Path | Policy = "eager",
+        after: str | Path | Policy = "deferred",
+        profile: str | Path | Profile = "patch-2017",
+        *,
+        threads: int = 1,
+        seed: int | None = None,
+        vendor: Vendor = "vmx",
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Simulate the host under two policies, as `kvmbench scenario` does; see `run`."""
+        both = [
+            simulation.run(
+                self, policy, profile, threads, seed, vendor, simulation.part(progress, i, 2)
+            )
+            for i, policy in enumerate((before, after))
+        ]
+        return Comparison(*both)
+
+    def sweep(
+        self,
+        parameter: str,
+        values: Iterable[float],
+        before: str | Path | Policy = "eager",
+        after: str | Path | Policy = "deferred",
+        profile: str | Path | Profile = "patch-2017",
+        *,
+        threads: int = 1,
+        seed: int | None = None,
+        vendor: Vendor = "vmx",
+        progress: Progress | None = None,
+    ) -> Sweep:
+        """Compare two policies at each value of one of `parameters`, as --vary does; see `run`.
+
+        Raises ValueError for no value, an unknown parameter or a value out of its range, before
+        it simulates.
+        """
+        points = [(value, self.with_value(parameter, value)) for value in values]
+        if not points:
+            raise ValueError("values is empty")
+        found = [
+            scenario.compare(
+                before, after, profile, threads=threads, seed=seed, vendor=vendor,
+                progress=simulation.part(progress, i, len(points)),
+            )
+            for i, (_, scenario) in enumerate(points)
+        ]  # fmt: skip
+        return Sweep(parameter, tuple(value for value, _ in points), tuple(found))
 
     def ops(
         self,
         n: int,
-        policy: str | Policy,
-        profile: str | Profile = "patch-2017",
+        policy: str | Path | Policy,
+        profile: str | Path | Profile = "patch-2017",
         *,
         seed: int | None = None,
-        vendor: Literal["vmx", "svm"] = "vmx",
+        vendor: Vendor = "vmx",
     ) -> NDArray[np.void]:
-        """Return the first `n` operations of the host's history, or all, as OP_DTYPE.
+        """Return the first `n` operations of the host's history, or all, as OP_DTYPE, (n,).
 
         Epoch by epoch, CPU by CPU: a new machine of `cpus` and `n_tasks` that runs them ends as
-        the simulated one does after them.
+        the simulated one does after them. Raises as `run`, and ValueError for a negative `n`.
         """
         if n < 0:
             raise ValueError(f"n is {n}, not 0 or more")
-        return self._host(policy, profile, vendor, seed, 1).record(n)
-
-    @property
-    def n_tasks(self) -> int:
-        """How many tasks the host has."""
-        return sum(group.count for group in self.tasks)
-
-    def _host(
-        self,
-        policy: str | Policy,
-        profile: str | Profile,
-        vendor: Literal["vmx", "svm"],
-        seed: int | None,
-        workers: int,
-    ) -> Host:
-        profile = named("profile", profile, Profile, profiles)
-        policy = named("policy", policy, Policy, policies)
-        groups = []
-        for group in self.tasks:
-            mean = group.guest_us if group.type == "vcpu" else group.work_us
-            between, run, sleep = (
-                self.cycles(us) for us in (mean or 0, group.run_us, group.sleep_us)
-            )
-            mix = [(_kind(group, name, profile), weight) for name, weight in group.mix.items()]
-            groups.append((group.type, between or 1, run, sleep, group.times == "fixed", mix))
-        epoch = self.cycles(self.epoch_us)
-        return Host(
-            Machine(self.cpus, self.n_tasks, policy, profile, vendor),
-            groups,
-            self._task_rows(),
-            timeslice=self.cycles(self.timeslice_us),
-            epoch=epoch,
-            end=self.cycles(self.seconds * US),
-            migrations=round(Fraction(self.migrations) * epoch),
-            hz=self.clock_hz,
-            seed=self.seed if seed is None else seed,
-            workers=workers,
-        )
-
-    def _task_rows(self) -> NDArray[np.int64]:
-        """Return (group, CPU, first port, ports) of each task; 0 ports: no I/O bitmap."""
-        rows = np.zeros((self.n_tasks, 4), np.int64)
-        share = int(Fraction(self.ioperm_share) * 2**64)
-        task = others = 0
-        for number, group in enumerate(self.tasks):
-            for i in range(group.count):
-                holds = group.ioperm or group.type == "io"
-                if not holds:
-                    # Spread by the golden ratio: evenly, whatever the number of CPUs, and a
-                    # larger share keeps the holders of a smaller one.
-                    holds = others * GOLDEN % 2**64 < share
-                    others += 1
-                first = group.port + group.ports * i if holds else 0
-                rows[task] = (number, task % self.cpus, first, group.ports if holds else 0)
-                task += 1
-        return rows
-
-
-def _kind(group: Tasks, name: str, profile: Profile) -> int:
-    try:
-        return profile.kind_index(name)
-    except ValueError:
-        raise ValueError(
-            f"task group {group.name!r} needs exit kind {name!r}, "
-            f"which profile {profile.name!r} does not have"
-        ) from None
-
-
-def _simulate(host: Host, workers: int, progress: Progress | None) -> None:
-    host.begin()
-    threads = [threading.Thread(target=host.work, args=(i,)) for i in range(workers)]
-    started = []
-    try:
-        for thread in threads:
-            thread.start()
-            started.append(thread)
-        for thread in threads:
-            while thread.is_alive():  # joined in steps, so that Ctrl-C is seen
-                thread.join(0.05)
-                if progress is not None:
-                    progress(host.share_done)
-    except BaseException:
-        host.stop()
-        raise
-    finally:
-        for thread in started:
-            thread.join()
-        host.finish()
-
-
-# Results
-
-
-@dataclass(frozen=True, slots=True)
-class ScenarioResult:
-    """A host after its seconds under one policy: exact sums over its CPUs."""
-
-    scenario: Scenario
-    policy: Policy
-    profile: Profile
-    vendor: str
-    seed: int
-    cycles: dict[str, int]  # by cause, a key of CAUSES; they sum to the CPUs' clocks
-    counts: dict[str, int]  # counters of docs/model.md, section 7, that count no cycles
-    costs: dict[int, int]  # cycles -> how many EXITs that exit cost that, cheapest first
-    useful: tuple[int, ...]  # cycles of guest and work on each CPU
-    acted: tuple[int, ...]  # cycles of the policy's steps, TR and map, on each CPU
-    operations: int
-    machine: Machine
-    model_version: str = MODEL_VERSION
-
-    @property
-    def total(self) -> int:
-        """All CPUs' clocks, in cycles."""
-        return sum(self.cycles.values())
-
-    def share(self, cause: str) -> float:
-        """Return the share of CPU time of a key of CAUSES, 0 to 1."""
-        return self.cycles[cause] / self.total
-
-    def rate(self, counter: str) -> float:
-        """Return a counter per simulated second, for the whole host."""
-        return self.counts[counter] * self.scenario.clock_hz * self.scenario.cpus / self.total
-
-    def percentile(self, percent: str) -> int | None:
-        """Return the least cycles that `percent` of the EXITs did not exceed; None of none."""
-        total = sum(self.costs.values())
-        seen = 0
-        for cost, n in self.costs.items():
-            seen += n
-            if 100 * seen >= Fraction(percent) * total:
-                return cost
-        return None
-
-
-def _result(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
-    machine = host.machine
-    counters = machine.counters
-    outside = host.guest_outside
-    sums = {name: int(counters[name].sum()) for name in counters.dtype.names or ()}
-    cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
-    # The machine counts as work what a vCPU's thread does outside KVM_RUN; here it is the guest.
-    cycles["guest"] += int(outside.sum())
-    cycles["work"] -= int(outside.sum())
-    return ScenarioResult(
-        scenario=scenario,
-        policy=machine.policy,
-        profile=machine.profile,
-        vendor=machine.vendor,
-        seed=seed,
-        cycles=cycles,
-        counts={name: n for name, n in sums.items() if not name.startswith("c_")},
-        costs=host.costs,
-        useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
-        acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
-        operations=host.operations,
-        machine=machine,
-    )
-
-
-class Worth(NamedTuple):
-    """What a change of policy is worth to a host; None where no CPU did any work."""
-
-    percent: float | None  # of CPU time that the same work no longer needs
-    error: float | None  # standard error of `percent`; None on fewer than two CPUs
-
-    @property
-    def cores(self) -> float | None:
-        """Return it as cores of 1,000."""
-        return None if self.percent is None else 10 * self.percent
-
-
-def worth(before: ScenarioResult, after: ScenarioResult) -> Worth:
-    """Return what `after` saves of the CPU time that the work done in `before` took.
-
-    docs/scenario.md, "What a change is worth", has the definition and its reason.
-    """
-    columns = (before.useful, before.acted, after.useful, after.acted)
-    values = np.array([*columns, before.machine.cpu["cycles"]], np.float64)
-
-    def saved(sums: NDArray[np.float64]) -> float | None:
-        useful_0, acted_0, useful_1, acted_1, clocks = sums.tolist()
-        return 100 * (acted_0 - useful_0 * acted_1 / useful_1) / clocks if useful_1 else None
-
-    sums = values.sum(axis=1)
-    percent = saved(sums)
-    # The jackknife: how the figure changes when each of the CPUs is left out in turn.
-    found = [saved(sums - column) for column in values.T] if values.shape[1] > 1 else [None]
-    without = [value for value in found if value is not None]
-    n = len(without)
-    if percent is None or n < len(found):
-        return Worth(percent, None)
-    mean = sum(without) / n
-    return Worth(percent, sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without)))
+        return simulation.host_of(self, policy, profile, vendor, seed, 1).record(n)
 
 
 # Files

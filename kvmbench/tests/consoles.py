@@ -15,7 +15,7 @@ from kvmbench.cli.main import main
 
 ROOT = Path(kvmbench.__file__).parent.parent
 BLOCK = re.compile(r"(```console\n\$ kvmbench (.*?)\n)(.*?)(```)", re.DOTALL)
-SECONDS = re.compile(r"\d+\.\d$", re.MULTILINE)  # the last column of `check`
+SECONDS = re.compile(r" +\d+\.\d$", re.MULTILINE)  # the last column of `check`
 
 
 def pages():
@@ -36,7 +36,7 @@ def run(command):
 
 def stable(command, output):
     """Return the output with the part that changes from run to run left out."""
-    return SECONDS.sub("0.1", output) if command.startswith("check ") else output
+    return SECONDS.sub("   0.1", output) if command.startswith("check ") else output
 
 
 def update():

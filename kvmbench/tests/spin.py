@@ -75,13 +75,13 @@ def disagreement(policy, sizes, *flags):
     """Say how SPIN and the explorer differ on a policy; None where they do not."""
     mine = check(policy, cpus=sizes[0], tasks=sizes[1], ports=sizes[2], symmetry=False)
     theirs = breadth_first(policy, sizes, *flags)
-    if mine.bad is not None:
-        same = theirs.bad is not None and len(mine.bad.events) == theirs.depth
+    if mine.counterexample is not None:
+        same = theirs.bad is not None and len(mine.counterexample.events) == theirs.depth
     else:
         # The model's first step sets the start up: a state, two transitions and a depth more.
         states, transitions = float(f"{mine.states + 1:.8g}"), float(f"{mine.transitions + 2:.8g}")
         same = theirs[:4] == (None, states, transitions, mine.depth)
-    what = mine.bad and (mine.bad.what, len(mine.bad.events))
+    what = mine.counterexample and (mine.counterexample.violation, len(mine.counterexample.events))
     said = f"{policy.name} at {sizes}: {what}, {mine.states} states; SPIN: {theirs}"
     return None if same else said
 

@@ -343,6 +343,14 @@ POLICY_ERRORS = {
         '[mine]\n\nio_base_at_start = "vlid"\n',
         *(3, "mine.io_base_at_start", "'vlid', not 'valid' or 'invalid'"),
     ),
+    "dot in a name": (
+        "\n[linux-5.5]\nvcpu_put = []\n",
+        *(2, "linux-5.5", 'a name with a dot needs quotes: ["linux-5.5"]'),
+    ),
+    "dots in a name": (
+        "[v5.5.1]\nvcpu_put = []\n",
+        *(1, "v5.5.1", 'a name with a dot needs quotes: ["v5.5.1"]'),
+    ),
     "no table": ("mine = 5\n", 1, "mine", "expected a table, found 5"),
     "about": ("[mine]\nabout = 5\n", 2, "mine.about", ""),
     "name": ('\n[""]\n', 2, "", "policy name is '', not a printable, non-empty string"),

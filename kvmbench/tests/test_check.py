@@ -4,22 +4,28 @@ test_promela.py holds it against SPIN.
 """
 
 import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kvmbench
 from kvmbench import Policy, load_policies, policies
 from kvmbench.checker.explorer import Explorer, syncs_first
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.replay import Refused, Stepper, machine_operations
-from kvmbench.checker.verdict import check, default_memory, replay
+from kvmbench.checker.verdict import check, default_memory
+from kvmbench.cli.main import main
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
 from kvmbench.tests import brute, mutants
 
@@ -89,24 +95,25 @@ def test_hidden_maps_change_no_verdict_and_no_length():
     for policy in mutations(policies()["exit-to-user"]).values():
         verdict, whole = (small(policy, (2, 2, 1), symmetry=s) for s in (True, False))
         assert verdict.verdict == whole.verdict
-        assert verdict.bad is None or len(verdict.bad.events) == len(whole.bad.events)
-        assert verdict.never == whole.never
-        assert verdict.bad is not None or [w.step for w in verdict.wasted] == [
-            w.step for w in whole.wasted
+        bad, other = verdict.counterexample, whole.counterexample
+        assert bad is None or len(bad.events) == len(other.events)
+        assert verdict.unreachable_steps == whole.unreachable_steps
+        assert bad is not None or [w.step for w in verdict.wasted_reloads] == [
+            w.step for w in whole.wasted_reloads
         ]
 
 
-def test_what_the_kernel_leaves_open_to_preemption_leaks():
-    """exit-to-user drops an empty map in one region; ioport.c clears TIF before preempt_disable.
+def test_the_end_of_a_map_in_three_entries_leaks():
+    """exit-to-user drops an empty map in one region; with entries it can be preempted between.
 
-    Preempted there, a task without TIF leaves a valid base behind: the next one has its ports.
+    A task without TIF then leaves a valid base to the next one, which has its ports.
     """
     policy = policies()["exit-to-user"]
     parts = ("drop_map if empty", "clear_tif if empty", "invalidate_base if empty")
     verdict = check(replace(policy, name="apart", ioperm=(*policy.ioperm[:4], *parts)), tasks=2)
-    assert (verdict.bad.what, len(verdict.bad.events)) == ("leak", 20)
-    assert [event.code for event in verdict.bad.events[-2:]] == ["schedule", "to_user"]
-    assert replay(verdict).startswith("replayed")
+    assert (verdict.counterexample.violation, len(verdict.counterexample.events)) == ("leak", 20)
+    assert [event.code for event in verdict.counterexample.events[-2:]] == ["schedule", "to_user"]
+    assert verdict.replay().startswith("replayed")
     off = ("drop_map if empty", ("clear_tif if empty", "invalidate_base if empty"))
     safe = replace(policy, name="one region", ioperm=(*policy.ioperm[:4], *off))
     assert check(safe, tasks=2).verdict == "safe"
@@ -147,12 +154,13 @@ def test_any_policy_has_brute_forces_verdict(policy, sizes):
     verdicts = [small(policy, sizes, symmetry=s, max_states=200_000) for s in (True, False)]
     for verdict in verdicts:
         if found.bad is not None:
-            assert len(verdict.bad.events) == found.depth
-            assert replay(verdict).startswith("replayed")
+            assert len(verdict.counterexample.events) == found.depth
+            assert verdict.replay().startswith("replayed")
         elif found.whole:
             assert verdict.verdict == "safe"
         else:
-            assert verdict.bad is None or len(verdict.bad.events) > found.depth
+            bad = verdict.counterexample
+            assert bad is None or len(bad.events) > found.depth
     if found.whole and found.bad is None:
         states = (brute.orbits(policy, found.seen, *sizes[:2]), found.states)
         assert (verdicts[0].states, verdicts[1].states) == states
@@ -165,8 +173,8 @@ def test_any_policy_has_brute_forces_verdict(policy, sizes):
 @pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
 def test_built_in_policies_are_safe(policy):
     verdict = check(policy, tasks=2)
-    assert (verdict.verdict, verdict.bad, verdict.reason) == ("safe", None, "")
-    assert (verdict.wasted, verdict.never) == ((), ())
+    assert (verdict.verdict, verdict.counterexample, verdict.reason) == ("safe", None, "")
+    assert (verdict.wasted_reloads, verdict.unreachable_steps) == ((), ())
 
 
 @pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
@@ -180,10 +188,10 @@ def test_built_in_policies_are_safe_at_the_commands_size(policy):
 def test_known_mutants_are_found(policy, what, plain):
     verdict, unnamed = (check(policy, tasks=2, symmetry=s) for s in (True, False))
     assert verdict.verdict == unnamed.verdict == "unsafe"
-    assert len(verdict.bad.events) == len(unnamed.bad.events)
-    assert what is None or verdict.bad.what == what
+    assert len(verdict.counterexample.events) == len(unnamed.counterexample.events)
+    assert what is None or verdict.counterexample.violation == what
     # Only a preemption inside the kernel shows some: then Machine has no history of theirs.
-    assert ("Machine counts" in replay(verdict) or "but counts" in replay(verdict)) == plain
+    assert ("Machine counts" in verdict.replay() or "but counts" in verdict.replay()) == plain
 
 
 @pytest.mark.parametrize("policy", mutants.HARMLESS, ids=by_name)
@@ -194,15 +202,16 @@ def test_harmless_mutants_are_safe(policy):
 def test_the_shortest_history_of_the_first_version_by_hand():
     """ioperm(), KVM_RUN, an exit to userspace, an access: nothing else need happen."""
     verdict = check(mutants.UNSAFE[3][0])
-    codes = [event.code for event in verdict.bad.events]
+    codes = [event.code for event in verdict.counterexample.events]
     call = ["ioperm", *["continue"] * 4, "to_user"]
     assert codes == ["schedule", "to_user", *call, "kvm_run", "enter", "leave", "to_user"]
-    assert {(event.cpu, event.task) for event in verdict.bad.events} == {(0, 0)}
-    assert (verdict.bad.port, verdict.bad.owned, verdict.bad.allowed) == (0, True, False)
-    last = verdict.bad.events[-2]
-    assert last.says == "put: mark_stale"
+    assert {(event.cpu, event.task) for event in verdict.counterexample.events} == {(0, 0)}
+    bad = verdict.counterexample
+    assert (bad.port, bad.owned, bad.allowed) == (0, True, False)
+    last = bad.events[-2]
+    assert last.text == "vcpu_put: mark_stale"
     assert last.changes[:3] == (("limit", "full", "min"), ("stale", "0", "1"), ("guest", "1", "0"))
-    assert verdict.bad.events[-1].state["cpus"][0]["limit"] == "min"
+    assert verdict.counterexample.events[-1].state["cpus"][0]["limit"] == "min"
 
 
 def test_ports_in_words_of_their_own_matter():
@@ -218,8 +227,8 @@ def test_ports_in_words_of_their_own_matter():
     )  # fmt: skip
     assert check(policy, tasks=2, ports=1).verdict == "safe"
     verdict = check(policy, tasks=2, ports=2)
-    assert (verdict.bad.what, verdict.bad.port) == ("leak", 1)
-    assert "Machine has no operations for it, but counts the leak" in replay(verdict)
+    assert (verdict.counterexample.violation, verdict.counterexample.port) == ("leak", 1)
+    assert "Machine has no operations for it, but counts the leak" in verdict.replay()
 
 
 def test_users_example_is_checked_and_run(request):
@@ -240,10 +249,10 @@ def test_wasted_reloads_and_steps_never_taken():
     )
     verdict = check(policy, tasks=2)
     assert verdict.verdict == "safe"
-    (wasted,) = verdict.wasted
+    (wasted,) = verdict.wasted_reloads
     assert wasted.step == "exit_to_user: reload"
     assert [event.code for event in wasted.events] == ["schedule", "to_user"]
-    assert verdict.never == ("exit_to_user: clear_stale if stale",)
+    assert verdict.unreachable_steps == ("exit_to_user: clear_stale if stale",)
 
 
 # Limits
@@ -338,6 +347,89 @@ def test_default_memory_is_less_than_there_is():
     assert 0 < default_memory() <= 8 * 10**9
 
 
+# Called from a program
+
+
+def test_check_takes_a_name_a_policy_or_a_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[mine]\nvcpu_put = [["reload"]]\n')
+    eager = policies()["eager"]
+    for policy, name in [("eager", "eager"), (eager, "eager"), (path, "mine"), (str(path), "mine")]:
+        assert kvmbench.check(policy, tasks=1, ports=1).policy.name == name
+    with pytest.raises(ValueError, match="unknown policy 'eger'; did you mean 'eager'"):
+        kvmbench.check("eger")
+    with pytest.raises(TypeError, match="policy is 3, not a Policy, a built-in name or a path"):
+        kvmbench.check(3)
+    with pytest.raises(FileNotFoundError):
+        kvmbench.check("none/mine.toml")
+    path.write_text("[one]\n[two]\n")
+    with pytest.raises(ValueError, match=r"has 2 policies \(one, two\): choose one, such as"):
+        kvmbench.check(path)
+
+
+def test_a_verdict_prints_as_the_command():
+    safe, unsafe = (check(p, tasks=2) for p in (policies()["eager"], mutants.UNSAFE[3][0]))
+    assert repr(safe) == f"<Verdict eager: safe, {safe.states:,} states>"
+    assert repr(unsafe) == "<Verdict first version: unsafe, denial after 12 events>"
+    done = CliRunner().invoke(main, ["check", "eager", "--tasks", "2"])
+    # The time differs from run to run.
+    without = [re.sub(r"\d+\.\d$", "", text.rstrip()) for text in (str(safe), done.stdout)]
+    assert without[0] == without[1]
+    (record,) = unsafe.records()
+    assert (record["policy"], record["violation"], record["events"]) == (
+        "first version", "denial", 12,
+    )  # fmt: skip
+    assert "<td>denial" not in safe._repr_html_()
+    assert "first version: denial after 12 events" in unsafe._repr_html_()
+    confirmed = check(mutants.UNSAFE[3][0], tasks=2, replay=True)
+    assert str(confirmed) == f"{unsafe}\n\n{confirmed.replayed}".replace(
+        f"{unsafe.seconds:.1f}", f"{confirmed.seconds:.1f}"
+    )
+
+
+def test_mutants_are_verdicts():
+    verdict = check("eager", tasks=2, ports=1, mutations=True)
+    assert list(verdict.mutants) == list(mutations(policies()["eager"]))
+    mutant = verdict.mutants["ioperm: without 'edit_map'"]
+    assert (mutant.verdict, mutant.counterexample.violation) == ("unsafe", "denial")
+    assert check("eager", tasks=2, ports=1).mutants == {}
+    assert len(verdict.records()) == 1 + len(verdict.mutants)
+
+
+def test_ctrl_c_ends_the_mutants_too():
+    calls = []
+
+    def stop(explorer):
+        calls.append(explorer.policy.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    verdict = check("eager", tasks=2, ports=1, mutations=True, progress=stop)
+    assert len(verdict.mutants) == 2
+    assert verdict.stopped
+    assert not verdict.reason
+
+
+def test_signals_stay_as_they_were():
+    def handler(*_):
+        raise AssertionError
+
+    old = signal.signal(signal.SIGINT, handler)
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        check("deferred", tasks=2, replay=True, progress=lambda _: None)
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_any_thread_may_check():
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: check(name, tasks=2), policies()))
+    assert [v.states for v in found] == [check(name, tasks=2).states for name in policies()]
+
+
 # Replays and mutations
 
 
@@ -374,14 +466,15 @@ def test_machine_operations_by_hand():
 
 def test_a_wrong_history_is_told_from_a_right_one():
     verdict = check(mutants.UNSAFE[0][0], tasks=2)
-    events = list(verdict.bad.events)
+    bad = verdict.counterexample
+    events = list(bad.events)
     for change in (events[:-1], [*events[:4], *events[5:]]):
         with pytest.raises(RuntimeError, match="the replay differs"):
-            replay(replace(verdict, bad=replace(verdict.bad, events=tuple(change))))
+            replace(verdict, counterexample=replace(bad, events=tuple(change))).replay()
     with pytest.raises(RuntimeError, match=r"the replay differs: the history ends in"):
-        replay(replace(verdict, bad=replace(verdict.bad, what="leak")))
+        replace(verdict, counterexample=replace(bad, violation="leak")).replay()
     with pytest.raises(ValueError, match="eager is safe"):
-        replay(check(policies()["eager"], tasks=1))
+        check(policies()["eager"], tasks=1).replay()
 
 
 def test_one_thread_at_a_time():

@@ -1,12 +1,17 @@
 """`kvmbench check`: what it prints, its exit codes, what it refuses."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
 
+import jsonschema
+import msgspec
 import pytest
 
 from kvmbench import load_policies
+from kvmbench.checker.document import SCHEMAS
 from kvmbench.checker.promela import promela
 from kvmbench.tests import command
 
@@ -32,21 +37,26 @@ ioperm = [["set_tif", "edit_map", "load_map"]]
 """
 STORY = """\
 first-version: denial after 12 events
-  1  CPU 0  A  switch: A in
-  2  CPU 0  A  to user mode
-  3  CPU 0  A  ioperm(port 0, on)          owns {} -> {0}
-  4  CPU 0  A  ioperm: alloc_map           map - -> {}
-  5  CPU 0  A  ioperm: set_tif if first    tif 0 -> 1
-  6  CPU 0  A  ioperm: refresh if first
-  7  CPU 0  A  ioperm: edit_map, load_map  tss {} -> {0}, map {} -> {0},
-                                           max 0 -> 1
-  8  CPU 0  A  to user mode
-  9  CPU 0  A  calls KVM_RUN
- 10  CPU 0  A  enters the guest            guest 0 -> 1
- 11  CPU 0  A  put: mark_stale             limit full -> min,
-                                           stale 0 -> 1, guest 1 -> 0
- 12  CPU 0  A  to user mode
+
+no.  CPU  task  event                       changes
+  1    0  A     switch: A in
+  2    0  A     to user mode
+  3    0  A     ioperm(port 0, on)          owns {} -> {0}
+  4    0  A     ioperm: alloc_map           map - -> {}
+  5    0  A     ioperm: set_tif if first    tif 0 -> 1
+  6    0  A     ioperm: refresh if first
+  7    0  A     ioperm: edit_map, load_map  tss {} -> {0},
+                                            map {} -> {0}, max 0 -> 1
+  8    0  A     to user mode
+  9    0  A     calls KVM_RUN
+ 10    0  A     enters the guest            guest 0 -> 1
+ 11    0  A     vcpu_put: mark_stale        limit full -> min,
+                                            stale 0 -> 1, guest 1 -> 0
+ 12    0  A     to user mode
+
 denial: A, in user mode on CPU 0, owns port 0; the hardware denies it
+
+replayed: the stepper shows the denial, and Machine counts it
 """
 
 
@@ -69,8 +79,9 @@ def test_the_table():
     said = run("--tasks", 2, "--ports", 1)
     lines = said.splitlines()
     assert lines[0] == "every interleaving: 2 CPUs, 2 tasks, 1 port"
-    assert lines[2].split() == ["policy", "verdict", "states", "transitions", "depth", "seconds"]
-    rows = [line.split()[:-1] for line in lines[3:]]
+    assert lines[2].split() == ["policy", "verdict", "states", "transitions", "depth", "time"]
+    assert lines[3].split() == ["events", "s"]
+    rows = [line.split()[:-1] for line in lines[4:]]
     # The states without symmetry are those of SPIN and of brute force; these are a fraction.
     assert rows[0] == ["eager", "safe", "1,653", "8,336", "21"]
     assert [row[0] for row in rows] == ["eager", "deferred", "exit-to-user", "every-exit"]
@@ -85,52 +96,82 @@ def test_no_symmetry_says_so():
 
 def test_the_story():
     said = run("first-version", "--policy-file", "mine.toml", "--replay", code=3)
-    assert STORY in said
-    assert max(map(len, said.splitlines())) <= 72
-    assert "replayed: the stepper shows the denial, and Machine counts it\n" in said
+    assert said.endswith(STORY)
 
 
 def test_a_file_alone_is_checked_whole():
     said = run("--policy-file", "mine.toml", "--tasks", 2, code=3)
-    rows = [line.split()[:2] for line in said.splitlines()[3:6]]
+    rows = [line.split()[:2] for line in said.splitlines()[4:7]]
     assert rows == [["first-version", "unsafe"], ["twice", "safe"], ["bare-ltr", "unsafe"]]
     assert "fault: CPU 0 executes LTR while the TSS descriptor is busy: #GP" in said
     flat = " ".join(said.split())
-    assert "twice: cost: 'exit_to_user: reload' reloads where the limit is full" in flat
+    assert "twice: cost: 'exit_to_user: reload' reloads although the limit is full" in flat
     assert "after 2 events: CPU 0 A switch: A in; CPU 0 A to user mode." in flat
     assert "twice: cost: no history takes 'exit_to_user: refresh if stale'." in flat
     assert max(map(len, said.splitlines())) <= 72
 
 
+def valid(text):
+    """Return a JSON document, which the schema that the package gives describes in full."""
+    schema = msgspec.json.schema(SCHEMAS["check"])
+    document = json.loads(text)
+    for table in schema["$defs"].values():
+        table["additionalProperties"] = False  # a key without a description is seen
+    jsonschema.Draft202012Validator(schema).validate(document)
+    return document
+
+
 def test_json_has_the_same():
     options = ["--policy-file", "mine.toml", "--tasks", 2, "--format", "json"]
-    document = json.loads(run(*options, "--replay", code=3))
-    first, twice, fault = document["checks"]
+    document = valid(run(*options, "--replay", code=3))
+    assert list(document) == ["schema", "verdicts"]
+    first, twice, fault = document["verdicts"]
     story = first["counterexample"]
-    assert (story["what"], story["port"], story["owned"], story["allowed"]) == (
+    assert (story["violation"], story["port"], story["owned"], story["allowed"]) == (
         "denial", 0, True, False,
     )  # fmt: skip
     assert [event["event"] for event in story["events"]][-2:] == ["leave", "to_user"]
     assert story["events"][10]["changes"]["limit"] == ["full", "min"]
-    assert story["events"][10]["says"] == "put: mark_stale"
+    assert story["events"][10]["text"] == "vcpu_put: mark_stale"
     assert first["replay"].startswith("replayed")
     assert (twice["counterexample"], twice["replay"]) == (None, None)
     assert twice["wasted_reloads"][0]["step"] == "exit_to_user: reload"
-    assert twice["steps_never_taken"] == ["exit_to_user: refresh if stale"]
+    assert twice["unreachable_steps"] == ["exit_to_user: refresh if stale"]
     assert fault["counterexample"]["port"] is None
-    assert set(first) == {
-        *("policy", "cpus", "tasks", "ports", "symmetry", "verdict", "reason", "states"),
-        *("transitions", "depth", "seconds", "memory_bytes", "counterexample", "replay"),
-        *("wasted_reloads", "steps_never_taken"),
-    }
+
+
+def test_the_schema_refuses_what_is_not_written():
+    document = valid(run("eager", "--tasks", 1, "--format", "json"))
+    schema = msgspec.json.schema(SCHEMAS["check"])
+    for key, value in (("verdict", "maybe"), ("states", "many"), ("counterexample", {})):
+        wrong = {**document, "verdicts": [{**document["verdicts"][0], key: value}]}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
+def test_csv_is_a_row_per_verdict():
+    options = ["--policy-file", "mine.toml", "--tasks", 2, "--format", "csv"]
+    rows = list(csv.DictReader(io.StringIO(run(*options, code=3))))
+    assert [(row["policy"], row["verdict"], row["violation"]) for row in rows] == [
+        ("first-version", "unsafe", "denial"),
+        ("twice", "safe", ""),
+        ("bare-ltr", "unsafe", "fault"),
+    ]
+    assert (rows[0]["events"], rows[1]["states"], rows[1]["tasks"]) == ("12", "12090", "2")
+    options = ["eager", "--mutations", "--tasks", 2, "--ports", 1, "-o", "m.csv"]
+    assert run(*options) == ""
+    own, *mutants = csv.DictReader(Path("m.csv").read_text().splitlines())
+    assert (own["policy"], own["mutation"]) == ("eager", "")
+    assert {row["policy"] for row in mutants} == {"eager"}
+    assert "ioperm: without 'edit_map'" in {row["mutation"] for row in mutants}
 
 
 def test_markdown_and_output_file():
-    assert run("eager", "--tasks", 1, "--format", "markdown", "-o", "out.md") == ""
+    assert run("eager", "--tasks", 1, "-o", "out.md") == ""
     text = Path("out.md").read_text()
     assert "| policy | verdict | states |" in text
     story = run("--policy-file", "mine.toml", "first-version", "--format", "markdown", code=3)
-    assert f"```\n{STORY}```\n" in story
+    assert "| 11 | 0 | A | vcpu_put: mark_stale |" in story
 
 
 @pytest.mark.parametrize(
@@ -140,7 +181,7 @@ def test_markdown_and_output_file():
 def test_limits_are_not_decided(options, reason):
     said = " ".join(run("deferred", *options, code=4).split())
     assert re.search(
-        r"deferred: not decided: [\d,]+ states explored, none bad \(" + reason, said
+        r"deferred: not decided: [\d,]+ states explored, no violation \(" + reason, said
     ), said
     assert "safe" not in said
 
@@ -151,21 +192,24 @@ def test_unsafe_outweighs_undecided():
 
 
 def test_mutations():
-    said = run("deferred", "--mutations", "--tasks", 2, "--ports", 1)
-    lines = said.splitlines()
-    assert lines[2].split() == ["mutation", "verdict", "events", "states"]
-    rows = {line[: lines[2].index("verdict")].strip(): line.split()[-3:] for line in lines[3:-2]}
-    assert rows["ioperm: 'set_tif if first' after 'refresh if first'"][:2] == ["denial", "13"]
-    assert rows["ioperm: without 'edit_map'"][0] == "denial"
-    assert rows["vcpu_put: 'reload if tif' even if not 'tif'"][:2] == ["survives", "-"]
-    killed = sum(row[0] in ("leak", "denial", "fault") for row in rows.values())
-    survived = sum(row[0] == "survives" for row in rows.values())
-    assert lines[-1] == f"{len(rows)} mutants: {killed} unsafe, {survived} survive."
-    document = json.loads(
-        run("deferred", "--mutations", "--tasks", 2, "--ports", 1, "--format", "json")
-    )
-    assert len(document["mutants"]) == len(rows)
-    assert document["original"]["verdict"] == "safe"
+    options = ["deferred", "--mutations", "--tasks", 2, "--ports", 1]
+    said = run(*options)
+    (own,) = valid(run(*options, "--format", "json"))["verdicts"]
+    found = {mutant["policy"]: mutant for mutant in own["mutants"]}
+    set_tif = found["ioperm: 'set_tif if first' after 'refresh if first'"]["counterexample"]
+    assert (set_tif["violation"], len(set_tif["events"])) == ("denial", 13)
+    assert found["ioperm: without 'edit_map'"]["counterexample"]["violation"] == "denial"
+    assert found["vcpu_put: 'reload if tif' even if not 'tif'"]["verdict"] == "safe"
+    assert own["verdict"] == "safe"
+    assert all("mutants" not in mutant for mutant in own["mutants"])
+    killed = sum(mutant["verdict"] == "unsafe" for mutant in found.values())
+    end = f"deferred: {len(found)} mutants: {killed} unsafe, {len(found) - killed} survive."
+    assert said.splitlines()[-1] == end
+    cells = "vcpu_put: 'reload if tif' even if not 'tif'" + r"\s+survives\s+-\s+[\d,]+$"
+    assert re.search(cells, said, re.MULTILINE)
+    flat = " ".join(said.split())
+    assert flat.index("denial") < flat.index(" survives ")
+    assert max(map(len, said.splitlines())) <= 72
 
 
 def test_mutants_that_are_not_decided_are_not_success():
@@ -193,8 +237,8 @@ def test_promela():
         (["--max-memory", "0"], 2, "'0' is not a size"),
         (["--max-states", 0], 2, "0 is not in the range"),
         (["--promela", "x.pml"], 2, "--promela takes one POLICY, not 4"),
-        (["eager", "--promela", "x", "--replay"], 2, "--promela FILE goes with no"),
-        (["eager", "--mutations", "--replay"], 2, "--mutations goes with no --replay"),
+        (["eager", "--promela", "x", "--replay"], 2, "--promela FILE excludes"),
+        (["eager", "--mutations", "--replay"], 2, "--mutations and --replay exclude each other"),
         (["--policy-file", "none.toml"], 2, "none.toml: No such file"),
         (["eager", "--promela", "no/x.pml"], 1, "no/x.pml: No such file"),
         (["eager", "--tasks", 1, "-o", "no/x"], 1, "no/x: No such file"),
@@ -224,7 +268,6 @@ def test_ctrl_c_is_not_decided():
     code, out, err = command.interrupted(
         "check", "exit-to-user", "deferred", "--no-symmetry", cpu_seconds=2
     )
-    assert code == 4, err
+    assert (code, err) == (130, "kvmbench: stopped\n")
     assert "exit-to-user: not decided" in out
     assert "deferred" not in out
-    assert "Traceback" not in err

@@ -5,9 +5,13 @@ import io
 import json
 from pathlib import Path
 
+import jsonschema
+import msgspec
 import pytest
 
-from kvmbench.scenario.scenario import scenarios, worth
+from kvmbench.scenario.document import SCHEMAS
+from kvmbench.scenario.result import worth
+from kvmbench.scenario.scenario import scenarios
 from kvmbench.tests.command import interrupted, invoke
 
 FILE = """\
@@ -31,14 +35,26 @@ def run(*arguments, **env):
     return done.stdout
 
 
+def valid(text):
+    """Return a JSON document, which the schema that the package gives describes in full."""
+    schema = msgspec.json.schema(SCHEMAS["scenario"])
+    document = json.loads(text)
+    for table in schema["$defs"].values():
+        table["additionalProperties"] = False  # a key without a description is seen
+    jsonschema.Draft202012Validator(schema).validate(document)
+    return document
+
+
 def test_the_table():
     said = run("oversubscribed", "--seconds", 0.05)
     lines = said.splitlines()
     assert "eager -> deferred, simulated host oversubscribed: 16 CPUs" in lines[0]
     assert max(map(len, lines)) <= 72
-    rows = {line[:18].strip(): line[18:].split() for line in lines[3:]}
-    assert rows["exit p99, cycles"] == ["6687", "6207", "-480"]
-    assert rows["TR reloads/s"][1] == "0"
+    assert lines[3].split() == ["figure", "unit", "before", "after", "change"]
+    rows = {line[:10].strip(): line[10:].split() for line in lines[4:]}
+    assert rows["EXIT p99"] == ["cycles", "6,687", "6,207", "-480"]
+    assert rows["TR reloads"] == ["1/s", "59,340", "0", "-59,340"]
+    assert rows["user"] == ["%", "of", "CPU", "time", "0.399", "0.399", "0"]
     assert "Worth: +0.06" in said
     assert said.count("cores of 1,000") == 1
 
@@ -50,7 +66,10 @@ def test_every_built_in_fits_the_page(name):
 
 
 def test_the_figures_are_the_results():
-    document = json.loads(run("io-heavy", "--seconds", 0.02, "--seed", 5, "--format", "json"))
+    document = valid(run("io-heavy", "--seconds", 0.02, "--seed", 5, "--format", "json"))
+    assert (document["scenario"], document["profile"]) == ("io-heavy", "patch-2017")
+    assert document["parameter"] is None
+    (document,) = document["points"]
     scenario = scenarios()["io-heavy"].with_value("seconds", 0.02)
     before, after = (scenario.run(policy, seed=5) for policy in ("eager", "deferred"))
     assert document["worth"]["percent"] == worth(before, after).percent
@@ -63,11 +82,11 @@ def test_the_figures_are_the_results():
 def test_formats_agree():
     given = ["mine.toml", "--after", "exit-to-user"]
     (row,) = csv.DictReader(io.StringIO(run(*given, "--format", "csv")))
-    document = json.loads(run(*given, "--format", "json"))
+    (document,) = valid(run(*given, "--format", "json"))["points"]
     assert float(row["percent"]) == document["worth"]["percent"]
     assert row["policy_after"] == "exit-to-user"
     assert int(row["operations_before"]) == document["before"]["operations"]
-    assert "| TR reloads/s |" in run(*given, "--format", "markdown")
+    assert "| TR reloads | 1/s |" in run(*given, "--format", "markdown")
 
 
 def test_a_curve():
@@ -83,7 +102,8 @@ def test_a_curve():
     gains = [float(row["percent"]) for row in rows]
     assert gains[0] > gains[2] > gains[4]
     assert gains[4] < 0  # all tests and no skipped reload
-    points = json.loads(run(*given, "--format", "json"))["points"]
+    points = valid(run(*given, "--format", "json"))["points"]
+    assert [point["value"] for point in points] == [0, 0.25, 0.5, 0.75, 1]
     assert [point["worth"]["percent"] for point in points] == gains
     assert run("mine.toml", "--vary", "ioperm_share=0:0:1").count("does not disappear") == 1
     assert run("mine.toml", "--vary", "vm.count=1:3:3", "--format", "csv").count("\n") == 4

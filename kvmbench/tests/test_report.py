@@ -181,3 +181,18 @@ def test_a_cell_adds_no_column_to_markdown(name):
 @given(HOSTILE)
 def test_json_keeps_names_as_they_are(name):
     assert json.loads(write(everywhere(name), "json")) == {name: name}
+
+
+def test_words_give_way_evenly_and_no_break_spaces_hold():
+    columns = (Column("event", "word"), Column("changes", "word"))
+    row = (
+        "a longer text of forty-four columns in all",
+        "limit\xa0full\xa0->\xa0min, tif\xa00\xa0->\xa01",
+    )
+    said = write(table(row, columns=columns), "text", width=50).splitlines()[2:]
+    assert said == [
+        "event                     changes",
+        "a longer text of          limit full -> min,",
+        "forty-four columns in     tif 0 -> 1",
+        "all",
+    ]

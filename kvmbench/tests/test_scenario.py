@@ -3,20 +3,26 @@
 import math
 import pickle
 import random
+import signal
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from kvmbench import Machine, Op, policies, profiles
 from kvmbench.causes import CAUSES
-from kvmbench.errors import FileError
+from kvmbench.cli.main import main
+from kvmbench.errors import FileError, IncompatibleError
 from kvmbench.scenario import sampling
 from kvmbench.scenario._host import Host, philox
-from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenarios, worth
+from kvmbench.scenario.result import Comparison, worth
+from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenarios
+from kvmbench.scenario.simulation import host_of, task_rows
 from kvmbench.tests.histories import reference
 from kvmbench.tests.host_reference import HostReference
 
@@ -280,7 +286,7 @@ def test_the_history_as_operations(name, policy):
 def test_a_host_that_stops_early_stands_as_its_operations_left_it():
     scenario = scaled("ioperm-desktop")
     for n in (1, 5, 100, 1001):
-        stopped = scenario._host("deferred", "patch-2017", "vmx", None, 1)
+        stopped = host_of(scenario, "deferred", "patch-2017", "vmx", None, 1)
         machine = Machine(scenario.cpus, scenario.n_tasks, "deferred", PROFILE)
         machine.run(stopped.record(n))
         for field in ("cpu", "task", "tss_map", "counters"):
@@ -354,6 +360,75 @@ def test_worth_of_no_work():
     assert result.percentile("50") is None
     one = host(cpus=1)
     assert worth(one.run("eager"), one.run("deferred")).error is None
+
+
+# Called from a program
+
+
+def test_results_print_as_the_command():
+    scenario = scenarios()["io-heavy"].with_value("seconds", 0.02)
+    found = scenario.compare()
+    assert found.worth == worth(scenario.run("eager"), scenario.run("deferred"))
+    done = CliRunner().invoke(main, ["scenario", "io-heavy", "--seconds", "0.02"])
+    assert done.stdout == f"{found}\n"
+    assert (
+        repr(found)
+        == f"<Comparison eager -> deferred on io-heavy: {found.worth[0]:+.4f} % of CPU time>"
+    )
+    assert repr(found.after).startswith("<ScenarioResult io-heavy under deferred: ")
+    assert "cost profile patch-2017" in found._repr_html_()
+    (alone,) = found.before.records()
+    (both,) = found.records()
+    assert alone["share_tr"] == both["share_tr_before"] == found.before.share("tr")
+    assert both["percent"] == found.worth.percent
+    assert "eager, simulated host io-heavy" in str(found.before)
+
+
+def test_a_sweep_is_its_comparisons():
+    swept = host().sweep("vm.count", [1, 3], "every-exit", seed=2)
+    assert repr(swept) == "<Sweep of vm.count on small: 2 values>"
+    assert [record["vm.count"] for record in swept.records()] == [1, 3]
+    for count, point in zip((1, 3), swept.comparisons, strict=True):
+        alone = host().with_value("vm.count", count).compare("every-exit", seed=2)
+        assert point.worth == alone.worth
+    with pytest.raises(ValueError, match="values is empty"):
+        host().sweep("cpus", [])
+    with pytest.raises(ValueError, match=r"^cpus is 0, not in 1 to"):
+        host().sweep("cpus", [1, 0])
+
+
+def test_progress_goes_from_0_to_1_over_all_runs():
+    seen = []
+    host(seconds=0.05).sweep("cpus", [1, 2], progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert {0.25, 0.5, 0.75} <= set(seen)
+
+
+def test_results_that_cannot_be_compared():
+    before = host().run("eager")
+    for other in (host(cpus=2).run("eager"), host().run("eager", vendor="svm")):
+        with pytest.raises(IncompatibleError, match="before and after have different"):
+            Comparison(before, other)
+
+
+def test_policies_and_profiles_from_files(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[mine]\nvcpu_put = [["reload"]]\n')
+    assert host().run(path).policy.name == "mine"
+    profile = tmp_path / "costs.toml"
+    profile.write_text('name = "dear"\nextends = "patch-2017"\n[costs]\nltr = 999\n')
+    assert host().run(str(path), profile).profile.costs.ltr == 999
+
+
+def test_signals_stay_as_they_were_and_any_thread_may_run():
+    old = signal.getsignal(signal.SIGINT)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    expected = host().run("eager", threads=2)
+    assert signal.getsignal(signal.SIGINT) is old
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    with ThreadPoolExecutor(1) as pool:
+        assert state(pool.submit(host().run, "eager").result()) == state(expected)
 
 
 # Declarations
@@ -440,7 +515,7 @@ def test_pickle():
 def test_more_holders_keep_the_fewer():
     sets = []
     for share in (0, 0.25, 0.5, 1):
-        rows = host(vm(count=400), cpus=8, ioperm_share=share)._task_rows()
+        rows = task_rows(host(vm(count=400), cpus=8, ioperm_share=share))
         held = set(np.flatnonzero(rows[:, 3]).tolist())
         assert abs(len(held) - 400 * share) <= 2
         on = Counter(int(rows[i, 1]) for i in held)
@@ -466,7 +541,7 @@ def test_a_run_that_is_stopped():
 
 
 def test_a_host_runs_once():
-    made = host()._host("eager", "patch-2017", "vmx", None, 1)
+    made = host_of(host(), "eager", "patch-2017", "vmx", None, 1)
     made.record(3)
     with pytest.raises(RuntimeError, match="this Host has run"):
         made.record(3)

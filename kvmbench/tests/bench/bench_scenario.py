@@ -11,7 +11,8 @@ import time
 import pytest
 
 from kvmbench import profiles
-from kvmbench.scenario.scenario import Scenario, Tasks, _simulate
+from kvmbench.scenario.scenario import Scenario, Tasks
+from kvmbench.scenario.simulation import host_of, simulate
 from kvmbench.tests.bench import plain
 
 PROFILE = profiles()["patch-2017"]
@@ -33,7 +34,7 @@ def host(cpus=64):
 
 
 def start(scenario, threads):
-    return scenario._host("deferred", PROFILE, "vmx", None, threads)
+    return host_of(scenario, "deferred", PROFILE, "vmx", None, threads)
 
 
 def plain_machine(scenario):
@@ -56,7 +57,7 @@ def test_one_thread(benchmark, engine):
     scenario = host()
     if engine == "kvmbench":
         benchmark.pedantic(
-            _simulate, setup=lambda: ((start(scenario, 1), 1, None), {}), **ROUNDS
+            simulate, setup=lambda: ((start(scenario, 1), 1, None), {}), **ROUNDS
         )  # fmt: skip
     else:
         machine = plain_machine(scenario)
@@ -92,7 +93,7 @@ def plain_seconds(pipes):
 def our_seconds(threads):
     ready = start(host(), threads)
     begun = time.perf_counter()
-    _simulate(ready, threads, None)
+    simulate(ready, threads, None)
     return time.perf_counter() - begun
 
 

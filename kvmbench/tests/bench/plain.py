@@ -19,6 +19,7 @@ from kvmbench.model import Profile
 from kvmbench.scenario import sampling
 from kvmbench.scenario._host import TYPES
 from kvmbench.scenario.scenario import Scenario
+from kvmbench.scenario.simulation import task_rows
 
 
 class _Kind(ctypes.Structure):
@@ -66,7 +67,7 @@ class PlainHost:
     """A scenario's tables and times, as plain_scenario takes them."""
 
     def __init__(self, scenario: Scenario, profile: Profile, seed: int) -> None:
-        self.tasks = scenario._task_rows()
+        self.tasks = task_rows(scenario)
         self.kept: list[NDArray[Any]] = []
         self.groups = (_Group * len(scenario.tasks))()
         self.seed = seed

@@ -1,0 +1,105 @@
+"""A history of the explorer in words: events on CPUs, and the columns that each changed.
+
+`verdict` keeps histories as these events; `document` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from kvmbench.model import Policy
+
+__all__ = ["Change", "Event", "State", "events", "task_name"]
+
+State = Mapping[str, Sequence[Mapping[str, Any]]]
+Change = tuple[str, str, str]  # column, before, after
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a history: its CPU and task, a text for people, and the columns it changed.
+
+    `code` and `argument` are the explorer's (docs/check.md, "Events"); `task` is the task that
+    the event is about, None where the CPU goes idle. `changes` are (column, before, after), and
+    `state` is the whole state after the event.
+    """
+
+    code: str
+    cpu: int
+    argument: Any
+    task: int | None
+    text: str
+    changes: tuple[Change, ...]
+    state: State
+
+
+def task_name(task: int | None) -> str:
+    """Return the letter of a task: A, B ...; `-` for none."""
+    return "-" if task is None else chr(ord("A") + task)
+
+
+def events(policy: Policy, history: Sequence[tuple[Any, State]]) -> tuple[Event, ...]:
+    """Return the events of a history of `Explorer.path`, whose first entry is the start."""
+    found = []
+    for (_, before), (event, after) in pairwise(history):
+        code, cpu, argument = event
+        current = before["cpus"][cpu]["task"]
+        task = argument if code == "schedule" else current
+        place = "" if current is None else before["tasks"][current]["place"]
+        text = _text(policy, code, argument, current, place)
+        changes = _changes(before, after, cpu, task)
+        found.append(Event(code, cpu, argument, task, text, changes, after))
+    return tuple(found)
+
+
+def _text(policy: Policy, code: str, argument: Any, current: int | None, place: str) -> str:
+    if code == "schedule":
+        out = [] if current is None else [f"{task_name(current)} out"]
+        into = [] if argument is None else [f"{task_name(argument)} in"]
+        return f"switch: {', '.join(out + into)}"
+    if code == "ioperm":
+        port, on = argument
+        return f"ioperm(port {port}, {'on' if on else 'off'})"
+    if code in ("continue", "leave"):
+        call, _, number = place.partition("+")
+        hook = "ioperm" if call == "ioperm" else "vcpu_put"
+        regions = [region for region in policy.regions(hook) if region]
+        entry = int(number) if code == "continue" else 0
+        steps = ", ".join(map(str, regions[entry])) if entry < len(regions) else "no step"
+        return f"{hook}: {steps}"
+    return {
+        "to_user": "to user mode",
+        "kvm_run": "calls KVM_RUN",
+        "enter": "enters the guest",
+        "vm_exit": "VM exit and entry",
+        "return": "leaves KVM_RUN, no guest entered",
+        "task_exit": "exits",
+    }[code]
+
+
+def _changes(before: State, after: State, cpu: int, task: int | None) -> tuple[Change, ...]:
+    """Return the changed columns; those of another CPU or task than the event's bear its name."""
+    found = []
+    for kind, mine, names in (("cpus", cpu, "CPU {}"), ("tasks", task, "{}")):
+        for number, (old, new) in enumerate(zip(before[kind], after[kind], strict=True)):
+            name = names.format(number if kind == "cpus" else task_name(number))
+            for column, value in old.items():
+                if value != new[column]:
+                    label = column if number == mine else f"{name} {column}"
+                    found.append((label, _shown(column, value), _shown(column, new[column])))
+    return tuple(found)
+
+
+def _shown(column: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return "{" + ",".join(map(str, value)) + "}"
+    if column in ("task", "map_of") and isinstance(value, int):
+        return task_name(value)
+    return str(value)

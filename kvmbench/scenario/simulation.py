@@ -1,0 +1,166 @@
+"""The simulation of a scenario: its host is set up, run by threads, and summed up.
+
+`Scenario` calls it; docs/scenario.md says which operations a host runs in which order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmbench._core import Machine
+from kvmbench.catalog import find_policy, find_profile
+from kvmbench.causes import CAUSES
+from kvmbench.model import Policy, Profile
+from kvmbench.scenario._host import Host
+from kvmbench.scenario.result import ScenarioResult
+
+if TYPE_CHECKING:
+    from kvmbench.scenario.scenario import Scenario, Tasks
+
+__all__ = ["Progress", "Vendor", "host_of", "part", "run", "simulate", "task_rows"]
+
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
+Progress = Callable[[float], None]
+Vendor = Literal["vmx", "svm"]
+
+
+def part(progress: Progress | None, done: int, parts: int) -> Progress | None:
+    """Return the progress of one of several equal parts of the work, after `done` of them."""
+    return None if progress is None else lambda share: progress((done + share) / parts)
+
+
+def run(
+    scenario: Scenario,
+    policy: str | Path | Policy,
+    profile: str | Path | Profile,
+    threads: int,
+    seed: int | None,
+    vendor: Vendor,
+    progress: Progress | None,
+) -> ScenarioResult:
+    """Simulate a scenario under one policy; see `Scenario.run`."""
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads is {threads}, not in 1 to 256")
+    workers = min(threads, scenario.cpus)
+    host = host_of(scenario, policy, profile, vendor, seed, workers)
+    simulate(host, workers, progress)
+    if progress is not None:
+        progress(1)
+    return _result(scenario, host, scenario.seed if seed is None else seed)
+
+
+def host_of(
+    scenario: Scenario,
+    policy: str | Path | Policy,
+    profile: str | Path | Profile,
+    vendor: Vendor,
+    seed: int | None,
+    workers: int,
+) -> Host:
+    """Return a host at its start, to be run by `workers` threads; raises as `Scenario.run`."""
+    profile, policy = find_profile(profile), find_policy(policy)
+    groups = []
+    for group in scenario.tasks:
+        mean = group.guest_us if group.type == "vcpu" else group.work_us
+        between, run, sleep = (
+            scenario.cycles(us) for us in (mean or 0, group.run_us, group.sleep_us)
+        )
+        mix = [(_kind(group, name, profile), weight) for name, weight in group.mix.items()]
+        groups.append((group.type, between or 1, run, sleep, group.times == "fixed", mix))
+    epoch = scenario.cycles(scenario.epoch_us)
+    return Host(
+        Machine(scenario.cpus, scenario.n_tasks, policy, profile, vendor),
+        groups,
+        task_rows(scenario),
+        timeslice=scenario.cycles(scenario.timeslice_us),
+        epoch=epoch,
+        end=scenario.cycles(scenario.seconds * 10**6),
+        migrations=round(Fraction(scenario.migrations) * epoch),
+        hz=scenario.clock_hz,
+        seed=scenario.seed if seed is None else seed,
+        workers=workers,
+    )
+
+
+def task_rows(scenario: Scenario) -> NDArray[np.int64]:
+    """Return (group, CPU, first port, ports) of each task; 0 ports: no I/O bitmap."""
+    rows = np.zeros((scenario.n_tasks, 4), np.int64)
+    share = int(Fraction(scenario.ioperm_share) * 2**64)
+    task = others = 0
+    for number, group in enumerate(scenario.tasks):
+        for i in range(group.count):
+            holds = group.ioperm or group.type == "io"
+            if not holds:
+                # Spread by the golden ratio: evenly, whatever the number of CPUs, and a
+                # larger share keeps the holders of a smaller one.
+                holds = others * GOLDEN % 2**64 < share
+                others += 1
+            first = group.port + group.ports * i if holds else 0
+            rows[task] = (number, task % scenario.cpus, first, group.ports if holds else 0)
+            task += 1
+    return rows
+
+
+def _kind(group: Tasks, name: str, profile: Profile) -> int:
+    try:
+        return profile.kind_index(name)
+    except ValueError:
+        raise ValueError(
+            f"task group {group.name!r} needs exit kind {name!r}, "
+            f"which profile {profile.name!r} does not have"
+        ) from None
+
+
+def simulate(host: Host, workers: int, progress: Progress | None) -> None:
+    """Run a host to its end by threads, which have ended when this returns or raises."""
+    host.begin()
+    threads = [threading.Thread(target=host.work, args=(i,)) for i in range(workers)]
+    started = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+        for thread in threads:
+            while thread.is_alive():  # joined in steps, so that Ctrl-C is seen
+                thread.join(0.05)
+                if progress is not None:
+                    progress(host.share_done)
+    except BaseException:
+        host.stop()
+        raise
+    finally:
+        for thread in started:
+            thread.join()
+        host.finish()
+
+
+def _result(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
+    machine = host.machine
+    counters = machine.counters
+    outside = host.guest_outside
+    sums = {name: int(counters[name].sum()) for name in counters.dtype.names or ()}
+    cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
+    # The machine counts a vCPU thread's time outside KVM_RUN as work; here it is the guest's.
+    cycles["guest"] += int(outside.sum())
+    cycles["work"] -= int(outside.sum())
+    return ScenarioResult(
+        scenario=scenario,
+        policy=machine.policy,
+        profile=machine.profile,
+        vendor=machine.vendor,
+        seed=seed,
+        cycles=cycles,
+        counts={name: n for name, n in sums.items() if not name.startswith("c_")},
+        costs=host.costs,
+        useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
+        acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
+        operations=host.operations,
+        machine=machine,
+    )
