@@ -41,7 +41,8 @@ def main():
     saved = sweep()
     plot(saved, path)
     for row, percent in saved.items():
-        print(f"{row:18}{percent[0]:5.1f} % at {COSTS[0]} cycles{percent[-1]:6.1f} % at {COSTS[-1]}")
+        low, high = f"{percent[0]:5.1f} % at {COSTS[0]}", f"{percent[-1]:6.1f} % at {COSTS[-1]}"
+        print(f"{row:18}{low} cycles{high}")
 
 
 if __name__ == "__main__":
