@@ -1,7 +1,7 @@
 """How much the deferred reload saves as LTR grows dearer, as a plot.
 
-    pip install kvmbench matplotlib
-    python ltr_sweep.py ltr.svg
+pip install kvmbench matplotlib
+python ltr_sweep.py ltr.svg
 """
 
 import sys
