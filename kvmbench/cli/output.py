@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from kvmbench.report import ENDINGS, WIDTH, Document, write
+from kvmbench.report import ENDINGS, FORMS, WIDTH, Document, write
 
 __all__ = ["emit", "output_options", "write_out"]
 
@@ -43,7 +43,8 @@ def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[...,
 def emit(document: Document, form: str | None, output: str | None) -> None:
     """Write a document to stdout, or make it that of a file: whole, or not at all."""
     if form is None:
-        form = ENDINGS.get(Path(output).suffix, "text") if output else "text"
+        form = ENDINGS.get(Path(output or "").suffix, "text")
+        form = form if form in (*FORMS, *document.forms) else "text"
     width, color = (WIDTH, False) if output else _terminal()
     write_out(write(document, form, width=width, color=color), output)
 
@@ -67,7 +68,7 @@ def _terminal() -> tuple[int, bool]:
     NO_COLOR, CLICOLOR_FORCE and TERM=dumb are honoured (no-color.org, bixense.com/clicolors).
     """
     environment: dict[str, Any] = dict(os.environ)
-    wide = sys.stdout.isatty()
+    wide = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size((WIDTH, 24)).columns if wide else WIDTH
     if environment.get("NO_COLOR"):
         return width, False

@@ -43,10 +43,7 @@ class Caveat:
 
 def caveats(comparison: Comparison) -> list[Caveat]:
     """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
-    checks = (
-        *(_notes, _missing, _varying, _marks, _controls, _one_unit, _few_units, _unconfirmed),
-        *(_one_boot, _sequence, _blocks, _drift, _order, _groups, _spreads, _sign_only),
-    )
+    checks = (_remarks, _controls, _undecided, _design, _drift, _groups, _intervals)
     return [caveat for check in checks for caveat in check(comparison)]
 
 
@@ -63,55 +60,41 @@ def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
     raise ValueError(f"confidence {confidence}: no 99 units have an interval")
 
 
-def _about(code: str, rows: Sequence[Row], words: str, among: Sequence[Row] = ()) -> Caveat:
-    """Return a caveat whose words begin with the rows' names, at {}; of many, the first few."""
+def _about(
+    code: str, rows: Sequence[Row], words: str, among: Sequence[Row] = ()
+) -> Iterator[Caveat]:
+    """Yield a caveat of `rows`, if any, with their names for {}: of many rows the first few."""
     names = tuple(row.workload for row in rows)
     listed = ", ".join(names)
     if len(names) > NAMED:
         listed = f"{len(names)} rows ({', '.join(names[:3])} ...)"
-    if among and len(names) == len(among):
+    if len(names) == len(among):
         listed = "Every row"
-    return Caveat(code, names, words.replace("{}", listed, 1))
+    if names:
+        yield Caveat(code, names, words.replace("{}", listed, 1))
 
 
-def _noisy(comparison: Comparison) -> list[Row]:
-    return [r for r in comparison.rows if r.kind == "noisy" and r.shift is not None]
-
-
-def _notes(comparison: Comparison) -> Iterator[Caveat]:
-    said: dict[str, list[str]] = {}  # note -> the sides that have it
+def _remarks(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the files' own remarks, and the rows that one side lacks or that vary."""
+    notes: dict[str, list[str]] = {}  # note -> the sides that have it
+    marks: dict[tuple[tuple[str, ...], str], list[str]] = {}  # rows and their mark -> the sides
     for side in comparison.sides:
         for note in dict.fromkeys(side.result.notes):
-            said.setdefault(note, []).append(side.label)
-    for note, labels in said.items():
-        yield Caveat("note", (), f"{', '.join(labels)}: {note}")
-
-
-def _missing(comparison: Comparison) -> Iterator[Caveat]:
-    found: dict[str, list[str]] = {}
-    for row in comparison.rows:
-        if row.missing:
-            found.setdefault(row.missing, []).append(row.workload)
-    for why, names in found.items():
-        yield Caveat("missing", tuple(names), f"{why}: {', '.join(names)}.")
-
-
-def _varying(comparison: Comparison) -> Iterator[Caveat]:
-    if rows := [row for row in comparison.rows if row.varies]:
-        words = "{}: called exact, but the figure differs between runs. The table has the median."
-        yield _about("varies", rows, words)
-
-
-def _marks(comparison: Comparison) -> Iterator[Caveat]:
-    said: dict[tuple[tuple[str, ...], str], list[str]] = {}  # rows and their mark -> the sides
-    for side in comparison.sides:
+            notes.setdefault(note, []).append(side.label)
         marked: dict[str, list[str]] = {}
         for key, cells in side.cells.items():
             for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
                 marked.setdefault(mark, []).append(key.name)
         for mark, names in marked.items():
-            said.setdefault((tuple(names), mark), []).append(side.label)
-    for (rows, mark), labels in said.items():
+            marks.setdefault((tuple(names), mark), []).append(side.label)
+    for note, labels in notes.items():
+        yield Caveat("note", (), f"{', '.join(labels)}: {note}")
+    for why in dict.fromkeys(row.missing for row in comparison.rows if row.missing):
+        names = [row.workload for row in comparison.rows if row.missing == why]
+        yield Caveat("missing", tuple(names), f"{why}: {', '.join(names)}.")
+    words = "{}: called exact, but the figure differs between runs. The table has the median."
+    yield from _about("varies", [row for row in comparison.rows if row.varies], words)
+    for (rows, mark), labels in marks.items():
         yield Caveat("mark", rows, f"{', '.join(rows)} ({', '.join(labels)}): {mark}.")
 
 
@@ -124,7 +107,7 @@ def _controls(comparison: Comparison) -> Iterator[Caveat]:
         words += ". What moved the controls can move every row."
         if not named:
             words += " If the change is not about the reload of TR, use --no-controls."
-        yield _about("controls-moved", moved, words)
+        yield from _about("controls-moved", moved, words)
         return
     differ = [
         row for row in rows
@@ -139,79 +122,70 @@ def _controls(comparison: Comparison) -> Iterator[Caveat]:
                 f"The model predicts no reload of TR in {{}}, and they differ {size}. A change to "
                 "the reload of TR does not explain differences of that size here."
             )
-        yield _about("controls-differ", differ, words)
+        yield from _about("controls-differ", differ, words)
 
 
-def _one_unit(comparison: Comparison) -> Iterator[Caveat]:
-    noisy = _noisy(comparison)
-    if rows := [row for row in noisy if row.verdict == "no-verdict"]:
-        level = comparison.replicates.level
-        words = (
-            f"{{}}: one {level} on a side has no spread to compare a difference with, so there is "
-            f"no verdict. Measure several {level}s per side."
-        )
-        yield _about("one-unit", rows, words, noisy)
-
-
-def _few_units(comparison: Comparison) -> Iterator[Caveat]:
-    noisy = _noisy(comparison)
-    if rows := [row for row in noisy if row.verdict == "inconclusive" and row.interval is None]:
-        paired, level = comparison.replicates.paired, comparison.replicates.level
-        least = f"{least_units(paired, comparison.confidence)} {level}s"
+def _undecided(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the rows without a verdict, with the least that would decide them."""
+    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
+    open_ = [row for row in noisy if row.verdict == "inconclusive"]
+    paired, level = comparison.replicates.paired, comparison.replicates.level
+    words = (
+        f"{{}}: one {level} on a side has no spread to compare a difference with, so there is no "
+        f"verdict. Measure several {level}s per side."
+    )
+    yield from _about("one-unit", [r for r in noisy if r.verdict == "no-verdict"], words, noisy)
+    if few := [row for row in open_ if row.interval is None]:
         words = (
             f"{{}}: too few {level}s for an interval at {100 * comparison.confidence:.4g} %. "
-            f"Measure {least}{'' if paired else ' per side'} or more."
+            f"Measure {least_units(paired, comparison.confidence)} {level}s"
+            f"{'' if paired else ' per side'} or more."
         )
-        yield _about("few-units", rows, words, noisy)
+        yield from _about("few-units", few, words, noisy)
+    number = sum(row.p is not None for row in comparison.rows)
+    table = f"the {number} rows together" if number > 1 else "the row"
+    if comparison.comparisons > 1:
+        table += f" in {comparison.comparisons} comparisons"
+    words = (
+        f"{{}}: the interval is beyond the margin, but the test of {table} does not confirm it "
+        f"({comparison.family}: adjusted p above {1 - comparison.confidence:.2g}). Measure more "
+        f"{level}s."
+    )
+    yield from _about("unconfirmed", [row for row in open_ if _beyond(row, row.margin)], words)
 
 
-def _unconfirmed(comparison: Comparison) -> Iterator[Caveat]:
-    rows = [r for r in _noisy(comparison) if r.verdict == "inconclusive" and _beyond(r, r.margin)]
-    if rows:
-        number = sum(row.p is not None for row in comparison.rows)
-        table = f"the {number} rows together" if number > 1 else "the row"
-        if comparison.comparisons > 1:
-            table += f" in {comparison.comparisons} comparisons"
-        words = (
-            f"{{}}: the interval is beyond the margin, but the test of {table} does not confirm it "
-            f"({comparison.family}: adjusted p above {1 - comparison.confidence:.2g}). Measure "
-            f"more {comparison.replicates.level}s."
-        )
-        yield _about("unconfirmed", rows, words)
-
-
-def _decided(comparison: Comparison) -> bool:
-    return any(
+def _design(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the faults of the measurement's design, where it decided a row."""
+    replicates, sides = comparison.replicates, comparison.sides
+    decided = any(
         row.verdict in ("faster", "slower", "same") for row in comparison.rows if row.p is not None
     )
-
-
-def _one_boot(comparison: Comparison) -> Iterator[Caveat]:
-    if comparison.replicates.level != "run" or not _decided(comparison):
-        return
-    boots = [side.result.boots[side.boots[0]].id for side in comparison.sides if side.boots]
-    if len(boots) == 2 and all(boots) and boots[0] != boots[1]:
+    boots = [side.result.boots[side.boots[0]].id for side in sides]
+    if decided and replicates.level == "run" and all(boots) and boots[0] != boots[1]:
         words = (
             "Each side is one boot. Boots of one kernel differ among themselves, and that "
             "difference is in the shift and not in the interval. Compare several boots per side "
             "(kvmbench plan new)."
         )
         yield Caveat("one-boot", (), words)
-
-
-def _sequence(comparison: Comparison) -> Iterator[Caveat]:
-    if comparison.replicates.paired or not _decided(comparison):
-        return
-    times = [[_when(run) for run in side.runs.values()] for side in comparison.sides]
-    first, second = ([time for time in found if time] for found in times)
-    if min(len(first), len(second)) < 2 or len(first) + len(second) < sum(map(len, times)):
-        return
-    if max(first) < min(second) or max(second) < min(first):
+    if decided and not replicates.paired and _in_sequence(comparison):
         words = (
             "One side was measured wholly before the other. A drift of the host over that time is "
             "in the shift and not in the interval. Alternate the sides (kvmbench plan new)."
         )
         yield Caveat("sequence", (), words)
+    if left_out := replicates.left_out:
+        numbers = ", ".join(map(str, left_out))
+        words = f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."
+        yield Caveat("incomplete-blocks", (), words)
+
+
+def _in_sequence(comparison: Comparison) -> bool:
+    times = [[_when(run) for run in side.runs.values()] for side in comparison.sides]
+    first, second = ([time for time in found if time] for found in times)
+    if min(len(first), len(second)) < 2 or len(first) + len(second) < sum(map(len, times)):
+        return False
+    return max(first) < min(second) or max(second) < min(first)
 
 
 def _when(run: Run) -> datetime | None:
@@ -220,13 +194,6 @@ def _when(run: Run) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo else time.astimezone()
-
-
-def _blocks(comparison: Comparison) -> Iterator[Caveat]:
-    if left_out := comparison.replicates.left_out:
-        numbers = ", ".join(map(str, left_out))
-        words = f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."
-        yield Caveat("incomplete-blocks", (), words)
 
 
 def _each_side(
@@ -271,19 +238,12 @@ def _drift(comparison: Comparison) -> Iterator[Caveat]:
                 "sides were measured in turn, it is in the shift and not in the interval."
             )
             yield Caveat("drift", tuple(found), words)
-
-
-def _order(comparison: Comparison) -> Iterator[Caveat]:
-    if comparison.replicates.paired:
-        return
     rows = [row for row in comparison.rows if row.kind == "noisy"]
     blind = [
         side.label for n, side in enumerate(comparison.sides)
-        if side.result.order == "lost"
-        and max((row.units[n] for row in rows), default=0) >= LEAST_OF_DRIFT
+        if side.label in lost and max((row.units[n] for row in rows), default=0) >= LEAST_OF_DRIFT
     ]  # fmt: skip
     if blind:
-        level = comparison.replicates.level
         words = f"The order of the {level}s is lost ({', '.join(blind)}): no drift can be seen."
         yield Caveat("order-lost", (), words)
 
@@ -302,30 +262,25 @@ def _groups(comparison: Comparison) -> Iterator[Caveat]:
         yield Caveat("two-groups", tuple(found), words)
 
 
-def _spreads(comparison: Comparison) -> Iterator[Caveat]:
-    if comparison.replicates.paired or comparison.family != "max-t":
-        return
-    rows = []
+def _intervals(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the rows with a correction that is too lenient, and those with a known sign alone."""
+    unlike = []
     for row in comparison.rows:
         if row.verdict in ("faster", "slower") and min(row.units) >= LEAST_FOR_SPREADS:
             sides = comparison.figures[row.workload]
             low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
             if high > UNLIKE * low:
-                rows.append(row)
-    if rows:
+                unlike.append(row)
+    if not comparison.replicates.paired and comparison.family == "max-t":
         words = (
             f"{{}}: one side spreads more than {UNLIKE:g} times as much as the other. There max-t "
             "gives too many false alarms; --family holm gives fewer."
         )
-        yield _about("unequal-spreads", rows, words)
-
-
-def _sign_only(comparison: Comparison) -> Iterator[Caveat]:
-    undecided = [row for row in comparison.rows if row.verdict == "inconclusive"]
-    rows = [row for row in undecided if _beyond(row, 0) and not _beyond(row, row.margin)]
-    if rows:
-        words = "{}: the interval is to one side of 0, but a part of it is within the margin."
-        yield _about("sign-only", rows, words)
+        yield from _about("unequal-spreads", unlike, words)
+    open_ = [row for row in comparison.rows if row.verdict == "inconclusive"]
+    rows = [row for row in open_ if _beyond(row, 0) and not _beyond(row, row.margin)]
+    words = "{}: the interval is to one side of 0, but a part of it is within the margin."
+    yield from _about("sign-only", rows, words)
 
 
 def _beyond(row: Row, limit: float) -> bool:

@@ -47,7 +47,9 @@ __all__ = [
 FORMS = ("text", "markdown", "csv", "json")
 """The forms that every document with records has."""
 
-ENDINGS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".json": "json"}
+ENDINGS = {
+    ".txt": "text", ".md": "markdown", ".csv": "csv", ".json": "json", ".xml": "junit",
+}  # fmt: skip
 """A file name's ending, and the form that it asks for."""
 
 

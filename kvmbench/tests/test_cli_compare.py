@@ -13,7 +13,7 @@ import pytest
 from junitparser import Failure, JUnitXml, Skipped
 
 from kvmbench import results
-from kvmbench.catalog import published
+from kvmbench.catalog import policies, published
 from kvmbench.comparison.document import SCHEMAS
 from kvmbench.live import host as live_host
 from kvmbench.results import Boot, Host, Result, Run
@@ -320,13 +320,23 @@ def test_options_have_twins(two):
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("o.csv", "csv"), ("o.md", "markdown"), ("o.json", "json"), ("o.txt", "text"), ("o", "text")],
+    [
+        ("o.csv", "csv"),
+        ("o.md", "markdown"),
+        ("o.json", "json"),
+        ("o.txt", "text"),
+        ("o", "text"),
+        ("o.xml", "junit"),
+    ],
 )
 def test_the_ending_decides_the_form(two, name, form):
     ok("compare", *two, "-o", name)
     assert Path(name).read_text() == ok("compare", *two, "--format", form)
-    ok("compare", *two, "-o", name, "--format", "junit")
-    assert Path(name).read_text() == ok("compare", *two, "--format", "junit")
+    ok("compare", *two, "-o", name, "--format", "markdown")
+    assert Path(name).read_text() == ok("compare", *two, "--format", "markdown")
+    ok("self-test", "before.json", "-o", name)
+    form = "text" if form == "junit" else form  # which an A/A test has not
+    assert Path(name).read_text() == ok("self-test", "before.json", "--format", form)
 
 
 def test_verdicts_have_colours_on_a_terminal(two):
@@ -543,6 +553,22 @@ def test_results_are_kept_listed_and_compared(folder):
         for entry in json.loads(ok("compare", "main", "other/pr.json", "--format", "json"))["rows"]
     }
     assert verdicts == {"unchanged"}
+
+
+def test_list_and_show_have_every_form(two):
+    names = [entry["name"] for entry in json.loads(ok("list", "published", "--format", "json"))]
+    assert names == list(published())
+    lines = list(csv.DictReader(io.StringIO(ok("list", "policies", "--format", "csv"))))
+    assert [line["name"] for line in lines] == list(policies())
+    assert ok("list", "profiles", "--format", "markdown").startswith("- ")
+    shown = json.loads(ok("show", "deferred", "--format", "json"))
+    assert shown["policy"] == "deferred"
+    assert shown["vcpu_put"] == "[reload if tif, mark_stale if not tif]"
+    ok("show", "before.json", "-o", "again.json")
+    assert msgspec.structs.replace(results.read("again.json"), rows=[]) == results.read(two[0])
+    ok("show", "before.json", "-o", "rows.csv")
+    lines = list(csv.DictReader(io.StringIO(Path("rows.csv").read_text())))
+    assert [line["workload"] for line in lines] == list(EIGHT)
 
 
 def test_measured_runs_are_not_overwritten(folder):
