@@ -51,6 +51,7 @@ extensions = [
     Extension(
         f"kvmbench.{name}",
         [f"kvmbench/{name.replace('.', '/')}.pyx"],
+        include_dirs=[os.path.dirname(f"kvmbench/{name.replace('.', '/')}")],
         extra_compile_args=flags,
         extra_link_args=link,
         define_macros=macros,

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
         WrongKernelError,
     )
     from kvmbench.formats import load, save
-    from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance
+    from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance, Workload
     from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.simulation.simulate import simulate
-    from kvmbench.workloads import Workload
 
 _HOME = {
     "COUNTERS_DTYPE": "arrays",
@@ -49,7 +48,7 @@ _HOME = {
     "Provenance": "model",
     "ResultError": "errors",
     "Scenario": "scenario.scenario",
-    "Workload": "workloads",
+    "Workload": "model",
     "WrongKernelError": "errors",
     "compare": "comparison.verdicts",
     "load": "formats",

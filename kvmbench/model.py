@@ -6,11 +6,11 @@ What they mean to the machine is in docs/model.md; nothing here computes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from kvmbench.errors import brief, unknown_name
 
@@ -23,11 +23,13 @@ __all__ = [
     "STEPS",
     "Costs",
     "ExitKind",
+    "GuestProgram",
     "Op",
     "Policy",
     "Profile",
     "Provenance",
     "Step",
+    "Workload",
 ]
 
 MODEL_VERSION = "1"
@@ -418,3 +420,57 @@ def _region(hook: str, entry: object) -> tuple[str, ...]:
     if not isinstance(entry, Sequence) or not all(isinstance(text, str) for text in entry):
         raise TypeError(f"{hook}: {entry!r} is neither a step nor a list of steps")
     return tuple(entry)
+
+
+class GuestProgram(Protocol):
+    """Guest code for /dev/kvm, as kvmbench.guest.programs.Program has it."""
+
+    @property
+    def cpl(self) -> int: ...
+
+    def assemble(self, origin: int, target: Any) -> bytes: ...
+
+    def assemble_other(self, origin: int, target: Any) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A loop whose iteration is simulated or measured.
+
+    `exits` are the exit kinds of one iteration in order, names of the profile's kinds; empty, it is
+    the one kind with the workload's name. The other fields are for the measurement:
+
+    - `guest`: the loop's code, a `kvmbench.guest.programs.Program`; the name of the workload
+      whose code it shares; or None for a workload that is only simulated.
+    - `needs`: names of `kvmbench.live.machine.NEEDS`, without which the workload is skipped.
+    - `waits_for_interrupt`: each iteration takes an interrupt; kvmbench marks a row whose
+      iterations did not all take one.
+    - `faults`: pairs of an exception, such as "#UD", and a sentence that explains it here.
+    - `vmexit_rows`: the names of its row in the output of kvm-unit-tests' x86/vmexit.
+
+    Raises TypeError or ValueError for a name that is no string, is empty, is not printable or has
+    a space, for `exits` that are no sequence of names, and for a `guest` that is no program.
+    """
+
+    name: str
+    about: str = ""
+    exits: tuple[str, ...] = ()
+    guest: GuestProgram | str | None = None
+    needs: tuple[str, ...] = ()
+    waits_for_interrupt: bool = False
+    faults: tuple[tuple[str, str], ...] = ()
+    vmexit_rows: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
+            raise TypeError(f"exits of {self.name!r} is {brief(self.exits)}, not a tuple of names")
+        object.__setattr__(self, "exits", tuple(self.exits) or (self.name,))
+        for name in (self.name, *self.exits):
+            if not isinstance(name, str):
+                raise TypeError(f"{brief(name)} is not the name of a workload or an exit kind")
+            if not name or not name.isprintable():
+                raise ValueError(f"name {name!r} is empty or not printable")
+        if " " in self.name:
+            raise ValueError(f"name {self.name!r} has a space in it")
+        if not (self.guest is None or isinstance(self.guest, str) or hasattr(self.guest, "cpl")):
+            raise TypeError(f"guest of {self.name!r} is {brief(self.guest)}, not a Program")

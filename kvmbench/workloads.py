@@ -1,7 +1,8 @@
-"""The workloads, one declaration each, named as in kvm-unit-tests' x86/vmexit.c.
+"""The built-in workloads, one declaration each, named as in kvm-unit-tests' x86/vmexit.c.
 
-A user adds workloads with a Python file that assigns a list to `WORKLOADS`, or with a package
-whose entry points in the group `kvmbench.workloads` name a Workload or a list of them.
+Every command that takes a workload's name finds it here. A user adds workloads with a Python file
+that assigns a list to `WORKLOADS`, or with a package whose entry points in the group
+`kvmbench.workloads` name a Workload or a list of them.
 """
 
 from __future__ import annotations
@@ -11,128 +12,148 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kvmbench.errors import FileError
+from kvmbench.guest import image
+from kvmbench.guest import programs as guest
+from kvmbench.guest.assembler import RAX, RBX
+from kvmbench.guest.programs import Part, Program, op, registers, self_ipi, wrmsr
+from kvmbench.model import Workload
 
-if TYPE_CHECKING:
-    from kvmbench.guest.programs import Program
-
-__all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "workloads"]
+__all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select", "workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A loop whose iteration is measured: its name, and the exit kinds of one iteration in order.
+def _row(
+    name: str,
+    about: str,
+    body: Part,
+    setup: Part = guest.nothing,
+    *,
+    needs: tuple[str, ...] = (),
+    waits: bool = False,
+    faults: tuple[tuple[str, str], ...] = (),
+    rows: tuple[str, ...] | None = None,
+    **program: Any,
+) -> Workload:
+    """Return a built-in workload. By default vmexit.c has a row of its name.
 
-    `exits` names kinds of the profile for the simulation, or is empty where the one kind has the
-    workload's name. `guest` is the code for /dev/kvm, a name of
-    `kvmbench.guest.programs.PROGRAMS` or a `Program`, or None where there is none; `needs` are
-    names of `kvmbench.live.machine.NEEDS`, without which it is skipped there.
-
-    Raises TypeError or ValueError for a name that is no string or is empty.
+    vmexit.c puts the name of QEMU's device and a colon before some rows.
     """
-
-    name: str
-    about: str = ""
-    exits: tuple[str, ...] = ()
-    guest: str | Program | None = None
-    needs: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
-            raise TypeError(f"exits of {self.name!r} is {self.exits!r}, not a tuple of names")
-        object.__setattr__(self, "exits", tuple(self.exits) or (self.name,))
-        for name in (self.name, *self.exits):
-            if not isinstance(name, str):
-                raise TypeError(f"{name!r} is not the name of a workload or an exit kind")
-            if not name or not name.isprintable():
-                raise ValueError(f"name {name!r} is empty or not printable")
-        if " " in self.name:
-            raise ValueError(f"name {self.name!r} has a space in it")
+    loop = Program(body=body, setup=setup, interrupts=waits, **program)
+    rows = (name.split(":")[-1],) if rows is None else rows
+    return Workload(name, about, (), loop, needs, waits, faults, rows)
 
 
-def _measured(name: str, about: str, *needs: str) -> Workload:
-    """A workload whose guest code has its name."""
-    return Workload(name, about, guest=name, needs=needs)
+def _event(name: str, about: str, address: int) -> Workload:
+    """Return a row of QEMU's pci-testdev: a byte written to a port, or else to memory."""
+    wanted = {at: value for at, _, value in image.EVENTS}
+    needs = ("ioeventfd",) if address in wanted else ()
+    value = wanted.get(address) or 0xCE
+    if address < 0x10000:
+        return _row(name, about, op("out8"), registers(rdx=address, rax=value), needs=needs)
+    return _row(name, about, op("store8", RBX, RAX), registers(rbx=address, rax=value), needs=needs)
 
+
+NO_HYPERCALL = (
+    "with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
+    "(emulator_fix_hypercall), so code that KVM emulates here cannot make one"
+)
 
 BUILT_IN = (
-    _measured("cpuid", "CPUID, which always exits"),
-    _measured("vmcall", "VMCALL, the hypercall of VMX; on an AMD CPU VMMCALL is measured"),
-    _measured("mov_from_cr8", "MOV from CR8: the TPR shadow answers, no exit"),
-    _measured("mov_to_cr8", "MOV to CR8: the TPR shadow takes it, no exit"),
-    _measured("inl_from_pmtimer", "IN of the ACPI PM timer, a device in userspace"),
-    _measured("inl_from_qemu", "IN from port 0x1234, which nobody answers: userspace"),
-    _measured("inl_from_kernel", "IN from port 0x4d0, the PIC in the kernel, emulated"),
-    _measured("outl_to_kernel", "OUT to port 0x4d0, the PIC in the kernel"),
-)
+    _row("cpuid", "CPUID, which always exits", guest.cpuid),
+    _row("vmcall", "VMCALL, the hypercall of VMX; on an AMD CPU VMMCALL is measured",
+         guest.hypercall, faults=(("#UD", NO_HYPERCALL),)),
+    _row("mov_from_cr8", "MOV from CR8: the TPR shadow answers, no exit",
+         op("mov_from_cr", RAX, 8)),
+    _row("mov_to_cr8", "MOV to CR8: the TPR shadow takes it, no exit", op("mov_to_cr", 8, RAX),
+         registers(rax=0)),
+    _row("inl_from_pmtimer", "IN of the ACPI PM timer, whose device is in userspace",
+         op("in32"), registers(rdx=0x608)),
+    _row("inl_from_qemu", "IN from port 0x1234, which returns to userspace", op("in32"),
+         registers(rdx=0x1234)),
+    _row("inl_from_kernel", "IN from port 0x4d0, the PIC in the kernel, emulated", op("in8"),
+         registers(rdx=0x4D0)),
+    _row("outl_to_kernel", "OUT to port 0x4d0, the PIC in the kernel", op("out8"),
+         registers(rdx=0x4D0, rax=0)),
+)  # fmt: skip
 """The eight of the patch (Linux b7ffc44d5b2e), in its order."""
 
 LIVE_ONLY = (
-    _measured("empty", "the loop alone, at CPL 0: what every row holds besides its own"),
-    _measured("empty_cpl3", "the loop alone, at CPL 3"),
-    _measured("inb_cpl3", "IN at CPL 3, which the guest's I/O bitmap allows: userspace"),
-    _measured("mmio_read", "a load where no memory is: userspace"),
-    _measured("hlt", "HLT until a timer fires, 20,000 cycles ahead; they are in the figure",
-              "tsc_deadline"),
-    _measured("wbinvd", "WBINVD"),
-    _measured("invd", "INVD"),
-    _measured("mov_dr", "MOV to DR7"),
-    _measured("tscdeadline_immed", "a deadline of now written to the TSC-deadline timer",
-              "tsc_deadline"),
-    _measured("tscdeadline", "a deadline 3,000 cycles ahead, and spinning until it has fired",
-              "tsc_deadline"),
-    _measured("self_ipi_sti_nop", "an IPI to itself by the ICR, let in by STI"),
-    _measured("self_ipi_sti_hlt", "an IPI to itself by the ICR, let in by STI and HLT"),
-    _measured("self_ipi_tpr", "an IPI to itself by the ICR, let in by the TPR"),
-    _measured("self_ipi_tpr_sti_nop", "the same, held off by IF too, let in by STI"),
-    _measured("self_ipi_tpr_sti_hlt", "the same, held off by IF too, let in by STI and HLT"),
-    _measured("x2apic_self_ipi_sti_nop", "an IPI by x2APIC's self-IPI MSR, let in by STI",
-              "x2apic"),
-    _measured("x2apic_self_ipi_sti_hlt", "an IPI by x2APIC's self-IPI MSR, let in by STI and HLT",
-              "x2apic"),
-    _measured("x2apic_self_ipi_tpr", "an IPI by x2APIC's self-IPI MSR, let in by the TPR",
-              "x2apic"),
-    _measured("x2apic_self_ipi_tpr_sti_nop", "the same, held off by IF too, let in by STI",
-              "x2apic"),
-    _measured("x2apic_self_ipi_tpr_sti_hlt", "the same, held off by IF too, let in by STI and HLT",
-              "x2apic"),
-    _measured("ipi", "an IPI to a second vCPU, until its handler has answered", "second_cpu"),
-    _measured("ipi_halt", "the same with 2,000 cycles in which the second vCPU halts",
-              "second_cpu"),
-    _measured("ple_round_robin", "two vCPUs in turn, each waiting with PAUSE", "second_cpu"),
-    _measured("wr_kernel_gs_base", "WRMSR to KERNEL_GS_BASE"),
-    _measured("wr_tsx_ctrl_msr", "WRMSR to TSX_CTRL", "tsx_ctrl"),
-    _measured("wr_ibrs_msr", "WRMSR to SPEC_CTRL twice: IBRS on and off", "spec_ctrl"),
-    _measured("wr_ibpb_msr", "WRMSR to PRED_CMD: IBPB", "ibpb"),
-    _measured("wr_tsc_adjust_msr", "WRMSR to TSC_ADJUST", "tsc_adjust"),
-    _measured("rd_tsc_adjust_msr", "RDMSR of TSC_ADJUST", "tsc_adjust"),
-    _measured("toggle_cr0_wp", "MOV to CR0 twice: WP off and on"),
-    _measured("toggle_cr4_pge", "MOV to CR4 twice: PGE off and on"),
-    _measured("mmio-no-eventfd:pci-mem", "a store to a device's memory: userspace"),
-    _measured("mmio-wildcard-eventfd:pci-mem", "a store that an ioeventfd takes", "ioeventfd"),
-    _measured("mmio-datamatch-eventfd:pci-mem", "a store of the value that an ioeventfd wants",
-              "ioeventfd"),
-    _measured("portio-no-eventfd:pci-io", "OUT to a device's port: userspace"),
-    _measured("portio-wildcard-eventfd:pci-io", "OUT that an ioeventfd takes", "ioeventfd"),
-    _measured("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
-              "ioeventfd"),
+    _row("empty", "the loop alone, at CPL 0, which every row at CPL 0 includes", guest.nothing,
+         rows=()),
+    _row("empty_cpl3", "the loop alone, at CPL 3", guest.nothing, rows=(), cpl=3),
+    _row("inb_cpl3", "IN at CPL 3 that the guest's I/O bitmap allows: returns to userspace",
+         op("in8"), registers(rdx=image.CPL3_PORT), rows=(), cpl=3),
+    _row("mmio_read", "a load where no memory is: returns to userspace", op("load32", RAX, RBX),
+         registers(rbx=image.MMIO), rows=()),
+    _row("hlt", "HLT until a timer fires, 20,000 cycles ahead, which the figure includes",
+         guest.halt, needs=("tsc_deadline",), waits=True, rows=()),
+    _row("wbinvd", "WBINVD", op("wbinvd")),
+    _row("invd", "INVD", op("invd")),
+    _row("mov_dr", "MOV to DR7", op("mov_to_dr", 7, RAX), registers(rax=0x400)),
+    _row("tscdeadline_immed", "a deadline of now written to the TSC-deadline timer",
+         guest.deadline_now, needs=("tsc_deadline",), waits=True),
+    _row("tscdeadline", "a deadline 3,000 cycles ahead, and spinning until it has fired",
+         guest.deadline_spin, needs=("tsc_deadline",), waits=True),
+    *(
+        _row(f"{prefix}self_ipi_{name}", f"an IPI to itself by {what}, {how}",
+             self_ipi(send, *then, tpr=tpr), needs=needs, waits=True)
+        for prefix, what, send, needs in (
+            ("", "the ICR", guest.icr_self_ipi, ()),
+            ("x2apic_", "x2APIC's self-IPI MSR", guest.x2apic_self_ipi, ("x2apic",)),
+        )
+        for name, tpr, then, how in (
+            ("sti_nop", False, ("sti", "nop"), "let in by STI"),
+            ("sti_hlt", False, ("sti", "hlt"), "let in by STI and HLT"),
+            ("tpr", True, ("nop",), "let in by the TPR"),
+            ("tpr_sti_nop", True, ("sti", "nop"), "let in by the TPR, then STI"),
+            ("tpr_sti_hlt", True, ("sti", "hlt"), "let in by the TPR, then STI and HLT"),
+        )
+    ),
+    _row("ipi", "an IPI to a second vCPU, until its handler has answered", guest.ask_other,
+         other=guest.wait_in_hlt, needs=("second_cpu",)),
+    _row("ipi_halt", "the same with 2,000 cycles in which the second vCPU halts",
+         guest.ask_halted, other=guest.wait_in_hlt, needs=("second_cpu",),
+         rows=("ipi_halt", "ipi+halt")),
+    _row("ple_round_robin", "two vCPUs in turn, each waiting with PAUSE", guest.play_ball(0),
+         other=guest.play_on, needs=("second_cpu",),
+         rows=("ple_round_robin", "ple-round-robin")),
+    _row("wr_kernel_gs_base", "WRMSR to KERNEL_GS_BASE", wrmsr(image.KERNEL_GS_BASE, 0)),
+    _row("wr_tsx_ctrl_msr", "WRMSR to TSX_CTRL", wrmsr(image.TSX_CTRL, 0), needs=("tsx_ctrl",)),
+    _row("wr_ibrs_msr", "WRMSR to SPEC_CTRL twice: IBRS on and off",
+         wrmsr(image.SPEC_CTRL, 1, 0), needs=("spec_ctrl",)),
+    _row("wr_ibpb_msr", "WRMSR to PRED_CMD: IBPB", wrmsr(image.PRED_CMD, 1), needs=("ibpb",)),
+    _row("wr_tsc_adjust_msr", "WRMSR to TSC_ADJUST", wrmsr(image.TSC_ADJUST, 0),
+         needs=("tsc_adjust",)),
+    _row("rd_tsc_adjust_msr", "RDMSR of TSC_ADJUST", op("rdmsr"),
+         registers(rcx=image.TSC_ADJUST), needs=("tsc_adjust",)),
+    _row("toggle_cr0_wp", "MOV to CR0 twice: WP off and on", guest.toggle_wp),
+    _row("toggle_cr4_pge", "MOV to CR4 twice: PGE off and on", guest.toggle_pge),
+    _event("mmio-no-eventfd:pci-mem", "a store to a device's memory: returns to userspace",
+         image.MMIO + 0x1000),
+    _event("mmio-wildcard-eventfd:pci-mem", "a store that an ioeventfd takes", image.MMIO + 0x2000),
+    _event("mmio-datamatch-eventfd:pci-mem", "a store of the value that an ioeventfd wants",
+         image.MMIO + 0x3000),
+    _event("portio-no-eventfd:pci-io", "OUT to a device's port: returns to userspace",
+         image.PORTIO),
+    _event("portio-wildcard-eventfd:pci-io", "OUT that an ioeventfd takes", image.PORTIO + 1),
+    _event("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
+         image.PORTIO + 2),
 )  # fmt: skip
-"""The others of kvm-unit-tests' x86/vmexit.c, by its names, and some of our own. No profile here
-has costs for them, so they are simulated only where a profile of the user's has."""
+"""The others of kvm-unit-tests' x86/vmexit.c, and five rows of kvmbench. No built-in cost profile
+has their costs, so kvmbench simulates them only with a user's profile that has."""
 
 
 def workloads() -> Mapping[str, Workload]:
     """Return the built-in workloads by name, then those of installed packages.
 
-    Raises FileError where an entry point cannot be loaded or names a workload that is there.
+    Raises FileError for an entry point that does not load or whose workload has a known name.
     """
     found = {workload.name: workload for workload in (*BUILT_IN, *LIVE_ONLY)}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
@@ -141,16 +162,35 @@ def workloads() -> Mapping[str, Workload]:
             listed = _listed(entry.load(), origin)
         except FileError:
             raise
-        except Exception as error:  # noqa: BLE001  (whatever somebody's package raises)
+        except Exception as error:  # noqa: BLE001  (a package may raise anything)
             raise FileError(f"{origin}: {_in_one_line(error)}") from None
         found = merge(found, listed, origin)
     return MappingProxyType(found)
 
 
+def select(chosen: Iterable[str | Workload] | str | Workload | None = None) -> list[Workload]:
+    """Return the workloads of names and objects, one or several; None stands for all of them.
+
+    A workload that is there twice is returned once. Raises ValueError for an unknown name, with
+    the nearest one, and for two workloads of one name; TypeError for other objects; FileError as
+    `workloads`.
+    """
+    from kvmbench.arrays import named  # needs numpy
+
+    known = workloads()
+    listed = [chosen] if isinstance(chosen, str | Workload) else chosen
+    found: dict[str, Workload] = {}
+    for one in known if listed is None else listed:
+        workload = named("workload", one, Workload, lambda: known)
+        if found.setdefault(workload.name, workload) != workload:
+            raise ValueError(f"two workloads are named {workload.name!r}")
+    return list(found.values())
+
+
 def load_workloads(path: str | Path) -> list[Workload]:
     """Run a Python file and return the list that it assigns to `WORKLOADS`.
 
-    Raises FileError, with the line, for a file that cannot be run or does not do so; OSError.
+    Raises FileError, with the line, for a file that fails or assigns no such list; OSError.
     """
     path = Path(path)
     try:
@@ -161,7 +201,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
     except ValueError as error:
         raise FileError(f"{path}: not Python: {error}") from None
     try:
-        with redirect_stdout(sys.stderr):  # stdout is the table's
+        with redirect_stdout(sys.stderr):  # stdout is for the table
             names = runpy.run_path(str(path))
         if "WORKLOADS" not in names:
             raise FileError(f"{path}: assigns nothing to WORKLOADS, a list of kvmbench.Workload")
@@ -192,7 +232,7 @@ def _listed(value: object, origin: str) -> list[Workload]:
 def merge(
     known: Mapping[str, Workload], more: Iterable[Workload], origin: str
 ) -> dict[str, Workload]:
-    """Return `known` and `more` by name; raises FileError where a name is taken."""
+    """Return `known` and `more` by name. Raises FileError for a name that both have."""
     merged = dict(known)
     for workload in more:
         if workload.name in merged:

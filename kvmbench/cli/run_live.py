@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from random import SystemRandom
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from kvmbench.workloads import Workload
 
 __all__ = ["measured"]
-
-FAST_ROUNDS, FAST_SECONDS = 5, 7.0  # as many runs, for the sake of the interval
 
 
 def measured(
@@ -32,19 +28,16 @@ def measured(
     """Return what was measured and its table; a ClickException where nothing can be."""
     from kvmbench.errors import LiveError
     from kvmbench.live import document as live_tables
-    from kvmbench.live.engine import Plan, measure
+    from kvmbench.live.engine import measure
 
     if form not in live_tables.LIVE_FORMATS:
         raise click.UsageError(f"--format {form} is of --engine sim only")
     show = Progress()
     try:
-        seed = SystemRandom().getrandbits(32)  # the rounds' order is another in each file
-        plan = Plan(runs=runs, cpu=cpu, ioperm=ioperm, seed=seed)
-        if fast:
-            plan = replace(plan, rounds=FAST_ROUNDS, seconds=FAST_SECONDS)
-        if runs > Plan().runs:  # more of them take longer, and are no worse
-            plan = replace(plan, seconds=plan.seconds * runs / Plan().runs)
-        result = measure(workloads, plan, progress=show, command=command_line())
+        result = measure(
+            workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
+            command=command_line(),
+        )  # fmt: skip
     except LiveError as error:
         raise click.ClickException(str(error)) from None
     finally:

@@ -19,19 +19,11 @@ from dataclasses import dataclass, field
 
 from kvmbench.errors import ResultError
 from kvmbench.results import Boot, Result, Run, Series
-from kvmbench.workloads import BUILT_IN
+from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 
 __all__ = ["decode"]
 
-NAMES = frozenset(workload.name for workload in BUILT_IN) | {
-    *("wbinvd", "invd", "mov_dr", "tscdeadline_immed", "tscdeadline", "self_ipi_sti_nop"),
-    *("self_ipi_sti_hlt", "self_ipi_tpr", "self_ipi_tpr_sti_nop", "self_ipi_tpr_sti_hlt"),
-    *("x2apic_self_ipi_sti_nop", "x2apic_self_ipi_sti_hlt", "x2apic_self_ipi_tpr"),
-    *("x2apic_self_ipi_tpr_sti_nop", "x2apic_self_ipi_tpr_sti_hlt", "ipi", "ipi_halt"),
-    *("ipi+halt", "ple_round_robin", "ple-round-robin", "wr_kernel_gs_base", "wr_tsx_ctrl_msr"),
-    *("wr_ibrs_msr", "wr_ibpb_msr", "wr_tsc_adjust_msr", "rd_tsc_adjust_msr", "toggle_cr0_wp"),
-    *("toggle_cr4_pge", "pci-mem", "pci-io"),
-}
+NAMES = frozenset(name for w in (*BUILT_IN, *LIVE_ONLY) for name in w.vmexit_rows)
 """The tests of vmexit.c from 2012 to 2025, under all names that they had."""
 
 TESTS = {

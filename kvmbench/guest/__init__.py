@@ -1,1 +1,1 @@
-"""Guests of our own: assembler, memory image and the programs of the workloads."""
+"""The guest of a measurement: assembler, memory image and programs."""

@@ -1,7 +1,10 @@
-"""KVM's ioctls (linux/kvm.h) as far as measuring needs them: a Vm, its vCPUs, their counters.
+"""A virtual machine on KVM's ioctls (linux/kvm.h): its vCPUs, memory and counters.
 
-Nothing here decides what is measured; kvmbench.live does. Linux on x86-64 only.
+kvmbench.live.machine makes it and kvmbench.live.worker measures with it. Linux on x86-64 only.
 """
+
+import os
+import struct
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
@@ -10,266 +13,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
 
 from kvmbench.errors import KvmError
-
-cdef extern from *:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <errno.h>
-    #include <fcntl.h>
-    #include <pthread.h>
-    #include <signal.h>
-    #include <stdint.h>
-    #include <string.h>
-    #include <sys/eventfd.h>
-    #include <sys/ioctl.h>
-    #include <sys/mman.h>
-    #include <sys/syscall.h>
-    #include <time.h>
-    #include <unistd.h>
-    #include <x86intrin.h>
-    #include <linux/kvm.h>
-
-    /* What older headers do not have; the numbers are the kernel's ABI. */
-    #ifndef KVM_CAP_BINARY_STATS_FD
-    #define KVM_CAP_BINARY_STATS_FD 203
-    #endif
-    #ifndef KVM_GET_STATS_FD
-    #define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
-    #endif
-    #ifndef KVM_CAP_DISABLE_QUIRKS2
-    #define KVM_CAP_DISABLE_QUIRKS2 213
-    #endif
-    #ifndef KVM_X86_QUIRK_FIX_HYPERCALL_INSN
-    #define KVM_X86_QUIRK_FIX_HYPERCALL_INSN (1 << 5)
-    #endif
-    #ifndef sigev_notify_thread_id
-    #define sigev_notify_thread_id _sigev_un._tid
-    #endif
-
-    /* kvm_stats_header and kvm_stats_desc, whose last member older headers spell otherwise */
-    typedef struct {
-        uint32_t flags, name_size, num_desc, id_offset, desc_offset, data_offset;
-    } kb_stats_header;
-    typedef struct {
-        uint32_t flags;
-        int16_t exponent;
-        uint16_t size;
-        uint32_t offset, bucket_size;
-    } kb_stats_desc;
-
-    /* The kvm_run of the vCPU that this thread is in; NULL while there is nothing to kick. */
-    static __thread struct kvm_run *volatile kb_running;
-    static __thread volatile sig_atomic_t kb_kicked;
-
-    static void kb_on_kick(int number)
-    {
-        (void)number;
-        kb_kicked = 1;
-        /* A kick just before the ioctl would be lost without this. */
-        if (kb_running)
-            kb_running->immediate_exit = 1;
-    }
-
-    static int kb_signal(void) { return SIGRTMAX - 3; }
-
-    /* Make the handler ours, without SA_RESTART; -1 where somebody else has the signal. */
-    static int kb_install(void)
-    {
-        struct sigaction old, action;
-        if (sigaction(kb_signal(), NULL, &old))
-            return -1;
-        if (old.sa_handler == kb_on_kick)
-            return 0;
-        if (old.sa_handler != SIG_DFL) {
-            errno = EBUSY;
-            return -1;
-        }
-        memset(&action, 0, sizeof action);
-        action.sa_handler = kb_on_kick;
-        return sigaction(kb_signal(), &action, NULL);
-    }
-
-    static int kb_thread(void) { return (int)syscall(SYS_gettid); }
-
-    /* Kick this thread after `seconds`, and again every 50 ms, so that no kick is the last one. */
-    static int kb_arm(timer_t *timer, double seconds)
-    {
-        struct sigevent event;
-        struct itimerspec when;
-        sigset_t ours;
-        /* A mask is inherited: blocked by whoever started us, no kick would come through. */
-        sigemptyset(&ours);
-        sigaddset(&ours, kb_signal());
-        pthread_sigmask(SIG_UNBLOCK, &ours, NULL);
-        memset(&event, 0, sizeof event);
-        event.sigev_notify = SIGEV_THREAD_ID;
-        event.sigev_signo = kb_signal();
-        event.sigev_notify_thread_id = kb_thread();
-        if (timer_create(CLOCK_MONOTONIC, &event, timer))
-            return -1;
-        when.it_value.tv_sec = (time_t)seconds;
-        when.it_value.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) + 1;
-        if (when.it_value.tv_nsec > 999999999)
-            when.it_value.tv_nsec = 999999999;
-        when.it_interval.tv_sec = 0;
-        when.it_interval.tv_nsec = 50000000;
-        if (timer_settime(*timer, 0, &when, NULL)) {
-            timer_delete(*timer);
-            return -1;
-        }
-        return 0;
-    }
-
-    typedef struct {
-        int reason;           /* KVM_EXIT_*, or one of KB_* */
-        int error;            /* errno of KB_FAILED */
-        uint16_t port;        /* of the OUT that stopped it */
-        uint32_t value;       /* of that OUT */
-        uint64_t io, mmio;    /* exits that were answered here */
-        uint64_t tsc_in;      /* before the first KVM_RUN */
-        uint64_t tsc_out;     /* after the last one */
-    } kb_outcome;
-
-    enum { KB_STOPPED = 1000, KB_KICKED, KB_SIGNALLED, KB_FAILED };
-
-    /* Run a vCPU until an OUT to a port in [stop, stop + 4), a kick, or an exit with no answer.
-     *
-     * A port or an address that nobody has reads as all ones, as on a bus. `outcome` adds up, so
-     * that a run goes on after Python has looked at its signals.
-     */
-    static void kb_run(int fd, struct kvm_run *run, uint16_t stop, kb_outcome *outcome)
-    {
-        uint8_t *data;
-        kb_running = run;
-        if (!outcome->tsc_in)
-            outcome->tsc_in = __rdtsc();
-        for (;;) {
-            if (kb_kicked) {
-                outcome->reason = KB_KICKED;
-                break;
-            }
-            if (ioctl(fd, KVM_RUN, 0) < 0) {
-                if (errno == EINTR || errno == EAGAIN) {
-                    if (kb_kicked)
-                        continue;
-                    outcome->reason = KB_SIGNALLED;
-                    break;
-                }
-                outcome->error = errno;
-                outcome->reason = KB_FAILED;
-                break;
-            }
-            if (run->exit_reason == KVM_EXIT_IO) {
-                data = (uint8_t *)run + run->io.data_offset;
-                if (run->io.direction == KVM_EXIT_IO_IN) {
-                    memset(data, 0xff, (size_t)run->io.size * run->io.count);
-                } else if ((uint16_t)(run->io.port - stop) < 4) {
-                    outcome->port = run->io.port;
-                    outcome->value = 0;
-                    memcpy(&outcome->value, data, run->io.size <= 4 ? run->io.size : 4);
-                    outcome->reason = KB_STOPPED;
-                    break;
-                }
-                outcome->io++;
-            } else if (run->exit_reason == KVM_EXIT_MMIO) {
-                if (!run->mmio.is_write)
-                    memset(run->mmio.data, 0xff, sizeof run->mmio.data);
-                outcome->mmio++;
-            } else {
-                outcome->reason = (int)run->exit_reason;
-                break;
-            }
-        }
-        outcome->tsc_out = __rdtsc();
-        kb_running = NULL;
-    }
-
-    /* Let KVM finish the access that a run stopped at, without entering the guest. */
-    static void kb_settle(int fd, struct kvm_run *run)
-    {
-        run->immediate_exit = 1;
-        (void)ioctl(fd, KVM_RUN, 0);
-        run->immediate_exit = 0;
-    }
-
-    static void kb_clear_kick(struct kvm_run *run)
-    {
-        kb_kicked = 0;
-        run->immediate_exit = 0;
-    }
-
-    static int kb_ioperm(unsigned long first, unsigned long count, int on)
-    {
-        return (int)syscall(SYS_ioperm, first, count, on);
-    }
-
-    static uint64_t kb_syscalls(int calls)
-    {
-        uint64_t begin = __rdtsc();
-        for (int i = 0; i < calls; i++)
-            (void)syscall(SYS_getppid);
-        return __rdtsc() - begin;
-    }
-
-    static int kb_kick(int thread)
-    {
-        return (int)syscall(SYS_tgkill, getpid(), thread, kb_signal());
-    }
-    static int kb_ioctl(int fd, unsigned long request, unsigned long argument)
-    {
-        return ioctl(fd, request, argument);
-    }
-    """
-    ctypedef struct kb_stats_header:
-        uint32_t name_size
-        uint32_t num_desc
-        uint32_t desc_offset
-        uint32_t data_offset
-    ctypedef struct kb_stats_desc:
-        uint32_t flags
-        uint16_t size
-        uint32_t offset
-    ctypedef struct kb_outcome:
-        int reason
-        int error
-        uint16_t port
-        uint32_t value
-        uint64_t io
-        uint64_t mmio
-        uint64_t tsc_in
-        uint64_t tsc_out
-    ctypedef void* timer_t
-    enum:
-        KB_STOPPED
-        KB_KICKED
-        KB_SIGNALLED
-        KB_FAILED
-        PROT_READ
-        PROT_WRITE
-        MAP_PRIVATE
-        MAP_SHARED
-        MAP_ANONYMOUS
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-        O_RDWR
-        O_CLOEXEC
-    void* MAP_FAILED
-    int kb_install() noexcept nogil
-    int kb_ioperm(unsigned long first, unsigned long count, int on) noexcept nogil
-    uint64_t kb_syscalls(int calls) noexcept nogil
-    int kb_thread() noexcept nogil
-    int kb_arm(timer_t* timer, double seconds) noexcept nogil
-    int kb_kick(int thread) noexcept nogil
-    int kb_ioctl(int fd, unsigned long request, unsigned long argument) noexcept nogil
-    int timer_delete(timer_t timer) noexcept nogil
-    int open(const char* path, int flags) noexcept nogil
-    int close(int fd) noexcept nogil
-    int eventfd(unsigned int start, int flags) noexcept nogil
-    ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
-    void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
-    int munmap(void* at, size_t size) noexcept nogil
 
 cdef extern from "<linux/kvm.h>":
     struct kvm_run:
@@ -330,12 +73,38 @@ cdef extern from "<linux/kvm.h>":
         KVM_EXIT_UNKNOWN, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN
         KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_SYSTEM_EVENT
 
-cdef extern from *:
+cdef extern from "kvm_run.h":
+    ctypedef struct kb_outcome:
+        int reason, error
+        uint16_t port
+        uint32_t value
+        uint64_t io, mmio, tsc_in, tsc_out
+    ctypedef void* timer_t
+    enum:
+        KB_STOPPED, KB_KICKED, KB_SIGNALLED, KB_FAILED
+        PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
+        EFD_CLOEXEC, EFD_NONBLOCK, O_RDWR, O_CLOEXEC
+    void* MAP_FAILED
     void kb_run(int fd, kvm_run* run, uint16_t stop, kb_outcome* outcome) noexcept nogil
     void kb_settle(int fd, kvm_run* run) noexcept nogil
     void kb_clear_kick(kvm_run* run) noexcept nogil
+    int kb_take_signal(int* was_blocked) noexcept nogil
+    void kb_give_signal_back(int was_blocked) noexcept nogil
+    int kb_ioperm(unsigned long first, unsigned long count, int on) noexcept nogil
+    uint64_t kb_syscalls(int calls) noexcept nogil
+    int kb_thread() noexcept nogil
+    int kb_arm(timer_t* timer, double seconds) noexcept nogil
+    int kb_kick(int thread) noexcept nogil
+    int kb_ioctl(int fd, unsigned long request, unsigned long argument) noexcept nogil
+    int timer_delete(timer_t timer) noexcept nogil
+    int open(const char* path, int flags) noexcept nogil
+    int close(int fd) noexcept nogil
+    int eventfd(unsigned int start, int flags) noexcept nogil
+    ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
+    void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
+    int munmap(void* at, size_t size) noexcept nogil
 
-API_VERSION = 12  # of KVM, for ever (Documentation/virt/kvm/api.rst, 4.1)
+API_VERSION = 12  # of KVM, and fixed (Documentation/virt/kvm/api.rst, 4.1)
 
 CAPABILITIES = {
     "irqchip": KVM_CAP_IRQCHIP,
@@ -364,7 +133,7 @@ REASONS = {
 }
 
 cdef enum:
-    CPUID_MAX = 256  # entries; KVM itself knows no more (KVM_MAX_CPUID_ENTRIES)
+    CPUID_MAX = 256  # entries (KVM_MAX_CPUID_ENTRIES)
 
 cdef struct Cpuid:
     uint32_t nent
@@ -384,11 +153,22 @@ cdef int _check(int result, str what) except -1:
 
 
 cdef int _ask(int fd, unsigned long request, unsigned long argument) noexcept:
-    """An ioctl with the GIL released: making and ending a machine waits for all CPUs."""
+    """Call ioctl with the GIL released: to make or end a machine KVM waits for all CPUs."""
     cdef int result
     with nogil:
         result = kb_ioctl(fd, request, argument)
     return result
+
+
+cdef int _do(int fd, unsigned long request, const void* argument, str what) except -1:
+    return _check(_ask(fd, request, <unsigned long>argument), what)
+
+
+cdef OneMsr _one_msr(uint32_t index, uint64_t value) noexcept:
+    cdef OneMsr one
+    memset(&one, 0, sizeof(one))
+    one.nmsrs, one.entry.index, one.entry.data = 1, index, value
+    return one
 
 
 cdef class Vm:
@@ -398,8 +178,8 @@ cdef class Vm:
     FileNotFoundError, PermissionError or another OSError where /dev/kvm cannot be opened, KvmError
     (an OSError) where KVM refuses, ValueError for sizes that are not whole pages.
 
-    A vCPU belongs to one thread at a time. `close`, or the end of a `with` block, gives all
-    memory and descriptors back.
+    A vCPU belongs to one thread at a time. `close`, or the end of a `with` block, frees all
+    memory and descriptors.
     """
 
     cdef int kvm, vm
@@ -444,9 +224,6 @@ cdef class Vm:
         cdef uint64_t identity = 0xfffbc000
         cdef void* at
         cdef int i
-        if kb_install():
-            words = "somebody else handles the signal that stops a guest"
-            raise KvmError(errno, words, "SIGRTMAX-3")
         self.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)
         if self.kvm < 0:
             raise OSError(errno, strerror(errno).decode(), "/dev/kvm")
@@ -467,12 +244,10 @@ cdef class Vm:
                 raise KvmError(0, "this KVM does not have it", f"capability {name}")
         # Intel without unrestricted guest needs room for these; elsewhere they do no harm.
         if self.capabilities["set_identity_map_addr"]:
-            _check(_ask(self.vm, KVM_SET_IDENTITY_MAP_ADDR, <unsigned long>&identity),
-                   "KVM_SET_IDENTITY_MAP_ADDR")
+            _do(self.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR")
         if self.capabilities["set_tss_addr"]:
             _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
-        # Written to the host's vendor, a hypercall needs no patching; and patched it is not what
-        # is measured.
+        # A program has the hypercall of the host's vendor; KVM's patching would change the row.
         if self.capabilities["disable_quirks2"] & KVM_X86_QUIRK_FIX_HYPERCALL_INSN:
             memset(&cap, 0, sizeof(cap))
             cap.cap = KVM_CAP_DISABLE_QUIRKS2
@@ -480,7 +255,7 @@ cdef class Vm:
             self.quirk_off = _ask(self.vm, KVM_ENABLE_CAP, <unsigned long>&cap) == 0
         _check(_ask(self.vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP")
         memset(&pit, 0, sizeof(pit))
-        _check(_ask(self.vm, KVM_CREATE_PIT2, <unsigned long>&pit), "KVM_CREATE_PIT2")
+        _do(self.vm, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2")
 
         at = mmap(NULL, memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if at == MAP_FAILED:
@@ -488,8 +263,7 @@ cdef class Vm:
         self.ram, self.ram_size = <uint8_t*>at, memory
         region = kvm_userspace_memory_region(
             slot=0, flags=0, guest_phys_addr=0, memory_size=memory, userspace_addr=<uint64_t>at)
-        _check(_ask(self.vm, KVM_SET_USER_MEMORY_REGION, <unsigned long>&region),
-               "KVM_SET_USER_MEMORY_REGION")
+        _do(self.vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION")
         self.run_size = _check(_ask(self.kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
                                "KVM_GET_VCPU_MMAP_SIZE")
         self.cpus = cpus
@@ -512,13 +286,12 @@ cdef class Vm:
             entry = &cpuid.entries[i]
             if entry.function == 1:
                 entry.ebx = (entry.ebx & 0xffffff) | <uint32_t>cpu << 24
-                if self.capabilities["tsc_deadline"]:  # KVM leaves this bit to who makes the VM
+                if self.capabilities["tsc_deadline"]:  # KVM leaves this bit to userspace
                     entry.ecx |= 1 << 24
             elif entry.function in (0xb, 0x1f):
                 entry.edx = cpu
-        _check(_ask(self.vcpu[cpu], KVM_SET_CPUID2, <unsigned long>&cpuid), "KVM_SET_CPUID2")
-        _check(_ask(self.vcpu[cpu], KVM_GET_SREGS, <unsigned long>&self.reset_state[cpu]),
-               "KVM_GET_SREGS")
+        _do(self.vcpu[cpu], KVM_SET_CPUID2, &cpuid, "KVM_SET_CPUID2")
+        _do(self.vcpu[cpu], KVM_GET_SREGS, &self.reset_state[cpu], "KVM_GET_SREGS")
         if self.capabilities["stats_fd"]:
             self.stats_fd[cpu] = _check(_ask(self.vcpu[cpu], KVM_GET_STATS_FD, 0),
                                         "KVM_GET_STATS_FD")
@@ -528,8 +301,7 @@ cdef class Vm:
     cdef int _supported(self, Cpuid* cpuid) except -1:
         memset(cpuid, 0, sizeof(Cpuid))
         cpuid.nent = CPUID_MAX
-        return _check(_ask(self.kvm, KVM_GET_SUPPORTED_CPUID, <unsigned long>cpuid),
-                      "KVM_GET_SUPPORTED_CPUID")
+        return _do(self.kvm, KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID")
 
     def __enter__(self):
         return self
@@ -538,10 +310,11 @@ cdef class Vm:
         self.close()
 
     def __dealloc__(self):
-        self._free()
+        with nogil:
+            self._free()
 
     def close(self):
-        """Give memory and descriptors back; a second call does nothing.
+        """Free memory and descriptors; a second call does nothing.
 
         Raises ValueError while a thread is in `run`.
         """
@@ -549,13 +322,10 @@ cdef class Vm:
         for i in range(8):
             if self.thread[i]:
                 raise ValueError(f"vCPU {i} is running")
-        self._free()
-
-    cdef void _free(self) noexcept:
         with nogil:
-            self._close_all()
+            self._free()
 
-    cdef void _close_all(self) noexcept nogil:
+    cdef void _free(self) noexcept nogil:
         cdef int i
         for i in range(8):
             if self.running[i] != NULL:
@@ -573,7 +343,7 @@ cdef class Vm:
         if self.kvm >= 0:
             close(self.kvm)
             self.kvm = -1
-        if self.ram != NULL:  # behind the descriptors: the kernel reads it through the VM
+        if self.ram != NULL:  # after the descriptors: the kernel reads it through the VM
             munmap(self.ram, self.ram_size)
             self.ram = NULL
 
@@ -603,7 +373,7 @@ cdef class Vm:
         return PyBytes_FromStringAndSize(<char*>self.ram + address, size)
 
     def cpuid(self):
-        """Return what KVM supports: (leaf, subleaf) -> (eax, ebx, ecx, edx)."""
+        """Return the CPUID that KVM supports: (leaf, subleaf) -> (eax, ebx, ecx, edx)."""
         cdef Cpuid cpuid
         cdef uint32_t i
         if self.kvm < 0:
@@ -628,27 +398,20 @@ cdef class Vm:
 
     def get_msr(self, int cpu, uint32_t index):
         """Return an MSR of the vCPU, or None where KVM does not have it."""
-        cdef OneMsr one
-        memset(&one, 0, sizeof(one))
-        one.nmsrs, one.entry.index = 1, index
-        if _check(_ask(self.vcpu[self._cpu(cpu)], KVM_GET_MSRS, <unsigned long>&one),
-                  "KVM_GET_MSRS") != 1:
-            return None
-        return one.entry.data
+        cdef OneMsr one = _one_msr(index, 0)
+        done = _do(self.vcpu[self._cpu(cpu)], KVM_GET_MSRS, &one, "KVM_GET_MSRS")
+        return one.entry.data if done else None
 
     def set_msr(self, int cpu, uint32_t index, uint64_t value):
-        """Set an MSR of the vCPU and return whether KVM took it."""
-        cdef OneMsr one
-        memset(&one, 0, sizeof(one))
-        one.nmsrs, one.entry.index, one.entry.data = 1, index, value
-        return _check(_ask(self.vcpu[self._cpu(cpu)], KVM_SET_MSRS, <unsigned long>&one),
-                      "KVM_SET_MSRS") == 1
+        """Set an MSR of the vCPU and return whether KVM accepted the value."""
+        cdef OneMsr one = _one_msr(index, value)
+        return _do(self.vcpu[self._cpu(cpu)], KVM_SET_MSRS, &one, "KVM_SET_MSRS") == 1
 
     def ioeventfd(self, uint64_t address, uint32_t size, *, bint pio, data=None):
         """Let a write of `size` bytes to a port or an address raise an event in the kernel.
 
-        A `size` of 0 takes a write of any size. `data` is the value that must be written, or None
-        for any. Nobody reads the event.
+        A `size` of 0 matches a write of any size. `data` is the value to match, or None for any.
+        No thread reads the event.
         """
         cdef kvm_ioeventfd request
         cdef int fd, result
@@ -670,17 +433,17 @@ cdef class Vm:
             raise KvmError(-result, strerror(-result).decode(), "KVM_IOEVENTFD")
 
     def keep_lapic(self, int cpu):
-        """Remember the vCPU's local APIC as it is now; `start` brings it back to that."""
+        """Save the state of the vCPU's local APIC, which `start` restores."""
         cdef int fd = self.vcpu[self._cpu(cpu)]
-        _check(_ask(fd, KVM_GET_LAPIC, <unsigned long>&self.lapic[cpu]), "KVM_GET_LAPIC")
+        _do(fd, KVM_GET_LAPIC, &self.lapic[cpu], "KVM_GET_LAPIC")
         self.has_lapic[cpu] = True
 
     def start(self, int cpu, *, uint64_t rip, uint64_t rsp, uint64_t cr3, gdt, idt, tss,
               int cpl=0, uint64_t rflags=2, uint64_t rcx=0, uint64_t rsi=0, uint64_t rdi=0):
-        """Put the vCPU at `rip` in long mode with CPL 0 or 3, whatever it did before.
+        """Put the vCPU at `rip` in long mode with CPL 0 or 3, without its earlier state.
 
-        `gdt`, `idt` and `tss` are (address, limit) of the tables; the selectors are guest.py's.
-        Raises ValueError for another CPL.
+        `gdt`, `idt` and `tss` are (address, limit) of the tables; kvmbench.guest.image has the
+        selectors. Raises ValueError for another CPL.
         """
         cdef kvm_sregs state
         cdef kvm_regs regs
@@ -692,7 +455,7 @@ cdef class Vm:
             raise ValueError(f"cpl is {cpl}, not 0 or 3")
         kb_settle(fd, self.running[cpu])
         runnable.mp_state = KVM_MP_STATE_RUNNABLE
-        _check(_ask(fd, KVM_SET_MP_STATE, <unsigned long>&runnable), "KVM_SET_MP_STATE")
+        _do(fd, KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE")
         state = self.reset_state[cpu]
         memset(&code, 0, sizeof(code))
         code.limit, code.type, code.present, code.s, code.l, code.g = 0xffffffff, 11, 1, 1, 1, 1
@@ -715,21 +478,21 @@ cdef class Vm:
         state.efer = 0xd00  # NXE, LMA, LME
         state.cr8 = 0
         state.apic_base = self._apic_base(cpu)
-        _check(_ask(fd, KVM_SET_SREGS, <unsigned long>&state), "KVM_SET_SREGS")
+        _do(fd, KVM_SET_SREGS, &state, "KVM_SET_SREGS")
         # No interrupt, exception or timer of an earlier program may reach the next one.
         memset(&events, 0, sizeof(events))
-        _check(_ask(fd, KVM_SET_VCPU_EVENTS, <unsigned long>&events), "KVM_SET_VCPU_EVENTS")
+        _do(fd, KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS")
         if self.has_lapic[cpu]:
             self.set_msr(cpu, 0x6e0, 0)  # IA32_TSC_DEADLINE
-            _check(_ask(fd, KVM_SET_LAPIC, <unsigned long>&self.lapic[cpu]), "KVM_SET_LAPIC")
+            _do(fd, KVM_SET_LAPIC, &self.lapic[cpu], "KVM_SET_LAPIC")
         memset(&regs, 0, sizeof(regs))
         regs.rip, regs.rsp, regs.rflags = rip, rsp, rflags
         regs.rcx, regs.rsi, regs.rdi = rcx, rsi, rdi
-        _check(_ask(fd, KVM_SET_REGS, <unsigned long>&regs), "KVM_SET_REGS")
+        _do(fd, KVM_SET_REGS, &regs, "KVM_SET_REGS")
 
     cdef uint64_t _apic_base(self, int cpu) except? 0:
         cdef kvm_sregs state
-        _check(_ask(self.vcpu[cpu], KVM_GET_SREGS, <unsigned long>&state), "KVM_GET_SREGS")
+        _do(self.vcpu[cpu], KVM_GET_SREGS, &state, "KVM_GET_SREGS")
         return state.apic_base
 
     def registers(self, int cpu):
@@ -737,25 +500,28 @@ cdef class Vm:
         cdef kvm_regs regs
         cdef kvm_sregs state
         cdef int fd = self.vcpu[self._cpu(cpu)]
-        _check(_ask(fd, KVM_GET_REGS, <unsigned long>&regs), "KVM_GET_REGS")
-        _check(_ask(fd, KVM_GET_SREGS, <unsigned long>&state), "KVM_GET_SREGS")
+        _do(fd, KVM_GET_REGS, &regs, "KVM_GET_REGS")
+        _do(fd, KVM_GET_SREGS, &state, "KVM_GET_SREGS")
         found = dict(regs)
         found["cr2"] = state.cr2
         return found
 
     def run(self, int cpu, *, uint16_t stop, double timeout):
-        """Run the vCPU until it writes to a port in [stop, stop + 4), and return what happened.
+        """Run the vCPU until it writes to a port in [stop, stop + 4), and return the outcome.
 
-        Accesses that KVM hands out are answered here, reads with all ones. The dict has `reason`
-        (`stopped`; `kicked` after `timeout` seconds or by `kick`; else what the guest ran into),
-        the `port` and `value` that were written, how many `io` and `mmio` exits were answered,
-        and the host's `tsc` cycles from the first entry to the last exit.
+        `run` answers the accesses that KVM forwards to userspace, reads with all ones. The dict
+        has `reason` (`stopped`; `kicked` after `timeout` seconds or by `kick`; else KVM's exit
+        reason), the `port` and the `value` written there, the numbers of `io` and `mmio` exits
+        answered, and the host's `tsc` cycles from the first entry to the last exit.
 
-        Raises KvmError where KVM_RUN fails, ValueError for a vCPU that another thread runs, and
-        what the handler of a signal raises.
+        SIGRTMAX-3 stops the guest: during the call it has a handler, and is unblocked in this
+        thread; afterwards handler and mask are as before. Raises KvmError where KVM_RUN fails or
+        another handler has that signal, ValueError for a vCPU that another thread runs, and the
+        exception of a Python signal handler.
         """
         cdef kb_outcome outcome
         cdef timer_t timer
+        cdef int was_blocked
         cdef int fd = self.vcpu[self._cpu(cpu)]
         if not 0 < timeout < 1e6:
             raise ValueError(f"timeout is {timeout} seconds, not above 0")
@@ -763,10 +529,13 @@ cdef class Vm:
             raise ValueError(f"vCPU {cpu} is running already")
         memset(&outcome, 0, sizeof(outcome))
         kb_clear_kick(self.running[cpu])
-        self.thread[cpu] = kb_thread()
+        if kb_take_signal(&was_blocked):
+            words = "another handler has the signal that stops a guest"
+            raise KvmError(errno, words, "SIGRTMAX-3")
         if kb_arm(&timer, timeout):
-            self.thread[cpu] = 0
+            kb_give_signal_back(was_blocked)
             raise KvmError(errno, strerror(errno).decode(), "timer_create")
+        self.thread[cpu] = kb_thread()
         try:
             while True:
                 with nogil:
@@ -775,8 +544,9 @@ cdef class Vm:
                     break
                 PyErr_CheckSignals()
         finally:
+            self.thread[cpu] = 0  # so that `kick` sends no more
             timer_delete(timer)
-            self.thread[cpu] = 0
+            kb_give_signal_back(was_blocked)
             kb_clear_kick(self.running[cpu])
         if outcome.reason == KB_FAILED:
             raise KvmError(outcome.error, strerror(outcome.error).decode(), "KVM_RUN")
@@ -790,12 +560,12 @@ cdef class Vm:
         }
 
     def kick(self, int cpu):
-        """Stop the thread that is in `run` for the vCPU; return False where none is."""
+        """Stop the thread that is in `run` for the vCPU; return False without such a thread."""
         self._cpu(cpu)
         return self.thread[cpu] != 0 and kb_kick(self.thread[cpu]) == 0
 
     def counters(self, int cpu):
-        """Return KVM's cumulative counters of the vCPU by name; empty where it has none."""
+        """Return KVM's cumulative counters of the vCPU by name; empty on a KVM without them."""
         cdef uint64_t value
         found = {}
         for name, at in self.layouts.get(self._cpu(cpu), {}).items():
@@ -805,26 +575,16 @@ cdef class Vm:
 
 
 cdef dict _stats_layout(int fd):
-    """Return where in a stats descriptor the single cumulative counters stand: name -> offset."""
-    cdef kb_stats_header header
-    cdef kb_stats_desc description
-    cdef uint32_t i
-    cdef size_t at
-    cdef char name[256]
-    found = {}
-    if pread(fd, &header, sizeof(header), 0) != sizeof(header) or header.name_size > 255:
-        return found
-    for i in range(header.num_desc):
-        at = header.desc_offset + i * (sizeof(description) + header.name_size)
-        if pread(fd, &description, sizeof(description), at) != sizeof(description):
-            break
-        memset(name, 0, sizeof(name))
-        if pread(fd, name, header.name_size, at + sizeof(description)) != header.name_size:
-            break
-        # Type 0 in the low bits is cumulative, unit 0 above them a plain count.
-        if description.flags & 0xff == 0 and description.size == 1:
-            found[(<bytes>name).decode()] = header.data_offset + description.offset
-    return found
+    """Return the offsets of the single cumulative counters in a stats descriptor, by name."""
+    # struct kvm_stats_header and kvm_stats_desc (Documentation/virt/kvm/api.rst, 4.133)
+    _, name_size, count, _, at, data = struct.unpack("<6I", os.pread(fd, 24, 0))
+    entries = struct.iter_unpack(f"<IhHII{name_size}s", os.pread(fd, count * (16 + name_size), at))
+    # Type 0 in the low bits is cumulative, unit 0 above them a plain count.
+    return {
+        name.partition(b"\0")[0].decode(): data + offset
+        for flags, _, size, offset, _, name in entries
+        if flags & 0xff == 0 and size == 1
+    }
 
 
 def available():

@@ -1,59 +1,64 @@
-"""Workloads measured through /dev/kvm: runs in fresh processes, rounds in them, into a Result."""
+"""Workloads measured through /dev/kvm: runs in fresh processes, their rounds in a Result.
+
+`measure` is the Python entry point; `kvmbench measure` and a plan's steps call it.
+"""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import queue
 import random
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
-from kvmbench.guest import machine as guest
-from kvmbench.guest.programs import PROGRAMS, Program
-from kvmbench.live.host import boot_id, host
-from kvmbench.live.machine import Offer, missing, offer
-from kvmbench.live.worker import CODE_OF_OTHER, Job, Task
+from kvmbench.guest import image
+from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
+from kvmbench.live.machine import IOPERM_REMEDIES, Offer, held_bitmap_error, missing, offer
+from kvmbench.live.process import Process
+from kvmbench.live.worker import Job, Task
+from kvmbench.model import Workload
 from kvmbench.results import Boot, Result, Run, Series
-from kvmbench.workloads import Workload
 
-__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "Plan", "held_bitmap_error", "measure", "stolen"]
+__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "RUNS", "STOPPED", "Ioperm", "Plan", "measure"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
-SHARED = 0.02  # of a run's time, from which it is said that others ran
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
-TIMEOUT = 1.0  # seconds above what a round should take, after which it is hung
-STOPPED = "Stopped by Ctrl-C"  # how the note of an unfinished result begins
+RUNS = 8  # unless the caller chooses
+SHORTEST = 1e-3  # seconds of a round; a shorter one shows its entry and exit
+START = 0.35  # seconds to start a process with its machine, on a slow host
+TIMEOUT = 1.0  # seconds beyond its expected time after which a round is hung
 GIVEN_UP = 2  # runs in which a workload may hang
-START = 0.35  # seconds to start a process with its machine, here on a slow one
-SILENT = 30.0  # seconds after which a process that says nothing is ended
+STOPPED = "Stopped by Ctrl-C"  # how the note of an unfinished result begins
 
+SHARED = 0.02  # of a run's time: other tasks' share from which a note reports it
+STOLEN = 0.005  # of the CPU's time: the hypervisor's share from which a note reports it
+UNTOUCHED = 0.01  # exits per iteration of a loop without any: a host's timer tick now and then
+ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
+INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one each
+
+Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is measured. Raises ValueError for what cannot be.
+    """The size of a measurement. Raises ValueError for a size that is out of range.
 
-    `seconds` is what all of it should take, at most about; a round takes what that leaves, and
-    never less than SHORTEST.
+    `seconds` is the time for all of it. A round takes its share of that time, and never less than
+    SHORTEST.
     """
 
-    runs: int = 8  # fresh processes, of each configuration; a self-test halves them
+    runs: int = RUNS  # fresh processes per configuration
     rounds: int = 10  # values of each workload in a run
     seconds: float = 45.0
-    cpu: int | None = None  # of the host, for the vCPU's thread; None for a guess
-    ioperm: Literal["off", "on", "both"] = "off"
+    cpu: int | None = None  # of the host, for the vCPU's thread; None for kvmbench's choice
+    ioperm: Ioperm = "off"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,24 +70,48 @@ class Plan:
         if self.ioperm not in ("off", "on", "both"):
             raise ValueError(f"ioperm is {self.ioperm!r}, not one of off, on, both")
 
+    @classmethod
+    def choose(
+        cls,
+        *,
+        runs: int = RUNS,
+        fast: bool = False,
+        ioperm: Ioperm = "off",
+        cpu: int | None = None,
+        seed: int | None = None,
+    ) -> Plan:
+        """Return the plan for a user's choices; without a `seed` the order of rounds is random.
+
+        A fast measurement has as many runs, for the sake of the interval, and fewer and shorter
+        rounds. More runs than RUNS take more time, so that their rounds are as long.
+        """
+        rounds, seconds = (5, 7.0) if fast else (10, 45.0)
+        seconds *= max(1.0, runs / RUNS)
+        seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+        return cls(runs=runs, rounds=rounds, seconds=seconds, cpu=cpu, ioperm=ioperm, seed=seed)
+
     def round_seconds(self, workloads: int) -> float:
-        """Return what one round of one workload should take."""
+        """Return the time for one round of one of `workloads` workloads, in seconds."""
         runs = self.runs * (2 if self.ioperm == "both" else 1)
-        rounds = runs * (self.rounds + 1) + 2  # a warm-up in each, and the calibration
+        rounds = runs * (self.rounds + 1) + 2  # a warm-up per run, and the calibration
         return max(SHORTEST, (self.seconds - runs * START) / (rounds * max(workloads, 1)))
 
-
-SHORTEST = 1e-3  # seconds of a round: below, entering and leaving it are seen
+    def configurations(self) -> list[str]:
+        """Return the configuration of each run in order; two alternate in blocks of ABBA."""
+        if self.ioperm != "both":
+            return [BITMAP if self.ioperm == "on" else NO_BITMAP] * self.runs
+        pairs = ([NO_BITMAP, BITMAP], [BITMAP, NO_BITMAP])
+        return [name for block in range(self.runs) for name in pairs[block % 2]]
 
 
 @dataclass(slots=True)
 class _Row:
-    """A workload on its way through the runs."""
+    """A workload during the measurement."""
 
     workload: Workload
     task: Task
     hung: int = 0
-    why: str | None = None  # it is left out of the runs to come
+    why: str | None = None  # the reason for leaving it out of the next runs
 
 
 @dataclass(slots=True)
@@ -92,211 +121,199 @@ class _Taken:
     values: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     iterations: int = 0
-    disagreeing: int = 0  # rounds whose two clocks do not
+    disagreeing: int = 0  # rounds whose two clocks disagree
     lost: str | None = None
+
+    def add(self, iterations: int, cycles: int, in_host: int, counts: dict[str, int]) -> None:
+        self.values.append(cycles / iterations)
+        self.iterations += iterations
+        # A round has a few instructions outside the loop, so the host's figure is the larger one.
+        if not 0.9 * in_host - ENTERING < cycles <= 1.001 * in_host:
+            self.disagreeing += 1
+        for name, number in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + number
 
 
 def measure(
-    workloads: Iterable[Workload],
-    plan: Plan,
+    workloads: str | Workload | Iterable[str | Workload] | None = None,
+    plan: Plan | None = None,
     *,
+    runs: int = RUNS,
+    fast: bool = False,
+    ioperm: Ioperm = "off",
+    cpu: int | None = None,
+    seed: int | None = None,
     progress: Progress | None = None,
     command: Sequence[str] = (),
 ) -> Result:
-    """Measure each workload that this host can run, and return the values with the host's facts.
+    """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
-    A run is a fresh process with a fresh virtual machine; its rounds go over the workloads in
-    random order. What is skipped, hung or stopped by an exception is named in `Run.skipped`.
-    `progress` is called with what is under way and the share that is done; `command` is kept as
-    what was called. On KeyboardInterrupt
-    the rounds so far are returned, and the result's notes say so.
+    A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
+    order. `Run.skipped` names the workloads that this host cannot run, that hung or that raised an
+    exception, with the reason.
 
-    Raises LiveError where nothing can be measured: no extension, no /dev/kvm, no CPU of that
-    number, no ioperm(), a guest that does not start, or none of the workloads to be had.
+    Parameters
+    ----------
+    workloads : names or Workload objects, one or several; by default all that have guest code.
+    plan : the size of the measurement, instead of the next five.
+    runs : fresh processes per configuration, 1 or more.
+    fast : 10 seconds instead of a minute.
+    ioperm : the vCPU's thread holds an I/O bitmap: "off", "on", or "both" to compare the two.
+    cpu : the host's CPU for the vCPU's thread; by default an isolated one, else the last.
+    seed : of the order of rounds; by default random.
+    progress : a function of a text (the run and the workload) and the share done, 0 to 1.
+    command : the words of a command line, kept in the result.
+
+    KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
+    begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. Signal
+    handlers and the signal mask stay as they are, in any thread.
+
+    Raises LiveError where this host measures nothing (no extension, no /dev/kvm, no such CPU, no
+    ioperm(), a guest that does not start, none of the workloads can run), ValueError for an
+    unknown name or a choice out of range, TypeError for a plan together with other choices.
     """
+    if plan is None:
+        plan = Plan.choose(runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, seed=seed)
+    elif (runs, fast, ioperm, cpu, seed) != (RUNS, False, "off", None, None):
+        raise TypeError("measure() takes either a plan or runs, fast, ioperm, cpu and seed")
+    chosen = catalog.select(workloads)
+    if workloads is None:
+        chosen = [workload for workload in chosen if workload.guest is not None]
     offered = offer()
     cpu, other_cpu = _cpus(offered, plan.cpu)
-    rows, skipped = _rows(workloads, offered)
+    rows, skipped = _rows(chosen, offered)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
-    configurations = _configurations(plan)
     if plan.ioperm != "off":
         _check_ioperm()
+    configurations = plan.configurations()
     seconds = plan.round_seconds(len(rows))
     draw = random.Random(plan.seed)
-    runs: list[Run] = []
+    kept: list[Run] = []
     notes = _notes(offered, cpu, other_cpu, plan)
-    ticks, waits = stolen(cpu), list[float]()
+    ticks, waits = stolen(cpu), [0.0]
     begun = time.monotonic()
-    for number, configuration in enumerate(configurations):
-        job = Job(
-            machine=asdict(offered.machine),
-            cpu=cpu,
-            other_cpu=other_cpu,
-            tasks=[row.task for row in rows if row.why is None],
-            rounds=plan.rounds,
-            limit=0,
-            seconds=seconds,
-            timeout=TIMEOUT + 10 * seconds,
-            seed=draw.getrandbits(32),
-            ioperm=configuration == BITMAP,
-            control=plan.ioperm == "both",
-        )
+    where, stopped = "", False
+    try:
+        for number, configuration in enumerate(configurations):
+            where = f"run {number + 1} of {len(configurations)}"
+            left = begun + plan.seconds - time.monotonic()
+            job = Job(
+                target=asdict(offered.target),
+                cpu=cpu,
+                other_cpu=other_cpu,
+                tasks=[row.task for row in rows if row.why is None],
+                rounds=plan.rounds,
+                limit=max(left / (len(configurations) - number), 0),
+                seconds=seconds,
+                timeout=TIMEOUT + 10 * seconds,
+                seed=draw.getrandbits(32),
+                ioperm=configuration == BITMAP,
+                control=plan.ioperm == "both",
+            )
 
-        left = begun + plan.seconds - time.monotonic()
-        job["limit"] = max(left / (len(configurations) - number), 0)
+            def report(name: str, share: float, done: int = number, where: str = where) -> None:
+                if progress is not None:
+                    progress(f"{where}: {name}", (done + share) / len(configurations))
 
-        def report(name: str, share: float, done: int = number) -> None:
-            if progress is not None:
-                progress(name, (done + share) / len(configurations))
-
-        side = configuration if plan.ioperm == "both" else ""
-        where = f"{STOPPED} in run {number + 1} of {len(configurations)}."
-        try:
-            run, (seconds_waited, of), stopped = _run(job, rows, side, list(command), report)
-        except KeyboardInterrupt:  # before it had a process: the runs so far are kept
-            notes.append(where)
-            break
-        run.skipped.update(skipped)
-        run.skipped.update({row.workload.name: row.why for row in rows if row.why is not None})
-        waits.append(seconds_waited / of if of else 0.0)
-        if run.series:
-            runs.append(run)
+            side = configuration if plan.ioperm == "both" else ""
+            run, waited, stopped = _run(job, rows, side, list(command), report)
+            run.skipped.update(skipped)
+            run.skipped.update({row.workload.name: row.why for row in rows if row.why is not None})
+            waits.append(waited)
+            if run.series:
+                kept.append(run)
+            if stopped:
+                break
+    except KeyboardInterrupt:  # between two runs
+        stopped = True
+    if stopped:
+        notes.append(f"{STOPPED} in {where}.")
+    if not kept:
         if stopped:
-            notes.append(where)
-            break
-    if not runs:
-        why = "; ".join(f"{r.workload.name}: {r.why}" for r in rows if r.why) or "stopped"
+            raise KeyboardInterrupt
+        why = "; ".join(f"{row.workload.name}: {row.why}" for row in rows if row.why)
         raise LiveError(f"nothing was measured: {why}")
     if max(waits) >= SHARED:
-        share = sum(waits) / len(waits)
+        share = sum(waits) / (len(waits) - 1)
         notes.append(
             f"Other tasks ran on the vCPU's CPU for {share:.0%} of the time, up to "
-            f"{max(waits):.0%} in one run. The figures hold that time too."
+            f"{max(waits):.0%} in one run. The figures include that time."
         )
     notes += _steal_note(ticks, stolen(cpu))
     return Result(
         tool=f"kvmbench {version('kvmbench')}",
         notes=notes,
-        boots=[Boot(id=boot_id(), host=host(), runs=runs)],
+        boots=[Boot(id=boot_id(), host=host(), runs=kept)],
     )
 
 
 def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[list[_Row], dict[str, str]]:
-    """Return what can be measured, assembled, and why the others cannot."""
+    """Return the workloads that can run, assembled, and the reason for skipping each other one."""
     rows, skipped = [], {}
     for workload in workloads:
         program = workload.guest
         if isinstance(program, str):
-            program = PROGRAMS.get(program)
-            if program is None:
-                skipped[workload.name] = f"there is no guest code {workload.guest!r}"
-                continue
-        if not isinstance(program, Program):
+            shared = catalog.workloads().get(program)
+            program = shared.guest if shared else program
+        if isinstance(program, str):
+            skipped[workload.name] = f"there is no guest code {program!r}"
+        elif program is None:
             skipped[workload.name] = "it has no guest code, only exits to simulate"
-            continue
-        if why := missing(workload.needs, offered):
+        elif why := missing(workload.needs, offered):
             skipped[workload.name] = why
-            continue
-        machine = offered.machine
-        rows.append(
-            _Row(
-                workload,
-                Task(
-                    name=workload.name,
-                    code=program.assemble(guest.CODE, machine).hex(),
-                    other=program.assemble_other(CODE_OF_OTHER, machine).hex(),
-                    cpl=program.cpl,
-                    iterations=0,
-                ),
+        else:
+            task = Task(
+                name=workload.name,
+                code=program.assemble(image.CODE, offered.target).hex(),
+                other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
+                cpl=program.cpl,
+                iterations=0,
             )
-        )
+            rows.append(_Row(workload, task))
     return rows, skipped
 
 
 def _cpus(offered: Offer, wanted: int | None) -> tuple[int, int | None]:
     """Return the host CPUs of the two vCPUs' threads.
 
-    The guess is an isolated CPU where there is one, else the last: interrupts tend to the first.
+    The default is an isolated CPU, else the last one: interrupts tend to the first. The second
+    thread goes to another core if possible, because siblings share a core's units.
     """
     allowed = offered.cpus
     if wanted is not None and wanted not in allowed:
         listed = ", ".join(map(str, allowed))
         raise LiveError(f"CPU {wanted} is not one that this process may use: {listed}")
     if wanted is None:
-        isolated = _listed(host().facts.get("isolated_cpus", ""))
+        isolated = cpu_list(host().facts.get("isolated_cpus", ""))
         wanted = next((cpu for cpu in allowed if cpu in isolated), allowed[-1])
-    others = [cpu for cpu in allowed if cpu != wanted]
-    threads = _siblings(wanted)
-    # A sibling shares the core's units: it comes last.
-    others.sort(key=lambda cpu: (cpu in threads, cpu))
-    return wanted, others[0] if others else None
-
-
-def _siblings(cpu: int) -> set[int]:
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return _listed(path.read_text())
-    except OSError:
-        return set()
-
-
-def _listed(text: str) -> set[int]:
-    """Return the numbers of a kernel's list, `0-2,5`."""
-    found: set[int] = set()
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    return found
-
-
-def _configurations(plan: Plan) -> list[str]:
-    """Return whether each run in order holds an I/O bitmap: both sides in blocks of ABBA."""
-    if plan.ioperm != "both":
-        return [BITMAP if plan.ioperm == "on" else NO_BITMAP] * plan.runs
-    pairs = ([NO_BITMAP, BITMAP], [BITMAP, NO_BITMAP])
-    return [name for block in range(plan.runs) for name in pairs[block % 2]]
-
-
-def held_bitmap_error() -> int:
-    """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
-    from kvmbench.live._kvm import ioperm
-
-    found: list[int] = []
-    # In a thread of its own: before 5.5 the kernel keeps a bitmap that was given back.
-    thread = threading.Thread(target=lambda: found.append(ioperm(0x378, 3, True)))
-    thread.start()
-    thread.join()
-    return found[0]
+    threads = siblings(wanted)
+    others = sorted((cpu in threads, cpu) for cpu in allowed if cpu != wanted)
+    return wanted, others[0][1] if others else None
 
 
 def _check_ioperm() -> None:
-    """Raise LiveError where a thread cannot hold an I/O bitmap."""
+    """Raise LiveError where no thread can hold an I/O bitmap."""
     if number := held_bitmap_error():
         name = errno.errorcode.get(number, str(number))
-        why = {
-            errno.ENOSYS: "this kernel was built without it (CONFIG_X86_IOPL_IOPERM)",
-            errno.EPERM: "it needs CAP_SYS_RAWIO, and no lockdown",
-        }
+        remedy = IOPERM_REMEDIES.get(number)
         raise LiveError(
-            f"ioperm(): {name}: {why.get(number, os.strerror(number))}; so no thread here can hold "
-            "an I/O bitmap, and there is no cost of holding one to measure"
+            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
+            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
         )
 
 
 def _run(
     job: Job, rows: Sequence[_Row], configuration: str, command: list[str], report: Progress
-) -> tuple[Run, tuple[float, float], bool]:
-    """Return one run, the seconds that its thread waited and of how many, and if Ctrl-C came."""
+) -> tuple[Run, float, bool]:
+    """Return one run, the share of its time that its thread waited, and whether Ctrl-C ended it."""
     by_name = {row.workload.name: row for row in rows}
     taken: dict[str, _Taken] = {}
     control = _Taken()
     expected = len(job["tasks"]) * (job["rounds"] + 1)
-    when, done, ended = datetime.now(UTC), 0, False
-    waited = (0.0, 0.0)
-    process = _Process(job)
-    stopped = False
+    when, done, waited, ended, stopped = datetime.now(UTC), 0, 0.0, False, False
+    process = Process(job)
     try:
         for words in process.lines():
             match words:
@@ -308,12 +325,12 @@ def _run(
                     taken[name] = _Taken()
                     done += 1
                 case ["round", name, iterations, cycles, in_host, counts]:
-                    _add(taken[name], iterations, cycles, in_host, counts)
+                    taken[name].add(iterations, cycles, in_host, counts)
                     done += 1
                 case ["control", calls, cycles]:
-                    _add(control, calls, cycles, cycles, {})
+                    control.add(calls, cycles, cycles, {})
                 case ["waited", seconds, of]:
-                    waited = (seconds, of)
+                    waited = seconds / of if of else 0.0
                 case ["lost", name, why, hung]:
                     _lose(by_name[name], taken.get(name), why, hung)
                 case ["failed", why]:
@@ -336,32 +353,24 @@ def _run(
         if name in taken and taken[name].values
     ]
     if control.values:
-        series.append(_control(configuration, control))
-    skipped = {name: t.lost for name, t in taken.items() if t.lost and not t.values}
+        series.append(
+            Series(
+                workload=CONTROL, configuration=configuration, kind="noisy", values=control.values
+            )
+        )
     run = Run(
         time=when.isoformat(timespec="seconds"),
         engine="kvm",
         command=command,
         series=series,
-        skipped=skipped,
+        skipped={name: t.lost for name, t in taken.items() if t.lost and not t.values},
     )
     return run, waited, stopped
 
 
-def _add(taken: _Taken, iterations: int, cycles: int, in_host: int, counts: dict[str, int]) -> None:
-    taken.values.append(cycles / iterations)
-    taken.iterations += iterations
-    # A round has a few instructions outside the loop, so the host's figure is the larger one.
-    if not 0.9 * in_host - ENTERING < cycles <= 1.001 * in_host:
-        taken.disagreeing += 1
-    for name, number in counts.items():
-        taken.counts[name] = taken.counts.get(name, 0) + number
-
-
 def _lose(row: _Row, taken: _Taken | None, why: str, hung: bool) -> None:
-    """Note why a workload did not come to its end; what happens every time is not tried again."""
-    if row.workload.guest == "vmcall" and "#UD" in why:
-        why += HYPERCALL
+    """Note the reason that a workload did not complete; only a hung one is tried again."""
+    why = ": ".join([why, *(words for fault, words in row.workload.faults if fault in why)])
     row.hung += 1
     if not hung or row.hung >= GIVEN_UP:
         row.why = why
@@ -371,7 +380,7 @@ def _lose(row: _Row, taken: _Taken | None, why: str, hung: bool) -> None:
 
 def _series(row: _Row, configuration: str, taken: _Taken) -> Series:
     counts: dict[str, int | float] = {
-        name: _each(number, taken.iterations) for name, number in taken.counts.items()
+        name: float(f"{number / taken.iterations:.4g}") for name, number in taken.counts.items()
     }
     counts["iterations"] = row.task["iterations"]
     if row.task["cpl"]:
@@ -383,36 +392,20 @@ def _series(row: _Row, configuration: str, taken: _Taken) -> Series:
         configuration=configuration,
         kind="noisy",
         values=taken.values,
-        # What never leaves the guest never reloads TR, under any policy.
+        # A loop that never leaves the guest never reloads TR, under any policy.
         reloads=0.0 if untouched else None,
         counts=counts,
-        marks=list(_marks(row, taken, counts)),
+        marks=list(_marks(row.workload, taken, counts)),
     )
 
 
-UNTOUCHED = 0.01  # exits an iteration: a timer tick of the host now and then
-
-
-def _each(number: int, iterations: int) -> float:
-    return float(f"{number / iterations:.4g}")
-
-
-def _marks(row: _Row, taken: _Taken, counts: dict[str, int | float]) -> Iterator[str]:
+def _marks(workload: Workload, taken: _Taken, counts: dict[str, int | float]) -> Iterator[str]:
     if taken.lost:
         yield f"not all of its rounds: {taken.lost}"
     if 2 * taken.disagreeing > len(taken.values):
         yield "the guest's TSC and the host's do not agree"
-    wanted = row.workload.name.startswith(("self_ipi", "x2apic_self_ipi", "tscdeadline", "hlt"))
-    if wanted and counts.get("interrupts", 0) < INTERRUPTS:
+    if workload.waits_for_interrupt and counts.get("interrupts", 0) < INTERRUPTED:
         yield "not every iteration was interrupted: KVM delivers some interrupts late"
-
-
-ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
-INTERRUPTS = 0.9  # an iteration, of rows that are about one each
-
-
-def _control(configuration: str, taken: _Taken) -> Series:
-    return Series(workload=CONTROL, configuration=configuration, kind="noisy", values=taken.values)
 
 
 def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[str]:
@@ -422,9 +415,9 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
         notes.append("The vCPU's thread held an I/O bitmap.")
     if plan.ioperm != "off" and offered.module != "kvm_intel":
         notes.append(
-            "This is not VMX: no VM exit cuts TR's limit here and nothing reloads it for a thread "
-            "that holds an I/O bitmap. What such a thread pays is the bitmap's update at each "
-            "return to userspace."
+            "This is not VMX: no VM exit cuts TR's limit here, so the kernel reloads nothing for "
+            "a thread that holds an I/O bitmap. Such a thread pays for the bitmap's update at "
+            "each return to userspace."
         )
     if offered.module == "kvm_pvm":
         notes.append(
@@ -435,92 +428,9 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     return notes
 
 
-def stolen(cpu: int, root: str | Path = "/") -> tuple[int, int] | None:
-    """Return ticks of the CPU that the hypervisor around this host took, and all ticks."""
-    try:
-        lines = (Path(root) / "proc/stat").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, *ticks = line.split()
-        if name == f"cpu{cpu}" and len(ticks) >= 8:
-            return int(ticks[7]), sum(map(int, ticks[:8]))
-    return None
-
-
 def _steal_note(before: tuple[int, int] | None, after: tuple[int, int] | None) -> list[str]:
     if before is None or after is None or after[1] <= before[1]:
         return []
     share = (after[0] - before[0]) / (after[1] - before[1])
-    if share < 0.005:
-        return []
-    return [
-        f"The hypervisor around this host took {share:.1%} of the CPU's time meanwhile (steal)."
-    ]
-
-
-class _Process:
-    """A run's process, and the lines that it writes."""
-
-    def __init__(self, job: Job) -> None:
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.doing = ""
-        self.interrupted = False  # a Ctrl-C came while it ended
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kvmbench.live.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            process_group=0,  # a Ctrl-C at the terminal is ours alone
-        )
-        self.queue: queue.Queue[str | None] = queue.Queue()
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        assert self.process.stdin is not None
-        try:
-            with self.process.stdin as pipe:
-                json.dump(job, pipe)
-        except BrokenPipeError:
-            pass  # it is dead already, which `lines` finds out
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.queue.put(line)
-        self.queue.put(None)
-
-    def lines(self) -> Iterator[list[Any]]:
-        """Yield what the process says until it ends, or says nothing for too long."""
-        while True:
-            try:
-                line = self.queue.get(timeout=SILENT)
-            except queue.Empty:
-                return
-            if line is None:
-                return
-            yield json.loads(line)
-
-    def end(self) -> str:
-        """Wait for the end, or bring it about; return how it ended."""
-        for patience, then in ((GRACE, self.process.kill), (KILLED, None)):
-            try:
-                status = self.process.wait(timeout=patience)
-                break
-            except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-                self.interrupted |= isinstance(error, KeyboardInterrupt)
-                if then is None:  # its thread is in the kernel and no signal reaches it
-                    return "nothing: it cannot be killed"
-                then()
-        self.reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return f"signal {-status}" if status < 0 else f"status {status}"
-
-
-HYPERCALL = (
-    ": with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
-    "(emulator_fix_hypercall), so what is emulated here cannot make one"
-)
-GRACE, KILLED = 0.5, 10.0  # seconds that a process has to end by itself, and once killed
+    words = f"The hypervisor around this host took {share:.1%} of the CPU's time meanwhile (steal)."
+    return [words] if share >= STOLEN else []

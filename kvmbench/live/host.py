@@ -1,17 +1,19 @@
-"""What this host is: the facts that a measured figure depends on, from /proc and /sys."""
+"""The facts of this host that a measured figure depends on, from /proc and /sys.
+
+Every result keeps them; fitness judges them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from kvmbench.results import Host
 
-__all__ = ["boot_id", "cpu_flags", "host", "loaded_vendor"]
+__all__ = ["boot_id", "cpu_flags", "cpu_list", "host", "loaded_vendor", "siblings", "stolen"]
 
 VENDOR_MODULES = {"kvm_intel": "vmx", "kvm_amd": "svm", "kvm_pvm": None}
-"""The modules that make KVM run guests, and the CPU flag without which one cannot."""
+"""The modules that make KVM run guests, and the CPU flag that each needs."""
 
 CPU_FACTS = ("constant_tsc", "nonstop_tsc", "tsc_known_freq", "tsc_deadline_timer", "x2apic")
 
@@ -24,8 +26,8 @@ def boot_id(root: str | Path = "/") -> str:
 def host(root: str | Path = "/") -> Host:
     """Return the facts of the host whose /proc and /sys are below `root`.
 
-    Nothing in it changes while a boot lasts unless somebody tunes the host, so that the runs of
-    one boot stay together. What cannot be read is left out; nothing is raised.
+    They stay the same during a boot unless a user tunes the host, so the runs of one boot stay
+    together. A file that cannot be read is left out without an error.
     """
     top = Path(root)
     cpu = _cpuinfo(top)
@@ -67,6 +69,30 @@ def loaded_vendor(root: str | Path = "/") -> str | None:
 def cpu_flags(root: str | Path = "/") -> frozenset[str]:
     """Return the flags of the first CPU in /proc/cpuinfo."""
     return frozenset(_cpuinfo(Path(root)).get("flags", "").split())
+
+
+def stolen(cpu: int, root: str | Path = "/") -> tuple[int, int] | None:
+    """Return the ticks of a CPU that the hypervisor around this host took, and all its ticks."""
+    for line in (_read(Path(root), "proc/stat") or "").splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{cpu}" and len(ticks) >= 8:
+            return int(ticks[7]), sum(map(int, ticks[:8]))
+    return None
+
+
+def siblings(cpu: int) -> set[int]:
+    """Return the CPUs of the core of `cpu`, itself included; empty where /sys has none."""
+    path = f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    return cpu_list(_read(Path("/"), path) or "")
+
+
+def cpu_list(text: str) -> set[int]:
+    """Return the numbers of a kernel's list, `0-2,5`."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _facts(top: Path, cpu: dict[str, str]) -> dict[str, str]:
@@ -129,20 +155,16 @@ def _chosen(words: str | None) -> str | None:
 
 
 def _of_all_cpus(top: Path, name: str) -> str | None:
-    """Return the value that all CPUs have, or all of them where they differ."""
+    """Return the value that all CPUs have, or each of the values where they differ."""
     try:
         cpus = sorted((top / "sys/devices/system/cpu").glob("cpu[0-9]*"))
     except OSError:
         return None
-    return _joined(_read(cpu, name) for cpu in cpus)
-
-
-def _joined(values: Iterable[str | None]) -> str | None:
-    return ", ".join(sorted({value for value in values if value})) or None
+    return ", ".join(sorted({value for cpu in cpus if (value := _read(cpu, name))})) or None
 
 
 def _cpuinfo(top: Path) -> dict[str, str]:
-    """Return what /proc/cpuinfo says of its first CPU."""
+    """Return the fields of the first CPU in /proc/cpuinfo."""
     first = (_read(top, "proc/cpuinfo") or "").partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
@@ -159,7 +181,7 @@ def _folder(path: Path) -> dict[str, str]:
 
 
 def _read(top: Path, name: str) -> str | None:
-    """Return a file's text without the space around it, or None."""
+    """Return a file's text without the space around it; None for a file that cannot be read."""
     try:
         return (top / name).read_text(errors="replace").strip()
     except OSError:

@@ -1,4 +1,7 @@
-"""The port check held against a judge that nobody here wrote: a guest's own IN and OUT at CPL 3."""
+"""The port check, checked against a guest's own IN and OUT at CPL 3.
+
+`kvmbench check-io` prints the outcome.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import numpy as np
 
 from kvmbench._core import port_check
 from kvmbench.errors import LiveError
-from kvmbench.guest import machine as guest
+from kvmbench.guest import image
+from kvmbench.guest.assembler import RDX, RSI, Code
 from kvmbench.live.host import host
-from kvmbench.live.machine import explain, make, offer
+from kvmbench.live.machine import exception, explain, make, offer
 from kvmbench.results import Host
 
 if TYPE_CHECKING:
@@ -21,36 +25,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Disagreement", "IoCheck", "check_io", "draw", "judge"]
 
-TSS = 0x100000  # a TSS of its own, with room for any base and the whole map behind it
+TSS = 0x100000  # another TSS, with room for any base and the whole map after it
 TSS_ROOM = 0x14000
 MAP_BYTES = 8193
 HARDWARE_TSS = 104  # bytes; a smaller limit denies all, and exceptions have no stack
 TIMEOUT = 5.0  # seconds, for two instructions and a fault
-AFRESH = 500  # cases behind which the whole TSS gets new random bytes
+FRESH = 500  # cases after which the whole TSS gets new random bytes
 GP, UD = 13, 6
 SHOWN = 10  # disagreements that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """One access at CPL 3 and what decides about it."""
+    """One access at CPL 3, with the limit, base and bytes that decide about it."""
 
     limit: int  # of TR, bytes less one
     base: int  # of the I/O bitmap in the TSS, bytes
     port: int
     width: int  # bytes
     out: bool
-    word: int  # the two bytes of the map, unless the TSS's own fields lie over them
+    word: int  # the two bytes of the map, unless fields of the TSS overlap them
 
     @property
     def offset(self) -> int:
-        """The first of the two bytes that are read, from the TSS's base."""
+        """The offset in the TSS of the first of the two bytes that the processor reads."""
         return self.base + self.port // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """One access that was decided otherwise than by `port_check`."""
+    """One access for which the judge and `port_check` differ."""
 
     number: int  # of the case
     access: Access
@@ -70,25 +74,25 @@ class Disagreement:
 
 @dataclass(slots=True, kw_only=True)
 class IoCheck:
-    """What came out of a check."""
+    """The outcome of a check."""
 
-    judge: str  # who decided
+    judge: str
     emulated: bool  # the judge is, or may be, software
     cases: int = 0
     allowed: int = 0  # of the cases that agree
-    apart: int = 0  # only the first byte is inside the limit
-    apart_allowed: int = 0  # of these, by a judge that is software
+    apart: int = 0  # cases with only the first byte inside the limit
+    apart_allowed: int = 0  # of these, allowed by a judge that is, or may be, software
     disagreeing: int = 0
     disagreements: list[Disagreement] = field(default_factory=list)  # the first SHOWN
 
     @property
     def agreeing(self) -> int:
-        """The cases that were decided as `port_check` says."""
+        """The number of cases in which the judge and `port_check` agree."""
         return self.cases - self.apart_allowed - self.disagreeing
 
 
 def judge(facts: Host) -> tuple[str, bool]:
-    """Return who decides about a guest's access at CPL 3, and whether that may be software."""
+    """Return the judge of a guest's access at CPL 3, and whether it may be software."""
     if facts.kvm == "kvm_pvm":
         return (
             "KVM's instruction emulator: this is PVM, where an access at CPL 3 faults in the "
@@ -97,21 +101,21 @@ def judge(facts: Host) -> tuple[str, bool]:
         )
     name = {"kvm_intel": "VMX", "kvm_amd": "SVM"}.get(facts.kvm or "")
     if name is None:
-        return "whatever is behind this /dev/kvm, which has no module that is known", True
+        return "this /dev/kvm, whose module kvmbench does not know", True
     if facts.facts.get("hypervisor") == "yes":
         return f"the processor ({name}), or the hypervisor around this host in its stead", True
     return f"the processor ({name})", False
 
 
 def draw(random_: random.Random) -> Access:
-    """Return a random access, of which many are at an edge of the rule."""
+    """Return a random access; many are at an edge of the rule."""
     width = random_.choice((1, 2, 4))
     while True:
         port = random_.choice(
             (random_.randrange(0x10000), random_.randrange(0x200), 0x10000 - random_.randint(1, 9))
         )
         # A write there would end the guest's program.
-        if not guest.STOP - 4 < port < guest.STOP + 4:
+        if not image.STOP - 4 < port < image.STOP + 4:
             break
     base = random_.choice((HARDWARE_TSS, random_.randrange(0x10000), random_.randrange(0x100)))
     offset = base + port // 8
@@ -131,11 +135,11 @@ def check_io(
 ) -> IoCheck:
     """Let a guest try `cases` random accesses and compare each with `port_check`.
 
-    KVM's instruction emulator wants only the first of the two bytes inside the limit
-    (emulator_io_port_access_allowed in arch/x86/kvm/emulate.c), the SDM both. Where a judge that
-    may be software allows such an access it is counted apart, and is no disagreement.
+    The SDM requires both bytes of the map inside the limit, KVM's instruction emulator only the
+    first (emulator_io_port_access_allowed in arch/x86/kvm/emulate.c). `apart_allowed` counts the
+    accesses that a judge which may be software allows for that reason; they are no disagreements.
 
-    Raises LiveError where no guest can be run, ValueError for fewer cases than one.
+    Raises LiveError where this host runs no guest, ValueError for fewer cases than one.
     """
     if cases < 1:
         raise ValueError(f"cases is {cases}, not 1 or more")
@@ -143,11 +147,11 @@ def check_io(
     by, emulated = judge(host())
     found = IoCheck(judge=by, emulated=emulated)
     random_ = random.Random(seed)
-    vm = make(offered.machine, cpus=1)
+    vm = make(offered.target, cpus=1)
     try:
         programs = _install(vm)
         for number, (access, memory) in enumerate(_states(random_, cases)):
-            if number % AFRESH == 0:
+            if number % FRESH == 0:
                 vm.write(TSS, bytes(memory))
             _compare(vm, programs, number, access, memory, found)
             if progress is not None and number % 100 == 0:
@@ -158,24 +162,24 @@ def check_io(
 
 
 def _states(random_: random.Random, cases: int) -> Iterator[tuple[Access, bytearray]]:
-    """Yield accesses with the TSS that they are tried on; the same memory until it is AFRESH."""
+    """Yield accesses with the TSS to try them on, which is new after FRESH cases."""
     memory = bytearray()
     for number in range(cases):
-        if number % AFRESH == 0:
+        if number % FRESH == 0:
             memory = bytearray(random_.randbytes(TSS_ROOM))
         yield draw(random_), memory
 
 
 def _install(vm: Vm) -> dict[tuple[int, bool], int]:
     """Write the six programs; return their addresses by width and direction."""
-    code, found = guest.Code(guest.CODE), {}
+    code, found = Code(image.CODE), {}
     for width in (1, 2, 4):
         for out in (False, True):
             found[width, out] = code.here
-            code.mov(guest.RDX, guest.RSI)
+            code.mov(RDX, RSI)
             getattr(code, f"{'out' if out else 'in'}{8 * width}")()
-            code.ud2()  # an OUT that ends the program would need the bitmap's leave
-    vm.write(guest.CODE, code.finish())
+            code.ud2()  # ends the program: the bitmap may deny the OUT to STOP
+    vm.write(image.CODE, code.finish())
     return found
 
 
@@ -191,7 +195,7 @@ def _compare(
     for at, size in ((access.offset, 2), (4, 8), (102, 2)):
         vm.write(TSS + at, bytes(memory[at : at + size]))
     tss_map = np.frombuffer(memory, np.uint8, MAP_BYTES, access.base)
-    # As the SDM has it, and as a judge that wants only the first byte inside the limit.
+    # By the SDM, and by a judge that requires only the first byte inside the limit.
     expected, first_only = (
         bool(port_check(limit, access.base, tss_map, access.port, access.width))
         for limit in (access.limit, access.limit + 1)
@@ -216,23 +220,19 @@ def _compare(
 
 
 def _lay_out(access: Access, memory: bytearray) -> None:
-    """Put the access's two bytes of the map into `memory`, and the TSS's own fields over it."""
+    """Put the access's two bytes of the map into `memory`, then the fields of the TSS."""
     memory[access.offset : access.offset + 2] = access.word.to_bytes(2, "little")
-    memory[4:12] = guest.RSP0.to_bytes(8, "little")
+    memory[4:12] = image.RSP0.to_bytes(8, "little")
     memory[102:104] = access.base.to_bytes(2, "little")
 
 
 def _try(vm: Vm, rip: int, access: Access) -> bool:
-    """Return whether the guest's access was done; False where it got #GP(0)."""
-    vm.start(
-        0, rip=rip, rsp=guest.USER_STACK, cr3=guest.PML4, gdt=guest.TABLES["gdt"],
-        idt=guest.TABLES["idt"], tss=(TSS, access.limit), cpl=3, rsi=access.port,
-    )  # fmt: skip
-    outcome = vm.run(0, stop=guest.STOP, timeout=TIMEOUT)
-    if (outcome["reason"], outcome["port"]) == ("stopped", guest.STOP + 1):
-        rsp = vm.registers(0)["rsp"]
-        frame = vm.read(rsp, 24)
-        vector, error, at = (int.from_bytes(frame[i : i + 8], "little") for i in (0, 8, 16))
+    """Return True for an access that was done, False for #GP(0)."""
+    tables = image.TABLES | {"tss": (TSS, access.limit)}
+    vm.start(0, rip=rip, rsp=image.USER_STACK, cr3=image.PML4, cpl=3, rsi=access.port, **tables)
+    outcome = vm.run(0, stop=image.STOP, timeout=TIMEOUT)
+    if (outcome["reason"], outcome["port"]) == ("stopped", image.STOP + 1):
+        vector, error, at = exception(vm, 0)
         length = 4 if access.width == 2 else 3  # of `mov rdx, rsi`, and a prefix of 16-bit I/O
         if vector == UD and at == rip + length + 1:
             return True

@@ -1,4 +1,7 @@
-"""The virtual machine that all workloads share: can it be made here, and what does it have?"""
+"""The virtual machine that all workloads share, and what this host's KVM offers it.
+
+The engine, the worker and the port check make their guests here; fitness reports the offer.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,25 @@ import grp
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kvmbench.errors import LiveError
-from kvmbench.guest import machine as guest
-from kvmbench.guest.programs import EVENTS
+from kvmbench.errors import KvmError, LiveError
+from kvmbench.guest import image
 from kvmbench.live.host import cpu_flags, loaded_vendor
 
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome, Vm
 
 __all__ = [
+    "IOPERM_REMEDIES",
     "NEEDS",
     "Offer",
     "cpus_allowed",
+    "held_bitmap_error",
     "make",
     "missing",
     "offer",
@@ -38,7 +43,7 @@ SECONDS = 5.0  # for code of a few instructions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a guest gets here."""
+    """The properties of a guest on this host."""
 
     module: str | None  # kvm_intel, kvm_amd, kvm_pvm
     hypercall: str  # vmx or svm: whose instruction the CPU has
@@ -54,14 +59,12 @@ class Offer:
         return bool(self.cpuid.get((leaf, 0), (0, 0, 0, 0))[register] >> bit & 1)
 
     @property
-    def machine(self) -> guest.Machine:
-        """What guest code is assembled for."""
-        return guest.Machine(vendor=self.hypercall, x2apic=self.has(1, 2, 21))
+    def target(self) -> image.Target:
+        """The target that guest code is assembled for."""
+        return image.Target(vendor=self.hypercall, x2apic=self.has(1, 2, 21))
 
 
-Need = tuple[Callable[[Offer], bool], str]
-
-NEEDS: Mapping[str, Need] = MappingProxyType(
+NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = MappingProxyType(
     {
         "x2apic": (lambda o: o.has(1, 2, 21), "this KVM offers no x2APIC"),
         "tsc_deadline": (
@@ -82,11 +85,11 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         ),
     }
 )
-"""What a workload may need, and what is said where it is not there."""
+"""What a workload may need: a test of the offer, and the reason for skipping the workload."""
 
 
 def missing(needs: tuple[str, ...], offer: Offer) -> str | None:
-    """Return why a workload that `needs` this is skipped, or None."""
+    """Return the reason for skipping a workload with these `needs`, or None."""
     for name in needs:
         if name not in NEEDS:
             return f"needs {name!r}, which is none of {', '.join(NEEDS)}"
@@ -101,8 +104,29 @@ def cpus_allowed() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
+def held_bitmap_error() -> int:
+    """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
+    from kvmbench.live._kvm import ioperm
+
+    found: list[int] = []
+    # A thread that ends: before 5.5 the kernel keeps a bitmap whose ports were all revoked.
+    thread = threading.Thread(target=lambda: found.append(ioperm(0x378, 3, True)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+IOPERM_REMEDIES: Mapping[int, str] = MappingProxyType(
+    {
+        errno.ENOSYS: "a kernel with CONFIG_X86_IOPL_IOPERM",
+        errno.EPERM: "CAP_SYS_RAWIO, without lockdown",
+    }
+)
+"""The requirement of ioperm() that each error number says is missing."""
+
+
 def why_not() -> str | None:
-    """Say in one line why nothing can be measured here and what would help; None if it can."""
+    """Return one line: why this host cannot measure, and the remedy; None where it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
     try:
@@ -117,16 +141,16 @@ def why_not() -> str | None:
 
 
 def device_remedy(number: int, path: str = "/dev/kvm") -> str:
-    """Say what helps where /dev/kvm cannot be opened, given the error's number."""
+    """Return the error of opening /dev/kvm, by its number, with the remedy."""
     if number == errno.ENOENT:
         flags = cpu_flags()
         if flags & {"vmx", "svm"}:
             module = "kvm_intel" if "vmx" in flags else "kvm_amd"
             return f"there is no {path}: sudo modprobe {module}"
-        where = "of the hypervisor around this machine" if "hypervisor" in flags else "firmware"
+        nested = "nested settings of the hypervisor around this machine"
         return (
             f"there is no {path} and the CPU shows neither VMX nor SVM: turn virtualization on "
-            f"in the {'nested settings ' if 'hypervisor' in flags else ''}{where}"
+            f"in the {nested if 'hypervisor' in flags else 'firmware'}"
         )
     if number in (errno.EACCES, errno.EPERM):
         return f"{path}: {os.strerror(number)}: {_rights(path)}"
@@ -134,7 +158,7 @@ def device_remedy(number: int, path: str = "/dev/kvm") -> str:
 
 
 def _rights(path: str) -> str:
-    """Return the command that gives this user the device, and what must follow it."""
+    """Return the command that gives this user the device."""
     user = os.environ.get("USER") or str(os.getuid())
     try:
         status = os.stat(path)
@@ -146,73 +170,73 @@ def _rights(path: str) -> str:
     return f"sudo setfacl -m u:{user}:rw {path}"
 
 
-def make(machine: guest.Machine, cpus: int = 2) -> Vm:
-    """Return the Vm that every workload of a run is measured in, its local APICs on.
-
-    Raises LiveError where it cannot be made.
-    """
-    from kvmbench.errors import KvmError
+def _open(cpus: int = 1) -> Vm:
+    """Return a new virtual machine. Raises LiveError where KVM makes none."""
     from kvmbench.live._kvm import Vm
 
     try:
-        vm = Vm(cpus=cpus, memory=guest.MEMORY)
+        return Vm(cpus=cpus, memory=image.MEMORY)
     except KvmError as error:
         raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
     except OSError as error:
         raise LiveError(device_remedy(error.errno or 0)) from None
+
+
+def make(target: image.Target, cpus: int = 2) -> Vm:
+    """Return the Vm that measures every workload of a run, its local APICs enabled.
+
+    Raises LiveError where KVM makes none or the guest does not start.
+    """
+    vm = _open(cpus)
     try:
-        for address, content in guest.image(machine).items():
+        for address, content in image.contents(target).items():
             vm.write(address, content)
-        vm.write(guest.CODE, guest.boot(machine))
+        vm.write(image.CODE, image.boot(target))
         for cpu in range(cpus):
-            if machine.x2apic:
+            if target.x2apic:
                 vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
             start(vm, cpu)
-            outcome = vm.run(cpu, stop=guest.STOP, timeout=SECONDS)
-            if (outcome["reason"], outcome["port"]) != ("stopped", guest.STOP):
+            outcome = vm.run(cpu, stop=image.STOP, timeout=SECONDS)
+            if (outcome["reason"], outcome["port"]) != ("stopped", image.STOP):
                 raise LiveError(f"the guest does not start: {explain(vm, cpu, outcome)}")
             vm.keep_lapic(cpu)
-        if vm.capabilities["ioeventfd"]:
-            for name, address, port, data in EVENTS:
-                if "no-eventfd" in name:
-                    continue
-                # As QEMU's pci-testdev has it. With EPT KVM does not emulate a store to an event
-                # of any size (KVM_FAST_MMIO_BUS in handle_ept_misconfig, vmx.c).
-                any_size = not port and data is None and vm.capabilities["ioeventfd_any_length"]
-                vm.ioeventfd(address, 0 if any_size else 1, pio=port, data=data)
+        for address, port, data in image.EVENTS if vm.capabilities["ioeventfd"] else ():
+            # As QEMU's pci-testdev has it. With EPT KVM does not emulate a store to an event of
+            # any size (KVM_FAST_MMIO_BUS in handle_ept_misconfig, vmx.c).
+            any_size = not port and data is None and vm.capabilities["ioeventfd_any_length"]
+            vm.ioeventfd(address, 0 if any_size else 1, pio=port, data=data)
     except BaseException:
         vm.close()
         raise
     return vm
 
 
-def start(vm: Vm, cpu: int, *, rip: int = guest.CODE, cpl: int = 0, iterations: int = 0) -> None:
+def start(vm: Vm, cpu: int, *, rip: int = image.CODE, cpl: int = 0, iterations: int = 0) -> None:
     """Put a vCPU at the beginning of a program."""
-    vm.start(
-        cpu,
-        rip=rip,
-        rsp=guest.USER_STACK if cpl else guest.STACKS[cpu],
-        cr3=guest.PML4,
-        gdt=guest.TABLES["gdt"],
-        idt=guest.TABLES["idt"],
-        tss=guest.TABLES["tss"],
-        cpl=cpl,
-        rdi=iterations,
-    )
+    rsp = image.USER_STACK if cpl else image.STACKS[cpu]
+    vm.start(cpu, rip=rip, rsp=rsp, cr3=image.PML4, cpl=cpl, rdi=iterations, **image.TABLES)
 
 
 def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
-    """Say what a guest ran into that did not come to its end."""
+    """Return the exception, or the other end, of a guest that did not complete its program."""
     if outcome["reason"] != "stopped":
         return f"it ended with {outcome['reason']}"
-    registers = vm.registers(cpu)
     try:
-        frame = vm.read(registers["rsp"], 24)
+        vector, error, rip = exception(vm, cpu)
     except IndexError:
         return "an exception with its stack lost"
-    vector, error, rip = (int.from_bytes(frame[i : i + 8], "little") for i in (0, 8, 16))
     name = EXCEPTIONS.get(vector, f"exception {vector}")
     return f"{name} (error code {error:#x}) at {rip:#x}"
+
+
+def exception(vm: Vm, cpu: int) -> tuple[int, int, int]:
+    """Return vector, error code and RIP that the guest's handler left on the stack.
+
+    Raises IndexError for a stack outside the guest's memory.
+    """
+    frame = vm.read(vm.registers(cpu)["rsp"], 24)
+    vector, error, rip = (int.from_bytes(frame[i : i + 8], "little") for i in (0, 8, 16))
+    return vector, error, rip
 
 
 EXCEPTIONS = {
@@ -222,18 +246,10 @@ EXCEPTIONS = {
 
 
 def offer() -> Offer:
-    """Return what a guest gets here. Raises LiveError where there is nothing."""
+    """Return the properties of a guest here. Raises LiveError where this host cannot measure."""
     if words := why_not():
         raise LiveError(words)
-    from kvmbench.errors import KvmError
-    from kvmbench.live._kvm import Vm
-
-    try:
-        vm = Vm(memory=guest.MEMORY)
-    except KvmError as error:
-        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
-    with vm:
-        capabilities = vm.get_msr(0, ARCH_CAPABILITIES) or 0
+    with _open() as vm:
         return Offer(
             module=loaded_vendor(),
             hypercall="svm" if _amd(vm.cpuid()) else "vmx",
@@ -241,7 +257,7 @@ def offer() -> Offer:
             quirk_off=vm.quirk_off,
             tsc_khz=vm.tsc_khz(),
             cpuid=vm.cpuid(),
-            tsx_ctrl=bool(capabilities & HAS_TSX_CTRL),
+            tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
             cpus=cpus_allowed(),
         )
 

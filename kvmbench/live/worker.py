@@ -1,7 +1,7 @@
-"""One run: a fresh process with a fresh virtual machine that measures what it is told to.
+"""One run: a fresh process with a fresh virtual machine that measures a job.
 
-`python -m kvmbench.live.worker` reads a job as JSON from stdin and writes one line of JSON for each
-thing that it has done, so that whoever started it has all rounds so far, whatever happens next.
+The engine starts `python -m kvmbench.live.worker`, which reads the job as JSON from stdin and
+writes one line of JSON for each round, so that a crash loses no round before it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from kvmbench.errors import LiveError
-from kvmbench.guest import machine as guest
-from kvmbench.guest.programs import BALL_STATE
+from kvmbench.guest import image
 from kvmbench.live.machine import explain, make, start
 
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome
 
-__all__ = ["CODE_OF_OTHER", "Job", "Task", "main"]
+__all__ = ["Job", "Task", "main"]
 
-CODE_OF_OTHER = guest.CODE + 0x8000
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
 ITERATIONS_MAX = 1 << 40
@@ -36,29 +34,29 @@ class Task(TypedDict):
 
     name: str
     code: str  # hex
-    other: str  # hex, empty where one vCPU is enough
+    other: str  # hex; empty for one vCPU
     cpl: int
-    iterations: int  # of a round; 0 where they are to be calibrated
+    iterations: int  # of a round; 0 for a calibration
 
 
 class Job(TypedDict):
     """A run."""
 
-    machine: dict[str, Any]  # of guest.Machine
+    target: dict[str, Any]  # of image.Target
     cpu: int  # of the host, for the first vCPU
     other_cpu: int | None  # for the second
     tasks: list[Task]
     rounds: int
-    limit: float  # seconds after which no further rounds are begun, once there are ROUNDS_MIN
-    seconds: float  # that a round should take
+    limit: float  # seconds after which no round begins, except the first ROUNDS_MIN
+    seconds: float  # of a round
     timeout: float  # after which a round is hung
     seed: int
-    ioperm: bool  # whether the vCPU's thread holds an I/O bitmap
-    control: bool  # whether a bare system call is measured too
+    ioperm: bool  # the vCPU's thread holds an I/O bitmap
+    control: bool  # measure a bare system call too
 
 
 class Lost(Exception):
-    """A round did not come to its end; `hung` where it made no progress."""
+    """A round that did not complete; `hung` where it made no progress."""
 
     def __init__(self, words: str, hung: bool = False) -> None:
         super().__init__(words)
@@ -66,7 +64,7 @@ class Lost(Exception):
 
 
 class Round(NamedTuple):
-    """What one round took."""
+    """The figures of one round."""
 
     cycles: int  # of the guest's TSC, around the loop
     host: int  # of the host's TSC, from the first entry to the last exit
@@ -78,51 +76,51 @@ class Runner:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.machine = guest.Machine(**job["machine"])
-        self.vm = make(self.machine)
+        self.target = image.Target(**job["target"])
+        self.vm = make(self.target)
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
     def again(self) -> None:
-        """Start with a new machine: nobody knows the state of one that hung."""
+        """Start with a new machine: the state of one that hung is unknown."""
         self.vm.close()
-        self.vm = make(self.machine)
+        self.vm = make(self.target)
 
     def round(self, task: Task, iterations: int) -> Round:
         """Measure `iterations` of a workload. Raises Lost."""
         vm = self.vm
-        vm.write(guest.DATA, bytes(0x1000))
-        vm.write(guest.BALL, BALL_STATE)
-        vm.write(guest.CODE, bytes.fromhex(task["code"]))
+        vm.write(image.DATA, bytes(image.DATA_ROOM))
+        vm.write(image.BALL, image.BALL_STATE)
+        vm.write(image.CODE, bytes.fromhex(task["code"]))
         start(vm, 0, cpl=task["cpl"], iterations=iterations)
         before = vm.counters(0)
         if task["other"]:
             outcome = self._with_other(task)
         else:
-            outcome = vm.run(0, stop=guest.STOP, timeout=self.job["timeout"])
+            outcome = vm.run(0, stop=image.STOP, timeout=self.job["timeout"])
         after = vm.counters(0)
         if outcome["reason"] == "kicked":
             raise Lost(f"hung: {iterations} iterations did not end", hung=True)
-        if (outcome["reason"], outcome["port"]) != ("stopped", guest.STOP):
+        if (outcome["reason"], outcome["port"]) != ("stopped", image.STOP):
             raise Lost(f"the guest ran into {explain(vm, 0, outcome)}")
         counts = {name: after[name] - before[name] for name in after}
         counts["answered"] = outcome["io"] + outcome["mmio"]
-        counts["interrupts"] = int.from_bytes(vm.read(guest.COUNT, 4), "little")
-        cycles = int.from_bytes(vm.read(guest.RESULT, 8), "little")
-        # That there was no exit is said; that KVM does not count them is not the same.
+        counts["interrupts"] = int.from_bytes(vm.read(image.COUNT, 4), "little")
+        cycles = int.from_bytes(vm.read(image.RESULT, 8), "little")
+        # A count of no exit stays: a KVM that counts none has no entry.
         moved = {name: n for name, n in counts.items() if n or name == "exits"}
         return Round(cycles, outcome["tsc"], moved)
 
     def _with_other(self, task: Task) -> Outcome:
-        """Run with the second vCPU in a thread of its own, on another CPU."""
+        """Run with the second vCPU in another thread, on another CPU."""
         vm, failed = self.vm, []
-        vm.write(CODE_OF_OTHER, bytes.fromhex(task["other"]))
-        start(vm, 1, rip=CODE_OF_OTHER)
+        vm.write(image.OTHER_CODE, bytes.fromhex(task["other"]))
+        start(vm, 1, rip=image.OTHER_CODE)
 
         def other() -> None:
             try:
                 if self.job["other_cpu"] is not None:
                     os.sched_setaffinity(0, {self.job["other_cpu"]})
-                outcome = vm.run(1, stop=guest.STOP, timeout=self.job["timeout"] + 1)
+                outcome = vm.run(1, stop=image.STOP, timeout=self.job["timeout"] + 1)
                 if outcome["reason"] != "kicked":
                     failed.append(explain(vm, 1, outcome))
             except OSError as error:
@@ -131,7 +129,7 @@ class Runner:
         thread = threading.Thread(target=other, daemon=True)
         thread.start()
         try:
-            outcome = vm.run(0, stop=guest.STOP, timeout=self.job["timeout"])
+            outcome = vm.run(0, stop=image.STOP, timeout=self.job["timeout"])
         finally:
             while thread.is_alive():
                 vm.kick(1)
@@ -152,12 +150,12 @@ class Runner:
 
 
 def say(*words: object) -> None:
-    """Write one line; whoever reads it is gone when that fails."""
+    """Write one line. Raises BrokenPipeError where the engine is gone."""
     print(json.dumps(words), flush=True)
 
 
 def run(job: Job) -> None:
-    """Measure, and say what was done."""
+    """Measure the job, and write a line for each round."""
     begun = time.monotonic()
     os.sched_setaffinity(0, {job["cpu"]})
     if job["ioperm"]:
@@ -218,7 +216,7 @@ def _lost(runner: Runner, task: Task, lost: Lost) -> None:
 
 
 def hold_bitmap() -> None:
-    """Give this thread an I/O bitmap. Raises LiveError with what the kernel says to it."""
+    """Give this thread an I/O bitmap. Raises LiveError with the kernel's error."""
     from kvmbench.live._kvm import ioperm
 
     if number := ioperm(0x378, 3, True):
@@ -227,12 +225,12 @@ def hold_bitmap() -> None:
 
 def main() -> None:
     """Run the job on stdin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine ends this process
     job: Job = json.load(sys.stdin)
     try:
         run(job)
     except BrokenPipeError:
-        os._exit(1)  # nobody listens; Python's own end would complain of it
+        os._exit(1)  # the engine is gone; Python's own exit would print an error
     except LiveError as error:
         say("failed", str(error))
     except OSError as error:

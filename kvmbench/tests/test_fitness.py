@@ -128,6 +128,7 @@ def test_what_kvm_lacks(monkeypatch, machine, tmp_path):
     assert listed["KVM's counters"].remedy == "Linux 5.14 or newer"
     assert listed["hypercalls"].remedy.startswith("Linux 5.19")
     assert listed["CPUs"].value == "1"
+    assert listed["CPUs"].effect.startswith("kvmbench skips ipi, ipi_halt and ple_round_robin; ")
 
 
 def test_noise(monkeypatch, tmp_path):

@@ -8,9 +8,9 @@ from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmbench.guest import machine as guest
-from kvmbench.guest import programs
-from kvmbench.guest.machine import (
+from kvmbench.guest import assembler
+from kvmbench.guest import image as guest
+from kvmbench.guest.assembler import (
     R8,
     R12,
     R13,
@@ -24,14 +24,16 @@ from kvmbench.guest.machine import (
     RSI,
     RSP,
     Code,
-    Machine,
 )
-from kvmbench.guest.programs import PROGRAMS
+from kvmbench.guest.image import Target
+from kvmbench.workloads import BUILT_IN, LIVE_ONLY
+
+PROGRAMS = {workload.name: workload.guest for workload in (*BUILT_IN, *LIVE_ONLY)}
 
 ORIGIN = 0x60000
-INTEL = Machine(vendor="vmx", x2apic=True)
-AMD = Machine(vendor="svm", x2apic=True)
-OLD = Machine(vendor="vmx", x2apic=False)
+INTEL = Target(vendor="vmx", x2apic=True)
+AMD = Target(vendor="svm", x2apic=True)
+OLD = Target(vendor="vmx", x2apic=False)
 NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 
 
@@ -107,7 +109,7 @@ def test_an_instruction(write, text):
 def test_all_plain_instructions_are_tested():
     tested = {"nop", "pause", "cpuid", "vmcall", "vmmcall", "wbinvd", "invd", "hlt", "sti", "cli"}
     tested |= {"ud2", "lfence", "rdtsc", "rdmsr", "wrmsr", "iretq", "in8", "in16", "in32"}
-    assert tested | {"out8", "out16", "out32"} == set(guest.PLAIN)
+    assert tested | {"out8", "out16", "out32"} == set(assembler.PLAIN)
 
 
 REGISTER = st.integers(0, 15)
@@ -174,17 +176,17 @@ def test_code_rejects(write, error, message):
 PROLOGUE = ["lfence", "rdtsc", "shl rdx, 0x20", "or rax, rdx"]
 
 
-@pytest.mark.parametrize("machine", [INTEL, AMD, OLD], ids=["intel", "amd", "xapic"])
+@pytest.mark.parametrize("target", [INTEL, AMD, OLD], ids=["intel", "amd", "xapic"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_is_a_timed_loop(name, machine):
-    text = disassemble(PROGRAMS[name].assemble(ORIGIN, machine))
+def test_a_program_is_a_timed_loop(name, target):
+    text = disassemble(PROGRAMS[name].assemble(ORIGIN, target))
     assert text[0] == "mov r12, rdi"
     first = text.index("mov r13, rax")
     assert text[first - 4 : first] == PROLOGUE
     assert text[first + 1 : first + 3] == ["mov rax, r14", "mov rdx, r15"]
     end = text.index("dec r12")
     found = list(
-        Cs(CS_ARCH_X86, CS_MODE_64).disasm(PROGRAMS[name].assemble(ORIGIN, machine), ORIGIN)
+        Cs(CS_ARCH_X86, CS_MODE_64).disasm(PROGRAMS[name].assemble(ORIGIN, target), ORIGIN)
     )
     assert text[end + 1] == f"jne {found[first + 3].address:#x}"  # to the body's first instruction
     assert text[end + 2 : end + 6] == PROLOGUE
@@ -278,7 +280,7 @@ def test_the_second_vcpus_code_never_ends(name):
 
 def test_programs_fit_where_they_are_put():
     for program in PROGRAMS.values():
-        assert len(program.assemble(ORIGIN, INTEL)) < 0x8000
+        assert guest.CODE + len(program.assemble(ORIGIN, INTEL)) <= guest.OTHER_CODE
     code, _ = guest.handlers(INTEL)
     assert guest.HANDLERS + len(code) <= guest.CODE
 
@@ -375,12 +377,12 @@ def test_io_bitmap(ports, port):
 
 
 def test_memory_is_not_laid_out_over_itself():
-    content = guest.image(INTEL)
-    assert guest.BALL + len(programs.BALL_STATE) <= guest.DATA + 0x1000
+    content = guest.contents(INTEL)
+    assert guest.BALL + len(guest.BALL_STATE) <= guest.DATA + 0x1000
     spans = sorted((at, at + len(data)) for at, data in content.items())
     assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
     assert spans[-1][1] <= guest.CODE
     for top in (*guest.STACKS, guest.RSP0, guest.USER_STACK):
         assert not any(begin < top and top - 0x1000 < end for begin, end in spans)
     assert guest.USER_STACK <= guest.DATA
-    assert guest.CODE + 0x10000 <= guest.MEMORY
+    assert guest.OTHER_CODE + 0x8000 <= guest.MEMORY

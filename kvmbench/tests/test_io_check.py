@@ -18,7 +18,7 @@ def test_draws_reach_every_corner():
         assert 103 <= access.limit < TSS_ROOM
         assert access.base + io_check.MAP_BYTES <= TSS_ROOM
         assert 0 <= access.port <= 0xFFFF
-        assert not io_check.guest.STOP <= access.port < io_check.guest.STOP + 4
+        assert not io_check.image.STOP <= access.port < io_check.image.STOP + 4
         assert access.offset == access.base + access.port // 8
     for distance in (-1, 0, 1):
         assert sum(a.limit - a.offset == distance for a in drawn) > 50
@@ -35,7 +35,7 @@ def test_draws_reach_every_corner():
         (Host(kvm="kvm_amd", facts={"hypervisor": "no"}), "the processor (SVM)", False),
         (Host(kvm="kvm_intel", facts={"hypervisor": "yes"}), "(VMX), or the hypervisor", True),
         (Host(kvm="kvm_pvm", facts={"hypervisor": "yes"}), "this is PVM", True),
-        (Host(), "no module that is known", True),
+        (Host(), "whose module kvmbench does not know", True),
     ],
 )
 def test_who_judges(facts, words, emulated):

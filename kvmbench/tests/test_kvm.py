@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmbench.guest import machine as guest
-from kvmbench.guest.machine import RAX, RBX, RCX, RDX, Code
-from kvmbench.guest.programs import EVENTS
+from kvmbench.guest import image as guest
+from kvmbench.guest.assembler import RAX, RBX, RCX, RDX, Code
 from kvmbench.live.machine import make
 from kvmbench.tests.command import HANGS
 from kvmbench.tests.live import needs_kvm
@@ -25,13 +24,13 @@ _kvm = pytest.importorskip(
 )
 Vm = _kvm.Vm
 
-MACHINE = guest.Machine(vendor="vmx", x2apic=True)
+TARGET = guest.Target(vendor="vmx", x2apic=True)
 
 
 @pytest.fixture
 def vm():
     with Vm(cpus=2) as vm:
-        for address, content in guest.image(MACHINE).items():
+        for address, content in guest.contents(TARGET).items():
             vm.write(address, content)
         yield vm
 
@@ -260,7 +259,7 @@ def test_counters_count_what_the_guest_did(vm):
 
 
 def test_the_timer_of_an_earlier_program_does_not_reach_the_next(vm):
-    vm.write(guest.CODE, guest.boot(MACHINE))
+    vm.write(guest.CODE, guest.boot(TARGET))
     vm.set_msr(0, 0x1B, vm.get_msr(0, 0x1B) | 0x400)
     vm.start(0, rip=guest.CODE, rsp=guest.STACKS[0], cr3=guest.PML4, **guest.TABLES)
     assert vm.run(0, stop=guest.STOP, timeout=HANGS)["port"] == guest.STOP
@@ -308,14 +307,14 @@ def test_an_ioeventfd_takes_the_write_it_wants(vm):
 
 @pytest.mark.parametrize("store", ["store8", "store32"])
 def test_the_wildcard_event_takes_a_store_of_any_size(store):
-    (at,) = (at for name, at, *_ in EVENTS if name.startswith("mmio-wildcard"))
+    (at,) = (at for at, port, data in guest.EVENTS if not port and data is None)
 
     def write(code):
         code.mov_imm(RBX, at)
         getattr(code, store)(RBX, RAX)
         code.stop()
 
-    with make(MACHINE, cpus=1) as vm:
+    with make(TARGET, cpus=1) as vm:
         if not vm.capabilities["ioeventfd_any_length"]:
             pytest.skip("this KVM has no ioeventfd of any length")
         assert run(vm, write)["mmio"] == 0
@@ -399,7 +398,7 @@ def test_nothing_is_left_of_a_thousand_machines():
         vm = Vm(cpus=2)
         vm.ioeventfd(0xC000, 1, pio=True)
         if number % 100 == 0:
-            for address, content in guest.image(MACHINE).items():
+            for address, content in guest.contents(TARGET).items():
                 vm.write(address, content)
             run(vm, lambda code: code.stop())
         if number % 2:
@@ -435,13 +434,36 @@ def _mapped():
     return int(Path("/proc/self/statm").read_text().split()[0])
 
 
-def test_a_signal_that_somebody_else_handles_is_left_alone():
+def test_a_signal_with_another_handler_is_left_alone():
     number = signal.SIGRTMAX - 3
     program = (
         "import signal, sys\n"
         f"signal.signal({int(number)}, lambda *_: None)\n"
         "from kvmbench.live._kvm import Vm\n"
-        "try:\n    Vm()\nexcept OSError as error:\n    print(error)\n"
+        "with Vm() as vm:\n"
+        "    try:\n        vm.run(0, stop=0, timeout=1)\n"
+        "    except OSError as error:\n        print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "somebody else handles the signal" in done.stdout
+    assert "another handler has the signal that stops a guest: 'SIGRTMAX-3'" in done.stdout
+
+
+def test_runs_in_two_threads_share_the_handler_and_leave_none(vm):
+    """The thread that ends first must not take the handler from the other."""
+    before = _caught()
+    start(vm, forever)
+    start(vm, forever, cpu=1)
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(vm.run(1, stop=guest.STOP, timeout=0.4)["reason"])
+    )
+    thread.start()
+    assert vm.run(0, stop=guest.STOP, timeout=0.05)["reason"] == "kicked"
+    thread.join()
+    assert found == ["kicked"]
+    assert _caught() == before
+
+
+def _caught():
+    status = Path("/proc/self/status").read_text()
+    return next(line for line in status.splitlines() if line.startswith("SigCgt"))

@@ -1,12 +1,14 @@
 """The live engine: its plan by hand, and measurements for real where /dev/kvm opens."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -14,10 +16,12 @@ import pytest
 
 from kvmbench import Workload, results
 from kvmbench.errors import LiveError
-from kvmbench.guest.machine import RAX
+from kvmbench.guest import image
+from kvmbench.guest.assembler import RAX
 from kvmbench.guest.programs import Program
-from kvmbench.live import engine, machine, worker
+from kvmbench.live import engine, io_check, machine, process, worker
 from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
+from kvmbench.live.host import cpu_list, stolen
 from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
 from kvmbench.tests.command import HANGS
 from kvmbench.tests.live import needs_kvm
@@ -56,11 +60,75 @@ def test_a_plan_rejects(arguments, message):
         Plan(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("choices", "rounds", "seconds"),
+    [
+        (dict(), 10, 45),
+        (dict(fast=True), 5, 7),
+        (dict(runs=3), 10, 45),  # fewer runs have longer rounds
+        (dict(runs=24), 10, 135),
+        (dict(runs=16, fast=True), 5, 14),
+    ],
+)
+def test_choices(choices, rounds, seconds):
+    plan = Plan.choose(**choices, cpu=1, ioperm="on", seed=7)
+    assert (plan.rounds, plan.seconds) == (rounds, seconds)
+    assert (plan.runs, plan.cpu, plan.ioperm, plan.seed) == (choices.get("runs", 8), 1, "on", 7)
+
+
+def test_without_a_seed_the_order_is_random():
+    assert len({Plan.choose().seed for _ in range(5)}) > 1
+
+
+def test_measure_takes_a_plan_or_choices(monkeypatch):
+    with pytest.raises(TypeError, match="either a plan or runs, fast, ioperm, cpu and seed"):
+        measure("cpuid", Plan(), fast=True)
+    with pytest.raises(ValueError, match="runs is 0, not 1 or more"):
+        measure("cpuid", runs=0)
+    with pytest.raises(ValueError, match="unknown workload 'cpiud'; did you mean 'cpuid'"):
+        measure(["cpiud"])
+    jobs = []
+
+    class Kept(Script):
+        def __init__(self, job):
+            jobs.append(job)
+            super().__init__(job)
+
+    good = [*READY, _round(1, 1), *END]
+    monkeypatch.setattr(Script, "runs", [good] * 4, raising=False)
+    monkeypatch.setattr(engine, "Process", Kept)
+    monkeypatch.setattr(engine, "offer", _offer)
+    monkeypatch.setattr(engine, "held_bitmap_error", lambda: 0)
+    result = measure(["cpuid"], runs=2, fast=True, ioperm="both", cpu=1, seed=3)
+    assert len(list(result.runs())) == 4
+    assert [job["ioperm"] for job in jobs] == [False, True, True, False]
+    assert {(job["cpu"], job["rounds"]) for job in jobs} == {(1, 5)}
+
+
+def test_by_default_all_that_have_guest_code_are_measured(monkeypatch):
+    def measured():
+        tasks = []
+
+        class Kept(Script):
+            def __init__(self, job):
+                tasks.extend(task["name"] for task in job["tasks"])
+                super().__init__(job)
+
+        monkeypatch.setattr(Script, "runs", [[*READY, _round(1, 1), *END]], raising=False)
+        monkeypatch.setattr(engine, "Process", Kept)
+        monkeypatch.setattr(engine, "offer", _offer)
+        return tasks, measure(runs=1).boots[0].runs[0].skipped
+
+    tasks, skipped = measured()
+    assert sorted([*tasks, *skipped]) == sorted(w.name for w in (*BUILT_IN, *LIVE_ONLY))
+    assert set(skipped.values()) <= {words for _, words in NEEDS.values()}
+
+
 def test_both_sides_stand_in_blocks():
-    found = engine._configurations(Plan(runs=3, ioperm="both"))
+    found = Plan(runs=3, ioperm="both").configurations()
     assert found == [NO_BITMAP, BITMAP, BITMAP, NO_BITMAP, NO_BITMAP, BITMAP]
-    assert engine._configurations(Plan(runs=2, ioperm="on")) == [BITMAP, BITMAP]
-    assert engine._configurations(Plan(runs=2)) == [NO_BITMAP, NO_BITMAP]
+    assert Plan(runs=2, ioperm="on").configurations() == [BITMAP, BITMAP]
+    assert Plan(runs=2).configurations() == [NO_BITMAP, NO_BITMAP]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +136,15 @@ def test_both_sides_stand_in_blocks():
     [("", set()), ("\n", set()), ("3\n", {3}), ("0-2,5", {0, 1, 2, 5}), ("1,3-4\n", {1, 3, 4})],
 )
 def test_lists_of_cpus(text, numbers):
-    assert engine._listed(text) == numbers
+    assert cpu_list(text) == numbers
 
 
 def test_ticks_that_were_stolen(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu 9 9 9\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 0 0 0\n")
-    assert engine.stolen(0, tmp_path) == (8, 36)  # guest time is in user time already
-    assert engine.stolen(1, tmp_path) is None
-    assert engine.stolen(0, tmp_path / "nowhere") is None
+    assert stolen(0, tmp_path) == (8, 36)  # guest time is in user time already
+    assert stolen(1, tmp_path) is None
+    assert stolen(0, tmp_path / "nowhere") is None
     assert engine._steal_note((0, 0), (2, 100)) == [
         "The hypervisor around this host took 2.0% of the CPU's time meanwhile (steal)."
     ]
@@ -184,13 +252,13 @@ class Script:
         return "status 0"
 
 
-def scripted(monkeypatch, *runs):
-    """Measure `cpuid` in processes that say these lines."""
+def scripted(monkeypatch, *runs, workload="cpuid"):
+    """Measure a workload, by default `cpuid`, in processes that write these lines."""
     monkeypatch.setattr(Script, "runs", list(runs), raising=False)
-    monkeypatch.setattr(engine, "_Process", Script)
+    monkeypatch.setattr(engine, "Process", Script)
     monkeypatch.setattr(engine, "offer", _offer)
     monkeypatch.setattr(engine, "stolen", lambda cpu: None)
-    return measure([workloads()["cpuid"]], Plan(runs=len(runs), rounds=2))
+    return measure(workload, Plan(runs=len(runs), rounds=2))
 
 
 def _round(cycles, in_host, **counts):
@@ -225,6 +293,31 @@ def test_what_never_exits_is_a_control(monkeypatch, counts, reloads):
     rounds = [_round(12_000, 12_500, **counts)] * 2
     result = scripted(monkeypatch, [*READY, *rounds, *END])
     assert result.boots[0].runs[0].series[0].reloads == reloads
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_declaration_says_whether_an_iteration_waits_for_an_interrupt(monkeypatch, waits):
+    """The name does not: a user's loop may begin with hlt."""
+    program = workloads()["hlt"].guest
+    mine = Workload("hlt_free_loop", guest=program, waits_for_interrupt=waits)
+    for interrupts, marked in ((0, waits), (8, waits), (9, False)):  # in ten iterations
+        line = ["round", "hlt_free_loop", 10, 1, 1, dict(interrupts=interrupts)]
+        ready = ["ready", "hlt_free_loop", 10]
+        result = scripted(monkeypatch, [ready, line, *END], workload=mine)
+        marks = result.boots[0].runs[0].series[0].marks
+        wanted = "not every iteration was interrupted: KVM delivers some interrupts late"
+        assert marks == [wanted] * marked
+
+
+def test_a_fault_that_the_declaration_explains(monkeypatch):
+    lost = [["lost", "x", "the guest ran into #UD (error code 0x0) at 0x60010", False], ["end"]]
+    faults = (("#GP", "not this"), ("#UD", "emulated code cannot do it"))
+    mine = Workload("x", guest="cpuid", faults=faults)
+    wanted = r"x: the guest ran into #UD \(error code 0x0\) at 0x60010: emulated code cannot do it$"
+    with pytest.raises(LiveError, match=wanted):
+        scripted(monkeypatch, lost, workload=mine)
+    ((fault, words),) = workloads()["vmcall"].faults
+    assert (fault, "hypercalls off" in words) == ("#UD", True)
 
 
 @pytest.mark.parametrize(
@@ -342,8 +435,8 @@ def _fault(code, _):
 def test_no_exit_is_not_the_same_as_no_counter():
     """A round without one exit, as a quiet host has them, tells so."""
     task = worker.Task(name="x", code="", other="", cpl=0, iterations=1)
-    runner = worker.Runner(worker.Job(machine=dict(vendor="vmx", x2apic=True), timeout=5))
-    task["code"] = engine.PROGRAMS["empty"].assemble(worker.guest.CODE, MACHINE).hex()
+    runner = worker.Runner(worker.Job(target=dict(vendor="vmx", x2apic=True), timeout=5))
+    task["code"] = workloads()["empty"].guest.assemble(image.CODE, TARGET).hex()
     try:
         if not runner.vm.counters(0):
             pytest.skip("this KVM has no KVM_GET_STATS_FD")
@@ -376,12 +469,13 @@ def test_what_hangs_or_faults_is_named_and_the_others_go_on(monkeypatch):
             Workload("simulated"),
             Workload("lost", guest="nowhere"),
             Workload("needy", guest="cpuid", needs=("magic",)),
+            Workload("shares", guest="cpuid"),
             workloads()["cpuid"],
         ],
         Plan(runs=3, rounds=3, seconds=0.5),
     )
-    assert result.workloads() == ["cpuid"]
-    assert [len(run.series) for _, run in result.runs()] == [1, 1, 1]
+    assert result.workloads() == ["shares", "cpuid"]
+    assert [len(run.series) for _, run in result.runs()] == [2, 2, 2]
     last = result.boots[0].runs[-1].skipped
     assert last["hangs"] == "hung: 1 iterations did not end"
     assert last["faults"].startswith("the guest ran into #GP (error code 0x0) at 0x6")
@@ -446,10 +540,71 @@ def test_ctrl_c_gives_the_rounds_so_far():
     assert all(series.values for _, _, series in result.series())
 
 
+def test_ctrl_c_before_any_round_goes_on(monkeypatch):
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "Process", interrupted)
+    monkeypatch.setattr(engine, "offer", _offer)
+    with pytest.raises(KeyboardInterrupt):
+        measure("cpuid", Plan(runs=2))
+
+
+def _signals():
+    """Return handlers and masks of this thread, as the kernel and as Python have them."""
+    lines = Path("/proc/thread-self/status").read_text().splitlines()
+    kernel = [line for line in lines if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+    numbers = signal.valid_signals()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return kernel, mask, {number: signal.getsignal(number) for number in numbers}
+
+
+def _measure_and_stop():
+    def stop(text, share):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure("cpuid", QUICK, progress=stop)
+
+
+CALLS = {
+    "measure": lambda: measure(["cpuid", "ipi"], Plan(runs=1, rounds=3, seconds=0.3)),
+    "check_io": lambda: io_check.check_io(50),
+    "stopped": _measure_and_stop,
+}
+
+
+@needs_kvm
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize(
+    ("call", "in_main"),
+    [("measure", True), ("measure", False), ("check_io", True), ("check_io", False),
+     ("stopped", True)],
+)  # fmt: skip
+def test_handlers_and_masks_are_as_before(call, in_main, blocked):
+    def check():
+        if blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 3, signal.SIGUSR1})
+        before = _signals()
+        CALLS[call]()
+        return before, _signals()
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        if in_main:
+            before, after = check()
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                before, after = pool.submit(check).result()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert after == before
+
+
 @needs_kvm
 @pytest.mark.parametrize("moment", ["a run begins", "a run ends"])
 def test_ctrl_c_between_runs_gives_the_runs_so_far(monkeypatch, moment):
-    class Interrupted(engine._Process):
+    class Interrupted(process.Process):
         made = 0
 
         def __init__(self, job):
@@ -468,7 +623,7 @@ def test_ctrl_c_between_runs_gives_the_runs_so_far(monkeypatch, moment):
 
                 self.process.wait = interrupted
 
-    monkeypatch.setattr(engine, "_Process", Interrupted)
+    monkeypatch.setattr(engine, "Process", Interrupted)
     result = measure([workloads()["cpuid"]], Plan(runs=4, rounds=3, seconds=0.2))
     assert len(result.boots[0].runs) == (1 if moment == "a run begins" else 2)
     assert "Stopped by Ctrl-C in run 2 of 4." in result.notes
@@ -478,7 +633,7 @@ def test_ctrl_c_between_runs_gives_the_runs_so_far(monkeypatch, moment):
 @needs_kvm
 def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
     """The first run's process is killed while it measures."""
-    begun = engine._Process.lines
+    begun = process.Process.lines
     killed = []
 
     def lines(self):
@@ -488,7 +643,7 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
                 os.kill(self.process.pid, signal.SIGKILL)
             yield words
 
-    monkeypatch.setattr(engine._Process, "lines", lines)
+    monkeypatch.setattr(process.Process, "lines", lines)
     result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=50, seconds=2))
     first, second = result.boots[0].runs
     assert len(second.series[0].values) > 1
@@ -505,7 +660,7 @@ def test_progress_reaches_the_end():
         progress=lambda name, share: seen.append((name, share)),
     )
     shares = [share for _, share in seen]
-    assert {name for name, _ in seen} == {"cpuid"}
+    assert {text for text, _ in seen} == {"run 1 of 2: cpuid", "run 2 of 2: cpuid"}
     assert shares == sorted(shares)
     assert 0 <= shares[0] < 0.5 < shares[-1] <= 1
 
@@ -516,22 +671,22 @@ def test_the_seed_makes_the_order():
         program = "import json, sys; from kvmbench.live import worker; worker.main()"
         tasks = [
             worker.Task(
-                name=name, code=engine.PROGRAMS[name].assemble(worker.guest.CODE, MACHINE).hex(),
+                name=name, code=workloads()[name].guest.assemble(image.CODE, TARGET).hex(),
                 other="", cpl=0, iterations=5,
             )
             for name in ("empty", "cpuid", "mov_dr", "wbinvd", "invd")
         ]  # fmt: skip
         job = worker.Job(
-            machine=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+            target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
             tasks=tasks, rounds=6, limit=60, seconds=1e-3, timeout=5, seed=seed, ioperm=False,
             control=False,
         )  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", program], input=engine.json.dumps(job), capture_output=True,
+            [sys.executable, "-c", program], input=json.dumps(job), capture_output=True,
             text=True,
         )  # fmt: skip
         assert done.stderr == ""
-        lines = [engine.json.loads(line) for line in done.stdout.splitlines()]
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert lines[-1] == ["end"]
         return [words[1] for words in lines if words[0] == "round"]
 
@@ -542,14 +697,15 @@ def test_the_seed_makes_the_order():
     assert len({tuple(names) for names in rounds}) > 1
 
 
-MACHINE = worker.guest.Machine(vendor="vmx", x2apic=True)
+TARGET = image.Target(vendor="vmx", x2apic=True)
 
 
 @needs_kvm
 def test_where_ioperm_is_not_to_be_had_one_line_says_so(monkeypatch):
     for number, words in (
-        (errno.ENOSYS, "ENOSYS: this kernel was"),
-        (errno.EPERM, "CAP_SYS_RAWIO"),
+        (errno.ENOSYS, "ENOSYS: it needs a kernel with CONFIG_X86_IOPL_IOPERM; so no"),
+        (errno.EPERM, "EPERM: it needs CAP_SYS_RAWIO"),
+        (errno.EBUSY, "EBUSY: Device or resource busy; so no"),
     ):
         monkeypatch.setattr(engine, "held_bitmap_error", lambda number=number: number)
         with pytest.raises(LiveError, match=words):
@@ -561,14 +717,14 @@ def test_both_sides_with_their_control(monkeypatch):
     """As where ioperm() works; the process that measures must do without it here."""
     monkeypatch.setattr(engine, "held_bitmap_error", lambda: 0)
     asked = []
-    begun = engine._Process.__init__
+    begun = process.Process.__init__
 
     def init(self, job):
         asked.append(job["ioperm"])
         job["ioperm"] = False
         begun(self, job)
 
-    monkeypatch.setattr(engine._Process, "__init__", init)
+    monkeypatch.setattr(process.Process, "__init__", init)
     result = measure([workloads()["cpuid"]], Plan(runs=2, rounds=3, seconds=0.8, ioperm="both"))
     assert asked == [False, True, True, False]
     not_vmx = [note for note in result.notes if note.startswith("This is not VMX: ")]
@@ -581,18 +737,18 @@ def test_both_sides_with_their_control(monkeypatch):
 @needs_kvm
 def test_a_worker_that_nobody_listens_to_ends_quietly():
     program = [sys.executable, "-m", "kvmbench.live.worker"]
-    code = engine.PROGRAMS["cpuid"].assemble(worker.guest.CODE, MACHINE).hex()
+    code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
     job = worker.Job(
-        machine=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
         tasks=[worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5)],
         rounds=10**6, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(engine.Path(engine.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parents[2])}
     process = subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=environment,
     )  # fmt: skip
-    process.stdin.write(engine.json.dumps(job))
+    process.stdin.write(json.dumps(job))
     process.stdin.close()
     assert process.stdout.readline()
     process.stdout.close()

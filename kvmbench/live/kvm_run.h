@@ -1,0 +1,228 @@
+/* The loop around KVM_RUN, the signal that stops it, and three system calls: _kvm.pyx in C. */
+#ifndef KVMBENCH_KVM_RUN_H
+#define KVMBENCH_KVM_RUN_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+#include <linux/kvm.h>
+
+/* Missing from older headers; the numbers are the kernel's ABI. */
+#ifndef KVM_CAP_BINARY_STATS_FD
+#define KVM_CAP_BINARY_STATS_FD 203
+#endif
+#ifndef KVM_GET_STATS_FD
+#define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
+#endif
+#ifndef KVM_CAP_DISABLE_QUIRKS2
+#define KVM_CAP_DISABLE_QUIRKS2 213
+#endif
+#ifndef KVM_X86_QUIRK_FIX_HYPERCALL_INSN
+#define KVM_X86_QUIRK_FIX_HYPERCALL_INSN (1 << 5)
+#endif
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+/* The kvm_run of the vCPU that this thread runs, else NULL. */
+static __thread struct kvm_run *volatile kb_running;
+static __thread volatile sig_atomic_t kb_kicked;
+
+static void kb_on_kick(int number)
+{
+    (void)number;
+    kb_kicked = 1;
+    /* A kick just before the ioctl would be lost without this. */
+    if (kb_running)
+        kb_running->immediate_exit = 1;
+}
+
+static int kb_signal(void) { return SIGRTMAX - 3; }
+
+/* Take the signal for a run of this thread: install the handler, without SA_RESTART, and unblock.
+ *
+ * A mask is inherited: with the signal blocked by a caller, no kick would arrive. -1 where another
+ * handler has the signal. The GIL guards the two variables.
+ */
+static int kb_runs;                  /* that have the handler */
+static struct sigaction kb_before;   /* the action before the first of them */
+
+static int kb_take_signal(int *was_blocked)
+{
+    struct sigaction action;
+    sigset_t ours, mask;
+    if (!kb_runs) {
+        if (sigaction(kb_signal(), NULL, &kb_before))
+            return -1;
+        if (kb_before.sa_handler != SIG_DFL && kb_before.sa_handler != SIG_IGN) {
+            errno = EBUSY;
+            return -1;
+        }
+        memset(&action, 0, sizeof action);
+        action.sa_handler = kb_on_kick;
+        if (sigaction(kb_signal(), &action, NULL))
+            return -1;
+    }
+    kb_runs++;
+    sigemptyset(&ours);
+    sigaddset(&ours, kb_signal());
+    pthread_sigmask(SIG_UNBLOCK, &ours, &mask);
+    *was_blocked = sigismember(&mask, kb_signal());
+    return 0;
+}
+
+/* Restore mask and handler. No kick is pending: the last one was sent before this thread's last
+ * system call (timer_delete), on whose return the kernel delivered it.
+ */
+static void kb_give_signal_back(int was_blocked)
+{
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, kb_signal());
+    if (was_blocked)
+        pthread_sigmask(SIG_BLOCK, &ours, NULL);
+    if (!--kb_runs)
+        sigaction(kb_signal(), &kb_before, NULL);
+}
+
+static int kb_thread(void) { return (int)syscall(SYS_gettid); }
+
+/* Kick this thread after `seconds`, then every 50 ms in case a kick comes too early. */
+static int kb_arm(timer_t *timer, double seconds)
+{
+    struct sigevent event;
+    struct itimerspec when;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = kb_signal();
+    event.sigev_notify_thread_id = kb_thread();
+    if (timer_create(CLOCK_MONOTONIC, &event, timer))
+        return -1;
+    when.it_value.tv_sec = (time_t)seconds;
+    when.it_value.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) + 1;
+    if (when.it_value.tv_nsec > 999999999)
+        when.it_value.tv_nsec = 999999999;
+    when.it_interval.tv_sec = 0;
+    when.it_interval.tv_nsec = 50000000;
+    if (timer_settime(*timer, 0, &when, NULL)) {
+        timer_delete(*timer);
+        return -1;
+    }
+    return 0;
+}
+
+typedef struct {
+    int reason;           /* KVM_EXIT_*, or one of KB_* */
+    int error;            /* errno of KB_FAILED */
+    uint16_t port;        /* of the OUT that stopped it */
+    uint32_t value;       /* of that OUT */
+    uint64_t io, mmio;    /* exits that kb_run answered */
+    uint64_t tsc_in;      /* before the first KVM_RUN */
+    uint64_t tsc_out;     /* after the last one */
+} kb_outcome;
+
+enum { KB_STOPPED = 1000, KB_KICKED, KB_SIGNALLED, KB_FAILED };
+
+/* Run a vCPU until an OUT to a port in [stop, stop + 4), a kick, or an exit without an answer.
+ *
+ * A port or an address without a device reads as all ones, as on a bus. `outcome` adds up, so that
+ * a run can continue after Python has handled its signals.
+ */
+static void kb_run(int fd, struct kvm_run *run, uint16_t stop, kb_outcome *outcome)
+{
+    uint8_t *data;
+    kb_running = run;
+    if (!outcome->tsc_in)
+        outcome->tsc_in = __rdtsc();
+    for (;;) {
+        if (kb_kicked) {
+            outcome->reason = KB_KICKED;
+            break;
+        }
+        if (ioctl(fd, KVM_RUN, 0) < 0) {
+            if (errno == EINTR || errno == EAGAIN) {
+                if (kb_kicked)
+                    continue;
+                outcome->reason = KB_SIGNALLED;
+                break;
+            }
+            outcome->error = errno;
+            outcome->reason = KB_FAILED;
+            break;
+        }
+        if (run->exit_reason == KVM_EXIT_IO) {
+            data = (uint8_t *)run + run->io.data_offset;
+            if (run->io.direction == KVM_EXIT_IO_IN) {
+                memset(data, 0xff, (size_t)run->io.size * run->io.count);
+            } else if ((uint16_t)(run->io.port - stop) < 4) {
+                outcome->port = run->io.port;
+                outcome->value = 0;
+                memcpy(&outcome->value, data, run->io.size <= 4 ? run->io.size : 4);
+                outcome->reason = KB_STOPPED;
+                break;
+            }
+            outcome->io++;
+        } else if (run->exit_reason == KVM_EXIT_MMIO) {
+            if (!run->mmio.is_write)
+                memset(run->mmio.data, 0xff, sizeof run->mmio.data);
+            outcome->mmio++;
+        } else {
+            outcome->reason = (int)run->exit_reason;
+            break;
+        }
+    }
+    outcome->tsc_out = __rdtsc();
+    kb_running = NULL;
+}
+
+/* Let KVM finish the access that a run stopped at, without entering the guest. */
+static void kb_settle(int fd, struct kvm_run *run)
+{
+    run->immediate_exit = 1;
+    (void)ioctl(fd, KVM_RUN, 0);
+    run->immediate_exit = 0;
+}
+
+static void kb_clear_kick(struct kvm_run *run)
+{
+    kb_kicked = 0;
+    run->immediate_exit = 0;
+}
+
+static int kb_ioperm(unsigned long first, unsigned long count, int on)
+{
+    return (int)syscall(SYS_ioperm, first, count, on);
+}
+
+static uint64_t kb_syscalls(int calls)
+{
+    uint64_t begin = __rdtsc();
+    for (int i = 0; i < calls; i++)
+        (void)syscall(SYS_getppid);
+    return __rdtsc() - begin;
+}
+
+static int kb_kick(int thread)
+{
+    return (int)syscall(SYS_tgkill, getpid(), thread, kb_signal());
+}
+
+static int kb_ioctl(int fd, unsigned long request, unsigned long argument)
+{
+    return ioctl(fd, request, argument);
+}
+
+#endif
