@@ -1,21 +1,34 @@
-"""What was measured on /dev/kvm, as text, Markdown, CSV and JSON."""
+"""Measurements on /dev/kvm, this host, and the test of the port check, as documents.
+
+The commands `measure`, `host` and `check-io` print them.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
-from kvmbench.report.plain import Table, fact, fill, markdown, text
-from kvmbench.results import Result, Series
+from kvmbench.report import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Items,
+    Note,
+    Record,
+    Table,
+    Tone,
+)
+from kvmbench.results import Result, Series, builtins
 from kvmbench.stats import median_interval, pseudo_median, signed_rank_interval
 
 if TYPE_CHECKING:
@@ -23,34 +36,54 @@ if TYPE_CHECKING:
     from kvmbench.live.io_check import IoCheck
     from kvmbench.results import Host
 
-__all__ = [
-    "LIVE_FORMATS",
-    "Cost",
-    "LiveRow",
-    "costs",
-    "live_rows",
-    "render_io_check",
-    "render_live",
-]
+__all__ = ["Cost", "LiveRow", "costs", "document", "host_document", "io_document", "live_rows"]
 
-LIVE_FORMATS = ("text", "markdown", "csv", "json")
-EMPTY = {0: "empty", 3: "empty_cpl3"}
-MARKED = 0.5  # an iteration, from which a count is a mark
-NONE = 0.05  # exits an iteration, up to which there are none
+EMPTY = {0: "empty", 3: "empty_cpl3"}  # the loop alone, by CPL
+MARKED = 0.5  # emulations per iteration, from which a row has a mark
+NONE = 0.05  # exits per iteration, up to which a row has no exit
+NO_EXIT = "KVM counted no exit"
+EMULATED = "KVM emulated instructions of the loop"
+NET = "net: less the empty loop at the same CPL"
+COST = (
+    "cost: the extra cycles of a thread that holds an I/O bitmap, for each vcpu_put() and each "
+    "return to userspace. It is not the cost of LTR: since Linux 4.12 the reload has two LGDTs "
+    "around it, and since 5.5 each return to userspace of such a thread updates the bitmap. net: "
+    "less the extra cycles of the control, a bare system call, for each return to userspace."
+)
+TONES: dict[str, tuple[str, Tone]] = {
+    "good": ("", ""),
+    "mind": ("? ", "doubt"),
+    "bad": ("! ", "bad"),
+}
+
+Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRow:
-    """One workload under one configuration; cycles of the TSC, an iteration."""
+    """One workload under one configuration; TSC cycles per iteration."""
 
     workload: str
     configuration: str
     runs: int
     median: float  # of the runs' medians
-    interval: tuple[float, float] | None  # of it, at 95 %; None for fewer than six runs
-    net: float | None  # of the empty loop at the same CPL; None where that was not measured
-    exits: float | None  # an iteration, as KVM counted them; None where it does not count
+    interval: Interval  # of it, at 95 %; None for fewer than six runs
+    net: float | None  # less the empty loop at the same CPL; None without that loop
+    exits: float | None  # per iteration, as KVM counted them; None without KVM's counters
     marks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The cost of an I/O bitmap to a workload, in cycles per iteration; medians of paired runs."""
+
+    workload: str
+    without: float
+    with_bitmap: float
+    cost: float  # pseudo-median of the pairs' differences
+    interval: Interval  # of `cost`, at 95 %; None for fewer than six pairs
+    net: float | None  # less the control, for each return to userspace; None for the control
+    net_interval: Interval
 
 
 def live_rows(result: Result) -> list[LiveRow]:
@@ -62,10 +95,14 @@ def live_rows(result: Result) -> list[LiveRow]:
     rows = []
     for (workload, configuration), listed in found.items():
         own = medians[workload, configuration]
-        cpl = int(listed[0].counts.get("cpl", 0))
-        empty = medians.get((EMPTY.get(cpl, ""), configuration))
-        is_empty = workload in EMPTY.values()
-        exits = _mean(listed, "exits")
+        empty = medians.get((EMPTY.get(int(listed[0].counts.get("cpl", 0)), ""), configuration))
+        has_net = empty is not None and workload not in (*EMPTY.values(), CONTROL)
+        exits, emulated = _mean(listed, "exits"), _mean(listed, "insn_emulation")
+        marks = {mark: None for series in listed for mark in series.marks}
+        if emulated is not None and emulated >= MARKED:
+            marks = {EMULATED: None} | marks
+        if exits is not None and exits <= NONE and workload not in EMPTY.values():
+            marks = {NO_EXIT: None} | marks
         rows.append(
             LiveRow(
                 workload=workload,
@@ -73,76 +110,57 @@ def live_rows(result: Result) -> list[LiveRow]:
                 runs=len(own),
                 median=median(own),
                 interval=median_interval(own),
-                net=None
-                if empty is None or is_empty or workload == CONTROL
-                else median(own) - median(empty),
+                net=median(own) - median(empty) if empty and has_net else None,
                 exits=exits,
-                marks=tuple(_marks(listed, exits, is_empty)),
+                marks=tuple(marks),
             )
         )
     return rows
 
 
 def _mean(listed: list[Series], name: str) -> float | None:
-    """Return the mean of a count over the runs; None where no run has counters of KVM."""
+    """Return the mean of a count over the runs; None where no run has KVM's counters."""
     if not any("exits" in series.counts for series in listed):
         return None
     return fmean(series.counts.get(name, 0) for series in listed)
 
 
-def _marks(listed: list[Series], exits: float | None, is_empty: bool) -> list[str]:
-    """Return what a reader must know of a row, in the words of LEGEND or of the file."""
-    marks = []
-    if exits is not None and exits <= NONE and not is_empty:
-        marks.append(NO_EXIT)
-    emulated = _mean(listed, "insn_emulation")
-    if emulated is not None and emulated >= MARKED:
-        marks.append(EMULATED)
-    return marks + list(dict.fromkeys(mark for series in listed for mark in series.marks))
-
-
-NO_EXIT = "KVM counted no exit"
-EMULATED = "KVM emulated instructions of the loop"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What holding an I/O bitmap costs a workload, cycles an iteration; medians of paired runs."""
-
-    workload: str
-    without: float
-    with_bitmap: float
-    cost: float  # pseudo-median of the pairs' differences
-    interval: tuple[float, float] | None  # of `cost`, at 95 %; None for fewer than six pairs
-    net: float | None  # of the control, for each return to userspace; None for the control
-    net_interval: tuple[float, float] | None
-
-
 def costs(result: Result) -> list[Cost]:
     """Return a row for each workload that was measured with and without an I/O bitmap.
 
-    The runs are taken in pairs, in the order of time: a run without and the run with a bitmap
-    beside it.
+    A pair is a run without and the run with a bitmap next to it, in the order of time.
     """
-    sides = [_by_run(result, name) for name in (NO_BITMAP, BITMAP)]
-    controls = _differences(sides, CONTROL)
+    sides = [
+        [{s.workload: s for s in run.series if s.configuration == name} for _, run in result.runs()]
+        for name in (NO_BITMAP, BITMAP)
+    ]
+    pairs = list(zip(*(filter(None, side) for side in sides), strict=False))
+
+    def differences(workload: str) -> list[float]:
+        return [
+            median(after[workload].values) - median(before[workload].values)
+            for before, after in pairs
+            if workload in before and workload in after
+        ]
+
+    controls = differences(CONTROL)
     rows = []
-    for workload in dict.fromkeys(name for run in sides[0] for name in run):
-        differences = _differences(sides, workload)
-        if not differences:
+    for workload in dict.fromkeys(chain(*sides[0])):
+        paired = differences(workload)
+        if not paired:
             continue
         first, second = ([run[workload] for run in side if workload in run] for side in sides)
         net = None
-        if workload != CONTROL and len(controls) == len(differences):
+        if workload != CONTROL and len(controls) == len(paired):
             returns = fmean(series.counts.get("answered", 0) for series in first)
-            net = [d - returns * c for d, c in zip(differences, controls, strict=True)]
+            net = [d - returns * c for d, c in zip(paired, controls, strict=True)]
         rows.append(
             Cost(
                 workload=workload,
                 without=median(median(s.values) for s in first),
                 with_bitmap=median(median(s.values) for s in second),
-                cost=pseudo_median(differences),
-                interval=signed_rank_interval(differences),
+                cost=pseudo_median(paired),
+                interval=signed_rank_interval(paired),
                 net=pseudo_median(net) if net else None,
                 net_interval=signed_rank_interval(net) if net else None,
             )
@@ -150,55 +168,34 @@ def costs(result: Result) -> list[Cost]:
     return rows
 
 
-def _by_run(result: Result, configuration: str) -> list[dict[str, Series]]:
-    """Return the series of each run of a configuration by workload."""
-    runs = ([s for s in run.series if s.configuration == configuration] for _, run in result.runs())
-    return [{series.workload: series for series in listed} for listed in runs if listed]
+def document(result: Result) -> Document:
+    """Return the document of a measurement; JSON is the result itself, with the table's rows."""
+    rows, compared = live_rows(result), costs(result)
+    blocks = [_cost_table(compared), Note(COST)] if compared else _table(rows)
+    measured = set(result.workloads())
+    skipped = {
+        name: why
+        for _, run in result.runs()
+        for name, why in run.skipped.items()
+        if name not in measured
+    }
+    if skipped:
+        blocks += [Heading("Not measured:"), Items([f"{n}: {why}" for n, why in skipped.items()])]
+    blocks += map(Note, result.notes)
+    records = [_record(row) for row in compared or rows]
+    return Document(_title(result), blocks, records, builtins(result, records))
 
 
-def _differences(sides: list[list[dict[str, Series]]], workload: str) -> list[float]:
-    """Return bitmap less no bitmap, for each pair of runs that both have the workload."""
-    return [
-        median(after[workload].values) - median(before[workload].values)
-        for before, after in zip(*sides, strict=False)
-        if workload in before and workload in after
-    ]
-
-
-def render_live(result: Result, form: str) -> str:
-    """Return what was measured in one of LIVE_FORMATS, with a newline at its end."""
-    rows = live_rows(result)
-    compared = costs(result)
-    if form == "json":
-        return json.dumps(_document(result, rows, compared), indent=2) + "\n"
-    if form == "csv":
-        return _csv(rows)
-    write = markdown if form == "markdown" else _text
-    parts = [fill(_title(result), WIDTH)]
-    if compared:
-        parts += [write(_cost_table(compared)), fill(COST, WIDTH)]
-    else:
-        table, legend = _table(rows)
-        parts.append(write(table))
-        if legend:
-            parts.append("".join(fill(line, WIDTH, "  ") for line in legend))
-    if skipped := _skipped(result):
-        parts.append("Not measured:\n" + "".join(_hanging(*entry) for entry in skipped.items()))
-    parts += [fill(note, WIDTH) for note in result.notes]
-    return "\n".join(parts)
-
-
-WIDTH = 80
-COST = (
-    "cost: what a thread that holds an I/O bitmap pays more, at each put of the vCPU and at each "
-    "return to userspace. It is not the cost of LTR: since Linux 4.12 the reload has two LGDTs "
-    "around it, and since 5.5 each return to userspace of such a thread updates the bitmap. net: "
-    "less what the control, a bare system call, pays more, for each return to userspace."
-)
-
-
-def _text(table: Table) -> str:
-    return text(table, WIDTH)
+def _record(row: LiveRow | Cost) -> Record:
+    """Return a row as a flat dict: an interval as its two ends, the marks as one string."""
+    record: Record = {}
+    for name, value in asdict(row).items():
+        if name.endswith("interval"):
+            before = name.removesuffix("interval")
+            record[f"{before}low"], record[f"{before}high"] = value or (None, None)
+        else:
+            record[name] = "; ".join(value) if name == "marks" else value
+    return record
 
 
 def _title(result: Result) -> str:
@@ -207,174 +204,124 @@ def _title(result: Result) -> str:
     low, high = min(rounds), max(rounds)
     each = f"{low} to {high} rounds" if low != high else _number(low, "round")
     sides = set(result.configurations()) >= {NO_BITMAP, BITMAP}
-    taken = f"{_number(len(runs) // 2, 'run')} a side" if sides else _number(len(runs), "run")
+    number = f"{_number(len(runs) // 2, 'run')} per side" if sides else _number(len(runs), "run")
     kernel = result.boots[0].host.kernel or "?"
-    return (
-        f"/dev/kvm on {kernel}: cycles of the TSC an iteration, median of {taken} of {each}, "
-        "interval at 95 %"
-    )
+    return f"/dev/kvm on {kernel}: per iteration, median of {number} of {each}, 95 % interval"
 
 
-def _number(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _number(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _figure(cycles: float | None) -> str:
+def _cycles(cycles: float | None) -> str:
     """Return whole cycles from 100 on, else tenths."""
     if cycles is None:
         return "-"
     return f"{cycles:.0f}" if abs(cycles) >= 100 else f"{cycles:.1f}"
 
 
-def _range(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{_figure(interval[0])}..{_figure(interval[1])}"
+def _range(interval: Interval) -> str:
+    return "-" if interval is None else f"{_cycles(interval[0])}..{_cycles(interval[1])}"
 
 
-def _table(rows: list[LiveRow]) -> tuple[Table, list[str]]:
-    """Return the table and what its letters mean."""
-    letters: dict[str, str] = {}
-    cells = []
-    for row in rows:
-        for mark in row.marks:
-            letters.setdefault(mark, chr(ord("a") + len(letters)))
-        cells.append(
-            (
-                row.workload,
-                "".join(sorted(letters[mark] for mark in row.marks)),
-                _figure(row.median),
-                _range(row.interval),
-                _figure(row.net),
-                "-" if row.exits is None else f"{row.exits:.2f}",
-            )
+def _table(rows: list[LiveRow]) -> list[Block]:
+    """Return the table and its legend: a letter for each mark, and the meaning of net."""
+    marks = dict.fromkeys(mark for row in rows for mark in row.marks)
+    letters = {mark: chr(ord("a") + n) for n, mark in enumerate(marks)}
+    columns = (
+        Column("workload", "key"),
+        Column("", "word"),
+        *(Column(heading, unit="cycles") for heading in ("median", "interval", "net")),
+        Column("exits"),
+    )
+    cells = [
+        (
+            row.workload,
+            Cell("".join(sorted(letters[mark] for mark in row.marks)), "mark"),
+            _cycles(row.median),
+            _range(row.interval),
+            _cycles(row.net),
+            "-" if row.exits is None else f"{row.exits:.2f}",
         )
-    headings = ("workload", "", "cycles", "interval", "net", "exits")
+        for row in rows
+    ]
     legend = [f"{letter}: {mark}" for mark, letter in letters.items()]
-    if any(row.net is not None for row in rows):
-        legend.append("net: less the empty loop at the same CPL")
-    return Table(headings, cells, names=2), legend
+    legend += [NET] if any(row.net is not None for row in rows) else []
+    return [Table(columns, cells), *([Items(legend)] if legend else [])]
 
 
-def _cost_table(compared: list[Cost]) -> Table:
+def _cost_table(compared: list[Cost]) -> Block:
+    headings = ("no bitmap", "bitmap", "cost", "interval", "net", "interval")
+    columns = (Column("workload", "key"), *(Column(name, unit="cycles") for name in headings))
     cells = [
         (
             cost.workload,
-            _figure(cost.without),
-            _figure(cost.with_bitmap),
-            _figure(cost.cost),
+            *map(_cycles, (cost.without, cost.with_bitmap, cost.cost)),
             _range(cost.interval),
-            _figure(cost.net),
+            _cycles(cost.net),
             _range(cost.net_interval),
         )
         for cost in compared
     ]
-    headings = ("workload", "no bitmap", "bitmap", "cost", "interval", "net", "interval")
-    return Table(headings, cells)
+    return Table(columns, cells)
 
 
-def _skipped(result: Result) -> dict[str, str]:
-    """Return the workloads that no run measured, with the reason of the last one."""
-    measured = set(result.workloads())
-    return {
-        name: why
-        for _, run in result.runs()
-        for name, why in run.skipped.items()
-        if name not in measured
-    }
-
-
-def _hanging(name: str, words: str) -> str:
-    return (
-        textwrap.fill(f"{name}: {words}", WIDTH, initial_indent="  ", subsequent_indent="      ")
-        + "\n"
-    )
-
-
-def render_io_check(found: IoCheck) -> str:
-    """Return what a check of the port check came to, with a newline at its end."""
+def io_document(found: IoCheck) -> Document:
+    """Return the document of a test of the port check."""
     denied = found.agreeing - found.allowed
-    parts = [
-        fill(f"{found.cases:,} accesses at CPL 3, decided by {found.judge}.", WIDTH),
-        fill(
-            f"{found.agreeing:,} as port_check says: {found.allowed:,} allowed, {denied:,} denied.",
-            WIDTH,
-        ),
+    blocks: list[Block] = [
+        Note(
+            f"{found.agreeing:,} agree with port_check: {found.allowed:,} allowed, "
+            f"{denied:,} denied."
+        )
     ]
     if found.apart:
         words = (
-            f"In {found.apart:,} the first of the two bytes that the SDM wants is the last inside "
-            "TR's limit. "
+            f"In {found.apart:,} the first of the two bytes that the SDM requires is the last "
+            "inside TR's limit. "
         )
         if found.apart_allowed:
             words += (
                 f"{found.apart_allowed:,} of them were allowed, which port_check and the SDM deny: "
-                "KVM's instruction emulator wants only the first byte inside the limit "
-                "(emulator_io_port_access_allowed). They are counted apart, as neither."
+                "KVM's instruction emulator requires only the first byte inside the limit "
+                "(emulator_io_port_access_allowed). kvmbench counts them separately."
             )
         else:
-            words += "All of them were denied, as the SDM has it."
-        parts.append(fill(words, WIDTH))
+            words += "All of them were denied, as the SDM says."
+        blocks.append(Note(words))
     if found.disagreeing:
-        lines = "".join(fill(str(one), WIDTH, "  ") for one in found.disagreements)
         shown = len(found.disagreements)
-        first = f", the first {shown}" if shown < found.disagreeing else ""
-        parts.append(f"{found.disagreeing:,} decided otherwise{first}:\n{lines}")
+        first = f"; the first {shown}" if shown < found.disagreeing else ""
+        blocks.append(Heading(f"{found.disagreeing:,} disagree with port_check{first}:"))
+        blocks.append(Items([str(one) for one in found.disagreements]))
     else:
-        parts.append("None was decided otherwise.\n")
-    return "".join(parts)
-
-
-def render_host(facts: Host, found: Sequence[Finding], form: str) -> str:
-    """Return the host's facts and what they mean for a figure, as text or json."""
-    if form == "json":
-        document = {"findings": [asdict(one) for one in found], "host": to_builtins(facts)}
-        return json.dumps(document, indent=2) + "\n"
-    cpu = ", microcode ".join(filter(None, (facts.cpu, facts.microcode)))
-    lines = [fact("kernel", " ".join(filter(None, (facts.kernel, facts.build))), 14)]
-    lines += [fact("CPU", cpu, 14), "\n"]
-    for one in found:
-        words = [one.value, *filter(None, (one.effect,))]
-        lines.append(fact(f"{SIGNS[one.level]} {one.name}", ": ".join(words), 24))
-        if one.remedy:
-            lines.append(f"{'':24}-> {one.remedy}\n")  # whole, to be copied
-    minded = sum(one.level == "mind" for one in found)
-    bad = [one for one in found if one.level == "bad"]
-    closing = (
-        "Nothing can be measured here."
-        if bad
-        else f"Can be measured on; {_number(minded, 'thing')} to mind, marked ?."
-        if minded
-        else "Fit to measure on."
+        blocks.append(Note("None disagrees."))
+    data: dict[str, Any] = {"schema": "kvmbench.check-io/1"} | asdict(found)
+    return Document(
+        f"{found.cases:,} accesses at CPL 3, decided by {found.judge}", blocks, data=data
     )
-    return "".join(lines) + "\n" + closing + "\n"
 
 
-SIGNS = {"good": " ", "mind": "?", "bad": "!"}
-
-
-def _document(result: Result, rows: list[LiveRow], compared: list[Cost]) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "engine": "kvm",
-        "unit": "cycles",
-        "kernel": result.boots[0].host.kernel,
-        "notes": result.notes,
-        "skipped": _skipped(result),
-        "rows": [asdict(row) for row in rows],
-    }
-    if compared:
-        document["cost_of_bitmap"] = [asdict(cost) for cost in compared]
-    return document
-
-
-def _csv(rows: list[LiveRow]) -> str:
-    out = io.StringIO()
-    names = ("workload", "configuration", "runs", "median", "low", "high", "net", "exits", "marks")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        low, high = row.interval or ("", "")
-        net, exits = ("" if v is None else v for v in (row.net, row.exits))
-        marks = "; ".join(row.marks)
-        writer.writerow(
-            (row.workload, row.configuration, row.runs, row.median, low, high, net, exits, marks)
-        )
-    return out.getvalue()
+def host_document(facts: Host, found: Sequence[Finding]) -> Document:
+    """Return the document of a host: the facts, their effect on a figure, the remedies."""
+    cpu = ", microcode ".join(filter(None, (facts.cpu, facts.microcode)))
+    kernel = " ".join(filter(None, (facts.kernel, facts.build)))
+    rows = []
+    for one in found:
+        sign, tone = TONES[one.level]
+        words = ": ".join(filter(None, (one.value, one.effect)))
+        rows.append((Cell(sign + one.name, tone), words))
+    columns = (Column("fact", "key"), Column("value, and its effect on figures", "word"))
+    blocks: list[Block] = [Facts([("kernel", kernel), ("CPU", cpu)]), Table(columns, rows)]
+    if remedies := [f"{one.name}: {one.remedy}" for one in found if one.remedy]:
+        blocks += [Heading("Remedies:"), Code("\n".join(remedies))]
+    minded = sum(one.level == "mind" for one in found)
+    if any(one.level == "bad" for one in found):
+        closing = "Nothing can be measured here."
+    elif minded:
+        closing = f"Fit to measure, with {_number(minded, 'fact')} to mind, marked ?."
+    else:
+        closing = "Fit to measure."
+    records = [asdict(one) for one in found]
+    data = {"schema": "kvmbench.host/1", "findings": records, "host": to_builtins(facts)}
+    return Document("This host", [*blocks, Note(closing)], records, data)

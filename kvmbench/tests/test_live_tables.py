@@ -6,16 +6,11 @@ import json
 
 import pytest
 
-from kvmbench.live.document import (
-    LIVE_FORMATS,
-    costs,
-    live_rows,
-    render_host,
-    render_io_check,
-    render_live,
-)
+from kvmbench import results
+from kvmbench.live.document import costs, document, host_document, io_document, live_rows
 from kvmbench.live.fitness import Finding
 from kvmbench.live.io_check import Access, Disagreement, IoCheck
+from kvmbench.report import Cell, Table, write
 from kvmbench.results import Boot, Host, Result, Run, Series
 
 
@@ -79,14 +74,15 @@ def test_marks():
 
 
 TEXT = """\
-/dev/kvm on 6.9: cycles of the TSC an iteration, median of 6 runs of 1 round,
-interval at 95 %
+/dev/kvm on 6.9: per iteration, median of 6 runs of 1 round, 95 %
+interval
 
-workload                            cycles    interval   net  exits
-empty                                  2.0    1.8..2.2     -   0.00
-mov_to_cr8                      a     17.0  15.5..18.5  15.0   0.00
-inl_from_qemu                         6210  6207..6212  6208   1.00
-mmio-datamatch-eventfd:pci-mem  bc    1400  1398..1402  1398   1.20
+workload                            median    interval     net  exits
+                                    cycles      cycles  cycles
+empty                                  2.0    1.8..2.2       -   0.00
+mov_to_cr8                      a     17.0  15.5..18.5    15.0   0.00
+inl_from_qemu                         6210  6207..6212    6208   1.00
+mmio-datamatch-eventfd:pci-mem  bc    1400  1398..1402    1398   1.20
 
   a: KVM counted no exit
   b: KVM emulated instructions of the loop
@@ -94,8 +90,9 @@ mmio-datamatch-eventfd:pci-mem  bc    1400  1398..1402  1398   1.20
   net: less the empty loop at the same CPL
 
 Not measured:
-  vmcall: hung: 1 iterations did not end, and this is a sentence that goes on
-      until it must be broken
+
+  vmcall: hung: 1 iterations did not end, and this is a sentence that
+  goes on until it must be broken
 
 Said of all of it.
 """
@@ -122,29 +119,42 @@ def sample():
 
 
 def test_text():
-    assert render_live(sample(), "text") == TEXT
-    assert max(map(len, TEXT.splitlines())) <= 80
+    assert write(document(sample()), "text") == TEXT
+
+
+def test_a_long_name_is_never_cut():
+    name = "portio-datamatch-eventfd:pci-io" * 3
+    found = result([series(name, 5)], [series(name + "2", 5)])
+    assert f"{name}2" in write(document(found), "markdown")
+    (table,) = (block for block in document(found).blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows] == [name, f"{name}2"]
 
 
 def test_a_workload_that_one_run_measured_is_not_called_unmeasured():
     found = result([series("x", 1)], [series("y", 1)], skipped={"x": "hung", "z": "no"})
-    assert "z: no" in render_live(found, "text")
-    assert "x: hung" not in render_live(found, "text")
+    assert "z: no" in write(document(found), "text")
+    assert "x: hung" not in write(document(found), "text")
 
 
-def test_csv_and_json_have_the_same_figures():
-    rows = list(csv.DictReader(io.StringIO(render_live(sample(), "csv"))))
-    document = json.loads(render_live(sample(), "json"))
-    assert [row["workload"] for row in rows] == [row["workload"] for row in document["rows"]]
-    for row, other in zip(rows, document["rows"], strict=True):
+def test_every_form_has_the_same_figures():
+    rows = list(csv.DictReader(io.StringIO(write(document(sample()), "csv"))))
+    found = json.loads(write(document(sample()), "json"))
+    assert [row["workload"] for row in rows] == [row["workload"] for row in found["rows"]]
+    for row, other in zip(rows, found["rows"], strict=True):
         assert float(row["median"]) == other["median"]
-        assert [float(row["low"]), float(row["high"])] == other["interval"]
-        assert row["marks"] == "; ".join(other["marks"])
-    assert document["skipped"]["vmcall"].startswith("hung")
+        assert (float(row["low"]), float(row["high"])) == (other["low"], other["high"])
+        assert row["marks"] == other["marks"]
+    assert rows[3]["marks"] == "KVM emulated instructions of the loop; odd"
     assert rows[0]["net"] == ""
-    assert document["rows"][0]["net"] is None
-    assert "| empty |" in render_live(sample(), "markdown")
-    assert set(LIVE_FORMATS) == {"text", "markdown", "csv", "json"}
+    assert found["rows"][0]["net"] is None
+    assert "| empty |" in write(document(sample()), "markdown")
+
+
+def test_json_is_the_result_itself():
+    written = write(document(sample()), "json").encode()
+    read = results.decode(written, "x")
+    assert read.boots == sample().boots
+    assert [row["workload"] for row in read.rows] == sample().workloads()
 
 
 # What a bitmap costs
@@ -185,12 +195,13 @@ def test_costs_without_a_control_or_with_few_pairs():
 
 
 def test_the_table_of_costs():
-    text = render_live(both(), "text")
-    assert "in              103     133  30.0  30.0..30.0  10.0  10.0..10.0" in text
-    assert "median of 7 runs a side" in text
+    text = write(document(both()), "text")
+    assert "in              103     133    30.0  30.0..30.0    10.0  10.0..10.0" in text
+    assert "median of 7 runs per side" in " ".join(text.split())
     assert "It is not the cost of LTR" in " ".join(text.split())
-    document = json.loads(render_live(both(), "json"))
-    assert [row["workload"] for row in document["cost_of_bitmap"]] == ["in", "cpuid", "syscall"]
+    rows = json.loads(write(document(both()), "json"))["rows"]
+    assert [row["workload"] for row in rows] == ["in", "cpuid", "syscall"]
+    assert (rows[0]["cost"], rows[0]["low"], rows[0]["net_high"]) == (30, 30, 10)
 
 
 # The port check
@@ -202,14 +213,14 @@ def access(**changes):
 
 
 def test_a_check_that_agrees():
-    text = render_io_check(IoCheck(judge="the processor (VMX)", emulated=False, cases=10_000,
-                                   allowed=4000, apart=30))  # fmt: skip
+    text = write(io_document(IoCheck(judge="the processor (VMX)", emulated=False, cases=10_000,
+                                     allowed=4000, apart=30)), "text")  # fmt: skip
     assert text == (
-        "10,000 accesses at CPL 3, decided by the processor (VMX).\n"
-        "10,000 as port_check says: 4,000 allowed, 6,000 denied.\n"
-        "In 30 the first of the two bytes that the SDM wants is the last inside TR's\n"
-        "limit. All of them were denied, as the SDM has it.\n"
-        "None was decided otherwise.\n"
+        "10,000 accesses at CPL 3, decided by the processor (VMX)\n\n"
+        "10,000 agree with port_check: 4,000 allowed, 6,000 denied.\n\n"
+        "In 30 the first of the two bytes that the SDM requires is the last\n"
+        "inside TR's limit. All of them were denied, as the SDM says.\n\n"
+        "None disagrees.\n"
     )
 
 
@@ -219,13 +230,16 @@ def test_a_check_that_does_not():
         judge="x", emulated=True, cases=100, allowed=50, apart=9, apart_allowed=5, disagreeing=11,
         disagreements=[one],
     )  # fmt: skip
-    text = " ".join(render_io_check(found).split())
-    assert "84 as port_check says: 50 allowed, 34 denied." in text
+    text = " ".join(write(io_document(found), "text").split())
+    assert "84 agree with port_check: 50 allowed, 34 denied." in text
     assert "5 of them were allowed, which port_check and the SDM deny" in text
     assert text.endswith(
-        "11 decided otherwise, the first 1: case 7: IN of 2 bytes at 0x1238, TR limit 0x2087, "
-        "bitmap at 0x68, bytes 0x34 0x00: port_check says denied, it was allowed"
+        "11 disagree with port_check; the first 1: case 7: IN of 2 bytes at 0x1238, TR limit "
+        "0x2087, bitmap at 0x68, bytes 0x34 0x00: port_check says denied, it was allowed"
     )
+    data = json.loads(write(io_document(found), "json"))
+    assert (data["schema"], data["disagreeing"]) == ("kvmbench.check-io/1", 11)
+    assert data["disagreements"][0]["access"]["port"] == 0x1238
 
 
 # The host
@@ -238,28 +252,34 @@ def finding(level, name, **more):
 @pytest.mark.parametrize(
     ("found", "closing"),
     [
-        ([finding("good", "a")], "Fit to measure on.\n"),
-        ([finding("mind", "a"), finding("good", "b")], "on; 1 thing to mind, marked ?.\n"),
-        ([finding("mind", "a"), finding("mind", "b")], "on; 2 things to mind, marked ?.\n"),
-        ([finding("bad", "a"), finding("mind", "b")], "Nothing can be measured here.\n"),
+        ([finding("good", "a")], "Fit to measure."),
+        ([finding("mind", "a"), finding("good", "b")], "Fit to measure, with 1 fact to mind, "),
+        ([finding("mind", "a"), finding("mind", "b")], "Fit to measure, with 2 facts to mind, "),
+        ([finding("bad", "a"), finding("mind", "b")], "Nothing can be measured here."),
     ],
 )
 def test_host(found, closing):
-    assert render_host(Host(kernel="6.9"), found, "text").endswith("\n\n" + closing) or (
-        closing.startswith("on;")
-        and render_host(Host(kernel="6.9"), found, "text").endswith("Can be measured " + closing)
-    )
+    text = write(host_document(Host(kernel="6.9"), found), "text")
+    assert text.split("\n\n")[-1].startswith(closing)
+
+
+def test_findings_have_their_sign_and_tone():
+    found = [finding("good", "a"), finding("mind", "b", effect="e"), finding("bad", "c")]
+    blocks = host_document(Host(), found).blocks
+    (table,) = (block for block in blocks if isinstance(block, Table))
+    signs = [Cell("a"), Cell("? b", "doubt"), Cell("! c", "bad")]
+    assert table.rows == [(signs[0], "v"), (signs[1], "v: e"), (signs[2], "v")]
 
 
 def test_a_remedy_is_one_line():
     command = "echo 0 | sudo tee /sys/module/kvm/parameters/halt_poll_ns  # and a word more"
-    text = render_host(Host(), [finding("mind", "a", effect="e", remedy=command)], "text")
-    assert f"-> {command}\n" in text
-    assert "? a                     v: e\n" in text
+    found = [finding("mind", "a", effect="e", remedy=command)]
+    assert f"\na: {command}\n" in write(host_document(Host(), found), "text")
 
 
 def test_host_as_json():
-    document = json.loads(render_host(Host(kernel="6.9"), [finding("good", "a")], "json"))
+    found = host_document(Host(kernel="6.9"), [finding("good", "a")])
+    document = json.loads(write(found, "json"))
     assert document["host"] == {"kernel": "6.9"}
     assert document["findings"][0] == {
         "level": "good", "name": "a", "value": "v", "effect": "", "remedy": "",
