@@ -23,6 +23,7 @@ from kvmbench.report import Document, Reported
 
 __all__ = [
     "SCHEMA",
+    "SCHEMAS",
     "Boot",
     "Host",
     "Result",
@@ -299,14 +300,21 @@ def merge(old: Result, new: Result) -> Result:
     return merged
 
 
-def json_schema() -> bytes:
-    """Return the format's JSON Schema (draft 2020-12), indented."""
-    schema = msgspec.json.schema(Result)
-    top = schema["$defs"]["Result"]
-    top["properties"]["schema"] = {"const": SCHEMA}
-    top["required"] = ["schema", *top["required"]]
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA}
+def json_schema(kind: Any = Result, name: str = SCHEMA) -> bytes:
+    """Return the JSON Schema (draft 2020-12) of a document whose `schema` is `name`, indented.
+
+    `kind` is the document's type, a struct or typed dict.
+    """
+    schema = msgspec.json.schema(kind)
+    top = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    top["properties"]["schema"] = {"const": name}
+    top["required"] = list(dict.fromkeys(("schema", *top.get("required", ()))))
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name}
     return msgspec.json.format(msgspec.json.encode(head | schema), indent=2) + b"\n"
+
+
+SCHEMAS = {"result": Result}
+"""The JSON document of this module by kind."""
 
 
 def check(result: Result, name: str) -> None:

@@ -1,8 +1,8 @@
 """A plan of boots: two kernels in turn, block by block, so that a drift of the host cancels.
 
-Each block boots one kernel, the other one twice, and the first again (ABBA), or the other way
-round (BAAB), drawn for each block. A comparison pairs within the blocks: what rises or falls
-evenly during a block is in neither side of its difference (docs/statistics.md).
+Each block boots one kernel, the other one twice, and the first again (ABBA), or the reverse
+(BAAB), drawn at random. A comparison pairs within the blocks: a steady drift during a block
+changes both sides alike (docs/statistics.md). `kvmbench plan` writes plans and does their steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvmbench.atomic import locked, replace_file
 from kvmbench.errors import ResultError, WrongKernelError
 from kvmbench.results import Boot, Host, Result
 
-__all__ = ["Kernel", "Plan", "Step", "due", "make", "read", "record", "write"]
+__all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "due", "make", "read", "record", "write"]
 
 SCHEMA = "kvmbench.plan/1"
 
@@ -29,15 +29,15 @@ ORDERS: tuple[tuple[Side, ...], ...] = ((0, 1, 1, 0), (1, 0, 0, 1))
 
 
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the two kernels: what tells it from the other, and where its results go."""
+    """One of the two kernels: its release, its command line's words, the file of its results."""
 
     label: str
     release: str  # uname -r
-    words: list[str] = field(default_factory=list)  # that its command line must have
+    words: list[str] = field(default_factory=list)  # its command line must have them
     results: str  # file, relative to the plan's folder
 
     def mismatch(self, host: Host) -> str | None:
-        """Say in what the running kernel is not this one; None where it is."""
+        """Return how the running kernel differs from this one; None where it is this one."""
         if host.kernel != self.release:
             return f"the running kernel is {host.kernel or 'not known'}"
         words = (host.cmdline or "").split()
@@ -51,16 +51,16 @@ class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One boot, and which it was once it is done."""
+    """One boot; `boot` and `time` are None until its step is done."""
 
     block: Annotated[int, Meta(ge=1)]
     side: Side
-    boot: str | None = None  # its id
-    time: str | None = None  # ISO 8601, when its step was done
+    boot: str | None = None  # /proc/sys/kernel/random/boot_id
+    time: str | None = None  # ISO 8601, at the step's end
 
 
 class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two kernels, the arguments of `kvmbench run`, and the boots in order."""
+    """Two kernels, the arguments of `kvmbench measure`, and the boots in order."""
 
     schema: str = SCHEMA
     seed: int
@@ -82,12 +82,12 @@ def make(
 ) -> Plan:
     """Return a plan of `blocks` blocks of four boots, their orders drawn from `seed`.
 
-    Raises ValueError where nothing tells the two kernels apart, or they share a label or a file.
+    Raises ValueError where the two kernels are the same, or share a label.
     """
     one, other = kernels
     if one.release == other.release and sorted(one.words) == sorted(other.words):
         raise ValueError(
-            f"both kernels are {one.release}: say what their command lines have, --before-word "
+            f"both kernels are {one.release}: name a word of a command line with --before-word "
             "or --after-word"
         )
     if one.label == other.label:
@@ -104,7 +104,7 @@ def make(
 def due(plan: Plan, host: Host, boot_id: str) -> int:
     """Return the number of the step that this boot is for.
 
-    Raises WrongKernelError where it is for none: another kernel runs, or this boot did a step.
+    Raises WrongKernelError where another kernel runs, or this boot did a step already.
     """
     number = plan.next()
     assert number is not None
@@ -124,8 +124,8 @@ def due(plan: Plan, host: Host, boot_id: str) -> int:
 def record(path: str | Path, number: int, boot: Boot, time: str) -> Plan:
     """Keep the boot of step `number`, first in its side's results, then in the plan.
 
-    Killed between the two, the next call finds the boot in the results and only marks the step.
-    Returns the plan as it stands. Raises ResultError and OSError.
+    After a kill between the two, the next call finds the boot in the results and only marks the
+    step. Returns the new plan. Raises ResultError and OSError.
     """
     with locked(path):
         plan = read(path)
@@ -157,3 +157,5 @@ def write(path: str | Path, plan: Plan) -> None:
 
 
 _decoder = msgspec.json.Decoder(Plan)
+SCHEMAS = {"plan": Plan}
+"""The JSON document of this module by kind."""

@@ -4,10 +4,12 @@ import json
 import stat
 
 import click
+import jsonschema
 import pytest
 
 from kvmbench import catalog, formats, results
 from kvmbench.cli.common import load_result
+from kvmbench.cli.schema import HOMES
 from kvmbench.formats import WRITABLE
 from kvmbench.tests.command import invoke
 from kvmbench.tests.result_examples import THREE_RUNS, values
@@ -26,7 +28,17 @@ def run(*arguments, code=0, **env):
 
 
 def test_schema():
-    assert json.loads(run("schema")) == json.loads(results.json_schema())
+    assert json.loads(run("schema", "result")) == json.loads(results.json_schema())
+
+
+@pytest.mark.parametrize("kind", HOMES)
+def test_schemas(kind):
+    """Each is a schema, and of documents that name it."""
+    schema = json.loads(run("schema", kind))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    (top,) = [schema["$defs"][schema["$ref"].rpartition("/")[2]]]
+    assert top["properties"]["schema"] == {"const": f"kvmbench.{kind}/1"}
+    assert "schema" in top["required"]
 
 
 def test_a_log_becomes_a_result(folder):
