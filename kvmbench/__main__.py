@@ -1,6 +1,44 @@
-"""`python -m kvmbench` runs the command `kvmbench`."""
+"""The command `kvmbench`, also run by `python -m kvmbench`: from here on Ctrl-C is one line."""
 
-from kvmbench.cli.main import main
+import os
+import signal
+from types import FrameType
+
+IMPORTS, WORK = "<frozen importlib", os.path.join("kvmbench", "cli", "progress.py")
+
+
+def run() -> None:
+    """Run the command as a process; the console script calls this."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        from kvmbench.cli.main import main
+
+        main(prog_name="kvmbench")
+    except KeyboardInterrupt:
+        _stop()
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt:  # the output is out: end as it ended
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt in the work; end at once in an import, which may swallow it."""
+    names = set()
+    while frame is not None:
+        names.add(frame.f_code.co_filename)
+        frame = frame.f_back
+    if any(name.startswith(IMPORTS) for name in names) and not any(
+        name.endswith(WORK) for name in names
+    ):
+        _stop()
+    raise KeyboardInterrupt
+
+
+def _stop() -> None:
+    os.write(2, b"\nkvmbench: stopped\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
-    main(prog_name="kvmbench")
+    run()
