@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import (
-    Progress,
-    complete,
-    known_policies,
-    pick,
-    policy_names,
-)
+from kvmbench.cli.common import complete, known_policies, pick, policy_names
+from kvmbench.cli.options import policy_file_option
 from kvmbench.cli.output import emit, output_options, write_out
+from kvmbench.cli.progress import Progress
 
 if TYPE_CHECKING:
     from kvmbench.checker.verdict import Explorer
@@ -41,7 +37,7 @@ class Size(click.ParamType[int]):
 
 
 class _States(Progress):
-    """A line on stderr about the running search."""
+    """The progress of a search, which does not know how long it takes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,15 +47,11 @@ class _States(Progress):
         now = time.monotonic()
         if explorer.policy.name != self.policy:
             self.policy, self.begun, self.seen = explorer.policy.name, now, explorer.states
-        if now < self.next or now == self.begun:
-            return
-        rate = (explorer.states - self.seen) / (now - self.begun)
-        line = (
+        rate = (explorer.states - self.seen) / max(now - self.begun, 1e-9)
+        self(
             f"{self.policy}: {explorer.states:,} states, {explorer.queued:,} queued, "
             f"{rate:,.0f}/s, {explorer.memory / 1e6:,.0f} MB"
         )
-        click.echo(f"\r\033[K{line}", nl=False, err=True)
-        self.shown, self.next = True, now + 0.1
 
 
 def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
@@ -73,12 +65,7 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
 
 @click.command("check")
 @click.argument("names", nargs=-1, metavar="[POLICY]...", shell_complete=complete(policy_names))
-@click.option(
-    "--policy-file",
-    type=click.Path(),
-    metavar="FILE",
-    help="TOML with more policies; all of them if no POLICY is named.",
-)
+@policy_file_option
 @click.option("--cpus", type=int, default=2, show_default=True, callback=_sizes)
 @click.option("--tasks", type=int, default=3, show_default=True, callback=_sizes)
 @click.option("--ports", type=int, default=2, show_default=True, callback=_sizes)
@@ -121,6 +108,8 @@ def command(
     output: str | None,
 ) -> None:
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
+
+    Without POLICY, kvmbench checks the policies of --policy-file, or the built-in ones.
 
     Whenever a task is in user mode, the hardware must let it use exactly the ports that it
     owns; and no LTR may find a busy descriptor. docs/check.md defines the model. A verdict is

@@ -1,42 +1,63 @@
-"""What the commands share: names and files as arguments, completion, output."""
+"""Names and files as arguments: what they stand for, and how a shell completes them."""
 
 from __future__ import annotations
 
+import difflib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
+
+from kvmbench.cli.store import RESULT_ENDINGS, named_results
 
 if TYPE_CHECKING:
     from kvmbench.model import Policy, Profile
     from kvmbench.results import Result
+    from kvmbench.workloads import Workload
 
 T = TypeVar("T")
-RESULT_ENDINGS = (".json", ".toml", ".txt", ".log", ".csv", ".md", ".xml")
+
+
+class Group(click.Group):
+    """A group of commands that suggests the nearest name for an unknown one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def typed(name: str) -> bool:
+    """Return whether the user typed this option: its value is no default and no variable's."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 def is_file(name: str) -> bool:
-    """Say whether a NAME|FILE argument is a file's: it has a separator or a known ending."""
+    """Return whether a NAME|FILE argument is a file's: it has a separator or a known ending."""
     return os.sep in name or name.endswith((".toml", ".py"))
 
 
-def pick(what: str, name: str, known: Mapping[str, T]) -> T:
-    """Return what `name` stands for; a usage error suggests the nearest name."""
+def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """Return the thing of that name; a usage error suggests the nearest name."""
     from kvmbench.errors import unknown_name
 
     if name not in known:
-        raise click.UsageError(unknown_name(what, name, known))
+        raise click.UsageError(unknown_name(kind, name, known))
     return known[name]
 
 
 def read(load: Callable[[str], T], path: str) -> T:
-    """Load a user's file; what is wrong with it becomes one line."""
+    """Load a user's file; an error in it becomes one line."""
     try:
         return load(path)
     except OSError as error:
@@ -45,98 +66,24 @@ def read(load: Callable[[str], T], path: str) -> T:
         raise click.ClickException(str(error)) from None
 
 
-results_dir_option = click.option(
-    "--results-dir",
-    default="results",
-    show_default=True,
-    type=click.Path(file_okay=False),
-    metavar="FOLDER",
-    help="Where results are kept by name.",
-)
-
-
-def saved_results(results_dir: str) -> dict[str, Path]:
-    """Return the files of the folder's results by name; none where there is no such folder."""
-    return {path.stem: path for path in sorted(Path(results_dir).glob("*.json"))}
-
-
 def load_result(name: str, results_dir: str) -> Result:
-    """Return the result in a file, kept under a name in `results_dir`, or published."""
+    """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import catalog, formats
     from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known:
         return read(formats.load, name)
-    saved = saved_results(results_dir)
-    if name in saved:
-        return read(formats.load, str(saved[name]))
+    kept = named_results(results_dir)
+    if name in kept:
+        return read(formats.load, str(kept[name]))
     try:
         tables = catalog.published()
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     if name in tables:
         return formats.from_published(tables[name])
-    raise click.UsageError(unknown_name("file or result", name, [*saved, *tables]))
-
-
-def _result_file(name: str, results_dir: str) -> Path:
-    """Return the file of the result that is kept as `name`; a usage error where it is no name."""
-    if (
-        not name.strip() or not name.isprintable() or name.startswith(".")
-        or name.endswith(RESULT_ENDINGS) or any(sign in name for sign in (os.sep, "=", "#"))
-    ):  # fmt: skip
-        raise click.UsageError(
-            f"--save {name!r}: expected a name without /, = and #, which is kept as "
-            f"{results_dir}/NAME.json; --results-dir chooses the folder"
-        )
-    return Path(results_dir) / f"{name}.json"
-
-
-def check_save(
-    name: str | None, append: bool, replace: bool, results_dir: str, engine: str
-) -> None:
-    """Refuse before the work what could not be kept after it."""
-    if name is None:
-        if append or replace:
-            raise click.UsageError(f"--{'append' if append else 'replace'} needs --save NAME")
-        return
-    if append and replace:
-        raise click.UsageError("--append and --replace exclude each other")
-    file = _result_file(name, results_dir)
-    if not file.exists() or replace:
-        return
-    from kvmbench import results
-
-    old = read(results.read, str(file))
-    if not append and any(series.kind == "noisy" for _, _, series in old.series()):
-        raise click.UsageError(
-            f"{file} holds measured runs: --append adds to them, --replace replaces them"
-        )
-    # One file with both could be compared with neither.
-    others = {run.engine for _, run in old.runs() if run.engine} - {engine}
-    if append and others:
-        raise click.UsageError(
-            f"{file} holds runs of {', '.join(sorted(others))}, and these are of {engine}: "
-            "--save them as another NAME"
-        )
-
-
-def save_result(name: str, results_dir: str, result: Result, append: bool) -> None:
-    """Keep `result` as `name`, or add it to what is kept so."""
-    import msgspec
-
-    from kvmbench import results
-
-    file = _result_file(name, results_dir)
-    named = msgspec.structs.replace(result, name=name)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        (results.append if append else results.write)(file, named)
-    except OSError as error:
-        raise click.ClickException(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
 
 
 def now() -> str:
@@ -145,66 +92,9 @@ def now() -> str:
 
 
 def command_line() -> list[str]:
-    """Return the words that this command was called with."""
-    return ["kvmbench", *(click.get_current_context().find_root().obj or ())]
-
-
-def result_names(ctx: click.Context) -> Iterable[str]:
-    """Return what completes a result's name."""
-    from kvmbench.catalog import published
-
-    return [*saved_results(ctx.params.get("results_dir") or "results"), *published()]
-
-
-def complete(
-    names: Callable[[click.Context], Iterable[str]],
-) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Return a click completer of `names`; files are completed too where one is begun."""
-
-    def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-        if is_file(begun):
-            return [CompletionItem(begun, type="file")]
-        try:
-            return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
-        except (OSError, ValueError):
-            return []  # a broken package is for the command to report, not for the shell
-
-    return completer
-
-
-def write_out(content: str | bytes, path: str | None) -> None:
-    """Print `content`, or make it that of a file: whole, or not at all."""
-    if path is None:
-        click.echo(content, nl=False)
-        return
-    from kvmbench.atomic import replace_file
-
-    try:
-        replace_file(path, content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
-
-
-def policy_names(ctx: click.Context) -> Iterable[str]:
-    """Return what completes a policy's name."""
-    from kvmbench.catalog import load_policies, policies
-
-    path = ctx.params.get("policy_file")
-    return [*policies(), *(load_policies(path) if path else ())]
-
-
-def profile_names(_: click.Context) -> Iterable[str]:
-    """Return what completes a profile's name."""
-    from kvmbench.catalog import profiles
-
-    return profiles()
-
-
-def chosen_costs(name: str) -> Profile:
-    """Return the profile of that name or file."""
-    from kvmbench.catalog import load_profile, profiles
-
-    return read(load_profile, name) if is_file(name) else pick("profile", name, profiles())
+    """Return the words that this command was called with, as Unicode that a result can hold."""
+    words = ["kvmbench", *(click.get_current_context().find_root().obj or ())]
+    return [word.encode(errors="backslashreplace").decode() for word in words]
 
 
 def known_policies(path: str | None) -> dict[str, Policy]:
@@ -219,62 +109,97 @@ def known_policies(path: str | None) -> dict[str, Policy]:
     return known
 
 
-class Progress:
-    """A line on stderr, where that is a terminal and the work takes longer than a second."""
+def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, Policy]:
+    """Return the two policies that --before, --after and --policy-file choose.
 
-    def __init__(self) -> None:
-        self.next = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
-        self.shown = False
+    A file's only policy is the after, unless an option names it; two are before and after in
+    their order, unless an option names a policy. The user names two of more.
+    """
+    from kvmbench.catalog import policies
 
-    def __call__(self, name: str, share: float) -> None:
-        now = time.monotonic()
-        if now >= self.next:
-            click.echo(f"\r\033[K{name} {share:4.0%}", nl=False, err=True)
-            self.shown, self.next = True, now + 0.1
+    known = known_policies(path)
+    own = [name for name in known if name not in policies()]
+    source = click.get_current_context().get_parameter_source
+    named = [name for name in ("before", "after") if source(name) is not ParameterSource.DEFAULT]
+    if len(own) == 1 and "after" not in named and before not in own:
+        after = own[0]
+    elif len(own) == 2 and not named:
+        before, after = own
+    if typed("policy_file") and not {before, after} & set(own):
+        raise click.UsageError(
+            f"{path}: --before or --after must name one of its policies: {', '.join(own) or 'none'}"
+        )
+    return pick("policy", before, known), pick("policy", after, known)
 
-    def clear(self) -> None:
-        if self.shown:
-            click.echo("\r\033[K", nl=False, err=True)
+
+def chosen_profile(name: str) -> Profile:
+    """Return the cost profile of that name or file."""
+    from kvmbench.catalog import load_profile, profiles
+
+    return read(load_profile, name) if is_file(name) else pick("cost profile", name, profiles())
 
 
-def machine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what is simulated: two policies on one machine."""
-    options = (
-        click.option(
-            "--before",
-            default="eager",
-            show_default=True,
-            metavar="POLICY",
-            shell_complete=complete(policy_names),
-            help="Policy of the first column.",
-        ),
-        click.option(
-            "--after",
-            default="deferred",
-            show_default=True,
-            metavar="POLICY",
-            shell_complete=complete(policy_names),
-            help="Policy of the second column.",
-        ),
-        click.option(
-            "--policy-file", type=click.Path(), metavar="FILE", help="TOML with more policies."
-        ),
-        click.option(
-            "--profile",
-            default="patch-2017",
-            show_default=True,
-            metavar="NAME|FILE",
-            shell_complete=complete(profile_names),
-            help="Costs of the machine.",
-        ),
-        click.option(
-            "--vendor",
-            type=click.Choice(["vmx", "svm"]),
-            default="vmx",
-            show_default=True,
-            help="On vmx a VM exit cuts the TR limit.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def known_workloads(path: str | None) -> dict[str, Workload]:
+    """Return the built-in and installed workloads, and a file's."""
+    from kvmbench.workloads import load_workloads, merge, workloads
+
+    try:
+        known = dict(workloads())
+        return merge(known, read(load_workloads, path), path) if path else known
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+Names = Callable[[click.Context], Iterable[str]]
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def complete(names: Names) -> Completer:
+    """Return a click completer of `names`; where a path begins, it completes files."""
+
+    def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+        if is_file(begun):
+            return [CompletionItem(begun, type="file")]
+        try:
+            return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
+        except (OSError, ValueError):
+            return []  # the command reports a broken package, the shell must not
+
+    return completer
+
+
+def result_names(ctx: click.Context) -> Iterable[str]:
+    """Return the names that complete a result's."""
+    from kvmbench.catalog import published
+
+    return [*named_results(ctx.params.get("results_dir") or "results"), *published()]
+
+
+def policy_names(ctx: click.Context) -> Iterable[str]:
+    """Return the names that complete a policy's."""
+    from kvmbench.catalog import load_policies, policies
+
+    path = ctx.params.get("policy_file")
+    return [*policies(), *(load_policies(path) if path else ())]
+
+
+def profile_names(_: click.Context) -> Iterable[str]:
+    """Return the names that complete a cost profile's."""
+    from kvmbench.catalog import profiles
+
+    return profiles()
+
+
+def workload_names(ctx: click.Context) -> Iterable[str]:
+    """Return the names that complete a workload's."""
+    from kvmbench.workloads import load_workloads, workloads
+
+    path = ctx.params.get("workload_file")
+    return [*workloads(), *(w.name for w in (load_workloads(path) if path else ()))]
+
+
+def published_names(_: click.Context) -> Iterable[str]:
+    """Return the names that complete those of published tables of the TR patch."""
+    from kvmbench.catalog import published
+
+    return [table.name for table in published().values() if table.change == "tr-reload"]

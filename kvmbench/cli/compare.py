@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, load_result, result_names, results_dir_option
+from kvmbench.cli.common import complete, load_result, result_names
+from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ def command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from kvmbench.cli.main import main
-
     found = get_completion_class(shell)
     if found is None:
         raise click.ClickException(f"click has no completion for {shell}")
-    click.echo(found(main, {}, "kvmbench", "_KVMBENCH_COMPLETE").source())
+    root = click.get_current_context().find_root().command
+    click.echo(found(root, {}, "kvmbench", "_KVMBENCH_COMPLETE").source())

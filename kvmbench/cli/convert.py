@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kvmbench.cli.common import complete, load_result, result_names, results_dir_option
+from kvmbench.cli.common import complete, load_result, result_names
+from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import write_out
 from kvmbench.errors import ResultError
 from kvmbench.formats import WRITABLE

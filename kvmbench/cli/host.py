@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import click
 
+from kvmbench.cli.output import emit, output_options
+
 
 @click.command("host")
-@click.option(
-    "--format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="json has the facts too that go into every result.",
-)  # fmt: skip
-def command(format: str) -> None:
-    """Say whether this host is fit to measure: each fact, what it does to a figure, what helps.
+@output_options("text", "markdown", "csv", "json")
+def command(format: str | None, output: str | None) -> None:
+    """Report whether this host is fit to measure: each fact, its effect on figures, the remedy.
 
-    Exits with 1 where nothing can be measured.
+    JSON has the facts of the host too, which each result keeps. Exits with 1 where kvmbench can
+    measure nothing.
 
     \b
     Examples:
       kvmbench host --format json
     """
-    from kvmbench.live import document as live_tables
+    from kvmbench.live.document import host_document
     from kvmbench.live.fitness import findings
     from kvmbench.live.host import host
 
     facts = host()
     found = list(findings(facts))
-    click.echo(live_tables.render_host(facts, found, format), nl=False)
+    emit(host_document(facts, found), format, output)
     if any(finding.level == "bad" for finding in found):
         raise click.exceptions.Exit(1)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import results_dir_option, saved_results
+from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.store import saved_results
 
 if TYPE_CHECKING:
     from kvmbench.results import Result

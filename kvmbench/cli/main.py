@@ -1,43 +1,49 @@
-"""The command `kvmbench`. Each subcommand's file is loaded when it is asked for."""
+"""The command `kvmbench`, which loads the file of a subcommand on its first use."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import click
 from click.exceptions import NoArgsIsHelpError
 
-COMMANDS = {  # name: (file of kvmbench/cli, what --help says of it)
-    "run": ("run", "Simulate workloads under two policies, or measure them on /dev/kvm."),
+from kvmbench.cli.common import Group
+
+COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
+    "run": ("run", "Simulate workloads under two policies."),
+    "measure": ("measure", "Measure workloads on this host, through /dev/kvm."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
-    "self-test": ("self_test", "Compare a result with itself, taken apart in time."),
-    "plan": ("plan", "Plan measurements of two kernels in turn, across reboots."),
-    "host": ("host", "Say whether this host is fit to measure, and what would help."),
-    "check-io": ("check_io", "Hold the port check against guests on /dev/kvm."),
-    "list": ("list", "List workloads, policies, profiles, results or what else has names."),
-    "show": ("show", "Print what is behind a name, or in a file."),
+    "self-test": ("self_test", "Compare a result with itself: the A/A test of a host."),
+    "plan": ("plan", "Measure two kernels in turn, across reboots."),
+    "host": ("host", "Report whether this host is fit to measure, with remedies."),
+    "check-io": ("check_io", "Compare the port check with guests on /dev/kvm."),
+    "list": ("list", "List workloads, policies, cost profiles, results and other names."),
+    "show": ("show", "Print the thing of a name, or a file."),
+    "save": ("save", "Keep the last measurement, or any result, under a name."),
     "convert": ("convert", "Write a result file in another format."),
-    "schema": ("schema", "Print the JSON Schema of result files."),
+    "schema": ("schema", "Print the JSON Schema of the JSON that kvmbench writes."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 
 
-class Commands(click.Group):
-    """A group whose commands are imported on first use, so that --help stays quick."""
+class Commands(Group):
+    """A group that imports its commands on first use, so that --help stays quick."""
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, and say in one line what is wrong."""
-        extra.setdefault("obj", list(args[0] if args and args[0] else sys.argv[1:]))
-        if not extra.pop("standalone_mode", True):
-            return super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run, and report an error in one line."""
+        words = sys.argv[1:] if args is None else list(args)
+        standalone = extra.pop("standalone_mode", True)
+        extra |= dict(obj=words, standalone_mode=False)
+        if not standalone:
+            return super().main(words, *rest, **extra)
         try:
-            code = super().main(*args, **extra, standalone_mode=False)  # type: ignore[call-overload]
+            code = super().main(words, *rest, **extra)
         except NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code
@@ -52,7 +58,7 @@ class Commands(click.Group):
             code = 130
         except OSError as error:  # stdout; click ends quietly where it was closed
             click.echo(f"kvmbench: stdout: {error.strerror or error}", err=True)
-            # What is left in the buffer has nowhere to go; else Python complains at its end.
+            # The rest of the buffer has no reader; else Python complains at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         sys.exit(code)
@@ -66,14 +72,6 @@ class Commands(click.Group):
         module = import_module(f"kvmbench.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and near:
-            ctx.fail(f"no command {args[0]!r}; did you mean {near[0]!r}?")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -105,14 +103,14 @@ def main(**_: Any) -> None:
       kvmbench run                               the table of the 2017 TR patch
       kvmbench run --explain inl_from_qemu       where its cycles go
       kvmbench run --before every-exit           the changelog's literal sentence
-      kvmbench run --against patch-2017          predicted beside published
-      kvmbench run --engine kvm                  measured on this host
-      kvmbench scenario oversubscribed           what the patch is worth to a host
+      kvmbench run --against patch-2017          predicted and published changes
+      kvmbench measure                           measured on this host
+      kvmbench scenario oversubscribed           the worth of the patch to a host
       kvmbench check deferred                    every interleaving: is it safe
       kvmbench compare before.json after.json    which rows moved, how surely
       kvmbench list policies
       kvmbench show deferred
 
-    Every option can be set in the environment: --after of `run` is KVMBENCH_RUN_AFTER. Exit codes:
-    0 done, 1 failed, 2 usage; `compare` and `check` have more, which their --help names.
+    The environment can set each option: KVMBENCH_RUN_AFTER sets --after of `run`. Exit codes:
+    0 done, 1 failed, 2 usage, 130 stopped by Ctrl-C; `compare` and `check` have more.
     """

@@ -1,20 +1,40 @@
-"""`kvmbench plan`, and a step of it: two kernels in turn, across reboots."""
+"""`kvmbench plan`: two kernels measured in turn, across reboots."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from kvmbench.cli.common import Group, now, read
+from kvmbench.cli.measure import leave_stopped, measured, measuring_options
 
 if TYPE_CHECKING:
     from kvmbench.live.plan import Kernel, Plan
 
 
-@click.command("plan", context_settings={"ignore_unknown_options": True})
+@click.group("plan", cls=Group)
+def command() -> None:
+    """Plan measurements of two kernels in turn, across reboots, and do the plan's steps.
+
+    \b
+    Examples:
+      kvmbench plan new 6.11.0 6.12.0    write plan.json: the boots in order
+      kvmbench plan run                  after each boot: measure
+    """
+
+
+@click.command("measure")
+@measuring_options
+def step_options(**_: Any) -> None:
+    """Hold the options that a step takes; a step keeps and prints as the plan says."""
+
+
+@command.command("new")
 @click.argument("before", metavar="BEFORE")
 @click.argument("after", metavar="AFTER")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- RUN-OPTIONS]...")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]...")
 @click.option(
     "--blocks",
     type=click.IntRange(1, 1000),
@@ -26,15 +46,15 @@ if TYPE_CHECKING:
     "--before-word",
     multiple=True,
     metavar="WORD",
-    help="What BEFORE's command line must have, such as mitigations=off; may be repeated.",
+    help="Word of BEFORE's command line, such as mitigations=off; may be repeated.",
 )
 @click.option(
     "--after-word",
     multiple=True,
     metavar="WORD",
-    help="What AFTER's must have; may be repeated.",
+    help="Word of AFTER's command line; may be repeated.",
 )
-@click.option("--seed", type=int, default=None, help="Of the blocks' orders. [default: drawn]")
+@click.option("--seed", type=int, default=None, help="Of the blocks' orders. [default: random]")
 @click.option(
     "-o",
     "--output",
@@ -42,9 +62,9 @@ if TYPE_CHECKING:
     default="plan.json",
     show_default=True,
     metavar="FILE",
-    help="The plan; the results go beside it.",
+    help="The plan; kvmbench writes the results to the same folder.",
 )
-def command(
+def new(
     before: str,
     after: str,
     arguments: tuple[str, ...],
@@ -54,47 +74,42 @@ def command(
     seed: int | None,
     output: str,
 ) -> None:
-    """Write a plan that boots two kernels in turn: BEFORE and AFTER, each as `uname -r` says it.
+    """Write a plan of boots of two kernels: BEFORE and AFTER, as `uname -r` prints them.
 
-    LABEL=RELEASE gives a kernel a name. Each block is ABBA or BAAB, drawn for each. After each
-    boot, `kvmbench run --plan FILE` does the step that is due, and refuses where another kernel
-    runs; `kvmbench compare` of the two results pairs by block. What follows -- is handed to
-    `kvmbench run`, which measures (--engine kvm) unless it says otherwise.
+    LABEL=RELEASE gives a kernel a name. Each block is ABBA or BAAB, drawn at random. OPTIONS are
+    those of `kvmbench measure` for each step.
 
     \b
     Examples:
-      kvmbench plan 6.11.0 6.12.0 --blocks 8
-      kvmbench plan on=6.12.0 off=6.12.0 --after-word mitigations=off -o off.json
+      kvmbench plan new 6.11.0 6.12.0 --blocks 8
+      kvmbench plan new 6.11.0 6.12.0 -o fast.json -- --fast cpuid
+      kvmbench plan new on=6.12.0 off=6.12.0 --after-word mitigations=off
     """
     import random
 
     from kvmbench.live import plan as plans
 
     if Path(output).exists():
-        raise click.UsageError(f"{output} exists: a plan is not replaced; choose another file, -o")
+        raise click.UsageError(f"{output} exists: choose another file with -o")
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-    kernels = (
-        _kernel(before, before_word, output),
-        _kernel(after, after_word, output),
-    )
+    kernels = (_kernel(before, before_word, output), _kernel(after, after_word, output))
     for kernel in kernels:
-        if (Path(output).parent / kernel.results).exists():
-            path = Path(output).parent / kernel.results
-            raise click.UsageError(f"{path} exists: its boots would be taken for the plan's")
-    if not any(word == "--engine" or word.startswith("--engine=") for word in arguments):
-        arguments = ("--engine", "kvm", *arguments)
+        path = Path(output).parent / kernel.results
+        if path.exists():
+            raise click.UsageError(f"{path} exists: the plan would add its boots to it")
+    step_options.make_context("kvmbench measure", list(arguments))  # refuses what a step would
     try:
         plan = plans.make(kernels, blocks, seed, arguments)
-        _check_arguments(plan.arguments)
         plans.write(output, plan)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{output}: {error.strerror or error}") from None
     many = "s" if blocks > 1 else ""
+    file = "" if output == "plan.json" else f" {output}"
     click.echo(
         f"{output}: {len(plan.steps)} boots in {blocks} block{many}. Boot {plan.kernel(0)}, then\n"
-        f"kvmbench run --plan {output}"
+        f"kvmbench plan run{file}"
     )
 
 
@@ -111,23 +126,19 @@ def _kernel(argument: str, words: tuple[str, ...], output: str) -> Kernel:
     return Kernel(label=label, release=release, words=list(words), results=results)
 
 
-def _check_arguments(arguments: list[str]) -> None:
-    """Refuse now what `kvmbench run` would refuse after the first boot."""
-    from kvmbench.cli.run import command as run
+@command.command("run")
+@click.argument("path", metavar="[FILE]", default="plan.json", type=click.Path())
+def run(path: str) -> None:
+    """Measure the plan's next step, and name the kernel to boot next.
 
-    context = run.make_context("run", list(arguments), resilient_parsing=False)
-    for name in ("plan", "save", "append", "replace", "output", "against"):
-        if context.params.get(name):
-            raise click.UsageError(f"--{name} of `run` is not for a plan's steps")
+    FILE is plan.json by default. kvmbench refuses where another kernel runs than the step's. After
+    the last step, `kvmbench compare` of the two results pairs the boots by block.
 
-
-def run_step(path: str) -> None:
-    """Do the plan's step that is due in this boot."""
-    from datetime import UTC, datetime
-
-    from kvmbench.cli.common import read
-    from kvmbench.cli.run import command as run
-    from kvmbench.cli.run import measured
+    \b
+    Examples:
+      kvmbench plan run
+      kvmbench plan run off.json
+    """
     from kvmbench.errors import ResultError, WrongKernelError
     from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
@@ -142,12 +153,17 @@ def run_step(path: str) -> None:
         number = plans.due(plan, this, boot_id())
     except WrongKernelError as error:
         raise click.ClickException(f"{path}: {error}") from None
-    click.echo(f"step {number + 1} of {len(plan.steps)}: {plan.kernel(number)}", err=True)
-    context = run.make_context("run", list(plan.arguments), parent=click.get_current_context())
-    _, result = measured(**context.params)
+    where = f"step {number + 1} of {len(plan.steps)}"
+    try:
+        context = step_options.make_context("kvmbench measure", list(plan.arguments))
+    except click.UsageError as error:
+        raise click.ClickException(f"{path}: $.arguments: {error.format_message()}") from None
+    click.echo(f"{where}: {plan.kernel(number)}", err=True)
+    result = measured(**context.params)
+    leave_stopped(result)  # the step is still due
     boot = Boot(id=boot_id(), host=this, runs=[run for _, run in result.runs()])
     try:
-        plan = plans.record(path, number, boot, datetime.now(UTC).isoformat(timespec="seconds"))
+        plan = plans.record(path, number, boot, now())
     except ResultError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -156,9 +172,7 @@ def run_step(path: str) -> None:
     if following is None:
         click.echo(_complete(plan, path))
     else:
-        click.echo(
-            f"step {number + 1} of {len(plan.steps)} done. Next: boot {plan.kernel(following)}"
-        )
+        click.echo(f"{where} done. Next: boot {plan.kernel(following)}")
 
 
 def _complete(plan: Plan, path: str) -> str:

@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kvmbench.cli.common import (
-    Progress,
-    chosen_costs,
-    complete,
-    is_file,
-    known_policies,
-    machine_options,
-    pick,
-    read,
-)
+from kvmbench.cli.common import chosen_policies, chosen_profile, complete, is_file, pick, read
+from kvmbench.cli.options import machine_options
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import Progress
 
 if TYPE_CHECKING:
     from kvmbench.scenario.result import Comparison, Sweep
@@ -78,27 +71,30 @@ def command(
       kvmbench scenario oversubscribed --vary timeslice_us=100:3000:5 --format csv
       kvmbench scenario ./myhost.toml --seconds 0.1 -o myhost.txt
     """
-    costs = chosen_costs(profile)
-    known = known_policies(policy_file)
-    policies = (pick("policy", before, known), pick("policy", after, known))
+    costs = chosen_profile(profile)
+    policies = chosen_policies(before, after, policy_file)
     scenario = _scenario(name)
-    show = Progress()
+    found: Comparison | Sweep
     try:
         if seconds is not None:
             scenario = scenario.with_value("seconds", seconds)
-        options: dict[str, Any] = {
-            "threads": threads, "seed": seed, "vendor": vendor,
-            "progress": lambda share: show(scenario.name, share),
-        }  # fmt: skip
-        found: Comparison | Sweep
-        if vary is None:
-            found = scenario.compare(*policies, costs, **options)
-        else:
-            found = scenario.sweep(*_varied(vary, scenario), *policies, costs, **options)
+        parameter, values = _varied(vary, scenario) if vary is not None else ("", [])
+        runs = 2 * max(len(values), 1)
+        with Progress() as show:
+
+            def report(share: float) -> None:
+                run = min(int(share * runs) + 1, runs)
+                show(f"run {run} of {runs}: {scenario.name}", share)
+
+            options: dict[str, Any] = {
+                "threads": threads, "seed": seed, "vendor": vendor, "progress": report,
+            }  # fmt: skip
+            if vary is None:
+                found = scenario.compare(*policies, costs, **options)
+            else:
+                found = scenario.sweep(parameter, values, *policies, costs, **options)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    finally:
-        show.clear()
     emit(found.document(), format, output)
 
 

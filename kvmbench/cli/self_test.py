@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, result_names, results_dir_option
+from kvmbench.cli.common import complete, result_names
 from kvmbench.cli.compare import chosen_sides, family_option, margin_option
+from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import (
-    RESULT_ENDINGS,
-    complete,
-    is_file,
-    load_result,
-    read,
-    results_dir_option,
-    saved_results,
-)
+from kvmbench.cli.common import complete, is_file, load_result, read
+from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.store import RESULT_ENDINGS, named_results
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
@@ -35,7 +29,7 @@ def _names(ctx: click.Context) -> Iterable[str]:
         *(catalog.policies(), catalog.profiles(), catalog.published()),
         *(workloads.workloads(), scenario.scenarios()),
     )
-    kept = saved_results(ctx.params.get("results_dir") or "results")
+    kept = named_results(ctx.params.get("results_dir") or "results")
     return sorted({name for table in (*tables, kept) for name in table})
 
 
@@ -77,7 +71,7 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
         except ValueError as error:
             raise click.ClickException(str(error)) from None
         found = [show(known[name]) for show, known in groups if name in known]
-        if name in saved_results(results_dir):
+        if name in named_results(results_dir):
             found.append(_result(name, results_dir))
         if not found:
             raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))

@@ -110,7 +110,8 @@ def test_every_option_of_every_command_has_its_twin():
     context = click.Context(main, info_name="kvmbench", auto_envvar_prefix="KVMBENCH")
     for name in main.list_commands(context):
         command = main.get_command(context, name)
-        for option in command.params:
+        group = command.commands.values() if isinstance(command, click.Group) else ()
+        for option in (option for found in (command, *group) for option in found.params):
             if isinstance(option, click.Option):
                 long = next(o for o in option.opts if o.startswith("--"))
                 assert option.name == long[2:].replace("-", "_"), f"{name} {long}"
@@ -146,7 +147,25 @@ def test_an_environment_that_is_wrong_is_one_line():
 
 
 def test_other_variables_do_not_turn_a_run_into_something_else():
-    assert run(KVMBENCH_VERSION="0.1.0", KVMBENCH_DEBUG="1") == run()
+    others = dict(KVMBENCH_MEASURE_FORMAT="csv", KVMBENCH_SCENARIO_PROFILE="./no.toml")
+    assert run(KVMBENCH_VERSION="0.1.0", KVMBENCH_DEBUG="1", **others) == run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (["--format", "kut"], dict(KVMBENCH_RUN_EXPLAIN="1", KVMBENCH_RUN_AGAINST="patch-2017")),
+        ([], dict(KVMBENCH_RUN_APPEND="1", KVMBENCH_RUN_RESULTS_DIR="elsewhere")),
+    ],
+)
+def test_only_what_is_typed_is_refused(arguments, env):
+    assert run(*arguments, **env) == run(*arguments)
+
+
+def test_a_typed_append_wins_over_replace_in_the_environment():
+    run("--save", "x")
+    run("--save", "x", "--append", KVMBENCH_RUN_REPLACE="1")
+    assert len(list(results.read("results/x.json").runs())) == 2
 
 
 def test_closed_form():
@@ -179,8 +198,11 @@ def test_against():
 
 def test_formats():
     assert run("--format", "kut") == KUT
-    rows = json.loads(run("--format", "json"))["rows"]
-    assert "".join(f"{row['workload']} {row['after']}\n" for row in rows) == AFTER
+    document = json.loads(run("--format", "json"))
+    assert "".join(f"{row['workload']} {row['after']}\n" for row in document["rows"]) == AFTER
+    series = document["boots"][0]["runs"][0]["series"]
+    values = {(one["workload"], one["configuration"]): one["values"] for one in series}
+    assert values["inl_from_qemu", "deferred"] == [6209]
     rows = list(csv.DictReader(io.StringIO(run("--format", "csv"))))
     assert "".join(f"{row['workload']} {row['before']}\n" for row in rows) == BEFORE
     assert run("--format", "markdown").count("\n| ") == 2 + 8
@@ -192,17 +214,52 @@ def test_formats():
 def test_policy_file():
     file = write("mine.toml", '[mine]\nvcpu_put = ["reload"]\n[none]\n')
     assert cycles("--policy-file", file, "--before", "mine")["inl_from_qemu"] == (6689, 6209)
-    # none neither reloads nor marks.
+    # The policy none neither reloads nor marks.
     assert cycles("--policy-file", file, "--after", "none")["inl_from_qemu"] == (6689, 6209 - 2)
     assert run("--policy-file", file, "--after", "none") == run(
         "--after", "none", KVMBENCH_RUN_POLICY_FILE=file
     )
 
 
+TWO = '[slow]\nvcpu_put = ["reload"]\n[none]\n'
+
+
+def test_the_only_policy_of_a_file_is_the_after():
+    file = write("one.toml", "[none]\n")
+    assert cycles("--policy-file", file)["inl_from_qemu"] == (6689, 6207)
+    assert cycles("--policy-file", file, "--before", "deferred")["inl_from_qemu"] == (6209, 6207)
+    assert cycles("--policy-file", file, "--before", "none")["inl_from_qemu"] == (6207, 6209)
+    assert run("--policy-file", file) == run(KVMBENCH_RUN_POLICY_FILE=file)
+    # Only a typed file must be used.
+    assert run("--after", "eager", KVMBENCH_RUN_POLICY_FILE=file) == run("--after", "eager")
+
+
+def test_two_policies_of_a_file_are_before_and_after():
+    file = write("two.toml", TWO)
+    assert run("--policy-file", file) == run(
+        "--policy-file", file, "--before", "slow", "--after", "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "names"),
+    [
+        (TWO + "[third]\n", [], "slow, none, third"),
+        (TWO, ["--before", "deferred"], "slow, none"),
+        ("[none]\n", ["--after", "eager"], "none"),
+    ],
+)
+def test_a_policy_file_is_not_ignored(text, arguments, names):
+    file = write("mine.toml", text)
+    words = f"./mine.toml: --before or --after must name one of its policies: {names}\n"
+    one_line(invoke("run", "--policy-file", file, *arguments), 2, words)
+    one_line(invoke("scenario", "oversubscribed", "--policy-file", file, *arguments), 2, words)
+
+
 def test_profile_file():
     file = write("mine.toml", 'name = "mine"\nextends = "patch-2017"\n[costs]\nltr = 1462\n')
     assert cycles("--profile", file)["inl_from_pmtimer"] == (6937 + 1000, 6457)
-    assert "profile mine" in run("--profile", file)
+    assert "cost profile mine" in run("--profile", file)
     assert cycles("--profile", "mine.toml") == cycles("--profile", Path(file).absolute())
 
 
@@ -218,7 +275,7 @@ def test_workload_file():
     assert cycles("--workload-file", file, "mine") == {"mine": (total + 480, total)}
     done = invoke("run", "--workload-file", file, "--format", "csv")
     assert [line.split(",")[0] for line in done.stdout.splitlines()[1:]] == [*NAMES, "mine"]
-    assert done.stderr == "kvmbench: odd left out: profile patch-2017 has no exit kind odd\n"
+    assert done.stderr == "kvmbench: left out odd: cost profile patch-2017 has no exit kind odd\n"
 
 
 def test_a_workload_file_that_prints_does_not_spoil_the_output():
@@ -234,6 +291,35 @@ def test_output(folder):
     invoke("run", "--format", "kut", "--after", "eager", "--output", folder / "table.txt")
     assert Path("table.txt").read_text() == f"Before:\n{BEFORE}After:\n{BEFORE}"
     assert os.listdir() == ["table.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("x.json", '{\n  "schema": "kvmbench.result/1",'),
+        ("x.csv", "workload,before,after,"),
+        ("x.md", "eager"),
+        ("x.txt", "eager -> deferred"),
+    ],
+)
+def test_the_ending_of_the_output_chooses_the_format(name, begins):
+    run("-o", name)
+    assert Path(name).read_text().startswith(begins)
+    assert ("| --: |" in Path(name).read_text()) == name.endswith(".md")
+    run("-o", name, "--format", "kut")
+    assert Path(name).read_text() == KUT
+
+
+def test_what_run_writes_is_what_other_commands_read():
+    run("-o", "out.json", "--save", "kept")
+    Path("stdout.json").write_text(run("--format", "json"))
+    for name in ("out.json", "stdout.json", "kept"):
+        rows = json.loads(invoke("compare", name, "kept", "--format", "json").stdout)["rows"]
+        assert {row["verdict"] for row in rows} == {"unchanged"}
+        assert len(rows) == 16
+        assert "inl_from_qemu" in invoke("show", name).stdout
+        done = invoke("convert", name, f"{name}.csv")
+        assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_output_goes_to_a_device_or_pipe():
@@ -331,7 +417,11 @@ def one_line(done, code, *words):
         # Names: the nearest.
         ("run --before eagr", 2, "unknown policy 'eagr'; did you mean 'eager'?"),
         ("run --after defered", 2, "unknown policy 'defered'; did you mean 'deferred'?"),
-        ("run --profile patch2017", 2, "unknown profile 'patch2017'; did you mean 'patch-2017'?"),
+        (
+            "run --profile patch2017",
+            2,
+            "unknown cost profile 'patch2017'; did you mean 'patch-2017'?",
+        ),
         ("run cpuidd", 2, "unknown workload 'cpuidd'; did you mean 'cpuid'?"),
         ("run cpuid vmcal", 2, "unknown workload 'vmcal'; did you mean 'vmcall'?"),
         ("run --against patch-2018", 2, "'patch-2018'; did you mean 'patch-2017'?"),
@@ -362,6 +452,20 @@ def one_line(done, code, *words):
         ("list", 2, "policies"),
         ("completion ksh", 2, "'ksh'"),
         # Combinations.
+        ("run --engine kvm", 2, "no option --engine: `kvmbench run` simulates; `kvmbench measure`"),
+        ("run --engine=sim cpuid", 2, "`kvmbench measure` measures this host"),
+        ("run --plan plan.json", 2, "no option --plan: `kvmbench plan run FILE` does the step"),
+        ("run --fast", 2, "`kvmbench measure` measures this host"),
+        ("run --cpu 1", 2, "`kvmbench measure` measures this host"),
+        ("measure --before eager", 2, "No such option '--before'"),
+        ("measure --append", 2, "--append needs --save NAME"),
+        ("measure --replace", 2, "--replace needs --save NAME"),
+        ("run --results-dir x", 2, "--results-dir needs --save NAME"),
+        ("run --ioperm both --before eager", 2, "leave out --before"),
+        ("plan 6.11 6.12", 2, "no command '6.11'; known: new, run"),
+        ("plan nwe 6.11 6.12", 2, "no command 'nwe'; did you mean 'new'?"),
+        ("schema", 2, "result"),
+        ("save last main", 2, "unknown file or result 'last'"),
         ("run --format kut --explain", 2, "kut"),
         ("run --format kut --against patch-2017", 2, "kut"),
         ("run --against evmcs-2018", 1, "'evmcs-2018' is about another change"),
@@ -448,7 +552,7 @@ def test_wrong(arguments, code, words):
             '[[provenance]]\nfigures = ["costs.x"]\nbasis = "fitted"\nsource = "s"\n',
             "mine.toml:7: provenance: entry 2: ",
         ),
-        ("--profile", FULL, "'x' has exit kinds of no workload"),
+        ("--profile", FULL, "cost profile 'x' has the costs of no workload"),
         # Published tables.
         ("--against", "", "mine.toml: 'name' is missing"),
         ("--against", TABLE.replace('"tr-reload"', "3"), "mine.toml:3: change: "),
@@ -574,6 +678,24 @@ def test_ctrl_c(more):
     assert os.listdir() == ["out"]
 
 
+@pytest.mark.parametrize("module", ["click", "msgspec"])
+def test_ctrl_c_during_an_import(tmp_path, module):
+    """The interrupt comes while Python imports `module`, before and after `main` runs."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('swallowed')\n"
+    )
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from kvmbench.__main__ import run; run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "--iterations", "5"],
+        capture_output=True, text=True, env=ENV | dict(PYTHONPATH=str(tmp_path)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nkvmbench: stopped\n")
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["--help"], ["-h"], ["run", "-h"]])
 def test_exit_0(arguments):
     done = invoke(*arguments)
@@ -648,7 +770,9 @@ def test_show_of_a_file(name, text, word):
     assert word in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [[], *([name] for name in COMMANDS), ["plan", "new"], ["plan", "run"]]
+)
 def test_help(arguments):
     done = invoke(*arguments, "--help")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -674,7 +798,7 @@ def test_the_examples_of_the_help_work():
     for folder in ("logs", "new"):
         write(f"{folder}/vmexit.log", "inl_from_qemu 6209\n")
     found = []
-    for arguments in ([], *([name] for name in COMMANDS)):
+    for arguments in ([], *([name] for name in COMMANDS), ["plan", "new"]):
         lines = invoke(*arguments, "--help").stdout.splitlines()
         found += [line.strip() for line in lines if line.startswith("    kvmbench ")]
     assert len(found) >= 12
@@ -682,8 +806,9 @@ def test_the_examples_of_the_help_work():
         command = shlex.split(re.split(r"  +| >+ ", line)[0])
         # The checker's own tests explore more, those of the live engine measure.
         light = dict(KVMBENCH_CHECK_CPUS="1", KVMBENCH_CHECK_TASKS="2")
-        if "kvm" in command or "check-io" in command:
+        if {"measure", "check-io", "last"} & {*command} or command[1:3] == ["plan", "run"]:
             continue
+        Path("plan.json").unlink(missing_ok=True)
         assert invoke(*command[1:], **light).exit_code == 0, line
 
 

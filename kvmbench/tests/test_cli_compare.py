@@ -1,4 +1,4 @@
-"""`compare`, `self-test`, `plan`, and results that `run` keeps: what is printed and refused."""
+"""`compare`, `self-test`, and results that `run` keeps: what is printed and refused."""
 
 import csv
 import io
@@ -15,7 +15,6 @@ from junitparser import Failure, JUnitXml, Skipped
 from kvmbench import results
 from kvmbench.catalog import policies, published
 from kvmbench.comparison.document import SCHEMAS
-from kvmbench.live import host as live_host
 from kvmbench.results import Boot, Host, Result, Run
 from kvmbench.tests import command
 from kvmbench.tests.results_maker import EIGHT, of_runs, row, series, table
@@ -582,7 +581,8 @@ def test_measured_runs_are_not_overwritten(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", ".", "..", ".x", "a/b", "x.json", "a\nb", "a#b", "a=b", "x.log"]
+    "name",
+    ["", " ", ".", "..", ".x", "a/b", "x.json", "a\nb", "a#b", "a=b", "x.log", "last", "last~1"],
 )
 def test_names_that_nothing_is_kept_by(name, folder):
     assert "expected a name" in refused(2, "run", "--iterations", 5, "--save", name)
@@ -600,107 +600,3 @@ def test_what_cannot_be_kept(folder):
     Path("file").write_text("")
     assert invoke("run", "--iterations", 5, "--save", "x", "--results-dir", "file").exit_code == 2
     assert invoke("run", "--iterations", 5, "--save", "x", "--results-dir", "file/x").exit_code == 1
-
-
-# Plans
-
-
-@pytest.fixture
-def booted(monkeypatch):
-    """Return what boots a kernel: a function of its release, its words and the boot's number."""
-
-    def boot(release, number, cmdline="quiet"):
-        monkeypatch.setattr(live_host, "host", lambda: Host(kernel=release, cmdline=cmdline))
-        monkeypatch.setattr(live_host, "boot_id", lambda: f"boot-{number}")
-
-    return boot
-
-
-def test_a_plan_from_end_to_end(folder, booted):
-    text = ok("plan", "old=6.11", "new=6.12", "--blocks", 2, "--seed", 7, "--",
-              "--engine", "sim", "cpuid", "inl_from_qemu", "--iterations", 5)  # fmt: skip
-    assert "8 boots in 2 blocks" in text
-    sides = [step["side"] for step in json.loads(Path("plan.json").read_text())["steps"]]
-    for number, side in enumerate(sides):
-        right, wrong = ("6.11", "6.12")[side], ("6.12", "6.11")[side]
-        booted(wrong, number)
-        assert f"step {number + 1} of 8 is for" in refused(1, "run", "--plan", "plan.json")
-        booted(right, number)
-        done = invoke("run", "--plan", "plan.json")
-        assert done.exit_code == 0, done.stderr
-        if number < 7:
-            assert (
-                f"step {number + 1} of 8 done. Next: boot 6.1{1 + sides[number + 1]}" in done.stdout
-            )
-            # The same boot again does nothing.
-            again = invoke("run", "--plan", "plan.json")
-            assert again.exit_code == 1
-    command = done.stdout.splitlines()[-1]
-    assert command == "kvmbench compare old=plan-old.json new=plan-new.json"
-    assert ok("run", "--plan", "plan.json").splitlines()[-1] == command
-    kept = [results.read(f"plan-{name}.json") for name in ("old", "new")]
-    for result, side in zip(kept, (0, 1), strict=True):
-        assert [b.id for b in result.boots] == [
-            f"boot-{n}" for n, s in enumerate(sides) if s == side
-        ]
-        assert [b.block for b in result.boots] == [1, 1, 2, 2]
-        assert result.workloads() == ["cpuid", "inl_from_qemu"]
-    document = json.loads(ok(*command.split()[1:], "--format", "json"))
-    assert document["level"] == "block"
-    assert {entry["verdict"] for entry in document["rows"]} == {"unchanged"}
-
-
-def test_an_interrupted_plan_says_what_is_left_out(booted):
-    ok("plan", "6.11", "6.12", "--blocks", 2, "--seed", 7, "--",
-       "--engine=sim", "cpuid", "--iterations", 5)  # fmt: skip
-    steps = json.loads(Path("plan.json").read_text())["steps"]
-    for number in range(6):
-        booted(("6.11", "6.12")[steps[number]["side"]], number)
-        invoke("run", "--plan", "plan.json")
-    text = ok("compare", "plan-6.11.json", "plan-6.12.json")
-    assert "Left out as incomplete: block 2." in text
-
-
-def test_plans_that_are_refused(folder):
-    for arguments, words in (
-        (["6.11", "6.11"], "both kernels are 6.11"),
-        (["a=6.11", "a=6.12"], "both kernels are called 'a'"),
-        (["a/b=6.11", "6.12"], "becomes a file's name"),
-        (["=6.11", "6.12"], "is not RELEASE or LABEL=RELEASE"),
-        (["6.11", "6.12", "--", "nothing", "--no-such"], "--no-such"),
-        (["6.11", "6.12", "--", "--save", "x"], "--save of `run` is not for a plan"),
-        (["6.11", "6.12", "--", "--append"], "--append of `run` is not for a plan"),
-        (["6.11", "6.12", "--", "--plan", "x"], "--plan of `run` is not for a plan"),
-        (["6.11", "6.12", "--blocks", "0"], "--blocks"),
-    ):
-        assert words in refused(2, "plan", *arguments)
-    assert "No such file" in refused(1, "plan", "6.11", "6.12", "-o", "nowhere/plan.json")
-    assert not list(folder.iterdir())
-    ok("plan", "6.11", "6.12")
-    assert "a plan is not replaced" in refused(2, "plan", "6.11", "6.12")
-    Path("plan.json").unlink()
-    keep("plan-6.12.json", row("w", [1]))
-    assert "would be taken for the plan's" in refused(2, "plan", "6.11", "6.12")
-
-
-def test_steps_that_are_refused(folder, booted):
-    booted("6.11", 1)
-    ok("plan", "6.11", "6.12", "--seed", 1)
-    assert json.loads(Path("plan.json").read_text())["arguments"] == ["--engine", "kvm"]
-    for arguments in (["--iterations", 5], ["--save", "x"], ["cpuid"], ["-o", "x"]):
-        assert "beside --plan" in refused(2, "run", "--plan", "plan.json", *arguments)
-    assert "No such file" in refused(2, "run", "--plan", "nothing.json")
-    Path("broken.json").write_text("{}")
-    assert "broken.json" in refused(1, "run", "--plan", "broken.json")
-    keep("result.json", row("w", [1]))
-    assert "result.json" in refused(1, "run", "--plan", "result.json")
-    assert sorted(p.name for p in folder.iterdir()) == ["broken.json", "plan.json", "result.json"]
-
-
-def test_seeds_give_the_plan_again(folder):
-    texts = []
-    for seed in (5, 5, 6):
-        ok("plan", "6.11", "6.12", "--blocks", 20, "--seed", seed)
-        texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
-        Path("plan.json").unlink()
-    assert texts[0] == texts[1] != texts[2]

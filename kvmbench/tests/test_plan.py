@@ -2,15 +2,20 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from kvmbench import results
+from kvmbench.cli import plan as plan_command
 from kvmbench.comparison.verdicts import Side, compare
 from kvmbench.errors import ResultError, WrongKernelError
+from kvmbench.live import engine
+from kvmbench.live import host as live_host
 from kvmbench.live import plan as plans
 from kvmbench.live.plan import Kernel, due, make, record
-from kvmbench.results import Boot, Host
+from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench.tests import command
 from kvmbench.tests.results_maker import of_runs
 
 OLD = Kernel(label="old", release="6.11", results="p-old.json")
@@ -135,3 +140,162 @@ def test_broken_plans(tmp_path, change, words):
     path.write_text(json.dumps(document))
     with pytest.raises(ResultError, match=words):
         plans.read(path)
+
+
+# The commands
+
+
+def invoke(*arguments):
+    done = command.invoke(*arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def ok(*arguments):
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def refused(code, *arguments):
+    """Return the one line on stderr of a command that ends with `code` and prints nothing."""
+    done = invoke(*arguments)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def booted(monkeypatch):
+    """Return a function that boots a kernel: of its release and the boot's number."""
+
+    def boot(release, number):
+        monkeypatch.setattr(live_host, "host", lambda: Host(kernel=release, cmdline="quiet"))
+        monkeypatch.setattr(live_host, "boot_id", lambda: f"boot-{number}")
+
+    return boot
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Stand in for the measurement: 1000 cycles of each workload, or those of 10 by default."""
+    asked = []
+
+    def measure(*, names, **options):
+        asked.append(options | dict(names=names))
+        listed = [Series(workload=name, kind="noisy", values=[1000.0]) for name in names or ("w",)]
+        return Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
+
+    monkeypatch.setattr(plan_command, "measured", measure)
+    return asked
+
+
+def test_a_plan_from_end_to_end(folder, booted, measured):
+    words = ("--", "cpuid", "inl_from_qemu", "--runs", 3, "--fast")
+    text = ok("plan", "new", "old=6.11", "new=6.12", "--blocks", 2, "--seed", 7, *words)
+    assert "8 boots in 2 blocks" in text
+    assert text.endswith("\nkvmbench plan run\n")
+    sides = [step["side"] for step in json.loads(Path("plan.json").read_text())["steps"]]
+    for number, side in enumerate(sides):
+        right, wrong = ("6.11", "6.12")[side], ("6.12", "6.11")[side]
+        booted(wrong, number)
+        assert f"step {number + 1} of 8 is for" in refused(1, "plan", "run")
+        booted(right, number)
+        done = invoke("plan", "run", *(["plan.json"] if number else []))
+        assert done.exit_code == 0, done.stderr
+        if number < 7:
+            following = f"6.1{1 + sides[number + 1]}"
+            assert f"step {number + 1} of 8 done. Next: boot {following}" in done.stdout
+            assert invoke("plan", "run").exit_code == 1  # the same boot again does nothing
+    options = dict(workload_file=None, cpu=None, runs=3, fast=True, ioperm="off")
+    assert measured == 8 * [options | dict(names=("cpuid", "inl_from_qemu"))]
+    following = done.stdout.splitlines()[-1]
+    assert following == "kvmbench compare old=plan-old.json new=plan-new.json"
+    assert ok("plan", "run").splitlines()[-1] == following
+    for name, side in (("old", 0), ("new", 1)):
+        result = results.read(f"plan-{name}.json")
+        assert [b.id for b in result.boots] == [
+            f"boot-{n}" for n, s in enumerate(sides) if s == side
+        ]
+        assert [b.block for b in result.boots] == [1, 1, 2, 2]
+        assert result.workloads() == ["cpuid", "inl_from_qemu"]
+    document = json.loads(ok(*following.split()[1:], "--format", "json"))
+    assert document["level"] == "block"
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_interrupted_plan_says_what_is_left_out(folder, booted):
+    ok("plan", "new", "6.11", "6.12", "--blocks", 2, "--seed", 7)
+    steps = json.loads(Path("plan.json").read_text())["steps"]
+    for number in range(6):
+        booted(("6.11", "6.12")[steps[number]["side"]], number)
+        ok("plan", "run")
+    text = ok("compare", "plan-6.11.json", "plan-6.12.json")
+    assert "block 2" in text
+
+
+def test_a_step_that_ctrl_c_stopped_is_still_due(folder, booted, monkeypatch):
+    booted("6.11", 1)
+    ok("plan", "new", "6.11", "6.12", "--seed", 1)
+    step = json.loads(Path("plan.json").read_text())["steps"][0]
+    booted(("6.11", "6.12")[step["side"]], 1)
+    part = Result(
+        notes=[f"{engine.STOPPED} in run 2 of 8."],
+        boots=[Boot(runs=[Run(series=[Series(workload="w", kind="noisy", values=[1])])])],
+    )
+    monkeypatch.setattr(plan_command, "measured", lambda **_: part)
+    kept = Path("plan.json").read_bytes()
+    done = invoke("plan", "run")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr.endswith("\nkvmbench: stopped\n")
+    assert Path("plan.json").read_bytes() == kept
+    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+
+
+def test_plans_that_are_refused(folder):
+    for arguments, words in (
+        (["6.11", "6.11"], "both kernels are 6.11"),
+        (["a=6.11", "a=6.12"], "both kernels are called 'a'"),
+        (["a/b=6.11", "6.12"], "becomes a file's name"),
+        (["=6.11", "6.12"], "is not RELEASE or LABEL=RELEASE"),
+        (["6.11", "6.12", "--", "cpuid", "--no-such"], "--no-such"),
+        (["6.11", "6.12", "--", "--save", "x"], "'--save'"),
+        (["6.11", "6.12", "--", "--append"], "'--append'"),
+        (["6.11", "6.12", "--", "--format", "csv"], "'--format'"),
+        (["6.11", "6.12", "--", "--before", "eager"], "'--before'"),
+        (["6.11", "6.12", "--", "--runs", "0"], "--runs"),
+        (["6.11", "6.12", "--blocks", "0"], "--blocks"),
+    ):
+        assert words in refused(2, "plan", "new", *arguments)
+    assert "No such file" in refused(1, "plan", "new", "6.11", "6.12", "-o", "nowhere/plan.json")
+    assert not list(folder.iterdir())
+    ok("plan", "new", "6.11", "6.12")
+    assert "choose another file" in refused(2, "plan", "new", "6.11", "6.12")
+    Path("plan.json").unlink()
+    results.write("plan-6.12.json", of_runs({"w": 1.0}))
+    assert "would add its boots to it" in refused(2, "plan", "new", "6.11", "6.12")
+
+
+def test_steps_that_are_refused(folder, booted):
+    booted("6.11", 1)
+    ok("plan", "new", "6.11", "6.12", "--seed", 1)
+    assert "No such option '--save'" in refused(2, "plan", "run", "--save", "x")
+    assert "No such file" in refused(2, "plan", "run", "nothing.json")
+    Path("broken.json").write_text("{}")
+    assert "broken.json" in refused(1, "plan", "run", "broken.json")
+    results.write("result.json", of_runs({"w": 1.0}))
+    assert "result.json" in refused(1, "plan", "run", "result.json")
+    plan = json.loads(Path("plan.json").read_text()) | {"arguments": ["--engine", "kvm"]}
+    Path("old.json").write_text(json.dumps(plan))
+    booted(plan["kernels"][plan["steps"][0]["side"]]["release"], 1)
+    assert "old.json: $.arguments: No such option '--engine'" in refused(
+        1, "plan", "run", "old.json"
+    )
+
+
+def test_seeds_give_the_plan_again(folder):
+    texts = []
+    for seed in (5, 5, 6):
+        ok("plan", "new", "6.11", "6.12", "--blocks", 20, "--seed", seed)
+        texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
+        Path("plan.json").unlink()
+    assert texts[0] == texts[1] != texts[2]

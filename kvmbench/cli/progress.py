@@ -1,0 +1,82 @@
+"""The bar on stderr while a command works: its task, the share done, the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+DELAY, PERIOD = 1.0, 0.1  # seconds before the bar appears, and between two drawings
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class Progress:
+    """A context in which calls show progress, where stderr is a terminal and the work is long.
+
+    The bar is gone when the context ends.
+    """
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + DELAY if _on_terminal() else float("inf")
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __call__(self, name: str, share: float | None = None) -> None:
+        """Show `name`, what runs now, and the share of all work that is done, 0 to 1.
+
+        Without a share the bar is left out: nobody knows how long the work takes.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + PERIOD
+        from kvmbench.report.escape import visible
+
+        if self._bar is None:
+            self._bar = self._begun(share)
+        self._bar.update(self._bar.task_ids[0], description=visible(name), completed=share or 0)
+        self._bar.refresh()
+
+    def _begun(self, share: float | None) -> Bar:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            ProgressColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        if share is not None:
+            columns += [
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+            ]
+        bar = Bar(
+            *columns, console=Console(stderr=True), auto_refresh=False, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        bar.add_task("", total=1)
+        bar.start()
+        return bar
