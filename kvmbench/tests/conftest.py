@@ -53,7 +53,7 @@ def pytest_make_collect_report():
 def folder(tmp_path, monkeypatch):
     """Run the test in its own folder and state folder, with no KVMBENCH_* of the caller."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in set(os.environ) - set(ENV):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path
