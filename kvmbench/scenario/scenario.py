@@ -310,13 +310,15 @@ _SCENARIO = [f.name for f in fields(Scenario) if f.name not in ("name", "tasks")
 _TASKS = [f.name for f in fields(Tasks) if f.name not in ("name", "type", "count")]
 
 
-def load_scenario(path: str | Path) -> Scenario:
-    """Return the scenario of a TOML file.
+def load_scenario(source: str | Path) -> Scenario:
+    """Return the built-in scenario of a name, or the scenario of a TOML file.
 
-    Raises FileError, one line with the file, the line and the key; OSError where the file cannot
+    Raises FileError, one line with the file, the line and the key; OSError for a file that cannot
     be read.
     """
-    return _scenario(Source(Path(path)))
+    if source in scenarios():
+        return scenarios()[str(source)]
+    return _scenario(Source(Path(source)))
 
 
 def scenarios() -> Mapping[str, Scenario]:
