@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvmbench._core import port_check
+from kvmbench._ports import port_check
 from kvmbench.errors import LiveError
 from kvmbench.guest import machine as guest
 from kvmbench.live.host import host
