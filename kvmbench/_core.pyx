@@ -107,8 +107,6 @@ cdef class Machine:
 
     def __init__(self, cpus, tasks, policy, profile, vendor="vmx"):
         cdef KbMachine* m = &self.m
-        cdef uint8_t* tss_map
-        cdef int64_t cpu
         if self._owned is not None:
             raise TypeError("a Machine is made once")
         n_cpus = integer("cpus", cpus, 1, 1 << 16)
@@ -137,12 +135,10 @@ cdef class Machine:
         m.times = <uint64_t*>self._array("times", n_cpus * KB_TIMES_STRIDE, sizeof(uint64_t))
         m.n_known = m.n_transitions = 1
         m.counted = <KbCounters*>self._array("counted", n_cpus, sizeof(KbCounters))
-        tss_map = <uint8_t*>self._array("tss_map", n_cpus * KB_MAP_STRIDE, 1)
+        m.tss_maps = <uint8_t*>self._array("tss_map", n_cpus * KB_MAP_STRIDE, 1)
         m.cpus = <KbCpu*>self._array("cpus", n_cpus, sizeof(KbCpu))
         m.tasks = <KbTask*>self._array("tasks", n_tasks, sizeof(KbTask))
         m.n_cpus, m.n_tasks, m.n_kinds = n_cpus, n_tasks, n_kinds
-        for cpu in range(n_cpus):
-            m.cpus[cpu].tss_map = tss_map + cpu * KB_MAP_STRIDE
         self._start()
 
     def __dealloc__(self):
@@ -181,7 +177,7 @@ cdef class Machine:
     # Operations
 
     def run(self, ops, cycles_out=None):
-        """Do the operations in order; return what each yields.
+        """Do the operations in order; return the result of each.
 
         `ops` is an array of OP_DTYPE (n,), or what numpy makes one of; `cycles_out`, uint64
         (n,), contiguous and writable, receives the cycles that each charged. Returns uint8

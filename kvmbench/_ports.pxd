@@ -1,4 +1,4 @@
-# The port check, for `cimport`. docs/model.md, section 3, says what it computes.
+# The port check, for `cimport`; docs/model.md, section 3.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:

@@ -1,4 +1,4 @@
-# The machine's records and operations, for `cimport`. docs/model.md says what they compute.
+# The machine's records and operations, for `cimport`; docs/model.md is their specification.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
@@ -12,7 +12,7 @@ cdef enum:                        # layout of Linux 4.11 to 5.4, used for every 
     KB_BASE_VALID = 0x68          # io_bitmap_base: the bitmap follows the hardware TSS
     KB_BASE_INVALID = 0x2070      # io_bitmap_base past the full limit: every port denied
 
-cdef enum KbStatus:               # what a step function returns
+cdef enum KbStatus:               # result of an operation's function
     KB_OK = 0
     KB_BAD_CODE                   # no such operation
     KB_BAD_CPU                    # cpu is not in [0, n_cpus)
@@ -81,7 +81,7 @@ cdef struct KbKind:
     uint64_t cycles, user_cycles, overlap     # cycles, each below 2**32
     uint8_t exits, user
 
-cdef struct KbTr:                 # what an EXIT can change on its CPU; 16 bytes, stored in one go
+cdef struct KbTr:                 # state that an EXIT changes on its CPU; 16 bytes, one store
     uint32_t tr_limit             # bytes; KB_LIMIT_FULL or KB_LIMIT_MIN
     uint16_t io_base              # bytes; KB_BASE_VALID or KB_BASE_INVALID
     uint8_t tss_busy              # the GDT's TSS descriptor is of the busy type
@@ -109,23 +109,23 @@ cdef struct KbCpu:                # 64 bytes, one cache line
     uint8_t* tss_map              # [KB_TSS_MAP_BYTES], a set bit denies
     int32_t task                  # -1 = idle
     uint32_t map_max              # bytes that the last sync copied
-    uint64_t _unused
+    uint64_t* times               # kb_times() of the machine that uses the CPU
 
 cdef struct KbCounters:           # docs/model.md, section 7, in its order
     uint64_t exits, user_exits, host_saves, puts, reloads, marks, faults, switches, migrations
     uint64_t map_copies, bytes_copied, map_wipes, io_allowed, io_denied, leaks, denials
     uint64_t c_exit, c_user, c_host, c_tr, c_map, c_switch, c_call, c_io, c_guest, c_work, c_idle
 
-cdef struct KbTransition:         # what one EXIT does from one state of CPU and task
+cdef struct KbTransition:         # effect of one EXIT from one state of CPU and task
     KbTr after
-    uint64_t cycles               # what it costs
+    uint64_t cycles               # its cost
     uint32_t number               # row of KbMachine.effects; 0: not known
     uint8_t in_run                # of the task, after it
 
 cdef struct KbStep:               # one step of a policy, compiled
     uint8_t action                # DO_*
     uint8_t look                  # conditions to look at, as bits
-    uint8_t want                  # and what they must be
+    uint8_t want                  # and their values where the step is taken
 
 cdef enum:
     KB_TRANSITIONS = 128          # that a machine remembers; later ones are interpreted
@@ -135,8 +135,8 @@ cdef enum:
 cdef enum:
     # From one CPU's row to the next: an odd number of cache lines. With a power of two of them, the
     # same places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
-    KB_TIMES_STRIDE = KB_TRANSITIONS + 8    # counts; kb_times() finds a row
-    KB_MAP_STRIDE = KB_MAP_BYTES + 64       # bytes of KbCpu.tss_map
+    KB_TIMES_STRIDE = KB_TRANSITIONS + 8    # counts
+    KB_MAP_STRIDE = KB_MAP_BYTES + 64       # bytes
 
 cdef struct KbMachine:            # borrowed: the Machine that holds this struct owns the memory
     int32_t n_cpus, n_tasks, n_kinds
@@ -157,9 +157,10 @@ cdef struct KbMachine:            # borrowed: the Machine that holds this struct
     KbTransition* transitions     # [KB_TRANSITIONS + 1, n_kinds]; row 0 stays empty
     KbCounters* effects           # [KB_TRANSITIONS] what each transition adds to the counters
     uint64_t* times               # [n_cpus, KB_TIMES_STRIDE] of each transition on each CPU
+    uint8_t* tss_maps             # [n_cpus, KB_MAP_STRIDE]
     uint32_t n_known, n_transitions     # rows in use, row 0 included
 
-# Each does one operation, or nothing unless it returns KB_OK. `cycles` receives what it cost.
+# Each does one operation, or nothing unless it returns KB_OK. `cycles` receives its cost.
 cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil
 cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) noexcept nogil
 cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint on,
@@ -185,7 +186,7 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil
 # All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
-# What a CPU counted, step by step and by transitions.
+# All counts of a CPU, those of its transitions included.
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil
 # For other loops over EXITs, and for several machines that share CPUs and tasks: each has its own
 # `known`, `transitions`, `effects`, `times` and `spare`, and one thread at a time uses a CPU.
@@ -201,7 +202,7 @@ cdef inline uint64_t* kb_times(const KbMachine* m, int64_t cpu) noexcept nogil:
     """Return how often `cpu` made each transition, [KB_TRANSITIONS]."""
     return m.times + cpu * KB_TIMES_STRIDE
 
-# -- For those who cimport -----------------------------------------------------------------------
+# -- For callers ----------------------------------------------------------------------------------
 
 cdef int kb_api() noexcept nogil            # KB_API of the kvmbench that runs
 cdef uint64_t kb_layout() noexcept nogil    # kb_layout_here() of the kvmbench that runs
@@ -228,16 +229,16 @@ cdef inline uint64_t kb_layout_here() noexcept nogil:
     cdef KbKind* k = &r.kind
     cdef KbStep* s = &r.step
     cdef KbOp* o = &r.op
-    cdef void* places[104]
+    cdef void* places[106]
     places[:] = [
         &m.n_cpus, &m.n_tasks, &m.n_kinds, &m.vmx, &m.allocates, &m.kinds, &m.steps, &m.hook,
         &m.cpus, &m.tasks, &m.counted, &m.sequence, &m.spare, &m.n_spare, &m.known,
-        &m.transitions, &m.effects, &m.times, &m.n_known, &m.n_transitions,
+        &m.transitions, &m.effects, &m.times, &m.tss_maps, &m.n_known, &m.n_transitions,
         &p.irq_exit, &p.host_save, &p.host_restore, &p.gdt_write, &p.ltr, &p.mark, &p.test,
         &p.switch_, &p.migrate, &p.switch_overlap, &p.ioperm, &p.io, &p.gp_fault, &p.copy_base,
         &p.copy_line, &p.wipe_base, &p.wipe_line,
         &t.map, &t.seq, &t.max, &t.last_cpu, &t.on_cpu, &t.tif, &t.has_map, &t.in_run, &t.empty,
-        &c.cycles, &c.map_seq, &c.current, &c.tss_map, &c.task, &c.map_max,
+        &c.cycles, &c.map_seq, &c.current, &c.tss_map, &c.task, &c.map_max, &c.times,
         &tr.tr_limit, &tr.io_base, &tr.tss_busy, &tr.limit_stale, &tr.guest_loaded, &tr.known,
         &n.exits, &n.user_exits, &n.host_saves, &n.puts, &n.reloads, &n.marks, &n.faults,
         &n.switches, &n.migrations, &n.map_copies, &n.bytes_copied, &n.map_wipes, &n.io_allowed,
@@ -249,7 +250,7 @@ cdef inline uint64_t kb_layout_here() noexcept nogil:
     ]
     cdef uint64_t mixed = 0
     cdef int i
-    for i in range(104):
+    for i in range(106):
         mixed = mixed * 1000003 + <uint64_t>(<char*>places[i] - <char*>&r)
     return mixed
 

@@ -10,7 +10,7 @@ interpreted each time, and so is every other operation.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
-from kvmbench._ports cimport KB_MAP_BYTES, KB_TSS_MAP_BYTES, kb_port_check
+from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
 
 # Why no clock wraps. A cost is below 2**32, a step costs at most 130 of them (a bitmap has 128
 # lines), and an operation at most 5 hooks of 64 steps and 6 costs more: below 2**48. One that
@@ -29,12 +29,12 @@ cdef enum:
     SPARE_MAX = 16                # free maps kept for the next task that wants one
     N_COUNTERS = sizeof(KbCounters) // sizeof(uint64_t)
 
-cdef enum:                        # what an operation needs of its CPU
+cdef enum:                        # needs of an operation
     ANY = 0
-    A_TASK                        # which runs there
+    A_TASK                        # runs on its CPU
     IN_USERSPACE                  # and is not inside KVM_RUN
 
-cdef uint8_t NO_MAP[KB_MAP_BYTES + 1]     # what a task without a map has: every port denied
+cdef uint8_t NO_MAP[KB_MAP_BYTES + 1]     # of a task without a map: every port denied
 memset(NO_MAP, 0xff, sizeof(NO_MAP))
 
 cdef struct Frame:                # one operation under way
@@ -523,13 +523,11 @@ cdef int _learn_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) 
     return KB_OK
 
 
-cdef inline void _make(KbMachine* m, int64_t cpu, const KbTransition* transition,
-                       uint64_t times) noexcept nogil:
-    cdef KbCpu* c = &m.cpus[cpu]
+cdef inline void _make(KbCpu* c, const KbTransition* transition, uint64_t times) noexcept nogil:
     c.cycles += times * transition.cycles
     c.tr = transition.after
     c.current.in_run = transition.in_run
-    kb_times(m, cpu)[transition.number] += times
+    c.times[transition.number] += times
 
 
 cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil:
@@ -542,7 +540,7 @@ cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noex
     transition = &m.transitions[m.cpus[cpu].tr.known + kind]
     if transition.number == 0:
         return _learn_exit(m, cpu, kind, cycles)
-    _make(m, cpu, transition, 1)
+    _make(&m.cpus[cpu], transition, 1)
     cycles[0] = transition.cycles
     return KB_OK
 
@@ -591,30 +589,33 @@ cdef void kb_free_spare(KbMachine* m) noexcept nogil:
         PyMem_RawFree(_pop_spare(m))
 
 
+cdef void _place_rows(KbMachine* m, int64_t cpu) noexcept nogil:
+    m.cpus[cpu].times = kb_times(m, cpu)
+    m.cpus[cpu].tss_map = m.tss_maps + cpu * KB_MAP_STRIDE
+
+
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
     cdef KbTask task = KbTask(map=&NO_MAP[0], seq=0, max=0, last_cpu=-1, on_cpu=-1, tif=0,
                               has_map=0, in_run=0, empty=1)
     cdef KbCpu* c
-    cdef uint8_t* tss_map
     cdef int32_t i
     kb_free_maps(m)
     for i in range(m.n_tasks):
         m.tasks[i] = task
     m.idle = task
     m.sequence = 0
+    memset(m.cpus, 0, m.n_cpus * sizeof(KbCpu))
+    memset(m.counted, 0, m.n_cpus * sizeof(KbCounters))
+    memset(m.times, 0, <size_t>m.n_cpus * KB_TIMES_STRIDE * sizeof(uint64_t))
+    memset(m.tss_maps, 0xff, <size_t>m.n_cpus * KB_MAP_STRIDE)
     for i in range(m.n_cpus):
         c = &m.cpus[i]
-        tss_map = c.tss_map
-        memset(c, 0, sizeof(KbCpu))
+        _place_rows(m, i)
         c.tr.tr_limit = KB_LIMIT_FULL
         c.tr.io_base = io_base
         c.tr.tss_busy = 1           # LTR at boot made it so
         c.task = -1
         c.current = &m.idle
-        c.tss_map = tss_map
-        memset(tss_map, 0xff, KB_TSS_MAP_BYTES)
-    memset(m.times, 0, <size_t>m.n_cpus * KB_TIMES_STRIDE * sizeof(uint64_t))
-    memset(m.counted, 0, m.n_cpus * sizeof(KbCounters))
 
 
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil:
@@ -640,6 +641,7 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
     memcpy(m.transitions, old.transitions, <size_t>m.n_known * m.n_kinds * sizeof(KbTransition))
     memcpy(m.effects, old.effects, m.n_transitions * sizeof(KbCounters))
     memcpy(m.times, old.times, <size_t>m.n_cpus * KB_TIMES_STRIDE * sizeof(uint64_t))
+    memcpy(m.tss_maps, old.tss_maps, <size_t>m.n_cpus * KB_MAP_STRIDE)
     memcpy(m.counted, old.counted, m.n_cpus * sizeof(KbCounters))
     for i in range(m.n_tasks):
         if old.tasks[i].has_map and kb_restore_map(m, i, old.tasks[i].map) != KB_OK:
@@ -649,11 +651,9 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
         m.tasks[i].map = map
     for i in range(m.n_cpus):
         c = &m.cpus[i]
-        map = c.tss_map
         c[0] = old.cpus[i]
-        c.tss_map = map
         c.current = &m.tasks[c.task] if c.task >= 0 else &m.idle
-        memcpy(map, old.cpus[i].tss_map, KB_TSS_MAP_BYTES)
+        _place_rows(m, i)
     return KB_OK
 
 
@@ -706,7 +706,7 @@ cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
                     end += 1
                     while end < last and _head(&ops[end]) == _head(op):
                         end += 1
-                _make(m, op.cpu, transition, end - i)
+                _make(c, transition, end - i)
                 if cycles_out != NULL:
                     while i < end:
                         cycles_out[i] = transition.cycles

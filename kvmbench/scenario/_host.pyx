@@ -1,8 +1,8 @@
 """A whole host in C: run queues, timeslices and random guests over the machine's operations.
 
-docs/scenario.md says what it computes; scenario.py drives it. Each worker thread has a separate
-KbMachine over the same CPUs and tasks, so that what it learns of the policy is written to nothing
-that is shared; one worker at a time has a CPU, and workers meet at the end of each epoch.
+docs/scenario.md is the specification; scenario.py drives it. Each worker thread has a separate
+KbMachine over the same CPUs and tasks, so that a transition that one of them adds changes nothing
+shared; one worker at a time has a CPU, and workers meet at the end of each epoch.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport (
@@ -74,7 +74,7 @@ cdef struct Actor:                # a task; 64 bytes, so that no two threads wri
     uint64_t wake                 # clock of its CPU, while it sleeps
     int32_t kind                  # exit kind that ends the run under way, NONE: none under way
     int32_t next                  # the next task in its CPU's queue or among the sleepers
-    int32_t port                  # of its own
+    int32_t port                  # for `io`
     int32_t _unused[5]
 
 cdef struct Lane:                 # a CPU's share of the host
@@ -98,10 +98,10 @@ cdef struct Cost:                 # an entry of Worker.costs
 
 cdef struct Worker:
     KbMachine m
-    Cost* costs                   # [n_costs], hashed: EXITs interpreted by what they cost
+    Cost* costs                   # [n_costs], hashed: interpreted EXITs by their cost
     uint64_t n_costs, used
 
-cdef struct Shared:               # what the workers have in common
+cdef struct Shared:               # by all workers
     KbMachine* m
     Lane* lanes                   # [n_cpus]
     Group* groups
@@ -259,7 +259,7 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
     cdef const KbTransition* transitions = w.m.transitions
     cdef const KbTransition* transition
     cdef const KbTransition* last = NULL
-    cdef uint64_t* times = kb_times(&w.m, cpu)
+    cdef uint64_t* times = c.times
     cdef uint64_t clock = c.cycles, burst = actor.burst, run = actor.left
     cdef uint64_t guest = 0, outside = 0, n = 0, bits
     cdef uint64_t not_in_run = <uint64_t>c.current.in_run - 1
@@ -514,6 +514,7 @@ cdef bint _meet(Shared* s) noexcept nogil:
 
 cdef void _claim(Worker* w, int64_t cpu) noexcept nogil:
     cdef KbCpu* c = &w.m.cpus[cpu]
+    c.times = kb_times(&w.m, cpu)
     c.tr.known = 0
     if c.task < 0:
         c.current = &w.m.idle
@@ -738,6 +739,7 @@ cdef class Host:
         for cpu in range(s.m.n_cpus):
             for i in range(s.n_workers):
                 kb_flush(&s.workers[i].m, cpu)
+            s.m.cpus[cpu].times = kb_times(s.m, cpu)
             if s.m.cpus[cpu].task < 0:
                 s.m.cpus[cpu].current = &s.m.idle
         s.m.sequence = s.workers[0].m.sequence

@@ -96,7 +96,7 @@ def cycles(costs):
 
 
 class Checked:
-    """A machine, and one that is driven through run(): both must do exactly what is said."""
+    """A machine, and one that is driven through run(): both must do exactly as told."""
 
     def __init__(self, *args, **kwargs):
         self.machine = machine(*args, **kwargs)

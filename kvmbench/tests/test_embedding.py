@@ -22,6 +22,7 @@ import kvmbench
 from kvmbench import Machine
 from kvmbench.arrays import OP_DTYPE
 from kvmbench.cli.main import main
+from kvmbench.scenario.scenario import scenarios
 from kvmbench.tests import histories
 from kvmbench.tests.histories import History, core_state, reference_state
 
@@ -292,7 +293,9 @@ def test_layout_holds_every_field():
         for field in re.findall(r"(\w+)(?:\[.*?\])?(?:,|$)", line.strip())
         if field != "_unused"
     }
-    assert looked_at - {"r.m", "r.cpu", "r.n", "r.transition", "r.kind", "r.step", "r.op"} == expected
+    assert (
+        looked_at - {"r.m", "r.cpu", "r.n", "r.transition", "r.kind", "r.step", "r.op"} == expected
+    )
     assert len(expected) > 100
 
 
@@ -305,10 +308,16 @@ def test_the_row_of_a_cpu_is_found_in_one_place():
         for words in re.findall(r"\bcpu \* (\w+)", path.read_text())
         if words != "sizeof"
     ]
-    assert sorted(found) == [
-        ("_core.pyx", "KB_MAP_STRIDE"),
-        ("_steps.pxd", "KB_TIMES_STRIDE"),
-    ]
+    assert sorted(found) == [("_steps.pxd", "KB_TIMES_STRIDE"), ("_steps.pyx", "KB_MAP_STRIDE")]
+
+
+def test_rows_lie_as_far_apart_after_a_scenario():
+    """An odd number of cache lines, or random CPUs would share few of the cache's sets."""
+    fresh = Machine(4, 0, "deferred", "patch-2017")
+    used = scenarios()["ioperm-desktop"].with_value("seconds", 0.01).run("deferred").machine
+    for machine in (fresh, used):
+        rows = machine.cpu.view(np.uint64).reshape(-1, 8)[:, 7]  # KbCpu.times, its last 8 bytes
+        assert set(np.diff(rows).tolist()) == {17 * 64}
 
 
 @in_tree
