@@ -1,12 +1,14 @@
-# What `cimport kvmbench` gives; _steps.pxd says what each is. docs/embedding.md has examples.
+# What `cimport kvmbench` gives; _steps.pxd and _ports.pxd document it, docs/embedding.md has examples.
 from kvmbench._core cimport Machine
+from kvmbench._ports cimport (
+    KB_MAP_BYTES, KB_PORTS, KB_TSS_MAP_BYTES, kb_port_check, kb_port_checks,
+)
 from kvmbench._steps cimport (
     KB_ADVANCE, KB_API, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND, KB_BAD_PORT,
     KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_CLOCK, KB_EXIT,
-    KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_LIMIT_FULL, KB_LIMIT_MIN, KB_MAP_BYTES, KB_NO_MEMORY,
-    KB_OK, KB_PORTS, KB_RUNS_ELSEWHERE, KB_SWITCH, KB_TASK_EXIT, KB_TSS_MAP_BYTES, KbCode, KbCosts,
-    KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStatus, KbTask, KbTr, kb_advance, kb_allowed,
-    kb_api, kb_check_api, kb_counters, kb_cycles, kb_exit, kb_in_guest, kb_io, kb_ioperm,
-    kb_layout, kb_layout_here, kb_port_check, kb_port_checks, kb_repeat_exit, kb_run, kb_switch,
-    kb_task_exit, kb_task_on,
+    KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_LIMIT_FULL, KB_LIMIT_MIN, KB_NO_MEMORY, KB_OK,
+    KB_RUNS_ELSEWHERE, KB_SWITCH, KB_TASK_EXIT, KbCode, KbCosts, KbCounters, KbCpu, KbKind,
+    KbMachine, KbOp, KbStatus, KbTask, KbTr, kb_advance, kb_allowed, kb_api, kb_check_api,
+    kb_counters, kb_cycles, kb_exit, kb_in_guest, kb_io, kb_ioperm, kb_layout, kb_layout_here,
+    kb_repeat_exit, kb_run, kb_switch, kb_task_exit, kb_task_on,
 )

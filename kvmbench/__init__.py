@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvmbench._core import Machine, port_check
+    from kvmbench._core import Machine
+    from kvmbench._ports import port_check
     from kvmbench.arrays import COUNTERS_DTYPE, OP_DTYPE
     from kvmbench.catalog import load_policies, load_profile, policies, profiles
     from kvmbench.checker.verdict import check
@@ -57,7 +58,7 @@ _HOME = {
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
     "policies": "catalog",
-    "port_check": "_core",
+    "port_check": "_ports",
     "profiles": "catalog",
     "save": "formats",
     "simulate": "simulation.simulate",

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from kvmbench._steps cimport KbMachine
 
@@ -18,4 +18,5 @@ cdef class Machine:
     cdef _task_map(self, int64_t task)
     cdef _counters(self)
     cdef _kind(self, kind)
-    cdef _refused(self, int status, op, index=*)
+    cdef uint64_t _one(self, int code, cpu, a, b, arg, uint8_t* result) except? -1
+    cdef _refused(self, int status, dict op, index)

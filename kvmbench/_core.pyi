@@ -7,15 +7,7 @@ from typing_extensions import disjoint_base
 
 from kvmbench.model import Policy, Profile
 
-__all__ = ["Machine", "port_check"]
-
-def port_check(
-    tr_limit: SupportsIndex,
-    io_base: SupportsIndex,
-    tss_map: ArrayLike,
-    ports: ArrayLike,
-    widths: ArrayLike,
-) -> NDArray[np.bool_]: ...
+__all__ = ["Machine"]
 
 @disjoint_base
 class Machine:
@@ -60,6 +52,8 @@ class Machine:
         self, cpu: SupportsIndex, kind: SupportsIndex | str, n: SupportsIndex
     ) -> int: ...
     def task_map(self, task: SupportsIndex) -> NDArray[np.uint8] | None: ...
+    def cycles(self, cpu: SupportsIndex) -> int: ...
+    def count(self, cpu: SupportsIndex, counter: str) -> int: ...
     def io_allowed(
         self, cpu: SupportsIndex, ports: ArrayLike, widths: ArrayLike
     ) -> NDArray[np.bool_]: ...

@@ -1,39 +1,38 @@
-"""The machine for Python: arrays and arguments in, exact cycles out; what it does is in _steps."""
+"""`Machine`: arrays and arguments in, exact cycles out; its operations are in _steps.
+
+For Python programs and every simulation of this package; `cimport kvmbench` gives it to Cython.
+"""
+from cpython.number cimport PyNumber_Index
 from libc.stdint cimport (
-    INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
+    INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t,
 )
 from libc.string cimport memcpy
 cimport cython
 
+from kvmbench._ports cimport KB_MAP_BYTES, KB_TSS_MAP_BYTES, checked
 from kvmbench._steps cimport (
-    DO_ALLOC_MAP, DO_EDIT_MAP, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND, KB_BAD_PORT,
-    KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_HOOKS, KB_IDLE,
-    KB_IN_RUN, KB_MAP_BYTES, KB_MOVES, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES,
-    KB_TSS_MAP_BYTES, KbCounters, KbCpu, KbKind, KbMachine, KbMove, KbOp, KbStep, KbTask,
-    kb_advance, kb_copy, kb_counters, kb_exit, kb_free_maps, kb_io, kb_ioperm, kb_port_checks,
-    kb_repeat_exit, kb_restore_map, kb_run, kb_start, kb_switch, kb_task_exit,
+    DO_ALLOC_MAP, DO_EDIT_MAP, KB_ADVANCE, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND,
+    KB_BAD_PORT, KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_CLOCK,
+    KB_EXIT, KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_MAP_STRIDE, KB_NO_MEMORY, KB_OK,
+    KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH, KB_TASK_EXIT, KB_TIMES_STRIDE, KB_TRANSITIONS,
+    KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStep, KbTask, KbTransition, kb_copy, kb_counters,
+    kb_do, kb_free_maps, kb_repeat_exit, kb_restore_map, kb_run, kb_start,
 )
 
-import operator
+import inspect
 from dataclasses import astuple
 
 import numpy as np
 
 from kvmbench.arrays import (
-    COUNTERS_DTYPE, cycles_array, integer, integers, named, operations, pairs, read_only,
-    record_dtype, wrong_width,
+    COUNTERS, COUNTERS_DTYPE, cycles_array, integer, named, operations, pairs, read_only,
+    record_dtype,
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.errors import OperationError, unknown_name
 from kvmbench.model import HOOKS, Op, Policy, Profile
 
-__all__ = ["Machine", "port_check"]
-
-# From one CPU's row to the next: an odd number of cache lines. With a power of two of them, the
-# same places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
-cdef enum:
-    TAKEN_STRIDE = KB_MOVES + 8         # counts
-    MAP_STRIDE = KB_MAP_BYTES + 64      # bytes
+__all__ = ["Machine"]
 
 _CPU_DTYPE = record_dtype({
     "cycles": ("u8", <size_t>&(<KbCpu*>NULL).cycles),
@@ -56,48 +55,39 @@ _TASK_DTYPE = record_dtype({
 }, sizeof(KbTask))
 
 
-def port_check(tr_limit, io_base, tss_map, ports, widths):
-    """Say which accesses the hardware allows, by TR limit and I/O bitmap alone.
+# Of each operation, by its code: the names of the fields `a`, `b` and `arg` in its method.
+cdef tuple _ARGUMENTS = (
+    ("kind", "", ""), ("task", "", ""), ("first", "count", "on"), ("port", "", "width"),
+    ("", "", ""), ("cycles", "", ""),
+)
 
-    Parameters: `tr_limit` (bytes, 0 to 2**32 - 1) and `io_base` (bytes, 0 to 65535); `tss_map`,
-    uint8 (8193,), a set bit denies; `ports`, 0 to 65535, and `widths`, each 1, 2 or 4 bytes:
-    uint16 and uint8 arrays that broadcast to one shape. Returns bool, of that shape.
-
-    Source: SDM Vol. 1, "I/O permission bit map". Two bytes are always read, so the second must be
-    inside the limit too. Raises TypeError or ValueError, naming the argument.
-    """
-    cdef uint32_t limit = integer("tr_limit", tr_limit, 0, 0xffffffff)
-    cdef uint16_t base = integer("io_base", io_base, 0, 0xffff)
-    tss_map = np.ascontiguousarray(integers("tss_map", tss_map, np.uint8))
-    if tss_map.shape != (KB_TSS_MAP_BYTES,):
-        raise ValueError(f"tss_map has shape {tss_map.shape}, not ({KB_TSS_MAP_BYTES},)")
-    cdef const uint8_t[::1] map = tss_map
-    ports, widths = pairs(ports, widths)
-    return _port_checks(limit, base, &map[0], ports, widths)
-
-
-cdef object _port_checks(uint32_t limit, uint16_t base, const uint8_t* map, ports, widths):
-    allowed = np.empty(ports.shape, np.bool_)
-    cdef const uint16_t[::1] p = ports.reshape(-1)
-    cdef const uint8_t[::1] w = widths.reshape(-1)
-    cdef uint8_t[::1] out = allowed.reshape(-1).view(np.uint8)
-    cdef int64_t n = p.shape[0]
-    cdef bint widths_good = True
-    if n:
-        with nogil:
-            widths_good = kb_port_checks(limit, base, map, &p[0], &w[0], &out[0], n)
-    if not widths_good:
-        raise wrong_width(widths)
-    return allowed
+# Of each status: the condition that does not hold, with the fields of the operation.
+_REASONS = {
+    KB_BAD_CODE: "code is {code}, not in 0 to {last_code}",
+    KB_BAD_CPU: "cpu is {cpu}, not in 0 to {last_cpu}",
+    KB_BAD_KIND: "kind is {a}, not in 0 to {last_kind}",
+    KB_BAD_TASK: "task is {a}, not in -1 to {last_task}",
+    KB_BAD_PORT: "port is {a}, not in 0 to 65535",
+    KB_BAD_WIDTH: "width is {arg}, not 1, 2 or 4",
+    KB_BAD_CYCLES: "cycles is {a}, not in 0 to 2147483647",
+    KB_BAD_RANGE: "first is {a}, count {b}: not 1 or more of ports 0 to 65535",
+    KB_IDLE: "cpu {cpu} is idle",
+    KB_IN_RUN: "the task on cpu {cpu} is inside KVM_RUN",
+    KB_RUNS_ELSEWHERE: "task {a} runs on cpu {elsewhere}",
+    KB_CLOCK: "the clock of cpu {cpu} is above 2**62 cycles",
+}
 
 
 cdef int64_t _clamped(str name, value) except? -1:
     """Take any integer; one that no C integer holds becomes one that no check lets through."""
     try:
-        number = operator.index(value)
+        number = PyNumber_Index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, not an integer") from None
-    return max(min(number, INT64_MAX), INT64_MIN)
+    try:
+        return number
+    except OverflowError:
+        return INT64_MAX if number > 0 else INT64_MIN
 
 
 @cython.no_gc_clear     # __dealloc__ reads the task records, which _owned keeps
@@ -112,11 +102,11 @@ cdef class Machine:
     share nothing, so different ones run in parallel. A Machine pickles with its whole state.
     """
 
+    # Cython makes none for a class.
+    __signature__ = inspect.signature(lambda cpus, tasks, policy, profile, vendor="vmx": None)
+
     def __init__(self, cpus, tasks, policy, profile, vendor="vmx"):
         cdef KbMachine* m = &self.m
-        cdef uint64_t* taken
-        cdef uint8_t* tss_map
-        cdef int64_t cpu
         if self._owned is not None:
             raise TypeError("a Machine is made once")
         n_cpus = integer("cpus", cpus, 1, 1 << 16)
@@ -139,18 +129,16 @@ cdef class Machine:
                 cycles=kind.cycles, user_cycles=kind.user_cycles, overlap=kind.overlap,
                 exits=kind.exits, user=kind.user)
         m.known = <uint32_t*>self._array("known", KB_STATES, sizeof(uint32_t))
-        m.moves = <KbMove*>self._array("moves", (KB_MOVES + 1) * n_kinds, sizeof(KbMove))
-        m.effects = <KbCounters*>self._array("effects", KB_MOVES, sizeof(KbCounters))
-        m.n_known = m.n_moves = 1
+        m.transitions = <KbTransition*>self._array(
+            "transitions", (KB_TRANSITIONS + 1) * n_kinds, sizeof(KbTransition))
+        m.effects = <KbCounters*>self._array("effects", KB_TRANSITIONS, sizeof(KbCounters))
+        m.times = <uint64_t*>self._array("times", n_cpus * KB_TIMES_STRIDE, sizeof(uint64_t))
+        m.n_known = m.n_transitions = 1
         m.counted = <KbCounters*>self._array("counted", n_cpus, sizeof(KbCounters))
-        taken = <uint64_t*>self._array("taken", n_cpus * TAKEN_STRIDE, sizeof(uint64_t))
-        tss_map = <uint8_t*>self._array("tss_map", n_cpus * MAP_STRIDE, 1)
+        m.tss_maps = <uint8_t*>self._array("tss_map", n_cpus * KB_MAP_STRIDE, 1)
         m.cpus = <KbCpu*>self._array("cpus", n_cpus, sizeof(KbCpu))
         m.tasks = <KbTask*>self._array("tasks", n_tasks, sizeof(KbTask))
         m.n_cpus, m.n_tasks, m.n_kinds = n_cpus, n_tasks, n_kinds
-        for cpu in range(n_cpus):
-            m.cpus[cpu].taken = taken + cpu * TAKEN_STRIDE
-            m.cpus[cpu].tss_map = tss_map + cpu * MAP_STRIDE
         self._start()
 
     def __dealloc__(self):
@@ -189,15 +177,16 @@ cdef class Machine:
     # Operations
 
     def run(self, ops, cycles_out=None):
-        """Do the operations in order; return what each yields.
+        """Do the operations in order; return the result of each.
 
         `ops` is an array of OP_DTYPE (n,), or what numpy makes one of; `cycles_out`, uint64
         (n,), contiguous and writable, receives the cycles that each charged. Returns uint8
         (n,): for an IO 1 where it was allowed, else 0. The GIL is released.
 
-        Raises OperationError at the first operation whose condition does not hold: those before
-        it are done, and their entries of `cycles_out` are set. TypeError or ValueError for other
-        arrays, before anything is done.
+        Raises OperationError at the first operation whose condition does not hold, or whose CPU's
+        clock stands above 2**62 cycles (48 years at 3 GHz): those before it are done, and their
+        entries of `cycles_out` are set. TypeError or ValueError for other arrays, before anything
+        is done.
         """
         ops = operations(ops)
         cdef int64_t n = ops.shape[0], done
@@ -218,81 +207,54 @@ cdef class Machine:
             done = kb_run(&self.m, <const KbOp*>&ops_at[0], n, &results_at[0], spent_at, &status)
         self.running = False
         if status != KB_OK:
-            raise self._refused(status, ops[done], done)
+            op = dict(zip(ops.dtype.names, ops[done].tolist()))
+            raise self._refused(status, op, done)
         return results
+
+    cdef uint64_t _one(self, int code, cpu, a, b, arg, uint8_t* result) except? -1:
+        """Do one operation; return the cycles charged."""
+        cdef uint64_t cycles = 0
+        cdef uint8_t unused
+        cdef int64_t c, i, j, k
+        cdef tuple names = _ARGUMENTS[code]
+        c, i = _clamped("cpu", cpu), _clamped(names[0], a)
+        j, k = _clamped(names[1], b), _clamped(names[2], arg)
+        self._claim()
+        status = kb_do(&self.m, code, c, i, j, k, result if result != NULL else &unused, &cycles)
+        if status != KB_OK:
+            raise self._refused(status, {"cpu": cpu, "a": a, "b": b, "arg": arg}, 0)
+        return cycles
 
     def exit(self, cpu, kind):
         """Do an EXIT of `kind`, an index or a name; return the cycles charged."""
-        cdef uint64_t cycles
-        cdef int64_t c, k
-        kind = self._kind(kind)
-        c, k = _clamped("cpu", cpu), _clamped("kind", kind)
-        self._claim()
-        status = kb_exit(&self.m, c, k, &cycles)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu, "a": kind})
-        return cycles
+        return self._one(KB_EXIT, cpu, self._kind(kind), 0, 0, NULL)
 
     def switch(self, cpu, task):
         """Switch `cpu` to `task`, -1 for idle; return the cycles charged."""
-        cdef uint64_t cycles
-        cdef int64_t c, t
-        c, t = _clamped("cpu", cpu), _clamped("task", task)
-        self._claim()
-        status = kb_switch(&self.m, c, t, &cycles)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu, "a": task})
-        return cycles
+        return self._one(KB_SWITCH, cpu, task, 0, 0, NULL)
 
     def ioperm(self, cpu, first, count, on=True):
         """Let the task on `cpu` call ioperm(first, count, on); return the cycles charged."""
-        cdef uint64_t cycles
-        cdef int64_t c, f, n
-        cdef bint grants = on
-        c, f, n = _clamped("cpu", cpu), _clamped("first", first), _clamped("count", count)
-        self._claim()
-        status = kb_ioperm(&self.m, c, f, n, grants, &cycles)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu, "a": first, "b": count})
-        return cycles
+        return self._one(KB_IOPERM, cpu, first, count, bool(on), NULL)
 
     def io(self, cpu, port, width):
         """Let the task on `cpu` access `port`, `width` bytes wide; return (allowed, cycles)."""
-        cdef uint64_t cycles
         cdef uint8_t allowed
-        cdef int64_t c, p, w
-        c, p, w = _clamped("cpu", cpu), _clamped("port", port), _clamped("width", width)
-        self._claim()
-        status = kb_io(&self.m, c, p, w, &allowed, &cycles)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu, "a": port, "arg": width})
+        cycles = self._one(KB_IO, cpu, port, 0, width, &allowed)
         return bool(allowed), cycles
 
     def task_exit(self, cpu):
         """End the task on `cpu`, which then idles; return the cycles charged."""
-        cdef uint64_t cycles
-        cdef int64_t c = _clamped("cpu", cpu)
-        self._claim()
-        status = kb_task_exit(&self.m, c, &cycles)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu})
-        return cycles
+        return self._one(KB_TASK_EXIT, cpu, 0, 0, 0, NULL)
 
     def advance(self, cpu, cycles):
         """Let `cycles`, 0 to 2**31 - 1, pass on `cpu`; return them."""
-        cdef uint64_t spent
-        cdef int64_t c, n
-        c, n = _clamped("cpu", cpu), _clamped("cycles", cycles)
-        self._claim()
-        status = kb_advance(&self.m, c, n, &spent)
-        if status != KB_OK:
-            raise self._refused(status, {"cpu": cpu, "a": cycles})
-        return spent
+        return self._one(KB_ADVANCE, cpu, cycles, 0, 0, NULL)
 
     def repeat_exit(self, cpu, kind, n):
         """Do exactly `n` EXITs of `kind`, 0 to 2**63 - 1; return the cycles charged.
 
-        Without a loop over n: an EXIT's course depends on finitely many bits, so the states soon
+        Without a loop over n: an EXIT's effect depends on finitely many bits, so the states soon
         recur, and whole rounds of them are added at once. Every field and counter ends as after
         `n` calls of `exit`, from any state. Raises OperationError as `exit` does, its index the
         number of EXITs done.
@@ -305,7 +267,7 @@ cdef class Machine:
         k = _clamped("kind", kind)
         self._claim()
         if c < 0 or c >= self.m.n_cpus:
-            raise self._refused(KB_BAD_CPU, {"cpu": cpu})
+            raise self._refused(KB_BAD_CPU, {"cpu": cpu}, 0)
         before = self.m.cpus[c].cycles
         self.running = True
         with nogil:
@@ -325,7 +287,7 @@ cdef class Machine:
     @property
     def tss_map(self):
         """I/O bitmap in each CPU's TSS: a read-only view, uint8 (cpus, 8193); 1 denies."""
-        return read_only(self._owned["tss_map"].reshape(-1, MAP_STRIDE)[:, :KB_TSS_MAP_BYTES])
+        return read_only(self._owned["tss_map"].reshape(-1, KB_MAP_STRIDE)[:, :KB_TSS_MAP_BYTES])
 
     @property
     def task(self):
@@ -345,7 +307,7 @@ cdef class Machine:
 
     @property
     def counters(self):
-        """What each CPU counted so far: a new array, structured uint64 (cpus,), section 7."""
+        """All counters of each CPU: a new array, structured uint64 (cpus,), section 7."""
         self._claim()
         return self._counters()
 
@@ -357,16 +319,33 @@ cdef class Machine:
             kb_counters(&self.m, cpu, <KbCounters*>&at[cpu * sizeof(KbCounters)])
         return found
 
+    def cycles(self, cpu):
+        """Return the clock of `cpu`, in cycles."""
+        cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
+        self._claim()
+        return self.m.cpus[i].cycles
+
+    def count(self, cpu, counter):
+        """Return a counter of `cpu` by its name (docs/model.md, section 7): `"reloads"`, `"c_tr"`."""
+        cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
+        cdef KbCounters sums
+        if counter not in COUNTERS:
+            raise ValueError(unknown_name("counter", counter, COUNTERS))
+        cdef int at = COUNTERS.index(counter)
+        self._claim()
+        kb_counters(&self.m, i, &sums)
+        return (<uint64_t*>&sums)[at]
+
     def io_allowed(self, cpu, ports, widths):
         """Say which accesses the hardware of `cpu` would allow now: `port_check` of its state."""
         cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
         cdef const KbCpu* c = &self.m.cpus[i]
         ports, widths = pairs(ports, widths)
         self._claim()
-        return _port_checks(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
+        return checked(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
 
     def copy(self):
-        """Return a Machine of its own in the same state."""
+        """Return a separate Machine in the same state."""
         cdef Machine other = Machine(
             self.m.n_cpus, self.m.n_tasks, self.policy, self.profile, self.vendor)
         self._claim()
@@ -378,8 +357,8 @@ cdef class Machine:
     def address(self):
         """Address of the KbMachine, for kb_ functions called by pointer (numba, ctypes).
 
-        It is valid as long as this Machine is; who calls them sees to it that no other thread
-        uses the Machine.
+        It is valid as long as this Machine is. The caller keeps other threads away from the
+        Machine.
         """
         return <uintptr_t>&self.m
 
@@ -388,7 +367,7 @@ cdef class Machine:
         self._claim()
         self.running = True         # what follows may let other threads run
         try:
-            # Rows that hold a bitmap only; the moves are found again.
+            # Rows that hold a bitmap only; the transitions are found again.
             used = np.flatnonzero((self.tss_map != 0xff).any(axis=1)).tolist()
             with_map = np.flatnonzero(self.task["has_map"]).tolist()
             state = {
@@ -441,41 +420,18 @@ cdef class Machine:
             return self._kind_index[kind]
         return kind
 
-    cdef _refused(self, int status, op, index=0):
-        """Turn a status into the exception that says which argument, its value and its range.
+    cdef _refused(self, int status, dict op, index):
+        """Return the exception of a status: it names the argument, its value and its range.
 
         `op` has the operation's fields by their names in OP_DTYPE, as far as it uses them.
         """
-        cdef int64_t task
         if status == KB_NO_MEMORY:
             return MemoryError("no memory for a task's I/O bitmap")
-        cpu = op["cpu"]
-        if status == KB_BAD_CODE:
-            reason = f"code is {op['code']}, not in 0 to {max(Op)}"
-        elif status == KB_BAD_CPU:
-            reason = f"cpu is {cpu}, not in 0 to {self.m.n_cpus - 1}"
-        elif status == KB_BAD_KIND:
-            reason = f"kind is {op['a']}, not in 0 to {self.m.n_kinds - 1}"
-        elif status == KB_BAD_TASK:
-            reason = f"task is {op['a']}, not in -1 to {self.m.n_tasks - 1}"
-        elif status == KB_BAD_PORT:
-            reason = f"port is {op['a']}, not in 0 to 65535"
-        elif status == KB_BAD_WIDTH:
-            reason = f"width is {op['arg']}, not 1, 2 or 4"
-        elif status == KB_BAD_CYCLES:
-            reason = f"cycles is {op['a']}, not in 0 to {2**31 - 1}"
-        elif status == KB_BAD_RANGE:
-            reason = f"first is {op['a']}, count {op['b']}: not 1 or more of ports 0 to 65535"
-        elif status == KB_IDLE:
-            reason = f"cpu {cpu} is idle"
-        elif status == KB_IN_RUN:
-            reason = f"the task on cpu {cpu} is inside KVM_RUN"
-        elif status == KB_RUNS_ELSEWHERE:
-            task = op["a"]
-            reason = f"task {task} runs on cpu {self.m.tasks[task].on_cpu}"
-        else:
-            reason = f"the clock of cpu {cpu} would pass 2**63 cycles"
-        return OperationError(reason, index)
+        if status == KB_RUNS_ELSEWHERE:
+            op["elsewhere"] = self.m.tasks[<int64_t>op["a"]].on_cpu
+        return OperationError(_REASONS[status].format(
+            **op, last_code=max(Op), last_cpu=self.m.n_cpus - 1, last_kind=self.m.n_kinds - 1,
+            last_task=self.m.n_tasks - 1), index)
 
 
 def _restored(cpus, tasks, policy, profile, vendor, state):

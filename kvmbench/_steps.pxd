@@ -1,19 +1,18 @@
-# The machine's records and operations, for `cimport`. docs/model.md says what they compute.
+# The machine's records and operations, for `cimport`; docs/model.md is their specification.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
+
 cdef enum:
-    KB_API = 1                    # add 1 when a record or a signature below changes
+    KB_API = 2                    # add 1 when a record or a signature below changes
 
 cdef enum:                        # layout of Linux 4.11 to 5.4, used for every policy
     KB_LIMIT_FULL = 0x206f        # TR limit after LTR: hardware TSS, I/O bitmap, terminator
     KB_LIMIT_MIN = 0x67           # TR limit after a VM exit on VMX: hardware TSS alone
     KB_BASE_VALID = 0x68          # io_bitmap_base: the bitmap follows the hardware TSS
     KB_BASE_INVALID = 0x2070      # io_bitmap_base past the full limit: every port denied
-    KB_PORTS = 65536
-    KB_MAP_BYTES = 8192           # a bit for each port
-    KB_TSS_MAP_BYTES = 8193       # and the terminator
 
-cdef enum KbStatus:               # what a step function returns
+cdef enum KbStatus:               # result of an operation's function
     KB_OK = 0
     KB_BAD_CODE                   # no such operation
     KB_BAD_CPU                    # cpu is not in [0, n_cpus)
@@ -22,11 +21,11 @@ cdef enum KbStatus:               # what a step function returns
     KB_BAD_RANGE                  # ioperm() of ports that are not in [0, 65536), or of none
     KB_BAD_PORT                   # port is not in [0, 65536)
     KB_BAD_WIDTH                  # width is not 1, 2 or 4
-    KB_BAD_CYCLES                 # negative
+    KB_BAD_CYCLES                 # cycles is not in [0, 2**31)
     KB_IDLE                       # the CPU runs no task
     KB_IN_RUN                     # the task is inside KVM_RUN
     KB_RUNS_ELSEWHERE             # the task runs on another CPU
-    KB_CLOCK                      # the CPU's clock would pass 2**63 cycles
+    KB_CLOCK                      # the CPU's clock is above 2**62 cycles
     KB_NO_MEMORY                  # no memory for a task's I/O bitmap
 
 cdef enum:                        # hooks, in the order of model.HOOKS
@@ -82,14 +81,14 @@ cdef struct KbKind:
     uint64_t cycles, user_cycles, overlap     # cycles, each below 2**32
     uint8_t exits, user
 
-cdef struct KbTr:                 # what an EXIT can change on its CPU; 16 bytes, stored in one move
+cdef struct KbTr:                 # state that an EXIT changes on its CPU; 16 bytes, one store
     uint32_t tr_limit             # bytes; KB_LIMIT_FULL or KB_LIMIT_MIN
     uint16_t io_base              # bytes; KB_BASE_VALID or KB_BASE_INVALID
     uint8_t tss_busy              # the GDT's TSS descriptor is of the busy type
     uint8_t limit_stale           # the patch's __tss_limit_invalid
     uint8_t guest_loaded          # from the first entry until the put
     uint8_t _unused[3]
-    uint32_t known                # index of this state's first KbMove; 0: state not looked up
+    uint32_t known                # index of this state's first KbTransition; 0: not looked up
 
 cdef struct KbTask:               # 32 bytes
     uint8_t* map                  # [KB_MAP_BYTES + 1], a set bit denies; all ones without has_map
@@ -110,28 +109,34 @@ cdef struct KbCpu:                # 64 bytes, one cache line
     uint8_t* tss_map              # [KB_TSS_MAP_BYTES], a set bit denies
     int32_t task                  # -1 = idle
     uint32_t map_max              # bytes that the last sync copied
-    uint64_t* taken               # [KB_MOVES] how often this CPU took each KbMove
+    uint64_t* times               # kb_times() of the machine that uses the CPU
 
 cdef struct KbCounters:           # docs/model.md, section 7, in its order
     uint64_t exits, user_exits, host_saves, puts, reloads, marks, faults, switches, migrations
     uint64_t map_copies, bytes_copied, map_wipes, io_allowed, io_denied, leaks, denials
     uint64_t c_exit, c_user, c_host, c_tr, c_map, c_switch, c_call, c_io, c_guest, c_work, c_idle
 
-cdef struct KbMove:               # what one EXIT does from one state of CPU and task
+cdef struct KbTransition:         # effect of one EXIT from one state of CPU and task
     KbTr after
-    uint64_t cycles               # what it costs
+    uint64_t cycles               # its cost
     uint32_t number               # row of KbMachine.effects; 0: not known
     uint8_t in_run                # of the task, after it
 
 cdef struct KbStep:               # one step of a policy, compiled
     uint8_t action                # DO_*
     uint8_t look                  # conditions to look at, as bits
-    uint8_t want                  # and what they must be
+    uint8_t want                  # and their values where the step is taken
 
 cdef enum:
-    KB_MOVES = 128                # moves that a machine remembers; later ones are interpreted
-    KB_STATES = 512               # states that an EXIT can tell apart
+    KB_TRANSITIONS = 128          # that a machine remembers; later ones are interpreted
+    KB_STATES = 512               # states that differ in the effect of some EXIT
     KB_HOOKS = 6
+
+cdef enum:
+    # From one CPU's row to the next: an odd number of cache lines. With a power of two of them, the
+    # same places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
+    KB_TIMES_STRIDE = KB_TRANSITIONS + 8    # counts
+    KB_MAP_STRIDE = KB_MAP_BYTES + 64       # bytes
 
 cdef struct KbMachine:            # borrowed: the Machine that holds this struct owns the memory
     int32_t n_cpus, n_tasks, n_kinds
@@ -139,7 +144,7 @@ cdef struct KbMachine:            # borrowed: the Machine that holds this struct
     uint8_t allocates             # the policy has a step that makes maps
     KbCosts costs
     KbKind* kinds                 # [n_kinds]
-    KbStep* steps                 # all hooks, one behind the other
+    KbStep* steps                 # all hooks in a row
     uint32_t hook[7]              # steps[hook[h]:hook[h + 1]] is hook h, in model.HOOKS' order
     KbCpu* cpus                   # [n_cpus]
     KbTask* tasks                 # [n_tasks]
@@ -148,12 +153,14 @@ cdef struct KbMachine:            # borrowed: the Machine that holds this struct
     uint64_t sequence             # of the latest edit of any map
     void* spare                   # free maps, a list through their first bytes
     int32_t n_spare
-    uint32_t* known               # [KB_STATES] index of the state's first KbMove, 0: none yet
-    KbMove* moves                 # [KB_MOVES + 1, n_kinds]; row 0 stays empty
-    KbCounters* effects           # [KB_MOVES] what each move adds to the counters
-    uint32_t n_known, n_moves     # rows in use, row 0 included
+    uint32_t* known               # [KB_STATES] index of the state's first KbTransition, 0: none yet
+    KbTransition* transitions     # [KB_TRANSITIONS + 1, n_kinds]; row 0 stays empty
+    KbCounters* effects           # [KB_TRANSITIONS] what each transition adds to the counters
+    uint64_t* times               # [n_cpus, KB_TIMES_STRIDE] of each transition on each CPU
+    uint8_t* tss_maps             # [n_cpus, KB_MAP_STRIDE]
+    uint32_t n_known, n_transitions     # rows in use, row 0 included
 
-# Each does one operation, or nothing unless it returns KB_OK. `cycles` receives what it cost.
+# Each does one operation, or nothing unless it returns KB_OK. `cycles` receives its cost.
 cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil
 cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) noexcept nogil
 cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint on,
@@ -162,6 +169,9 @@ cdef int kb_io(KbMachine* m, int64_t cpu, int64_t port, int64_t width, uint8_t* 
                uint64_t* cycles) noexcept nogil
 cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil
 cdef int kb_advance(KbMachine* m, int64_t cpu, int64_t cycles_, uint64_t* cycles) noexcept nogil
+# The one of these that `code` names, with the fields of a KbOp; IO alone writes `result`.
+cdef int kb_do(KbMachine* m, int64_t code, int64_t cpu, int64_t a, int64_t b, int64_t arg,
+               uint8_t* result, uint64_t* cycles) noexcept nogil
 # As many operations as can be done, in order; returns how many, and why the next one was not.
 cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
                     uint64_t* cycles_out, int* status) noexcept nogil
@@ -176,51 +186,72 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil
 # All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
-# kb_port_check of each; returns 0, `allowed` then undefined, where a width is not 1, 2 or 4.
-cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
-                         const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
-                         int64_t n) noexcept nogil
+# All counts of a CPU, those of its transitions included.
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil
-# For loops of their own over EXITs, and for several machines that share CPUs, each with `known`,
-# `moves`, `effects` and `spare` of its own and each CPU in one thread's hands at a time.
-# The index of the first KbMove from the CPU's state, now in tr.known; 0: there is no room for it.
+# For other loops over EXITs, and for several machines that share CPUs and tasks: each has its own
+# `known`, `transitions`, `effects`, `times` and `spare`, and one thread at a time uses a CPU.
+# The index of the first KbTransition from the CPU's state, now in tr.known; 0: no room for it.
 cdef uint32_t kb_known(KbMachine* m, int64_t cpu) noexcept nogil
-# What the moves that the CPU took count goes into `counted`, and its state is to be looked up
-# anew: another machine may take the CPU over.
+# Add the effects of the CPU's transitions to `counted`, and forget its state's index: another
+# machine may use the CPU next.
 cdef void kb_flush(KbMachine* m, int64_t cpu) noexcept nogil
-# The memory of maps that no task has.
+# Free the memory of the maps that no task has.
 cdef void kb_free_spare(KbMachine* m) noexcept nogil
 
-cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
-                               uint32_t port, uint32_t width) noexcept nogil:
-    """The port check: SDM Vol. 1, "I/O permission bit map"; two bytes are always read."""
-    cdef uint32_t byte = port >> 3
-    cdef uint32_t word = tss_map[byte] | <uint32_t>tss_map[byte + 1] << 8
-    cdef uint32_t bits = ((<uint32_t>1 << width) - 1) << (port & 7)
-    return (io_base + byte + 1 <= tr_limit) & ((word & bits) == 0)
+cdef inline uint64_t* kb_times(const KbMachine* m, int64_t cpu) noexcept nogil:
+    """Return how often `cpu` made each transition, [KB_TRANSITIONS]."""
+    return m.times + cpu * KB_TIMES_STRIDE
 
-# -- For those who cimport -----------------------------------------------------------------------
+# -- For callers ----------------------------------------------------------------------------------
 
 cdef int kb_api() noexcept nogil            # KB_API of the kvmbench that runs
 cdef uint64_t kb_layout() noexcept nogil    # kb_layout_here() of the kvmbench that runs
 
+cdef struct KbRecords:            # every record that a caller compiles in, itself or inside another
+    KbMachine m                   # with KbCosts and KbTask
+    KbCpu cpu                     # with KbTr
+    KbCounters n
+    KbTransition transition
+    KbKind kind
+    KbStep step
+    KbOp op
+
 cdef inline uint64_t kb_layout_here() noexcept nogil:
-    """Return a number made of the sizes of all records and of where their fields stand."""
-    cdef uint64_t sizes[10]
-    cdef uint64_t places[8]
+    """Return a number made of the place of each field, by its name, and of the records' sizes."""
+    cdef KbRecords r
+    cdef KbMachine* m = &r.m
+    cdef KbCosts* p = &m.costs
+    cdef KbTask* t = &m.idle
+    cdef KbCpu* c = &r.cpu
+    cdef KbTr* tr = &c.tr
+    cdef KbCounters* n = &r.n
+    cdef KbTransition* x = &r.transition
+    cdef KbKind* k = &r.kind
+    cdef KbStep* s = &r.step
+    cdef KbOp* o = &r.op
+    cdef void* places[106]
+    places[:] = [
+        &m.n_cpus, &m.n_tasks, &m.n_kinds, &m.vmx, &m.allocates, &m.kinds, &m.steps, &m.hook,
+        &m.cpus, &m.tasks, &m.counted, &m.sequence, &m.spare, &m.n_spare, &m.known,
+        &m.transitions, &m.effects, &m.times, &m.tss_maps, &m.n_known, &m.n_transitions,
+        &p.irq_exit, &p.host_save, &p.host_restore, &p.gdt_write, &p.ltr, &p.mark, &p.test,
+        &p.switch_, &p.migrate, &p.switch_overlap, &p.ioperm, &p.io, &p.gp_fault, &p.copy_base,
+        &p.copy_line, &p.wipe_base, &p.wipe_line,
+        &t.map, &t.seq, &t.max, &t.last_cpu, &t.on_cpu, &t.tif, &t.has_map, &t.in_run, &t.empty,
+        &c.cycles, &c.map_seq, &c.current, &c.tss_map, &c.task, &c.map_max, &c.times,
+        &tr.tr_limit, &tr.io_base, &tr.tss_busy, &tr.limit_stale, &tr.guest_loaded, &tr.known,
+        &n.exits, &n.user_exits, &n.host_saves, &n.puts, &n.reloads, &n.marks, &n.faults,
+        &n.switches, &n.migrations, &n.map_copies, &n.bytes_copied, &n.map_wipes, &n.io_allowed,
+        &n.io_denied, &n.leaks, &n.denials, &n.c_exit, &n.c_user, &n.c_host, &n.c_tr, &n.c_map,
+        &n.c_switch, &n.c_call, &n.c_io, &n.c_guest, &n.c_work, &n.c_idle,
+        &x.after, &x.cycles, &x.number, &x.in_run,
+        &k.cycles, &k.user_cycles, &k.overlap, &k.exits, &k.user,
+        &s.action, &s.look, &s.want, &o.code, &o.arg, &o.cpu, &o.a, &o.b, &o.c, &r + 1,
+    ]
     cdef uint64_t mixed = 0
     cdef int i
-    sizes[:] = [sizeof(KbOp), sizeof(KbCosts), sizeof(KbKind), sizeof(KbTr), sizeof(KbTask),
-                sizeof(KbCpu), sizeof(KbCounters), sizeof(KbMove), sizeof(KbStep),
-                sizeof(KbMachine)]
-    places[:] = [<size_t>&(<KbCpu*>NULL).tr, <size_t>&(<KbCpu*>NULL).current,
-                 <size_t>&(<KbCpu*>NULL).task, <size_t>&(<KbTask*>NULL).max,
-                 <size_t>&(<KbTask*>NULL).tif, <size_t>&(<KbCounters*>NULL).c_tr,
-                 <size_t>&(<KbMachine*>NULL).cpus, <size_t>&(<KbMachine*>NULL).sequence]
-    for i in range(10):
-        mixed = mixed * 1000003 + sizes[i]
-    for i in range(8):
-        mixed = mixed * 1000003 + places[i]
+    for i in range(106):
+        mixed = mixed * 1000003 + <uint64_t>(<char*>places[i] - <char*>&r)
     return mixed
 
 cdef inline int kb_check_api() except -1:

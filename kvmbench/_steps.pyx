@@ -1,33 +1,40 @@
 """The machine's operations in C: no Python object, no GIL (docs/model.md; records: _steps.pxd).
 
-An EXIT from a state met before is one look-up. What an EXIT does depends on few bits of its CPU
-and task (`_state`), so the first one from each state is interpreted, step by step of the policy,
-and what it did is remembered as a KbMove; later ones take the move: store the state after, add
-the cycles, count the move. The counters are derived from those counts when they are read. An
-EXIT that did what a move cannot hold (moved a bitmap, changed a task) is interpreted each time,
-and so is every other operation.
+An EXIT from a state met before is one look-up. The effect of an EXIT depends on few bits of its
+CPU and task (`_state`), so the first one from each state is interpreted, step by step of the
+policy, and its effect is kept as a KbTransition; later ones make the transition: store the state
+after, add the cycles, count one more of it. The counters are derived from those counts when they
+are read. An EXIT with an effect that no transition holds (it moved a bitmap, changed a task) is
+interpreted each time, and so is every other operation.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
-cdef enum:
-    # Costs are below 2**32, a step costs at most 130 of them and an operation runs at most five
-    # hooks of 64 steps: far below 2**50, so that 4,096 operations from below CLOCK_NEAR cannot
-    # wrap, and only operations from above CLOCK_NEAR can pass CLOCK_LIMIT.
-    RUN_MAX = 4096
-    SPARE_MAX = 16                # free maps kept for the next task that wants one
-    CHECKS_MANY = 1 << 15         # port checks from which on a table of all answers pays
-    CHECKS_BLOCK = 2048           # port checks whose arrays fit the first cache
+from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
 
+# Why no clock wraps. A cost is below 2**32, a step costs at most 130 of them (a bitmap has 128
+# lines), and an operation at most 5 hooks of 64 steps and 6 costs more: below 2**48. One that
+# begins at CLOCK_LIMIT or below ends below 2**62 + 2**48, and RUN_MAX of them that begin at
+# CLOCK_NEAR or below end below 2**61 + 2**60, so that none of them begins above CLOCK_LIMIT.
 cdef extern from *:
     """
-    #define CLOCK_LIMIT (UINT64_C(1) << 63)
-    #define CLOCK_NEAR (UINT64_C(1) << 62)
+    #define CLOCK_LIMIT (UINT64_C(1) << 62)
+    #define CLOCK_NEAR (UINT64_C(1) << 61)
     """
-    const uint64_t CLOCK_LIMIT    # cycles; no clock passes it
-    const uint64_t CLOCK_NEAR     # cycles; above it, an operation may have to be undone
+    const uint64_t CLOCK_LIMIT    # cycles; on a CPU whose clock is above it no operation begins
+    const uint64_t CLOCK_NEAR     # cycles; above it, no EXITs are counted together
 
-cdef uint8_t NO_MAP[KB_MAP_BYTES + 1]     # what a task without a map has: every port denied
+cdef enum:
+    RUN_MAX = 4096                # equal EXITs counted together
+    SPARE_MAX = 16                # free maps kept for the next task that wants one
+    N_COUNTERS = sizeof(KbCounters) // sizeof(uint64_t)
+
+cdef enum:                        # needs of an operation
+    ANY = 0
+    A_TASK                        # runs on its CPU
+    IN_USERSPACE                  # and is not inside KVM_RUN
+
+cdef uint8_t NO_MAP[KB_MAP_BYTES + 1]     # of a task without a map: every port denied
 memset(NO_MAP, 0xff, sizeof(NO_MAP))
 
 cdef struct Frame:                # one operation under way
@@ -44,15 +51,6 @@ cdef struct Frame:                # one operation under way
     uint8_t on                    # IOPERM: grants
     uint8_t sched                 # this put is a switch's
     uint8_t lasting               # something changed that KbTr does not hold
-
-cdef struct Undo:                 # what an operation near the clock's limit may have to give back
-    KbCpu cpu
-    KbCounters counted
-    KbTask current, next
-    uint64_t sequence
-    uint8_t tss_map[KB_TSS_MAP_BYTES]
-    uint8_t current_map[KB_MAP_BYTES]
-    uint8_t next_map[KB_MAP_BYTES]
 
 
 # -- I/O bitmaps ---------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ cdef void _drop_map(KbMachine* m, KbTask* task) noexcept nogil:
 
 
 cdef void _edit_map(KbTask* task, uint32_t first, uint32_t count, bint on) noexcept nogil:
-    """Grant or revoke ports, and find `max` and `empty` anew."""
+    """Grant or revoke ports, and find `max` and `empty` again."""
     cdef uint32_t last = first + count - 1
     cdef uint32_t head = first >> 3, tail = last >> 3
     cdef uint8_t head_bits = <uint8_t>(0xff << (first & 7))
@@ -265,10 +263,10 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
 # -- Operations ----------------------------------------------------------------------------------
 
 cdef uint32_t _state(const KbCpu* c) noexcept nogil:
-    """Return all that an EXIT's course depends on, as an index below KB_STATES.
+    """Return the state that determines an EXIT's effect, as an index below KB_STATES.
 
-    Not in it: in_run, which every EXIT sets, and how long the maps are, which only matters to
-    steps that make an EXIT `lasting`.
+    Without in_run, which every EXIT sets, and the maps' lengths, which only matter to steps that
+    make an EXIT `lasting`.
     """
     cdef const KbTask* t = c.current
     cdef uint32_t map = (1 if t.max == 0 else 2 + (not t.empty)) if t.has_map else 0
@@ -278,79 +276,49 @@ cdef uint32_t _state(const KbCpu* c) noexcept nogil:
 
 
 cdef uint32_t _known(KbMachine* m, const KbCpu* c) noexcept nogil:
-    """Return the index of the first move from this state, made room for if need be.
+    """Return the index of the first transition from this state, with a new row where it has none.
 
-    0 where there is no room, and where the CPU is idle: row 0 has no move.
+    0 where no row is left, and where the CPU is idle: row 0 has no transition.
     """
     cdef uint32_t* first = &m.known[_state(c)]
     if c.task < 0:
         return 0
-    if first[0] == 0 and m.n_known <= KB_MOVES:
+    if first[0] == 0 and m.n_known <= KB_TRANSITIONS:
         first[0] = m.n_known * m.n_kinds
         m.n_known += 1
     return first[0]
 
 
-cdef int _begin(KbMachine* m, Frame* f, int64_t cpu, KbTask* next, Undo** undo) noexcept nogil:
-    """Set up an operation that may take steps, whose conditions hold. Nothing has changed yet."""
-    cdef Undo* saved = NULL
-    cdef KbCpu* c = &m.cpus[cpu]
-    if m.allocates and m.n_spare < 2 and _fill_spare(m) != KB_OK:
-        return KB_NO_MEMORY
-    memset(f, 0, sizeof(Frame))
-    f.cpu = c
-    f.n = &m.counted[cpu]
-    f.current = c.current
-    f.next = next
-    if c.cycles > CLOCK_NEAR:
-        saved = <Undo*>PyMem_RawMalloc(sizeof(Undo))
-        if saved == NULL:
-            return KB_NO_MEMORY
-        saved.cpu = c[0]
-        saved.counted = f.n[0]
-        saved.current = c.current[0]
-        saved.next = next[0]
-        saved.sequence = m.sequence
-        memcpy(saved.tss_map, c.tss_map, KB_TSS_MAP_BYTES)
-        memcpy(saved.current_map, c.current.map, KB_MAP_BYTES)
-        memcpy(saved.next_map, next.map, KB_MAP_BYTES)
-    undo[0] = saved
+cdef inline int _refusal(const KbMachine* m, int64_t cpu, int needs) noexcept nogil:
+    """Return why no operation with these needs can begin on `cpu`, KB_OK where one can."""
+    cdef const KbCpu* c = &m.cpus[cpu]
+    if cpu < 0 or cpu >= m.n_cpus:
+        return KB_BAD_CPU
+    if c.cycles > CLOCK_LIMIT:
+        return KB_CLOCK
+    if needs >= A_TASK and c.task < 0:
+        return KB_IDLE
+    if needs == IN_USERSPACE and c.current.in_run:
+        return KB_IN_RUN
     return KB_OK
 
 
-cdef void _give_back(KbMachine* m, KbTask* task, const KbTask* was,
-                     const uint8_t* map) noexcept nogil:
-    cdef KbTask old = was[0]
-    if old.has_map:
-        old.map = task.map if task.has_map else <uint8_t*>_pop_spare(m)
-        memcpy(old.map, map, KB_MAP_BYTES)
-        old.map[KB_MAP_BYTES] = 0xff
-    elif task.has_map:
-        _push_spare(m, task.map)
-    task[0] = old
+cdef int _begin(KbMachine* m, Frame* f, int64_t cpu, KbTask* next) noexcept nogil:
+    """Set up an operation that may take steps, whose conditions hold. Nothing has changed yet."""
+    if m.allocates and m.n_spare < 2 and _fill_spare(m) != KB_OK:
+        return KB_NO_MEMORY
+    memset(f, 0, sizeof(Frame))
+    f.cpu = &m.cpus[cpu]
+    f.n = &m.counted[cpu]
+    f.current = f.cpu.current
+    f.next = next
+    return KB_OK
 
 
-cdef int _commit(KbMachine* m, Frame* f, Undo* undo, uint64_t* cycles) noexcept nogil:
-    """Charge the operation; where that would take the clock past its limit, undo it."""
-    cdef int status = KB_OK
-    cdef KbTask* current
-    if f.cpu.cycles + f.spent > CLOCK_LIMIT:
-        current = undo.cpu.current
-        _give_back(m, current, &undo.current, undo.current_map)
-        if f.next != current:
-            _give_back(m, f.next, &undo.next, undo.next_map)
-        memcpy(f.cpu.tss_map, undo.tss_map, KB_TSS_MAP_BYTES)
-        f.cpu[0] = undo.cpu
-        f.n[0] = undo.counted
-        m.sequence = undo.sequence
-        status = KB_CLOCK
-    else:
-        f.cpu.cycles += f.spent
-        f.cpu.tr.known = _known(m, f.cpu)
-        cycles[0] = f.spent
-    if undo != NULL:
-        PyMem_RawFree(undo)
-    return status
+cdef void _commit(KbMachine* m, Frame* f, uint64_t* cycles) noexcept nogil:
+    f.cpu.cycles += f.spent
+    f.cpu.tr.known = _known(m, f.cpu)
+    cycles[0] = f.spent
 
 
 cdef void _vm_exit(KbMachine* m, Frame* f) noexcept nogil:
@@ -397,10 +365,10 @@ cdef void _switch(KbMachine* m, Frame* f, int32_t cpu, int32_t task) noexcept no
 
 cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) noexcept nogil:
     cdef Frame f
-    cdef Undo* undo
     cdef KbTask* next
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
+    cdef int status = _refusal(m, cpu, ANY)
+    if status != KB_OK:
+        return status
     if task < -1 or task >= m.n_tasks:
         return KB_BAD_TASK
     next = &m.tasks[task] if task >= 0 else &m.idle
@@ -409,22 +377,21 @@ cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) no
         return KB_OK
     if next.on_cpu >= 0:
         return KB_RUNS_ELSEWHERE
-    if _begin(m, &f, cpu, next, &undo) != KB_OK:
+    if _begin(m, &f, cpu, next) != KB_OK:
         return KB_NO_MEMORY
     f.overlap = m.costs.switch_overlap
     _interrupt_guest(m, &f)
     _switch(m, &f, <int32_t>cpu, <int32_t>task)
-    return _commit(m, &f, undo, cycles)
+    _commit(m, &f, cycles)
+    return KB_OK
 
 
 cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil:
     cdef Frame f
-    cdef Undo* undo
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
-    if m.cpus[cpu].task < 0:
-        return KB_IDLE
-    if _begin(m, &f, cpu, &m.idle, &undo) != KB_OK:
+    cdef int status = _refusal(m, cpu, A_TASK)
+    if status != KB_OK:
+        return status
+    if _begin(m, &f, cpu, &m.idle) != KB_OK:
         return KB_NO_MEMORY
     f.overlap = m.costs.switch_overlap
     _interrupt_guest(m, &f)
@@ -434,22 +401,19 @@ cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogi
     f.current.last_cpu = -1
     _drop_map(m, f.current)
     _switch(m, &f, <int32_t>cpu, -1)
-    return _commit(m, &f, undo, cycles)
+    _commit(m, &f, cycles)
+    return KB_OK
 
 
 cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint on,
                    uint64_t* cycles) noexcept nogil:
     cdef Frame f
-    cdef Undo* undo
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
+    cdef int status = _refusal(m, cpu, IN_USERSPACE)
+    if status != KB_OK:
+        return status
     if first < 0 or count < 1 or first > 65535 or count > 65536 or first + count > 65536:
         return KB_BAD_RANGE
-    if m.cpus[cpu].task < 0:
-        return KB_IDLE
-    if m.cpus[cpu].current.in_run:
-        return KB_IN_RUN
-    if _begin(m, &f, cpu, &m.idle, &undo) != KB_OK:
+    if _begin(m, &f, cpu, &m.idle) != KB_OK:
         return KB_NO_MEMORY
     f.first = <int32_t>first
     f.count = <int32_t>count
@@ -459,55 +423,48 @@ cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint
     _hook(m, &f, HOOK_IOPERM)
     f.had_no_map = f.on = 0
     _hook(m, &f, HOOK_EXIT_TO_USER)
-    return _commit(m, &f, undo, cycles)
+    _commit(m, &f, cycles)
+    return KB_OK
 
 
 cdef int kb_io(KbMachine* m, int64_t cpu, int64_t port, int64_t width, uint8_t* allowed,
                uint64_t* cycles) noexcept nogil:
     cdef KbCpu* c
     cdef KbCounters* n
-    cdef uint64_t cost
     cdef bint granted, entitled
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
+    cdef int status = _refusal(m, cpu, IN_USERSPACE)
+    if status != KB_OK:
+        return status
     if port < 0 or port > 65535:
         return KB_BAD_PORT
     if width != 1 and width != 2 and width != 4:
         return KB_BAD_WIDTH
     c = &m.cpus[cpu]
-    if c.task < 0:
-        return KB_IDLE
-    if c.current.in_run:
-        return KB_IN_RUN
+    n = &m.counted[cpu]
     granted = kb_port_check(c.tr.tr_limit, c.tr.io_base, c.tss_map, <uint32_t>port, <uint32_t>width)
     # A task's own bits under a limit and a base that deny nothing; ports past 65535 hit the ones
-    # behind its map.
+    # that follow its map.
     entitled = kb_port_check(<uint32_t>-1, 0, c.current.map, <uint32_t>port, <uint32_t>width)
-    cost = m.costs.io if granted else m.costs.gp_fault
-    if c.cycles + cost > CLOCK_LIMIT:
-        return KB_CLOCK
-    n = &m.counted[cpu]
-    c.cycles += cost
-    n.c_io += cost
+    cycles[0] = m.costs.io if granted else m.costs.gp_fault
+    c.cycles += cycles[0]
+    n.c_io += cycles[0]
     n.io_allowed += granted
     n.io_denied += not granted
     n.leaks += granted and not entitled
     n.denials += entitled and not granted
     allowed[0] = granted
-    cycles[0] = cost
     return KB_OK
 
 
 cdef int kb_advance(KbMachine* m, int64_t cpu, int64_t cycles_, uint64_t* cycles) noexcept nogil:
     cdef KbCpu* c
     cdef KbCounters* n
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
+    cdef int status = _refusal(m, cpu, ANY)
+    if status != KB_OK:
+        return status
     if cycles_ < 0 or cycles_ >= <int64_t>1 << 31:
         return KB_BAD_CYCLES
     c = &m.cpus[cpu]
-    if c.cycles + <uint64_t>cycles_ > CLOCK_LIMIT:
-        return KB_CLOCK
     n = &m.counted[cpu]
     if c.task < 0:
         n.c_idle += cycles_
@@ -520,7 +477,7 @@ cdef int kb_advance(KbMachine* m, int64_t cpu, int64_t cycles_, uint64_t* cycles
     return KB_OK
 
 
-# -- EXIT: moves ---------------------------------------------------------------------------------
+# -- EXIT: transitions ---------------------------------------------------------------------------
 
 cdef void _interpret_exit(KbMachine* m, Frame* f, const KbKind* kind) noexcept nogil:
     f.overlap = kind.overlap
@@ -541,55 +498,50 @@ cdef void _interpret_exit(KbMachine* m, Frame* f, const KbKind* kind) noexcept n
 
 
 cdef int _learn_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil:
-    """Interpret an EXIT, and remember what it did where a move can hold it."""
+    """Interpret an EXIT, and keep its effect where a transition can hold it."""
     cdef Frame f
-    cdef Undo* undo
-    cdef KbCpu* c = &m.cpus[cpu]
-    cdef uint32_t known = c.tr.known
+    cdef uint32_t known = m.cpus[cpu].tr.known
     cdef KbCounters before = m.counted[cpu]
-    cdef KbMove* move
+    cdef KbTransition* transition
     cdef uint64_t* effect
-    cdef size_t i
-    if _begin(m, &f, cpu, &m.idle, &undo) != KB_OK:
+    cdef int i
+    if _begin(m, &f, cpu, &m.idle) != KB_OK:
         return KB_NO_MEMORY
     _interpret_exit(m, &f, &m.kinds[kind])
-    if _commit(m, &f, undo, cycles) != KB_OK:
-        return KB_CLOCK
-    move = &m.moves[known + kind]
-    if known != 0 and move.number == 0 and not f.lasting and m.n_moves < KB_MOVES:
-        move.after = c.tr
-        move.cycles = f.spent
-        move.in_run = c.current.in_run
-        effect = <uint64_t*>&m.effects[m.n_moves]
-        for i in range(sizeof(KbCounters) // sizeof(uint64_t)):
+    _commit(m, &f, cycles)
+    transition = &m.transitions[known + kind]
+    if (known != 0 and transition.number == 0 and not f.lasting
+            and m.n_transitions < KB_TRANSITIONS):
+        transition.after = f.cpu.tr
+        transition.cycles = f.spent
+        transition.in_run = f.current.in_run
+        effect = <uint64_t*>&m.effects[m.n_transitions]
+        for i in range(N_COUNTERS):
             effect[i] = (<uint64_t*>f.n)[i] - (<uint64_t*>&before)[i]
-        move.number = m.n_moves
-        m.n_moves += 1
+        transition.number = m.n_transitions
+        m.n_transitions += 1
     return KB_OK
 
 
-cdef inline void _take(KbCpu* c, const KbMove* move, uint64_t times) noexcept nogil:
-    c.cycles += times * move.cycles
-    c.tr = move.after
-    c.current.in_run = move.in_run
-    c.taken[move.number] += times
+cdef inline void _make(KbCpu* c, const KbTransition* transition, uint64_t times) noexcept nogil:
+    c.cycles += times * transition.cycles
+    c.tr = transition.after
+    c.current.in_run = transition.in_run
+    c.times[transition.number] += times
 
 
 cdef int kb_exit(KbMachine* m, int64_t cpu, int64_t kind, uint64_t* cycles) noexcept nogil:
-    cdef KbCpu* c
-    cdef const KbMove* move
-    if cpu < 0 or cpu >= m.n_cpus:
-        return KB_BAD_CPU
+    cdef const KbTransition* transition
+    cdef int status = _refusal(m, cpu, A_TASK)
+    if status != KB_OK:
+        return status
     if kind < 0 or kind >= m.n_kinds:
         return KB_BAD_KIND
-    c = &m.cpus[cpu]
-    if c.task < 0:
-        return KB_IDLE
-    move = &m.moves[c.tr.known + kind]
-    if move.number == 0 or c.cycles > CLOCK_NEAR:
+    transition = &m.transitions[m.cpus[cpu].tr.known + kind]
+    if transition.number == 0:
         return _learn_exit(m, cpu, kind, cycles)
-    _take(c, move, 1)
-    cycles[0] = move.cycles
+    _make(&m.cpus[cpu], transition, 1)
+    cycles[0] = transition.cycles
     return KB_OK
 
 
@@ -604,21 +556,20 @@ cdef void kb_flush(KbMachine* m, int64_t cpu) noexcept nogil:
     cdef KbCounters sums
     kb_counters(m, cpu, &sums)
     m.counted[cpu] = sums
-    memset(m.cpus[cpu].taken, 0, KB_MOVES * sizeof(uint64_t))
+    memset(kb_times(m, cpu), 0, KB_TRANSITIONS * sizeof(uint64_t))
     m.cpus[cpu].tr.known = 0
 
 
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil:
-    """What was counted step by step, and what the moves that the CPU took add to it."""
     cdef uint64_t* sums = <uint64_t*>out
     cdef uint64_t times
     cdef uint32_t number
-    cdef size_t i
+    cdef int i
     out[0] = m.counted[cpu]
-    for number in range(1, m.n_moves):
-        times = m.cpus[cpu].taken[number]
+    for number in range(1, m.n_transitions):
+        times = kb_times(m, cpu)[number]
         if times:
-            for i in range(sizeof(KbCounters) // sizeof(uint64_t)):
+            for i in range(N_COUNTERS):
                 sums[i] += times * (<const uint64_t*>&m.effects[number])[i]
 
 
@@ -638,10 +589,14 @@ cdef void kb_free_spare(KbMachine* m) noexcept nogil:
         PyMem_RawFree(_pop_spare(m))
 
 
+cdef void _place_rows(KbMachine* m, int64_t cpu) noexcept nogil:
+    m.cpus[cpu].times = kb_times(m, cpu)
+    m.cpus[cpu].tss_map = m.tss_maps + cpu * KB_MAP_STRIDE
+
+
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
     cdef KbTask task = KbTask(map=&NO_MAP[0], seq=0, max=0, last_cpu=-1, on_cpu=-1, tif=0,
                               has_map=0, in_run=0, empty=1)
-    cdef KbTr tr
     cdef KbCpu* c
     cdef int32_t i
     kb_free_maps(m)
@@ -649,21 +604,18 @@ cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
         m.tasks[i] = task
     m.idle = task
     m.sequence = 0
-    memset(&tr, 0, sizeof(tr))
-    tr.tr_limit = KB_LIMIT_FULL
-    tr.io_base = io_base
-    tr.tss_busy = 1                 # LTR at boot made it so
+    memset(m.cpus, 0, m.n_cpus * sizeof(KbCpu))
+    memset(m.counted, 0, m.n_cpus * sizeof(KbCounters))
+    memset(m.times, 0, <size_t>m.n_cpus * KB_TIMES_STRIDE * sizeof(uint64_t))
+    memset(m.tss_maps, 0xff, <size_t>m.n_cpus * KB_MAP_STRIDE)
     for i in range(m.n_cpus):
         c = &m.cpus[i]
-        c.cycles = 0
-        c.tr = tr
-        c.map_seq = 0
-        c.map_max = 0
+        _place_rows(m, i)
+        c.tr.tr_limit = KB_LIMIT_FULL
+        c.tr.io_base = io_base
+        c.tr.tss_busy = 1           # LTR at boot made it so
         c.task = -1
         c.current = &m.idle
-        memset(c.tss_map, 0xff, KB_TSS_MAP_BYTES)
-        memset(c.taken, 0, KB_MOVES * sizeof(uint64_t))
-    memset(m.counted, 0, m.n_cpus * sizeof(KbCounters))
 
 
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil:
@@ -680,61 +632,52 @@ cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept
 
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
     cdef uint8_t* map
-    cdef KbTask* task
     cdef KbCpu* c
-    cdef const KbCpu* from_
     cdef int32_t i
     m.sequence = old.sequence
     m.n_known = old.n_known
-    m.n_moves = old.n_moves
+    m.n_transitions = old.n_transitions
     memcpy(m.known, old.known, KB_STATES * sizeof(uint32_t))
-    memcpy(m.moves, old.moves, <size_t>m.n_known * m.n_kinds * sizeof(KbMove))
-    memcpy(m.effects, old.effects, m.n_moves * sizeof(KbCounters))
+    memcpy(m.transitions, old.transitions, <size_t>m.n_known * m.n_kinds * sizeof(KbTransition))
+    memcpy(m.effects, old.effects, m.n_transitions * sizeof(KbCounters))
+    memcpy(m.times, old.times, <size_t>m.n_cpus * KB_TIMES_STRIDE * sizeof(uint64_t))
+    memcpy(m.tss_maps, old.tss_maps, <size_t>m.n_cpus * KB_MAP_STRIDE)
     memcpy(m.counted, old.counted, m.n_cpus * sizeof(KbCounters))
     for i in range(m.n_tasks):
-        task = &m.tasks[i]
-        if old.tasks[i].has_map:
-            if _fill_spare(m) != KB_OK:
-                return KB_NO_MEMORY
-            _alloc_map(m, task)
-            memcpy(task.map, old.tasks[i].map, KB_MAP_BYTES)
-        map = task.map
-        task[0] = old.tasks[i]
-        task.map = map
+        if old.tasks[i].has_map and kb_restore_map(m, i, old.tasks[i].map) != KB_OK:
+            return KB_NO_MEMORY
+        map = m.tasks[i].map
+        m.tasks[i] = old.tasks[i]
+        m.tasks[i].map = map
     for i in range(m.n_cpus):
         c = &m.cpus[i]
-        from_ = &old.cpus[i]
-        c.cycles = from_.cycles
-        c.tr = from_.tr
-        c.map_seq = from_.map_seq
-        c.map_max = from_.map_max
-        c.task = from_.task
+        c[0] = old.cpus[i]
         c.current = &m.tasks[c.task] if c.task >= 0 else &m.idle
-        memcpy(c.tss_map, from_.tss_map, KB_TSS_MAP_BYTES)
-        memcpy(c.taken, from_.taken, KB_MOVES * sizeof(uint64_t))
+        _place_rows(m, i)
     return KB_OK
 
 
 # -- Many operations -----------------------------------------------------------------------------
 
-cdef int _do(KbMachine* m, const KbOp* op, uint8_t* result, uint64_t* cycles) noexcept nogil:
-    if op.code == KB_EXIT:
-        return kb_exit(m, op.cpu, op.a, cycles)
-    if op.code == KB_SWITCH:
-        return kb_switch(m, op.cpu, op.a, cycles)
-    if op.code == KB_IOPERM:
-        return kb_ioperm(m, op.cpu, op.a, op.b, op.arg != 0, cycles)
-    if op.code == KB_IO:
-        return kb_io(m, op.cpu, op.a, op.arg, result, cycles)
-    if op.code == KB_TASK_EXIT:
-        return kb_task_exit(m, op.cpu, cycles)
-    if op.code == KB_ADVANCE:
-        return kb_advance(m, op.cpu, op.a, cycles)
+cdef int kb_do(KbMachine* m, int64_t code, int64_t cpu, int64_t a, int64_t b, int64_t arg,
+               uint8_t* result, uint64_t* cycles) noexcept nogil:
+    if code == KB_EXIT:
+        return kb_exit(m, cpu, a, cycles)
+    if code == KB_SWITCH:
+        return kb_switch(m, cpu, a, cycles)
+    if code == KB_IOPERM:
+        return kb_ioperm(m, cpu, a, b, arg != 0, cycles)
+    if code == KB_IO:
+        return kb_io(m, cpu, a, arg, result, cycles)
+    if code == KB_TASK_EXIT:
+        return kb_task_exit(m, cpu, cycles)
+    if code == KB_ADVANCE:
+        return kb_advance(m, cpu, a, cycles)
     return KB_BAD_CODE
 
 
 cdef inline uint64_t _head(const KbOp* op) noexcept nogil:
-    """All of an EXIT's operation: code, arg, cpu and a."""
+    """Return the first 8 bytes, which are a whole EXIT: code, arg, cpu and a."""
     cdef uint64_t head
     memcpy(&head, op, sizeof(head))
     return head
@@ -746,30 +689,31 @@ cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
     cdef uint64_t cycles
     cdef KbCpu* c
     cdef const KbOp* op
-    cdef const KbMove* move
+    cdef const KbTransition* transition
     status[0] = KB_OK
     while i < n:
         op = &ops[i]
         if op.code == KB_EXIT and op.cpu < m.n_cpus and 0 <= op.a < m.n_kinds:
             c = &m.cpus[op.cpu]
-            move = &m.moves[c.tr.known + op.a]
-            if move.number != 0 and c.cycles <= CLOCK_NEAR:
+            transition = &m.transitions[c.tr.known + op.a]
+            if transition.number != 0 and c.cycles <= CLOCK_NEAR:
                 end = i + 1
                 # Equal EXITs from a state that they do not change: the next store to this CPU
                 # would wait for the one before, so count them first and store once.
-                if end < n and _head(&ops[end]) == _head(op) and move.after.known == c.tr.known:
+                if (end < n and _head(&ops[end]) == _head(op)
+                        and transition.after.known == c.tr.known):
                     last = min(n, i + RUN_MAX)
                     end += 1
                     while end < last and _head(&ops[end]) == _head(op):
                         end += 1
-                _take(c, move, end - i)
+                _make(c, transition, end - i)
                 if cycles_out != NULL:
                     while i < end:
-                        cycles_out[i] = move.cycles
+                        cycles_out[i] = transition.cycles
                         i += 1
                 i = end
                 continue
-        status[0] = _do(m, op, &results[i], &cycles)
+        status[0] = kb_do(m, op.code, op.cpu, op.a, op.b, op.arg, &results[i], &cycles)
         if status[0] != KB_OK:
             return i
         if cycles_out != NULL:
@@ -779,18 +723,22 @@ cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
 
 
 cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
-                      int64_t* done) noexcept nogil:
+                        int64_t* done) noexcept nogil:
     # Brent's cycle search: the state is compared with one kept at a power of two. A bitmap's
-    # bytes need no comparing: within an EXIT they are only overwritten with what the task's
-    # state says, so after one whole round another changes nothing.
+    # bytes need no comparing: within an EXIT they are only overwritten as the task's state says,
+    # so after one whole round another changes nothing.
     cdef KbCpu* c = &m.cpus[cpu]
-    cdef KbCpu kept = c[0]
-    cdef KbTask kept_task = c.current[0]
+    cdef KbCpu kept
+    cdef KbTask kept_task
     cdef KbCounters before, after
     cdef uint64_t cycles, round_cycles
     cdef int64_t at = 0, power = 1, length, rounds
-    cdef size_t i
+    cdef int i
     cdef int status
+    if cpu < 0 or cpu >= m.n_cpus:
+        return KB_BAD_CPU
+    kept = c[0]
+    kept_task = c.current[0]
     kb_counters(m, cpu, &before)
     while done[0] < n:
         status = kb_exit(m, cpu, kind, &cycles)
@@ -802,14 +750,16 @@ cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
             round_cycles = c.cycles - kept.cycles
             rounds = (n - done[0]) // length
             if round_cycles > 0:
-                rounds = min(rounds, <int64_t>((CLOCK_LIMIT - c.cycles) // round_cycles))
+                # Rounds that end at CLOCK_LIMIT or below: each of their EXITs may begin.
+                rounds = min(rounds, <int64_t>(
+                    (CLOCK_LIMIT - min(c.cycles, CLOCK_LIMIT)) // round_cycles))
             kb_counters(m, cpu, &after)
-            for i in range(sizeof(KbCounters) // sizeof(uint64_t)):
+            for i in range(N_COUNTERS):
                 (<uint64_t*>&m.counted[cpu])[i] += rounds * (
                     (<uint64_t*>&after)[i] - (<uint64_t*>&before)[i])
             c.cycles += rounds * round_cycles
             done[0] += rounds * length
-            power = 0               # what is left is less than a round, or more than the clock
+            power = 0               # less than a round is left, of the EXITs or of the clock
         if length == power:
             at = done[0]
             power *= 2
@@ -829,74 +779,6 @@ cdef bint _same(const KbCpu* a, const KbCpu* b) noexcept nogil:
 cdef bint _same_task(const KbTask* a, const KbTask* b) noexcept nogil:
     return (a.seq == b.seq and a.max == b.max and a.tif == b.tif and a.has_map == b.has_map
             and a.in_run == b.in_run and a.empty == b.empty)
-
-
-cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
-                         const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
-                         int64_t n) noexcept nogil:
-    # Bit 0, 1 and 2 of a port's answer say that 1, 2 and 4 bytes may be accessed there: the width
-    # itself is the mask. Block by block, so that the look-ups, which no vector instruction does,
-    # are apart from what becomes vector instructions, and all of it stays in the first cache.
-    cdef uint8_t* answers = NULL
-    cdef uint32_t port
-    cdef int64_t at = 0, part
-    cdef bint good = True
-    if n >= CHECKS_MANY:
-        answers = <uint8_t*>PyMem_RawMalloc(KB_PORTS)
-    if answers != NULL:
-        for port in range(<uint32_t>KB_PORTS):
-            answers[port] = (kb_port_check(tr_limit, io_base, tss_map, port, 1)
-                             | kb_port_check(tr_limit, io_base, tss_map, port, 2) << 1
-                             | kb_port_check(tr_limit, io_base, tss_map, port, 4) << 2)
-    while good and at < n:
-        part = min(n - at, <int64_t>CHECKS_BLOCK)
-        good = _all_widths(&widths[at], part)
-        if good and answers != NULL:
-            _look_up(answers, &ports[at], &widths[at], &allowed[at], part)
-        elif good:
-            _check(tr_limit, io_base, tss_map, &ports[at], &widths[at], &allowed[at], part)
-        at += part
-    if answers != NULL:
-        PyMem_RawFree(answers)
-    return good
-
-
-cdef bint _all_widths(const uint8_t* widths, int64_t n) noexcept nogil:
-    cdef uint8_t odd = 0
-    cdef int64_t i
-    for i in range(n):
-        odd |= (widths[i] != 1) & (widths[i] != 2) & (widths[i] != 4)
-    return not odd
-
-
-cdef void _check(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
-                 const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
-                 int64_t n) noexcept nogil:
-    cdef int64_t i
-    for i in range(n):
-        allowed[i] = kb_port_check(tr_limit, io_base, tss_map, ports[i], widths[i])
-
-
-cdef void _look_up(const uint8_t* answers, const uint16_t* ports, const uint8_t* widths,
-                   uint8_t* allowed, int64_t n) noexcept nogil:
-    # Four loads, then four stores: a store could change `answers`, for all the compiler knows.
-    cdef uint8_t a, b, c, d
-    cdef int64_t i = 0
-    while i + 4 <= n:
-        a = answers[ports[i]]
-        b = answers[ports[i + 1]]
-        c = answers[ports[i + 2]]
-        d = answers[ports[i + 3]]
-        allowed[i] = a
-        allowed[i + 1] = b
-        allowed[i + 2] = c
-        allowed[i + 3] = d
-        i += 4
-    while i < n:
-        allowed[i] = answers[ports[i]]
-        i += 1
-    for i in range(n):
-        allowed[i] = (allowed[i] & widths[i]) != 0
 
 
 cdef int kb_api() noexcept nogil:

@@ -1,6 +1,7 @@
-"""The doors of the core: its arrays' dtypes, and arguments made into what the core takes.
+"""The core's dtypes, and checks that turn arguments into the core's arrays and integers.
 
-Each function raises TypeError or ValueError with the argument's name, value and range.
+For _core, _ports and scenario. Each function raises TypeError or ValueError with the argument's
+name, value and range.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ T = TypeVar("T")
 OP_DTYPE = np.dtype(
     [("code", "u1"), ("arg", "u1"), ("cpu", "u2"), ("a", "i4"), ("b", "i4"), ("c", "i4")]
 )
-"""One operation, 16 bytes; model.Op says what each code's `arg`, `a` and `b` are."""
+"""One operation, 16 bytes; model.Op has the meaning of `arg`, `a` and `b` per code."""
 
 COUNTERS = (
     *("exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches"),

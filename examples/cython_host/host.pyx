@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""A simulator of its own, compiled against kvmbench: its loop runs without the GIL."""
+"""A simulator compiled against kvmbench: its loop runs without the GIL."""
 from libc.stdint cimport int64_t, uint64_t
 
 from kvmbench cimport (

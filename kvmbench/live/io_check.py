@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvmbench._core import port_check
+from kvmbench._ports import port_check
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.guest.assembler import RDX, RSI, Code

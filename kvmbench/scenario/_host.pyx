@@ -1,8 +1,8 @@
 """A whole host in C: run queues, timeslices and random guests over the machine's operations.
 
-docs/scenario.md says what it computes. Each worker thread has a KbMachine of its own over the
-same CPUs and tasks, so that learning a KbMove writes to nothing that is shared; a CPU is in one
-worker's hands at a time, and workers meet at the end of each epoch.
+docs/scenario.md is the specification; scenario.py drives it. Each worker thread has a separate
+KbMachine over the same CPUs and tasks, so that a transition that one of them adds changes nothing
+shared; one worker at a time has a CPU, and workers meet at the end of each epoch.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport (
@@ -13,10 +13,11 @@ from posix.unistd cimport usleep
 
 from kvmbench._core cimport Machine
 from kvmbench._steps cimport (
-    KB_ADVANCE, KB_EXIT, KB_IO, KB_IOPERM, KB_MOVES, KB_NO_MEMORY, KB_OK, KB_STATES, KB_SWITCH,
-    KbCounters, KbCpu, KbMachine, KbMove, KbOp, kb_advance, kb_exit, kb_flush, kb_free_spare,
-    kb_io, kb_ioperm, kb_known, kb_switch,
+    KB_ADVANCE, KB_EXIT, KB_IO, KB_IOPERM, KB_NO_MEMORY, KB_OK, KB_STATES, KB_SWITCH,
+    KB_TIMES_STRIDE, KB_TRANSITIONS, KbCounters, KbCpu, KbMachine, KbOp, KbTransition, kb_advance,
+    kb_exit, kb_flush, kb_free_spare, kb_io, kb_ioperm, kb_known, kb_switch, kb_times,
 )
+from kvmbench.scenario._philox cimport GOLDEN, philox_block
 
 import numpy as np
 
@@ -45,16 +46,10 @@ cdef extern from *:
     #else
     #define PAUSE() ((void)0)
     #endif
-    #define PHILOX_M0 UINT64_C(0xD2E7470EE14C6C93)
-    #define PHILOX_M1 UINT64_C(0xCA5A826395121157)
-    #define GOLDEN UINT64_C(0x9E3779B97F4A7C15)      /* 2**64 over the golden ratio */
-    #define ROOT3 UINT64_C(0xBB67AE8584CAA73B)       /* 2**64 * (sqrt(3) - 1) */
     #define FETCH_ADD(at, n) __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL)
     #define LOAD(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
     #define STORE(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
     """
-    ctypedef unsigned long long uint128_t "unsigned __int128"
-    const uint64_t PHILOX_M0, PHILOX_M1, GOLDEN, ROOT3
     void PAUSE() noexcept nogil
     int64_t FETCH_ADD(int64_t* at, int64_t n) noexcept nogil
     int64_t LOAD(int64_t* at) noexcept nogil
@@ -78,8 +73,8 @@ cdef struct Actor:                # a task; 64 bytes, so that no two threads wri
     uint64_t burst                # cycles still to run before it sleeps
     uint64_t wake                 # clock of its CPU, while it sleeps
     int32_t kind                  # exit kind that ends the run under way, NONE: none under way
-    int32_t next                  # task behind it in its CPU's queue or among the sleepers
-    int32_t port                  # of its own
+    int32_t next                  # the next task in its CPU's queue or among the sleepers
+    int32_t port                  # for `io`
     int32_t _unused[5]
 
 cdef struct Lane:                 # a CPU's share of the host
@@ -103,13 +98,13 @@ cdef struct Cost:                 # an entry of Worker.costs
 
 cdef struct Worker:
     KbMachine m
-    uint64_t* taken               # [n_cpus, KB_MOVES]
-    Cost* costs                   # [n_costs], hashed: EXITs interpreted by what they cost
+    Cost* costs                   # [n_costs], hashed: interpreted EXITs by their cost
     uint64_t n_costs, used
 
-cdef struct Shared:               # what the workers have in common
+cdef struct Shared:               # by all workers
     KbMachine* m
     Lane* lanes                   # [n_cpus]
+    Group* groups
     Actor* actors                 # [n_tasks]
     Worker* workers               # [n_workers]
     Cursor* cursors               # [n_workers]
@@ -127,34 +122,13 @@ cdef struct Shared:               # what the workers have in common
 
 # -- Random numbers ------------------------------------------------------------------------------
 
-cdef inline void _philox(const uint64_t* counter, uint64_t k0, uint64_t k1,
-                         uint64_t* out) noexcept nogil:
-    """Philox4x64-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3")."""
-    cdef uint64_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3]
-    cdef uint128_t p, q
-    cdef int _i
-    for _i in range(10):
-        p = <uint128_t>PHILOX_M0 * c0
-        q = <uint128_t>PHILOX_M1 * c2
-        c0 = <uint64_t>(q >> 64) ^ c1 ^ k0
-        c1 = <uint64_t>q
-        c2 = <uint64_t>(p >> 64) ^ c3 ^ k1
-        c3 = <uint64_t>p
-        k0 += GOLDEN
-        k1 += ROOT3
-    out[0] = c0
-    out[1] = c1
-    out[2] = c2
-    out[3] = c3
-
-
 def philox(counter, key):
     """Return the block of Philox4x64-10 for four words of counter and two of key, as a list."""
     cdef uint64_t[4] at = [int(word) for word in counter]
     cdef uint64_t[4] found
     cdef uint64_t k0, k1
     k0, k1 = key
-    _philox(at, k0, k1, found)
+    philox_block(at, k0, k1, found)
     return list(found)
 
 
@@ -164,7 +138,7 @@ cdef void _refill(Shared* s, Lane* lane, uint64_t stream) noexcept nogil:
     for i in range(0, DRAWS, 4):
         lane.block += 1
         counter[0] = lane.block
-        _philox(counter, s.seed, stream, &lane.draws[i])
+        philox_block(counter, s.seed, stream, &lane.draws[i])
     lane.at = 0
 
 
@@ -191,7 +165,7 @@ cdef uint64_t _below(Shared* s, uint64_t n) noexcept nogil:
     """Draw from the host's own stream a number below n, which is below 2**32."""
     cdef uint64_t[4] counter = [(s.draws >> 2) + 1, 0, 0, 0]
     cdef uint64_t[4] block
-    _philox(counter, s.seed, UINT64_MAX, block)
+    philox_block(counter, s.seed, UINT64_MAX, block)
     s.draws += 1
     return (block[(s.draws - 1) & 3] >> 32) * n >> 32
 
@@ -242,7 +216,7 @@ cdef int _exit(Shared* s, Worker* w, int64_t cpu, int32_t kind) noexcept nogil:
 
 
 cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
-    """Count an EXIT that was interpreted; those by moves are counted by move."""
+    """Count an EXIT that was interpreted; the others are counted by transition."""
     cdef Cost* old
     cdef uint64_t at, i, n
     if 2 * w.used >= w.n_costs:
@@ -272,9 +246,9 @@ cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
 
 # -- What a task does until its slice or its burst ends -------------------------------------------
 
-cdef void _take_moves(Shared* s, Worker* w, Actor* actor, int64_t cpu,
-                      uint64_t stop) noexcept nogil:
-    """Do the guest's runs and EXITs as long as each EXIT is a known KbMove and the run fits.
+cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
+                            uint64_t stop) noexcept nogil:
+    """Do the guest's runs and EXITs as long as each EXIT is a known transition and the run fits.
 
     As kb_advance and kb_exit would, but with the CPU's state in registers: an EXIT costs a
     look-up, a sum and a count. What comes next is left in the actor.
@@ -282,10 +256,10 @@ cdef void _take_moves(Shared* s, Worker* w, Actor* actor, int64_t cpu,
     cdef Lane* lane = &s.lanes[cpu]
     cdef KbCpu* c = &w.m.cpus[cpu]
     cdef const Group* group = actor.group
-    cdef const KbMove* moves = w.m.moves
-    cdef const KbMove* move
-    cdef const KbMove* last = NULL
-    cdef uint64_t* taken = c.taken
+    cdef const KbTransition* transitions = w.m.transitions
+    cdef const KbTransition* transition
+    cdef const KbTransition* last = NULL
+    cdef uint64_t* times = c.times
     cdef uint64_t clock = c.cycles, burst = actor.burst, run = actor.left
     cdef uint64_t guest = 0, outside = 0, n = 0, bits
     cdef uint64_t not_in_run = <uint64_t>c.current.in_run - 1
@@ -295,17 +269,17 @@ cdef void _take_moves(Shared* s, Worker* w, Actor* actor, int64_t cpu,
         bits = _draw(s, lane, cpu)
         run, kind = _time(group, group.mean, bits), _choose(group, bits)
     while True:
-        move = &moves[known + kind]
-        if run > stop - clock or run > burst or move.number == 0:
+        transition = &transitions[known + kind]
+        if run > stop - clock or run > burst or transition.number == 0:
             break
-        clock += run + move.cycles
+        clock += run + transition.cycles
         burst -= run
         guest += run
         outside += run & not_in_run
-        not_in_run = <uint64_t>move.in_run - 1
-        known = move.after.known
-        taken[move.number] += 1
-        last = move
+        not_in_run = <uint64_t>transition.in_run - 1
+        known = transition.after.known
+        times[transition.number] += 1
+        last = transition
         n += 2
         kind = NONE
         if clock >= stop or burst == 0:
@@ -330,7 +304,7 @@ cdef int _vcpu(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) n
     cdef int status = KB_OK
     while c.cycles < stop and actor.burst > 0:
         if s.ops == NULL:
-            _take_moves(s, w, actor, cpu, stop)
+            _make_transitions(s, w, actor, cpu, stop)
             if actor.kind == NONE:
                 return KB_OK
         elif actor.kind == NONE:
@@ -538,9 +512,9 @@ cdef bint _meet(Shared* s) noexcept nogil:
     return LOAD(&s.phase) >= 0
 
 
-cdef void _claim(Shared* s, Worker* w, int64_t cpu) noexcept nogil:
+cdef void _claim(Worker* w, int64_t cpu) noexcept nogil:
     cdef KbCpu* c = &w.m.cpus[cpu]
-    c.taken = w.taken + cpu * KB_MOVES
+    c.times = kb_times(&w.m, cpu)
     c.tr.known = 0
     if c.task < 0:
         c.current = &w.m.idle
@@ -559,7 +533,7 @@ cdef void _work(Shared* s, int64_t id) noexcept nogil:
                 cpu = FETCH_ADD(&cursor.next, 1)
                 if cpu >= cursor.end:
                     break
-                _claim(s, w, cpu)
+                _claim(w, cpu)
                 status = _run_cpu(s, w, cpu, s.now)
                 if status != KB_OK:
                     STORE(&s.stop, status)
@@ -608,8 +582,9 @@ cdef class Host:
         for i in range(m.n_cpus):
             s.lanes[i].at = DRAWS
             s.lanes[i].head = s.lanes[i].tail = s.lanes[i].sleepers = NONE
-        self._people(list(groups), tasks)
-        self._employ()
+        self._lay_out_groups(list(groups))
+        self._lay_out_tasks(tasks, len(groups))
+        self._make_workers()
 
     def __dealloc__(self):
         cdef int64_t i
@@ -626,14 +601,12 @@ cdef class Host:
         self._owned[name] = raw
         return &view[0] + skip
 
-    cdef _people(self, list groups, tasks):
-        cdef Shared* s = &self.s
+    cdef _lay_out_groups(self, list groups):
         cdef Group* made = <Group*>self._array("groups", len(groups), sizeof(Group))
         cdef Choice* mix
         cdef uint32_t[::1] table
         cdef int64_t i, j
-        cdef int64_t[:, ::1] rows
-        cdef uint64_t bits
+        self.s.groups = made
         for i, (type_, mean, run, sleep, fixed, kinds) in enumerate(groups):
             made[i].type = TYPES.index(type_)
             made[i].mean = integer("mean", mean, 1, 1 << 40)
@@ -648,31 +621,38 @@ cdef class Host:
             entries = alias_table([weight for _, weight in kinds]) if kinds else ()
             for j, (threshold, alias) in enumerate(entries):
                 mix[j].threshold = threshold
-                mix[j].kind = integer("kind", kinds[j][0], 0, s.m.n_kinds - 1)
+                mix[j].kind = integer("kind", kinds[j][0], 0, self.s.m.n_kinds - 1)
                 mix[j].alias = kinds[alias][0]
             made[i].mix = mix
             made[i].n_mix = len(kinds)
-        rows = np.ascontiguousarray(tasks, np.int64)
+
+    cdef _lay_out_tasks(self, tasks, n_groups):
+        """Queue each task on its CPU, before its first burst."""
+        cdef Shared* s = &self.s
+        cdef Actor* actor
+        cdef int64_t[:, ::1] rows = np.ascontiguousarray(tasks, np.int64)
+        cdef int64_t i, group, cpu
+        cdef uint64_t bits
         if (rows.shape[0], rows.shape[1]) != (s.m.n_tasks, 4):
             raise ValueError(f"tasks has shape {tasks.shape}, not ({s.m.n_tasks}, 4)")
         self._owned["tasks"] = rows
         s.actors = <Actor*>self._array("actors", s.m.n_tasks, sizeof(Actor))
         for i in range(s.m.n_tasks):
-            group = integer("group", rows[i, 0], 0, len(groups) - 1)
+            actor = &s.actors[i]
+            group = integer("group", rows[i, 0], 0, n_groups - 1)
             cpu = integer("cpu", rows[i, 1], 0, s.m.n_cpus - 1)
-            port = integer("port", rows[i, 2], 0, 65535)
-            integer("ports", rows[i, 3], 0, 65536 - port)
-            s.actors[i].group = &made[<int64_t>group]
-            s.actors[i].port = port
-            s.actors[i].kind = NONE
-            s.actors[i].burst = <uint64_t>1 << 63
-            if s.actors[i].group.sleep:
-                bits = _draw(s, &s.lanes[<int64_t>cpu], cpu)
-                s.actors[i].burst = _time(s.actors[i].group, s.actors[i].group.run, bits)
-            _push(s, &s.lanes[<int64_t>cpu], <int32_t>i)
+            actor.port = integer("port", rows[i, 2], 0, 65535)
+            integer("ports", rows[i, 3], 0, 65536 - actor.port)
+            actor.group = &s.groups[group]
+            actor.kind = NONE
+            actor.burst = <uint64_t>1 << 63
+            if actor.group.sleep:
+                bits = _draw(s, &s.lanes[cpu], cpu)
+                actor.burst = _time(actor.group, actor.group.run, bits)
+            _push(s, &s.lanes[cpu], <int32_t>i)
 
-    cdef _employ(self):
-        """Give each worker a machine of its own over the same CPUs and tasks."""
+    cdef _make_workers(self):
+        """Give each worker a separate machine over the same CPUs and tasks."""
         cdef Shared* s = &self.s
         cdef KbMachine* m = s.m
         cdef Worker* w
@@ -686,13 +666,14 @@ cdef class Host:
             w.m = m[0]
             w.m.spare = NULL
             w.m.n_spare = 0
-            w.m.n_known = w.m.n_moves = 1
+            w.m.n_known = w.m.n_transitions = 1
             w.m.known = <uint32_t*>self._array(f"known {i}", KB_STATES, sizeof(uint32_t))
-            w.m.moves = <KbMove*>self._array(
-                f"moves {i}", (KB_MOVES + 1) * m.n_kinds, sizeof(KbMove))
-            w.m.effects = <KbCounters*>self._array(f"effects {i}", KB_MOVES, sizeof(KbCounters))
-            w.taken = <uint64_t*>self._array(
-                f"taken {i}", m.n_cpus * KB_MOVES, sizeof(uint64_t))
+            w.m.transitions = <KbTransition*>self._array(
+                f"transitions {i}", (KB_TRANSITIONS + 1) * m.n_kinds, sizeof(KbTransition))
+            w.m.effects = <KbCounters*>self._array(
+                f"effects {i}", KB_TRANSITIONS, sizeof(KbCounters))
+            w.m.times = <uint64_t*>self._array(
+                f"times {i}", m.n_cpus * KB_TIMES_STRIDE, sizeof(uint64_t))
             w.n_costs = 64
             w.costs = <Cost*>PyMem_RawRealloc(NULL, w.n_costs * sizeof(Cost))
             if w.costs == NULL:
@@ -714,7 +695,7 @@ cdef class Host:
             if rows[i, 3] == 0:
                 continue
             cpu = rows[i, 1]
-            _claim(s, w, cpu)
+            _claim(w, cpu)
             status = _switch(s, w, cpu, <int32_t>i)
             if status == KB_OK:
                 status = _note(s, &s.lanes[cpu], KB_IOPERM, 1, cpu, rows[i, 2], rows[i, 3])
@@ -754,28 +735,22 @@ cdef class Host:
         """Bring the machine's records up to date when all workers have returned."""
         cdef Shared* s = &self.s
         cdef int64_t i, cpu
-        cdef KbCpu* c
-        cdef Worker* w
-        cdef const uint64_t[::1] taken = self.machine._owned["taken"].view(np.uint64)
         self._count_costs()
         for cpu in range(s.m.n_cpus):
-            c = &s.m.cpus[cpu]
             for i in range(s.n_workers):
-                w = &s.workers[i]
-                c.taken = w.taken + cpu * KB_MOVES
-                kb_flush(&w.m, cpu)
-            c.taken = <uint64_t*>&taken[cpu * KB_MOVES]
-            if c.task < 0:
-                c.current = &s.m.idle
+                kb_flush(&s.workers[i].m, cpu)
+            s.m.cpus[cpu].times = kb_times(s.m, cpu)
+            if s.m.cpus[cpu].task < 0:
+                s.m.cpus[cpu].current = &s.m.idle
         s.m.sequence = s.workers[0].m.sequence
         self.machine.running = False
         if s.stop == KB_NO_MEMORY:
             raise MemoryError("no memory for a task's I/O bitmap, or for the costs of EXITs")
 
     cdef _count_costs(self):
-        """Sum up how many EXITs cost how much, before `finish` clears the counts of moves."""
+        """Sum up the EXITs by their cost, before `finish` clears the times of the transitions."""
         cdef Shared* s = &self.s
-        cdef const KbMove* move
+        cdef const KbTransition* transition
         cdef Worker* w
         cdef int64_t i, cpu, at
         cdef uint64_t times
@@ -783,13 +758,13 @@ cdef class Host:
         for i in range(s.n_workers):
             w = &s.workers[i]
             for at in range(<int64_t>w.m.n_known * w.m.n_kinds):
-                move = &w.m.moves[at]
-                if move.number == 0 or not w.m.kinds[at % w.m.n_kinds].exits:
+                transition = &w.m.transitions[at]
+                if transition.number == 0 or not w.m.kinds[at % w.m.n_kinds].exits:
                     continue
                 times = 0
                 for cpu in range(s.m.n_cpus):
-                    times += w.taken[cpu * KB_MOVES + move.number]
-                costs[move.cycles] = costs.get(move.cycles, 0) + times
+                    times += kb_times(&w.m, cpu)[transition.number]
+                costs[transition.cycles] = costs.get(transition.cycles, 0) + times
             for at in range(<int64_t>w.n_costs):
                 if w.costs[at].count:
                     cycles = w.costs[at].cycles

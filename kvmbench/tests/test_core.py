@@ -1,9 +1,12 @@
 """The machine by hand: every expected number is a sum of costs that docs/model.md names."""
 
+import ast
 import copy
+import inspect
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -93,7 +96,7 @@ def cycles(costs):
 
 
 class Checked:
-    """A machine, and one that is driven through run(): both must do exactly what is said."""
+    """A machine, and one that is driven through run(): both must do exactly as told."""
 
     def __init__(self, *args, **kwargs):
         self.machine = machine(*args, **kwargs)
@@ -127,6 +130,15 @@ class Checked:
         found = self.machine.task[task].tolist()
         assert found == (tif, has_map, max, seq, last_cpu, in_run)
 
+
+# Its EXITs mark and clear in turn.
+TOGGLE = Policy(
+    "toggle",
+    vm_exit=[
+        *("set_tif if stale", "clear_tif if not stale"),
+        *("mark_stale if not tif", "clear_stale if tif"),
+    ],
+)
 
 RELOAD = dict(reloads=1)
 MARK = dict(marks=1)
@@ -216,6 +228,36 @@ def test_exits_of_all_kinds_interleaved():
 
 
 # SWITCH
+
+
+def test_a_wipe_in_an_exit_costs_by_the_maps_length():
+    """The length is no part of the state that an EXIT is remembered by."""
+    wiper = Policy("wiper", ioperm=["alloc_map", "edit_map"], vcpu_put=["wipe_own"])
+    made = Checked(wiper, after=MAP)
+    costs = f"{USER} wipe_base wipe_line"
+    for _ in range(3):  # 8 bytes are one line of 64
+        made.do("exit", 0, "user", costs=costs, **USER_EVENTS, map_wipes=1)
+    for runner in (made.machine, made.batch):
+        runner.ioperm(0, 65528, 8)
+    for _ in range(2):  # 8,192 bytes are 128
+        made.do("exit", 0, "user", costs=f"{costs}*128", **USER_EVENTS, map_wipes=1)
+
+
+def test_more_kinds_than_transitions_that_a_machine_remembers():
+    """300 of them, and it remembers fewer; ci/sanitize sees a write past the last one's effect."""
+    kinds = tuple(ExitKind(f"kind{i}", 1000 + i) for i in range(300))
+    made = Machine(1, 1, Policy("nothing"), Profile("many", replace(COSTS, host_save=0), kinds))
+    made.switch(0, 0)
+    ops = np.zeros(900, OP_DTYPE)
+    ops["a"] = np.tile(np.arange(300), 3)
+    for runner in (made, made.copy()):
+        out = np.zeros(900, np.uint64)
+        runner.run(ops, cycles_out=out)
+        assert out.tolist() == [1000 + i for i in range(300)] * 3
+        again = runner.copy()
+        for machine_ in (runner, again):
+            assert machine_.count(0, "exits") == 900
+            assert machine_.count(0, "c_exit") == 3 * sum(range(1000, 1300))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -1065,46 +1107,43 @@ def test_refused_inside_kvm_run(do):
     assert core_state(made) == before
 
 
-# Near the end of the clock
-
-LIGHT_EXITS = 2**47 - 1  # host_save + (2**47 - 1) x 2**16 = 2**63 - 2**16 + 2
-SPARE = 2**16 - 2 - 2**7  # and one switch
+# The clock's limit: above 2**62 cycles no operation begins
 
 
 def test_clock_limit():
     made = machine(after=[("switch", 0, 0)])
-    with pytest.raises(OperationError, match=r"the clock of cpu 0 would pass 2\*\*63") as caught:
+    above = r"the clock of cpu 0 is above 2\*\*62 cycles"
+    with pytest.raises(OperationError, match=above) as caught:
         made.repeat_exit(0, "light", 2**63 - 1)
-    assert caught.value.index == LIGHT_EXITS
-    assert made.cpu["cycles"][0] == 2**63 - SPARE
+    # switch and host_save are 130 cycles, so the EXIT of number 2**46 begins 2**16 - 130 below.
+    assert caught.value.index == 2**46
+    assert made.cpu["cycles"][0] == 2**62 + cycles("switch host_save")
     counters = made.counters[0]
-    assert counters["exits"] == LIGHT_EXITS
-    assert counters["c_exit"] == LIGHT_EXITS * 2**16
+    assert counters["exits"] == 2**46
+    assert counters["c_exit"] == 2**46 * 2**16
     stepped = machine(after=[("switch", 0, 0)])
-    stepped.repeat_exit(0, "light", LIGHT_EXITS)
+    stepped.repeat_exit(0, "light", 2**46)
     assert core_state(made) == core_state(stepped)
 
-    made.advance(0, SPARE)
-    assert made.cpu["cycles"][0] == 2**63
     before = core_state(made)
     for refused in (
-        *(("exit", 0, "light"), ("exit", 0, "user"), ("switch", 0, 1), ("switch", 0, -1)),
-        *(("task_exit", 0), ("advance", 0, 1)),
+        *(("exit", 0, "light"), ("exit", 0, "user"), ("switch", 0, 0), ("switch", 0, 1)),
+        *(("switch", 0, -1), ("task_exit", 0), ("advance", 0, 0), ("advance", 0, 1)),
     ):
-        with pytest.raises(OperationError, match=r"operation 0: the clock of cpu 0 would pass"):
+        with pytest.raises(OperationError, match=f"operation 0: {above}"):
             getattr(made, refused[0])(*refused[1:])
-        with pytest.raises(OperationError, match=r"operation 1: the clock of cpu 0 would pass"):
-            made.run([op("advance", 0, 0), op(*refused)])
+        with pytest.raises(OperationError, match=f"operation 1: {above}"):
+            made.run([op("advance", 1, 0), op(*refused)])
         assert core_state(made) == before
-    assert (made.switch(0, 0), made.advance(0, 0)) == (0, 0)
-    assert made.advance(1, 1) == 1  # each CPU has a clock of its own
+    assert made.repeat_exit(0, "light", 0) == 0
+    assert made.advance(1, 1) == 1  # each CPU has a separate clock
 
 
-def near_the_end(left):
-    """Return a machine whose CPU 0 has `left` cycles to go; task 0 may use ports 0 to 7."""
+def at_clock(clock):
+    """Return a machine whose CPU 0 is at `clock`; task 0 may use ports 0 to 7."""
     made = machine("eager", after=MAP)
-    made.repeat_exit(0, "user", (2**63 - 2**33) // cycles(f"{USER} gdt_write ltr user_overlap"))
-    while rest := 2**63 - left - int(made.cpu["cycles"][0]):
+    made.repeat_exit(0, "user", (clock - 2**33) // cycles(f"{USER} gdt_write ltr user_overlap"))
+    while rest := clock - int(made.cpu["cycles"][0]):
         made.advance(0, min(rest, 2**31 - 1))
     return made
 
@@ -1114,6 +1153,7 @@ def near_the_end(left):
     [
         (("exit", 0, "light"), "host_save light"),
         (("exit", 0, "user"), f"{USER} gdt_write ltr user_overlap"),
+        (("switch", 0, 0), ""),
         (("switch", 0, 1), "wipe_base wipe_line switch"),
         (("switch", 0, -1), "wipe_base wipe_line switch"),
         (("ioperm", 0, 65535, 1), "ioperm copy_base copy_line*128"),
@@ -1121,21 +1161,68 @@ def near_the_end(left):
         (("io", 0, 0, 1), "io"),
         (("io", 0, 8, 1), "gp_fault"),
         (("task_exit", 0), "wipe_base wipe_line switch"),
+        (("advance", 0, 0), ""),
         (("advance", 0, 1000), "work"),
     ],
 )
 def test_last_operation_of_a_clock(do, costs):
-    made = near_the_end(cycles(costs))
+    made = at_clock(2**62)
     made.run([op(*do)])
-    assert made.cpu["cycles"][0] == 2**63
-    made = near_the_end(cycles(costs) - 1)
+    assert made.cpu["cycles"][0] == 2**62 + cycles(costs)
+    made = at_clock(2**62 + 1)
     before = core_state(made)
     for refuse in (lambda: made.run([op(*do)]), lambda: getattr(made, do[0])(*do[1:])):
-        with pytest.raises(OperationError, match=r"the clock of cpu 0 would pass 2\*\*63 cycles"):
+        with pytest.raises(OperationError, match=r"the clock of cpu 0 is above 2\*\*62 cycles"):
             refuse()
         assert core_state(made) == before
     made.run([op("switch", 1, 1), op("ioperm", 1, 0, 1)])
     assert made.task["seq"].tolist() == [1, 2, 0]  # a refused ioperm() takes no number
+
+
+@pytest.mark.parametrize("short", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 9 * 2**16, 10 * 2**16])
+def test_equal_exits_up_to_the_clock_limit(short):
+    """Of equal EXITs in one run(), as many are done as begin at 2**62 or below."""
+    done = short // 2**16 + 1
+    made = at_clock(2**62 - short - cycles("host_save light"))
+    made.exit(0, "light")
+    counters = made.counters["c_exit"][0]
+    out = np.zeros(20, np.uint64)
+    with pytest.raises(OperationError, match="above") as caught:
+        made.run([op("exit", 0, "light")] * 20, cycles_out=out)
+    assert caught.value.index == done
+    assert out.tolist() == [2**16] * done + [0] * (20 - done)
+    assert made.cycles(0) == 2**62 - short + done * 2**16
+    assert made.counters["c_exit"][0] == counters + done * 2**16
+
+
+@pytest.mark.parametrize("short", [0, 1, 2**16, 5000 * 2**16])
+def test_equal_exits_past_half_the_clock_limit(short):
+    """Above 2**61 cycles equal EXITs are done one by one; nothing else changes."""
+    made = at_clock(2**61 - short - cycles("host_save light"))
+    made.exit(0, "light")
+    out = np.zeros(10_000, np.uint64)
+    made.run([op("exit", 0, "light")] * 10_000, cycles_out=out)
+    assert out.tolist() == [2**16] * 10_000
+    assert made.cycles(0) == 2**61 - short + 10_000 * 2**16
+
+
+@pytest.mark.parametrize("short", [0, 1, 2**16, 2**17 + 2**5, 2**17 + 2**5 - 1, 3 * 2**17, 10**7])
+def test_rounds_up_to_the_clock_limit(short):
+    """repeat_exit() of a round of two EXITs that cost 2**16 + 2**5 and 2**16, in turn."""
+    made = machine(TOGGLE, after=[("switch", 0, 0), ("exit", 0, "light")])
+    while rest := 2**62 - short - made.cycles(0):
+        made.repeat_exit(0, "light", rest // 2**17)
+        made.advance(0, min(2**62 - short - made.cycles(0), 2**31 - 1))
+    clock, done = 2**62 - short, 0
+    marks, stale = made.count(0, "marks"), bool(made.cpu["limit_stale"][0])
+    while clock <= 2**62:
+        clock += 2**16 if (done % 2 == 0) == stale else 2**16 + 2**5
+        done += 1
+    with pytest.raises(OperationError, match="above") as caught:
+        made.repeat_exit(0, "light", 10**15)
+    assert caught.value.index == done
+    assert made.cycles(0) == clock
+    assert made.count(0, "marks") == marks + (done + (not stale)) // 2
 
 
 # repeat_exit()
@@ -1188,9 +1275,7 @@ def test_repeat_exit_copies_once():
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 10**12, 10**12 + 1])
 def test_repeat_exit_of_alternating_states(n):
     """One EXIT marks and one clears, in turn; marks on the first."""
-    steps = ["set_tif if stale", "clear_tif if not stale"]
-    steps += ["mark_stale if not tif", "clear_stale if tif"]
-    made = machine(Policy("toggle", vm_exit=steps), after=[("switch", 0, 0)])
+    made = machine(TOGGLE, after=[("switch", 0, 0)])
     marks = (n + 1) // 2
     expected = cycles("host_save") + n * cycles("light") + marks * cycles("mark")
     assert made.repeat_exit(0, "light", n) == expected
@@ -1248,8 +1333,11 @@ CALLS = {
     "repeat_exit": dict(cpu=0, kind=1, n=1),
     "task_map": dict(task=0),
     "io_allowed": dict(cpu=0, ports=0, widths=1),
+    "cycles": dict(cpu=0),
+    "count": dict(cpu=0, counter="exits"),
 }
-ARGUMENTS = [(m, a) for m, args in CALLS.items() for a in args if a not in ("ports", "widths")]
+NO_INTEGERS = ("ports", "widths", "counter")
+ARGUMENTS = [(m, a) for m, args in CALLS.items() for a in args if a not in NO_INTEGERS]
 
 
 @pytest.mark.parametrize("value", [2**63, 2**64, 10**30, -(2**63) - 1, -(10**30), -2])
@@ -1276,7 +1364,8 @@ def test_not_integers(method, argument, value):
 def test_numpy_integers(method, kind):
     plain, numpy = machine(after=IN_USE), machine(after=IN_USE)
     getattr(plain, method)(**CALLS[method])
-    getattr(numpy, method)(**{name: kind(value) for name, value in CALLS[method].items()})
+    arguments = {k: v if k == "counter" else kind(v) for k, v in CALLS[method].items()}
+    getattr(numpy, method)(**arguments)
     assert core_state(plain) == core_state(numpy)
 
 
@@ -1385,6 +1474,53 @@ def test_counters_and_task_map_are_copies():
     task_map[:] = 0
     assert core_state(made) == before
     assert made.task_map(1) is None
+
+
+def test_cycles_and_counts_of_a_cpu():
+    made = machine("eager", after=[("switch", 0, 0), ("exit", 0, "user"), ("advance", 1, 9)])
+    spent = cycles(f"switch {USER} gdt_write ltr user_overlap")
+    assert (made.cycles(0), made.cycles(1)) == (spent, 9)
+    events = dict(switches=1, exits=1, user_exits=1, host_saves=1, puts=1, reloads=1)
+    causes = dict(c_switch=2**7, c_exit=2**18, c_host=2 + 4, c_tr=2**3 + 2**4 + 2**20, c_user=2**19)
+    expected = dict.fromkeys(COUNTERS, 0) | events | causes
+    assert {name: made.count(0, name) for name in COUNTERS} == expected
+    assert {name: made.count(1, name) for name in COUNTERS} == dict.fromkeys(COUNTERS, 0) | {
+        "c_idle": 9
+    }
+    assert type(made.cycles(0)) is type(made.count(0, "exits")) is int
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda made: made.cycles(2), "cpu is 2, not in 0 to 1"),
+        (lambda made: made.count(-1, "exits"), "cpu is -1, not in 0 to 1"),
+        (lambda made: made.count(0, "reload"), "unknown counter 'reload'; did you mean 'reloads'?"),
+        (lambda made: made.count(0, 4), "unknown counter 4; known: exits, user_exits"),
+    ],
+)
+def test_cycles_and_counts_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        call(machine())
+
+
+def test_signatures():
+    """What editors and help() show, as _core.pyi declares it."""
+    assert str(inspect.signature(Machine)) == "(cpus, tasks, policy, profile, vendor='vmx')"
+    stub = ast.parse((Path(kvmbench.__file__).parent / "_core.pyi").read_text())
+    (declared,) = (node for node in stub.body if isinstance(node, ast.ClassDef))
+    checked = 0
+    for method in (node for node in declared.body if isinstance(node, ast.FunctionDef)):
+        if method.decorator_list:
+            continue
+        names = [argument.arg for argument in method.args.args]
+        made_of = Machine if method.name == "__init__" else getattr(Machine, method.name)
+        found = inspect.signature(made_of).parameters
+        assert list(found) == names[len(names) - len(found) :], method.name
+        defaults = [value.default for value in found.values() if value.default is not value.empty]
+        assert len(defaults) == len(method.args.defaults), method.name
+        checked += 1
+    assert checked == 15
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -1505,6 +1641,8 @@ CALLS_ON_CPU_1 = {  # each takes a machine, and what makes its last argument
     "repeat_exit": lambda m, late: m.repeat_exit(1, late(1), 5),
     "task_map": lambda m, late: m.task_map(late(1)),
     "io_allowed": lambda m, late: m.io_allowed(late(1), 0, 1),
+    "cycles": lambda m, late: m.cycles(late(1)),
+    "count": lambda m, late: m.count(late(1), "exits"),
     "copy": lambda m, _: m.copy(),
     "reset": lambda m, _: m.reset(),
 }

@@ -15,6 +15,7 @@ from kvmbench.tests.histories import History, core_state, reference_state
 
 # 250 + 4 x 2 x 10 machines of 800 operations: 264,000 operations a test run.
 OPERATIONS = 800
+SEEDS = st.integers(0, 2**32)
 QUIET = dict(deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -104,15 +105,14 @@ def test_repeat_exit(policy, profile, vendor, seed, kind, n):
     assert core_state(machine) == reference_state(model) == core_state(stepped)
 
 
-@settings(max_examples=60, **QUIET)
-@given(
-    policy=histories.POLICIES,
-    profile=histories.profiles(),
-    seed=st.integers(0, 2**32),
-    short=st.one_of(st.integers(0, 2**36), st.integers(0, 2**33)),
-)
-def test_clock_limit(policy, profile, seed, short):
-    """Near 2**63 cycles an operation is done whole or not at all."""
+SHORT = st.one_of(st.integers(0, 2**36), st.integers(0, 2**33), st.integers(0, 9999))
+
+
+def near_the_limit(policy, profile, seed, short):
+    """Return a machine and its reference in any state, CPU 0 at `short` cycles below 2**62 or more.
+
+    And the profile, whose last kind did most of that: it only costs.
+    """
     wind = ExitKind("wind", 2**32 - 1, exits=False)
     profile = replace(profile, kinds=(*profile.kinds, wind))
     kind = len(profile.kinds) - 1
@@ -120,20 +120,63 @@ def test_clock_limit(policy, profile, seed, short):
     machine = Machine(2, 3, policy, profile)
     replay(machine, History(model, len(profile.kinds) - 1, seed, 30))
     clock = model.cpus[0]
+    ops = [(Op.EXIT, 0, 0, kind, 0, 0)]
     if clock.task < 0:
         task = next(i for i in range(3) if i != model.cpus[1].task)
-        for op in [(Op.SWITCH, 0, 0, task, 0, 0)]:
-            model.step(*op)
-            machine.run([op])
-    # So many EXITs of a kind that only costs are stepped in closed form on both sides.
-    model.step(Op.EXIT, 0, 0, kind, 0, 0)
-    machine.exit(0, kind)
-    times = (2**63 - short - clock.cycles) // wind.cycles
+        ops.insert(0, (Op.SWITCH, 0, 0, task, 0, 0))
+    for op in ops:
+        model.step(*op)
+        machine.run([op])
+    # EXITs of that kind change nothing more, so the reference adds them up.
+    times = (2**62 - short - clock.cycles) // wind.cycles
     clock.cycles += times * wind.cycles
     clock.counters["c_exit"] += times * wind.cycles
     machine.repeat_exit(0, kind, times)
+    rest = max(2**62 - short - clock.cycles, 0)
+    while rest > 0:
+        op = (Op.ADVANCE, 0, 0, min(rest, 2**31 - 1), 0, 0)
+        rest -= model.step(*op)[1]
+        machine.run([op])
+    return machine, model, profile
+
+
+@settings(max_examples=80, **QUIET)
+@given(policy=histories.POLICIES, profile=histories.profiles(), seed=SEEDS, short=SHORT)
+def test_clock_limit(policy, profile, seed, short):
+    """Up to 2**62 cycles an operation is done whole, above not at all."""
+    machine, model, profile = near_the_limit(policy, profile, seed, short)
     history = History(model, len(profile.kinds), seed + 1, 60)
     results, cycles = replay(machine, history)
     assert results.tolist() == history.results.tolist()
     assert cycles.tolist() == history.cycles.tolist()
     assert core_state(machine) == reference_state(model)
+
+
+@settings(max_examples=80, **QUIET)
+@given(
+    policy=histories.POLICIES,
+    profile=histories.profiles(),
+    seed=SEEDS,
+    short=SHORT,
+    kind=st.integers(0, 5),
+    n=st.integers(1, 100),
+)
+def test_repeat_exit_at_the_clock_limit(policy, profile, seed, short, kind, n):
+    """It stops at the EXIT that would be the first to begin above 2**62, as do EXITs in a run()."""
+    machine, model, profile = near_the_limit(policy, profile, seed, short)
+    kind %= len(profile.kinds)
+    ops = np.zeros(n, OP_DTYPE)
+    ops["a"] = kind
+    batch = machine.copy()
+    done = 0
+    while done < n and model.cpus[0].cycles <= 2**62:
+        model.step(Op.EXIT, 0, 0, kind, 0, 0)
+        done += 1
+    for call in (lambda: machine.repeat_exit(0, kind, n), lambda: batch.run(ops)):
+        if done == n:
+            call()
+        else:
+            with pytest.raises(OperationError, match="is above 2") as caught:
+                call()
+            assert caught.value.index == done
+    assert core_state(machine) == core_state(batch) == reference_state(model)

@@ -22,6 +22,7 @@ import kvmbench
 from kvmbench import Machine
 from kvmbench.arrays import OP_DTYPE
 from kvmbench.cli.main import main
+from kvmbench.scenario.scenario import scenarios
 from kvmbench.tests import histories
 from kvmbench.tests.histories import History, core_state, reference_state
 
@@ -229,7 +230,7 @@ def test_cython_host(environment):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("KB_API = 1 ", "KB_API = 2 ", "compiled for kvmbench C API 2, found 1: rebuild"),
+        ("KB_API = 2 ", "KB_API = 3 ", "compiled for kvmbench C API 3, found 2: rebuild"),
         (
             "    uint64_t map_seq              # sequence of the map that tss_map holds\n",
             "    uint64_t more\n    uint64_t map_seq\n",
@@ -238,6 +239,11 @@ def test_cython_host(environment):
         (
             "    int32_t task                  # -1 = idle\n    uint32_t map_max",
             "    uint32_t map_max\n    int32_t task\n    uint32_t _was_map_max",
+            "compiled for other records than kvmbench's: rebuild",
+        ),
+        (  # two of equal size change places
+            "    uint64_t exits, user_exits, host_saves,",
+            "    uint64_t exits, host_saves, user_exits,",
             "compiled for other records than kvmbench's: rebuild",
         ),
     ],
@@ -266,6 +272,52 @@ def test_other_records_fail_at_import(environment, old, new, message):
     done = environment.run(environment.python, "-W", "ignore", "-c", "import host", cwd=source)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"ImportError: {message}"
+
+
+STEPS_PXD = (Path(kvmbench.__file__).parent / "_steps.pxd").read_text()
+
+
+def test_layout_holds_every_field():
+    """kb_layout_here() looks at each field of each record, so two of them cannot change places."""
+    body = STEPS_PXD[STEPS_PXD.index("kb_layout_here() noexcept") :]
+    body = body[: body.index("return mixed")]
+    pointers = dict(re.findall(r"cdef (Kb\w+)\* (\w+) = &", body))
+    structs = re.findall(r"^cdef struct (Kb\w+):.*\n((?:    .*\n)+)", STEPS_PXD, re.MULTILINE)
+    fields = {name: re.sub(r"#.*", "", text) for name, text in structs if name != "KbRecords"}
+    assert fields.keys() == pointers.keys()
+    looked_at = set(re.findall(r"&(\w+\.\w+)", body))
+    expected = {
+        f"{pointers[name]}.{field}"
+        for name, text in fields.items()
+        for line in text.split("\n")
+        for field in re.findall(r"(\w+)(?:\[.*?\])?(?:,|$)", line.strip())
+        if field != "_unused"
+    }
+    assert (
+        looked_at - {"r.m", "r.cpu", "r.n", "r.transition", "r.kind", "r.step", "r.op"} == expected
+    )
+    assert len(expected) > 100
+
+
+def test_the_row_of_a_cpu_is_found_in_one_place():
+    """Machine and Host hold rows of counts and bitmaps, all as far apart as _steps.pxd says."""
+    sources = [p for kind in ("*.pyx", "*.pxd") for p in Path(kvmbench.__file__).parent.rglob(kind)]
+    found = [
+        (path.name, words)
+        for path in sources
+        for words in re.findall(r"\bcpu \* (\w+)", path.read_text())
+        if words != "sizeof"
+    ]
+    assert sorted(found) == [("_steps.pxd", "KB_TIMES_STRIDE"), ("_steps.pyx", "KB_MAP_STRIDE")]
+
+
+def test_rows_lie_as_far_apart_after_a_scenario():
+    """An odd number of cache lines, or random CPUs would share few of the cache's sets."""
+    fresh = Machine(4, 0, "deferred", "patch-2017")
+    used = scenarios()["ioperm-desktop"].with_value("seconds", 0.01).run("deferred").machine
+    for machine in (fresh, used):
+        rows = machine.cpu.view(np.uint64).reshape(-1, 8)[:, 7]  # KbCpu.times, its last 8 bytes
+        assert set(np.diff(rows).tolist()) == {17 * 64}
 
 
 @in_tree

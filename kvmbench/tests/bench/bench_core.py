@@ -116,7 +116,7 @@ def test_memory(report):
     report.figure(job, "-", f"{used / 1e6:.0f} MB", "100 MB", used < 100e6)
     machine = Machine(1, 1, "deferred", PROFILE)
     cpu = machine.cpu.dtype.itemsize + machine.counters.dtype.itemsize
-    cpu += machine.tss_map.base.nbytes + 8 * 136  # and how often each move was taken
+    cpu += machine.tss_map.base.nbytes + 8 * 136  # and how often each transition was made
     task = machine.task.dtype.itemsize
     report.figure("memory, a CPU and a task", "-", f"{cpu}, {task} bytes", "-", True)
 
