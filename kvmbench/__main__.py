@@ -2,9 +2,8 @@
 
 import os
 import signal
+import sys
 from types import FrameType
-
-IMPORTS, WORK = "<frozen importlib", os.path.join("kvmbench", "cli", "progress.py")
 
 
 def run() -> None:
@@ -23,15 +22,13 @@ def run() -> None:
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt in the work; end at once in an import, which may swallow it."""
-    names = set()
-    while frame is not None:
-        names.add(frame.f_code.co_filename)
-        frame = frame.f_back
-    if any(name.startswith(IMPORTS) for name in names) and not any(
-        name.endswith(WORK) for name in names
-    ):
-        _stop()
+    """Raise KeyboardInterrupt; before the work, end at once in an import, which may swallow it."""
+    progress = sys.modules.get("kvmbench.cli.progress")
+    if progress is None or not progress.Progress.working:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                _stop()
+            frame = frame.f_back
     raise KeyboardInterrupt
 
 

@@ -22,7 +22,10 @@ class Progress:
     The bar is gone when the context ends.
     """
 
+    working = False  # a context is open: Ctrl-C must leave the work its results
+
     def __init__(self) -> None:
+        Progress.working = True
         self._next = time.monotonic() + DELAY if _on_terminal() else float("inf")
         self._bar: Bar | None = None
 
@@ -34,6 +37,7 @@ class Progress:
 
     def clear(self) -> None:
         """Remove the bar."""
+        Progress.working = False
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -696,6 +696,22 @@ def test_ctrl_c_during_an_import(tmp_path, module):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nkvmbench: stopped\n")
 
 
+def test_ctrl_c_in_an_import_of_the_work_leaves_it_its_results(tmp_path):
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "late.py").write_text(interrupt)
+    program = (
+        "import signal; from kvmbench import __main__; from kvmbench.cli.progress import Progress\n"
+        "signal.signal(signal.SIGINT, __main__._interrupt)\n"
+        "try:\n    with Progress(): import late\nexcept KeyboardInterrupt: print('kept')\n"
+        "import late\n"
+    )
+    environment = ENV | dict(PYTHONPATH=str(tmp_path), PYTHONUNBUFFERED="1")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "\nkvmbench: stopped\n")
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["--help"], ["-h"], ["run", "-h"]])
 def test_exit_0(arguments):
     done = invoke(*arguments)
