@@ -17,11 +17,11 @@ from kvmbench.report.document import (
     Items,
     Note,
     Record,
-    Reported,
     Table,
     Tone,
 )
 from kvmbench.report.escape import csv_cell
+from kvmbench.report.reported import Reported
 from kvmbench.report.text import WIDTH
 
 __all__ = [
