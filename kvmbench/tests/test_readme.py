@@ -77,7 +77,15 @@ def measured(tmp_path):
     ]
     result = Result(boots=[Boot(runs=runs)])
     (tmp_path / "results").mkdir()
-    for name in ("before.json", "after.json", "main.json", "pr.json", "results/main.json"):
+    for name in (
+        "before.json",
+        "after.json",
+        "main.json",
+        "pr.json",
+        "results/main.json",
+        "results/before.json",
+        "results/after.json",
+    ):
         write(tmp_path / name, result)
     for name in ("a.log", "b.log"):
         (tmp_path / name).write_text("cpuid 1291\nvmcall 1181\n")
