@@ -1,4 +1,4 @@
-# What `cimport kvmbench` gives; _steps.pxd and _ports.pxd document it, docs/embedding.md has examples.
+# The names of `cimport kvmbench`: see _steps.pxd and _ports.pxd; docs/embedding.md has examples.
 from kvmbench._core cimport Machine
 from kvmbench._ports cimport (
     KB_MAP_BYTES, KB_PORTS, KB_TSS_MAP_BYTES, kb_port_check, kb_port_checks,

@@ -326,7 +326,7 @@ cdef class Machine:
         return self.m.cpus[i].cycles
 
     def count(self, cpu, counter):
-        """Return a counter of `cpu` by its name (docs/model.md, section 7): `"reloads"`, `"c_tr"`."""
+        """Return a counter of `cpu` by its name, as `"reloads"`: docs/model.md, section 7."""
         cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
         cdef KbCounters sums
         if counter not in COUNTERS:

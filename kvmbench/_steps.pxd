@@ -133,8 +133,8 @@ cdef enum:
     KB_HOOKS = 6
 
 cdef enum:
-    # From one CPU's row to the next: an odd number of cache lines. With a power of two of them, the
-    # same places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
+    # From one CPU's row to the next: an odd number of cache lines. With a power of two, the same
+    # places of all rows would share few of the cache's sets: 1.2 times the time of a mixed run.
     KB_TIMES_STRIDE = KB_TRANSITIONS + 8    # counts
     KB_MAP_STRIDE = KB_MAP_BYTES + 64       # bytes
 

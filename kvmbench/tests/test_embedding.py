@@ -293,9 +293,7 @@ def test_layout_holds_every_field():
         for field in re.findall(r"(\w+)(?:\[.*?\])?(?:,|$)", line.strip())
         if field != "_unused"
     }
-    assert (
-        looked_at - {"r.m", "r.cpu", "r.n", "r.transition", "r.kind", "r.step", "r.op"} == expected
-    )
+    assert {place for place in looked_at if not place.startswith("r.")} == expected
     assert len(expected) > 100
 
 
