@@ -5,6 +5,7 @@
     ├── FileError (ValueError)          a TOML or Python file that cannot be used
     ├── ResultError (ValueError)        a result, plan or foreign file that cannot be used
     ├── IncompatibleError (ValueError)  two results that cannot be compared
+    ├── LabError (RuntimeError)         no emulated machine, or one that did not do its job
     ├── LiveError (RuntimeError)        this host cannot measure
     │   └── WrongKernelError            another kernel is running than the plan's step measures
     └── KvmError (OSError)              an ioctl of /dev/kvm failed
@@ -24,6 +25,7 @@ __all__ = [
     "IncompatibleError",
     "KvmError",
     "KvmbenchError",
+    "LabError",
     "LiveError",
     "OperationError",
     "ResultError",
@@ -63,6 +65,10 @@ class ResultError(KvmbenchError, ValueError):
 
 class IncompatibleError(KvmbenchError, ValueError):
     """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
+
+
+class LabError(KvmbenchError, RuntimeError):
+    """An emulated machine cannot be had or did not do its job, in one line with what would help."""
 
 
 class LiveError(KvmbenchError, RuntimeError):

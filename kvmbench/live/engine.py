@@ -60,6 +60,7 @@ class Plan:
     cpu: int | None = None  # of the host, for the vCPU's thread; None for kvmbench's choice
     ioperm: Ioperm = "off"
     seed: int = 0
+    iterations: int = 0  # of each round; 0 where they are to be calibrated
 
     def __post_init__(self) -> None:
         for name in ("runs", "rounds"):
@@ -181,7 +182,7 @@ def measure(
         chosen = [workload for workload in chosen if workload.guest is not None]
     offered = offer()
     cpu, other_cpu = _cpus(offered, plan.cpu)
-    rows, skipped = _rows(chosen, offered)
+    rows, skipped = _rows(chosen, offered, plan.iterations)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
@@ -249,7 +250,9 @@ def measure(
     )
 
 
-def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[list[_Row], dict[str, str]]:
+def _rows(
+    workloads: Iterable[Workload], offered: Offer, iterations: int
+) -> tuple[list[_Row], dict[str, str]]:
     """Return the workloads that can run, assembled, and the reason for skipping each other one."""
     rows, skipped = [], {}
     for workload in workloads:
@@ -269,7 +272,7 @@ def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[list[_Row], di
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
                 cpl=program.cpl,
-                iterations=0,
+                iterations=iterations,
             )
             rows.append(_Row(workload, task))
     return rows, skipped
