@@ -14,7 +14,7 @@ from kvmbench.errors import LabError
 from kvmbench.lab.inside import SECTION
 from kvmbench.live.worker import mark_tag
 
-__all__ = ["EXACT", "Row", "Rounds", "exact", "label_of", "parse", "rows"]
+__all__ = ["EXACT", "Rounds", "Row", "exact", "label_of", "parse", "rows"]
 
 EXACT = 0.005
 """Counts per iteration that differ by less are the same: a tick of the host kernel now and then."""
@@ -24,7 +24,8 @@ NAMES = {
     "vmread": "VMREAD", "vmwrite": "VMWRITE", "vmload": "VMLOAD", "vmsave": "VMSAVE",
     "returns_to_user": "returns to user mode", "instructions": "instructions",
     "instructions_kernel": "instructions, host kernel",
-    "instructions_user": "instructions, host user mode", "instructions_guest": "instructions, guest",
+    "instructions_user": "instructions, host user mode",
+    "instructions_guest": "instructions, guest",
 }  # fmt: skip
 MSRS = {
     0x10: "TSC", 0x1B: "APIC_BASE", 0x38F: "PERF_GLOBAL_CTRL", 0x6E0: "TSC_DEADLINE",

@@ -48,10 +48,13 @@ def findings() -> list[Finding]:
     able = apt and KEYRING.exists()
     found.append(
         Finding(
-            "debian:RELEASE", True, "by apt, nothing installed" if able
+            "debian:RELEASE",
+            True,
+            "by apt, nothing installed"
+            if able
             else "not to be had here: name bzImages, and a TARBALL to build",
             "" if able or not apt else "sudo apt-get install debian-archive-keyring",
-        )  # fmt: skip
+        )
     )
     top = cache_folder()
     while not top.exists():
@@ -60,10 +63,11 @@ def findings() -> list[Finding]:
     writable = os.access(top, os.W_OK)
     found.append(
         Finding(
-            "cache", free >= ROOM and writable,
+            "cache",
+            free >= ROOM and writable,
             f"{cache_folder()}, {free >> 30} GiB free" + ("" if writable else ", not writable"),
             "" if free >= ROOM and writable else "set XDG_CACHE_HOME to a folder with 2 GiB",
-        )  # fmt: skip
+        )
     )
     fetched = sorted(p.name for p in (cache_folder() / "packages").glob("linux-*"))
     if fetched:

@@ -109,8 +109,10 @@ def _lines(name: str, sides: Sequence[_Side], explain: bool) -> Iterator[Line]:
             simulated = [side.reloads(name) for side in sides]
             apart = any(row and differs(side.counted, row)
                         for side, row in zip(sides, found, strict=True))  # fmt: skip
-            yield SIMULATED, ["-" if s is None else _plain(s) for s in simulated], (
-                MARK if apart else ""
+            yield (
+                SIMULATED,
+                ["-" if s is None else _plain(s) for s in simulated],
+                (MARK if apart else ""),
             )
     limits = [row.tr_limits if row else None for row in found]
     if explain or len(set(limits)) > 1:

@@ -125,10 +125,7 @@ def build(source: str | Path | None = None, report: Report = lambda _: None) -> 
     checked. `report` is called with what is under way. Raises LabError.
     """
     tarball = Path(source) if source is not None else None
-    if tarball is not None:
-        sha256 = _sha256(tarball)
-    else:
-        sha256 = TARBALL_SHA256
+    sha256 = TARBALL_SHA256 if tarball is None else _sha256(tarball)
     folder = _folder(sha256)
     if (folder / "bochs").exists():
         return Emulator(folder)

@@ -27,8 +27,12 @@ __all__ = ["Boot", "boot_files", "cpio", "libraries", "python_image", "setup_cod
 
 SITE = "site"  # where the packages stand in the machine
 LEFT_OUT = re.compile(
-    r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|dist-packages|"
-    r"__pycache__|pydoc_data|unittest|bench|data/published|_pyrepl|config-[^/]*)(/|$)|\.(a|exe|pxd|pyi|pyx|h|o)$"
+    r"/(test|tests|config-[^/]*|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|dist-packages|"
+    r"__pycache__|pydoc_data|unittest|bench|data/published|_pyrepl)(/|$)|\.(a|exe|pxd|pyi|pyx|h|o)$"
+)
+UNUSED = re.compile(
+    r"/lib-dynload/(_tkinter|_sqlite3|_curses|_test|_xx|xx|_ssl|_hashlib|_dbm|_gdbm|_codecs_|readline|"
+    r"_asyncio|_elementtree|pyexpat|nis|ossaudiodev|audioop|_multiprocessing|_uuid|_lzma|_bz2)"
 )
 SETUP, KERNEL, CMDLINE = 0x80000, 0x100000, 0x90000  # physical addresses
 INITRD_ALIGN = 0x100000
@@ -113,7 +117,7 @@ def _closure(modules: Iterable[str]) -> list[str]:
 def _tree(folder: Path, below: str) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         inner = "/" + str(path.relative_to(folder))
-        if path.is_file() and not LEFT_OUT.search(inner):
+        if path.is_file() and not LEFT_OUT.search(inner) and not UNUSED.search(inner):
             yield below + inner, path
 
 
@@ -122,7 +126,6 @@ def _python(numpy: bool) -> dict[str, Path]:
     standard = Path(os.__file__).parent
     interpreter = Path(sys.executable).resolve()
     found = dict(_tree(standard, str(standard)[1:]))
-    found["bin/python3"] = interpreter
     found[str(interpreter)[1:]] = interpreter
     for name in ("kvmbench", "msgspec", *(("numpy",) if numpy else ())):
         spec = importlib.util.find_spec(name)
@@ -132,8 +135,6 @@ def _python(numpy: bool) -> dict[str, Path]:
         found.update(_tree(folder, f"{SITE}/{name}"))
         libs = folder.parent / f"{name}.libs"  # of a wheel
         found.update(_tree(libs, f"{SITE}/{name}.libs") if libs.is_dir() else ())
-    metadata = Path(str(importlib.metadata.distribution("kvmbench")._path))  # type: ignore[attr-defined]
-    found[f"{SITE}/{metadata.name}/METADATA"] = metadata / "METADATA"
     return found
 
 
@@ -155,19 +156,23 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     modules += ["kvmbench.workloads", "msgspec", "ctypes", "logging"]
     modules += ["kvmbench.live.io_check"] if numpy else []
     binaries = [p for p in found.values() if re.search(r"\.so(\.|$)", p.name)]
-    binaries.append(found["bin/python3"])
+    binaries.append(Path(sys.executable).resolve())
     by_path = {str(path): inner for inner, path in found.items()}
     for library in libraries(binaries):
         if str(library) not in by_path:
             found[str(library)[1:]] = library
     entries = [(inner, 0o100755, path.read_bytes()) for inner, path in sorted(found.items())]
+    entries.append(("bin/python3", 0o120777, str(Path(sys.executable).resolve()).encode()))
+    version = importlib.metadata.version("kvmbench")
+    metadata = f"Metadata-Version: 2.1\nName: kvmbench\nVersion: {version}\n"
+    entries.append((f"{SITE}/kvmbench-{version}.dist-info/METADATA", 0o100644, metadata.encode()))
     entries += _compiled(_closure(modules), by_path)
     cache.mkdir(parents=True, exist_ok=True)
     replace_file(image, cpio(entries))
     return image
 
 
-FORMAT = 1  # changes when the same files make another image
+FORMAT = 3  # changes when the same files make another image
 
 
 def _compiled(sources: Iterable[str], by_path: Mapping[str, str]) -> Iterator[Entry]:
@@ -246,5 +251,3 @@ def boot_files(
     made.sector = folder / "floppy.img"
     made.sector.write_bytes(boot_sector().ljust(1440 * 1024, b"\0"))
     return made
-
-

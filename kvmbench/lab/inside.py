@@ -44,14 +44,12 @@ def main() -> None:
         _mount()
         job: InnerJob = json.loads(JOB.read_text())
         say("begin", os.uname().release)
-        if job.get("dmesg"):
-            say("dmesg", _dmesg())
         for module in sorted(MODULES.glob("*.ko")):
             _load(module)
         say("kvm", Path("/dev/kvm").exists())
         _do(job)
         status = 0
-    except BaseException as error:  # nobody else is here to say it
+    except BaseException as error:  # noqa: BLE001, nobody else is here to say it
         say("failed", str(error) or type(error).__name__, traceback.format_exc())
     finally:
         say("end")
@@ -70,13 +68,6 @@ def say(*words: object) -> None:
     line = json.dumps(words).encode() + b"\n"
     buffer = ctypes.create_string_buffer(line, len(line))
     mark(WRITE, ctypes.addressof(buffer), len(line))
-
-
-def _dmesg() -> str:
-    """Return the kernel's messages so far."""
-    buffer = ctypes.create_string_buffer(1 << 20)
-    size = ctypes.CDLL(None).klogctl(3, buffer, len(buffer))  # SYSLOG_ACTION_READ_ALL
-    return buffer.raw[: max(size, 0)].decode(errors="replace")
 
 
 def _mount() -> None:
@@ -139,7 +130,7 @@ def _check_io(cases: int, seed: int) -> None:
 
     from kvmbench.live.io_check import check_io
 
-    check = check_io(cases, seed)
+    check = check_io(cases, seed=seed)
     say("check_io", asdict(check) | {"disagreements": [str(d) for d in check.disagreements]})
 
 

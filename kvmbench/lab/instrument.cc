@@ -144,8 +144,10 @@ void load(BX_CPU_C *c)
 void marked(BX_CPU_C *c)
 {
   Bit64u what = c->gen_reg[BX_64BIT_REG_RDI].rrx, first = c->gen_reg[BX_64BIT_REG_RSI].rrx;
-  if (what == LOAD)
+  if (what == LOAD) {
+    snapshot(what, 0);
     load(c);
+  }
   else if (what == WRITE)
     write_out(c, first, c->gen_reg[BX_64BIT_REG_RDX].rrx);
   else if (what == END)

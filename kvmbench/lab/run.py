@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -114,19 +116,34 @@ def measure(
     `policy` states the policy that all of them follow, `none` for no reload at all; by default it
     is looked up by each kernel's release. Raises LabError where a kernel does not do its job.
     """
-    found = []
-    for number, (kernel, vendor) in enumerate(kernels):
+    chosen = []
+    for kernel, vendor in kernels:
+        looked_up = None if policy == "none" else policy or policy_of(kernel.release, vendor)
+        chosen.append(looked_up)
+    shares = [0.0] * len(kernels)
+    stop = threading.Event()
 
-        def report(words: str, share: float, done: int = number, label: str = kernel.label) -> None:
+    def one(number: int) -> Counted:
+        kernel, vendor = kernels[number]
+
+        def report(words: str, share: float) -> None:
+            shares[number] = share
             if progress is not None:
-                progress(f"{label}: {words}", (done + share) / len(kernels))
+                progress(f"{kernel.label}: {words}", sum(shares) / len(shares))
 
-        chosen = (None if policy == "none" else policy) or policy_of(kernel.release, vendor)
-        if policy == "none":
-            chosen = None
-        done = boot(kernel, vendor, workloads, plan, emulator, workload_file, report)
-        found.append(_counted(kernel, done, chosen, policy is not None, workloads, plan))
-    return found
+        done = boot(kernel, vendor, workloads, plan, emulator, workload_file, report, stop)
+        return _counted(kernel, done, chosen[number], policy is not None, workloads, plan)
+
+    image.python_image(cache_folder() / "images")  # once, not by each boot
+    workers = max(1, min(len(kernels), len(os.sched_getaffinity(0))))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        futures = [pool.submit(one, number) for number in range(len(kernels))]
+        try:
+            return [future.result() for future in futures]
+        finally:  # of an error or Ctrl-C: the other machines end too
+            stop.set()
+            for future in futures:
+                future.cancel()
 
 
 def check_io(kernel: Kernel, vendor: Vendor, plan: Plan, emulator: Emulator,
@@ -146,11 +163,12 @@ def boot(
     emulator: Emulator,
     workload_file: str | None,
     progress: Progress,
+    stop: threading.Event | None = None,
 ) -> Report:
     """Boot `kernel` on an emulated CPU of `vendor`, and return what it said and counted.
 
     Raises LabError, in one line, where it panics, has no KVM for this vendor, or takes too long;
-    the console's end is then in a file that the line names.
+    the console's end is then in a file that the line names. `stop` ends the machine.
     """
     job = InnerJob(
         workloads=[workload.name for workload in workloads],
@@ -186,7 +204,7 @@ def boot(
             )  # fmt: skip
         report = Report(vendor=vendor)
         try:
-            ended = _listen(process, folder / "data", report, job, plan, progress)
+            ended = _listen(process, folder / "data", report, job, plan, progress, stop)
         except LabError as error:
             raise _with_console(kernel, error, folder) from None
         finally:
@@ -221,6 +239,7 @@ def _listen(
     job: InnerJob,
     plan: Plan,
     progress: Progress,
+    stop: threading.Event | None,
 ) -> bool:
     """Take what the machine says until it ends; return whether it came to its end.
 
@@ -268,6 +287,8 @@ def _listen(
         if now - heard > limit:
             doing = "said nothing" if offset else "did not come up"
             raise LabError(f"{doing} for {limit:.0f} s")
+        if stop is not None and stop.is_set():
+            raise LabError("stopped")
         if now - begun > plan.limit:
             raise LabError(f"not done after {plan.limit:.0f} s")
         time.sleep(POLL)
@@ -371,9 +392,13 @@ def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: 
             own |= {f"kvm_{name}": n for name, n in one.counters.get(key, {}).items()}
             series.append(
                 Series(
-                    workload=row.workload, configuration=configuration, unit="instructions",
-                    kind="noisy", values=list(row.values["instructions"]), counts=own,
-                )  # fmt: skip
+                    workload=row.workload,
+                    configuration=configuration,
+                    unit="instructions",
+                    kind="noisy",
+                    values=list(row.values["instructions"]),
+                    counts=own,
+                )
             )
             for name in row.values:
                 if name.startswith("instructions") or (name != "ltr" and name not in own):
@@ -382,10 +407,16 @@ def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: 
                 marks = [DIFFERS] if differs(one, row) and name == "ltr" else []
                 series.append(
                     Series(
-                        workload=f"{row.workload}:{name}", configuration=configuration,
-                        unit="count", kind="exact", values=[exact(row.figure(name))],
-                        quantum=EXACT, policy=one.policy, reloads=reloads, marks=marks,
-                    )  # fmt: skip
+                        workload=f"{row.workload}:{name}",
+                        configuration=configuration,
+                        unit="count",
+                        kind="exact",
+                        values=[exact(row.figure(name))],
+                        quantum=EXACT,
+                        policy=one.policy,
+                        reloads=reloads,
+                        marks=marks,
+                    )
                 )
         run = Run(
             time=time or None, engine="lab", command=list(command), vendor=one.vendor,
