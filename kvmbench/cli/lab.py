@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
-    Progress,
-    check_save,
+    Group,
     command_line,
+    complete,
+    known_workloads,
     now,
     pick,
-    read,
-    results_dir_option,
-    save_result,
+    policy_names,
 )
+from kvmbench.cli.options import keep_options, keeper, together, workload_options
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import Progress
+from kvmbench.cli.store import keep_recent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvmbench.lab.emulator import Emulator
     from kvmbench.lab.kernel import Kernel, Vendor
     from kvmbench.workloads import Workload
@@ -30,12 +30,12 @@ DEFAULT = ("cpuid", "vmcall", "mov_from_cr8", "mov_to_cr8", "inl_from_pmtimer", 
            "inl_from_kernel", "outl_to_kernel")  # fmt: skip
 
 
-@click.group("lab")
+@click.group("lab", cls=Group)
 def command() -> None:
-    """Boot real kernels on an emulated CPU and count what each VM exit makes them do.
+    """Boot real kernels on an emulated CPU and count their work per VM exit.
 
-    No /dev/kvm, no root and no virtualization hardware is needed. Instructions and counts are
-    exact or nearly so; they are no cycles.
+    It needs no /dev/kvm, no root and no virtualization hardware. The counts are those of the
+    kernel's own instructions; they are no cycles.
 
     \b
     Examples:
@@ -47,18 +47,48 @@ def command() -> None:
     """
 
 
-def _cpu_option(function: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--cpu",
-        type=click.Choice(["auto", "vmx", "svm"]),
-        default="auto",
+_cpu_option = click.option(
+    "--cpu",
+    type=click.Choice(["auto", "vmx", "svm"]),
+    default="auto",
+    show_default=True,
+    help="Emulated CPU; auto takes VMX for a kernel that has kvm-intel.",
+)
+
+_plan_options = together(
+    click.option(
+        "--runs",
+        type=click.IntRange(1, 100),
+        default=2,
         show_default=True,
-        help="Emulated CPU; auto takes VMX where the kernel has kvm-intel.",
-    )(function)
+        help="Fresh processes per length of round.",
+    ),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1, 1000),
+        default=3,
+        show_default=True,
+        help="Pairs of a short and a long round per run.",
+    ),
+    click.option(
+        "--iterations",
+        type=click.IntRange(1, 10**7),
+        default=500,
+        show_default=True,
+        help="Iterations of a short round; a long one has three times as many.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.IntRange(1),
+        default=3600,
+        show_default=True,
+        help="Seconds per kernel at most.",
+    ),
+)
 
 
 @command.command("run")
-@click.argument("names", nargs=-1, metavar="[WORKLOAD]...")
+@workload_options
 @click.option(
     "--kernel",
     "kernels",
@@ -69,46 +99,27 @@ def _cpu_option(function: Callable[..., None]) -> Callable[..., None]:
 )
 @_cpu_option
 @click.option(
-    "--ioperm",
-    type=click.Choice(["off", "on", "both"]),
-    default="off",
-    show_default=True,
-    help="Whether the vCPU's thread holds an I/O bitmap; both shows the two.",
-)
-@click.option(
     "--policy",
     metavar="POLICY",
-    help="Policy that the kernels follow, or none; looked up by release.",
+    shell_complete=complete(policy_names),
+    help="Policy of the kernels, or none for no reload; by default kvmbench looks it up.",
 )
-@click.option(
-    "--workload-file", type=click.Path(), metavar="FILE", help="Python with more workloads."
-)
-@click.option("--runs", type=click.IntRange(1, 100), default=2, show_default=True,
-              help="Fresh processes for each length of round.")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True,
-              help="Pairs of a short and a long round in each run.")  # fmt: skip
-@click.option("--iterations", type=click.IntRange(1, 10**7), default=500, show_default=True,
-              help="Iterations of a short round; a long one has three times as many.")  # fmt: skip
+@_plan_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
-@click.option("--timeout", type=click.IntRange(1), default=3600, show_default=True,
-              help="Seconds for one kernel at most.")  # fmt: skip
 @output_options("text", "markdown", "csv", "json")
-@click.option("--save", metavar="NAME", help="Keep the result as NAME, for `kvmbench compare`.")
-@click.option("--append", is_flag=True, help="Add the runs to the result that is kept as NAME.")
-@click.option("--replace", is_flag=True, help="Replace the runs that are kept as NAME.")
-@results_dir_option
+@keep_options
 def run(
     names: tuple[str, ...],
+    workload_file: str | None,
+    ioperm: Literal["off", "on", "both"],
     kernels: tuple[str, ...],
     cpu: str,
-    ioperm: Literal["off", "on", "both"],
     policy: str | None,
-    workload_file: str | None,
     runs: int,
     rounds: int,
     iterations: int,
-    explain: bool,
     timeout: int,
+    explain: bool,
     format: str | None,
     output: str | None,
     save: str | None,
@@ -116,12 +127,15 @@ def run(
     replace: bool,
     results_dir: str,
 ) -> None:
-    """Count what each WORKLOAD makes each kernel do; the eight of the patch by default."""
+    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default."""
     from kvmbench.lab.document import document
     from kvmbench.lab.run import Plan, measure, result_of
 
-    check_save(save, append, replace, results_dir, "lab")
-    workloads = _workloads(names, workload_file)
+    keep = keeper(save, "lab", append=append, replace=replace, results_dir=results_dir)
+    known = known_workloads(workload_file)
+    workloads: list[Workload] = [
+        pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)
+    ]
     if policy is not None and policy != "none":
         from kvmbench.catalog import policies
 
@@ -130,53 +144,54 @@ def run(
         ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
         limit=timeout,
     )  # fmt: skip
-    show = Progress()
-    with _Failures():
+    with _Failures(), Progress() as show:
         emulator = _emulator()
         found = [_kernel(text, cpu) for text in kernels]
         labels = [kernel.label for kernel, _ in found]
         if len(set(labels)) < len(labels):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
-        try:
-            counted = measure(
-                found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
-                progress=show,
-            )  # fmt: skip
-        finally:
-            show.clear()
+        counted = measure(
+            found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
+            progress=show,
+        )  # fmt: skip
     result = result_of(counted, command=command_line(), time=now())
-    if save is not None:
-        save_result(save, results_dir, result, append)
-    emit(document(counted, result, explain=explain), format, output)
+    keep_recent(result)
+    try:
+        keep(result)
+    finally:  # a full disk must not take the table too
+        emit(document(counted, result, explain=explain), format, output)
 
 
 @command.command("check-io")
-@click.option("--kernel", "kernel_", default="debian:6.12", show_default=True,
-              metavar="KERNEL", help="bzImage[,modules=FOLDER] or debian:RELEASE.")  # fmt: skip
+@click.option(
+    "--kernel",
+    "text",
+    default="debian:6.12",
+    show_default=True,
+    metavar="KERNEL",
+    help="bzImage[,modules=FOLDER] or debian:RELEASE.",
+)
 @_cpu_option
-@click.option("--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random accesses.")
 @output_options("text", "markdown", "csv", "json")
 def check_io(
-    kernel_: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
+    text: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
 ) -> None:
-    """Hold the port check against accesses of a guest on the emulated CPU.
+    """Compare the port check with accesses of a guest on the emulated CPU.
 
-    The exit code is 1 where any access was decided otherwise.
+    Exit code 1 where the two differ.
     """
     from kvmbench.lab import run as lab
     from kvmbench.lab.document import io_document
 
-    show = Progress()
-    with _Failures():
+    with _Failures(), Progress() as show:
         emulator = _emulator()
-        kernel, vendor = _kernel(kernel_, cpu)
-        try:
-            found = lab.check_io(
-                kernel, vendor, lab.Plan(check_io=cases, seed=seed), emulator, show
-            )
-        finally:
-            show.clear()
+        kernel, vendor = _kernel(text, cpu)
+        plan = lab.Plan(check_io=cases, seed=seed)
+        found = lab.check_io(kernel, vendor, plan, emulator, show)
     emit(io_document(kernel.label, vendor, found), format, output)
     if found["disagreeing"]:
         click.get_current_context().exit(1)
@@ -196,9 +211,9 @@ def build(source: str | None) -> None:
 @command.command("doctor")
 @output_options("text", "markdown", "csv", "json")
 def doctor(format: str | None, output: str | None) -> None:
-    """Say what is built and fetched, what is missing, and the command for it.
+    """Report the parts that the lab has and lacks, each with the command that helps.
 
-    The exit code is 1 where `lab run` would not work.
+    Exit code 1 where `kvmbench lab run` lacks a part.
     """
     from kvmbench.lab.doctor import findings, findings_document
 
@@ -208,29 +223,18 @@ def doctor(format: str | None, output: str | None) -> None:
         click.get_current_context().exit(1)
 
 
-def _workloads(names: tuple[str, ...], path: str | None) -> list[Workload]:
-    from kvmbench.workloads import load_workloads, merge, workloads
-
-    known = dict(workloads())
-    try:
-        if path:
-            known = merge(known, read(load_workloads, path), path)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    chosen = [pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)]
-    return [workload for workload in chosen if workload.guest is not None] or chosen
-
-
 def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
     from kvmbench.lab.kernel import kernel
 
-    if text.partition("=")[2].startswith("debian:") or text.startswith("debian:"):
+    if "debian:" in text:
         _say(f"fetching {text}")
     found = kernel(text)
     able = found.vendors()
     if cpu == "auto":
         if not able:
-            raise click.ClickException(f"{found.label}: no kvm-intel and no kvm-amd among modules")
+            raise click.ClickException(
+                f"{found.label}: neither kvm-intel nor kvm-amd is among its modules"
+            )
         return found, able[0]
     vendor: Vendor = "vmx" if cpu == "vmx" else "svm"
     return found, vendor
@@ -249,13 +253,13 @@ def _say(words: str) -> None:
 
 
 class _Failures:
-    """Turn what the lab cannot do into one line."""
+    """A context that turns the lab's exceptions into one line."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _: object, error: BaseException | None, __: Any) -> None:
-        from kvmbench.errors import FileError, KvmbenchError
+        from kvmbench.errors import KvmbenchError
 
-        if isinstance(error, KvmbenchError | FileError | OSError):
+        if isinstance(error, KvmbenchError | OSError):
             raise click.ClickException(str(error)) from None
