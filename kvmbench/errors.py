@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 __all__ = [
     "FileError",
@@ -31,6 +34,7 @@ __all__ = [
     "ResultError",
     "WrongKernelError",
     "brief",
+    "named",
     "unknown_name",
 ]
 
@@ -101,3 +105,17 @@ def brief(value: object) -> str:
         return _brief.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a {type(value).__name__}"
+
+
+def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]) -> T:
+    """Return `value`, or the built-in one of that name."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        found = built_in()
+        if value not in found:
+            raise ValueError(unknown_name(what, value, found))
+        return found[value]
+    raise TypeError(
+        f"{what} is {brief(value)}, neither a {kind.__name__} nor a built-in one's name"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 
 from kvmbench.errors import LabError
@@ -71,7 +72,13 @@ class Row:
     workload: str
     bitmap: bool
     values: dict[str, list[float]] = field(default_factory=dict)  # count -> per pair, in order
+    runs: list[int] = field(default_factory=list)  # the number of pairs of each run
     tr_limits: tuple[int, int] | None = None  # hidden limit in host user mode: least, greatest
+
+    def by_run(self, name: str) -> list[list[float]]:
+        """Return a count's values per run."""
+        values = iter(self.values[name])
+        return [list(islice(values, size)) for size in self.runs]
 
     def figure(self, name: str) -> float:
         """Return a count per iteration: the median; 0 for what was never counted."""
@@ -165,6 +172,7 @@ def _rounds(section: Rounds, key: tuple[int, bool]) -> list[dict[str, int]]:
 
 
 def _pairs(row: Row, short: list[dict[str, int]], long: list[dict[str, int]]) -> None:
+    row.runs.append(min(len(short), len(long)))
     for less, more in zip(short, long, strict=False):
         between = more["iterations"] - less["iterations"]
         if between <= 0:

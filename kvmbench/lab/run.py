@@ -380,49 +380,15 @@ def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: 
     """
     boots = []
     for one in counted:
-        series = []
-        for row in one.rows:
-            configuration = one.kernel.label + (BITMAP if row.bitmap else "")
-            key = (row.workload, row.bitmap)
-            own: dict[str, int | float] = {
-                name: exact(row.figure(name)) for name in row.values if exact(row.figure(name))
-            }
-            if row.tr_limits:
-                own["tr_limit_least"], own["tr_limit_greatest"] = row.tr_limits
-            own |= {f"kvm_{name}": n for name, n in one.counters.get(key, {}).items()}
-            series.append(
-                Series(
-                    workload=row.workload,
-                    configuration=configuration,
-                    unit="instructions",
-                    kind="noisy",
-                    values=list(row.values["instructions"]),
-                    counts=own,
-                )
+        number = max((len(row.runs) for row in one.rows), default=0)
+        runs = [
+            Run(
+                time=time or None, engine="lab", command=list(command), vendor=one.vendor,
+                series=list(_series(one, index)), skipped=one.skipped,
             )
-            for name in row.values:
-                if name.startswith("instructions") or (name != "ltr" and name not in own):
-                    continue
-                reloads = one.reloads.get(key) if name == "ltr" else None
-                marks = [DIFFERS] if differs(one, row) and name == "ltr" else []
-                series.append(
-                    Series(
-                        workload=f"{row.workload}:{name}",
-                        configuration=configuration,
-                        unit="count",
-                        kind="exact",
-                        values=[exact(row.figure(name))],
-                        quantum=EXACT,
-                        policy=one.policy,
-                        reloads=reloads,
-                        marks=marks,
-                    )
-                )
-        run = Run(
-            time=time or None, engine="lab", command=list(command), vendor=one.vendor,
-            series=series, skipped=one.skipped,
-        )  # fmt: skip
-        boots.append(Boot(id=one.boot_id, host=one.host, runs=[run]))
+            for index in range(number)
+        ]  # fmt: skip
+        boots.append(Boot(id=one.boot_id, host=one.host, runs=runs))
     return Result(
         tool=f"kvmbench {version('kvmbench')}",
         notes=[
@@ -431,6 +397,35 @@ def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: 
         ],
         boots=boots,
     )
+
+
+def _series(one: Counted, index: int) -> Iterator[Series]:
+    """Yield the instructions of each row in one run; in the first run, the counts too."""
+    for row in one.rows:
+        if index >= len(row.runs):
+            continue
+        configuration = one.kernel.label + (BITMAP if row.bitmap else "")
+        key = (row.workload, row.bitmap)
+        own: dict[str, int | float] = {
+            name: exact(row.figure(name)) for name in row.values if exact(row.figure(name))
+        }
+        if row.tr_limits:
+            own["tr_limit_least"], own["tr_limit_greatest"] = row.tr_limits
+        own |= {f"kvm_{name}": n for name, n in one.counters.get(key, {}).items()}
+        yield Series(
+            workload=row.workload, configuration=configuration, unit="instructions", kind="noisy",
+            values=list(row.by_run("instructions")[index]), counts=own,
+        )  # fmt: skip
+        for name in () if index else row.values:
+            if name.startswith("instructions") or (name != "ltr" and name not in own):
+                continue
+            is_ltr = name == "ltr"
+            yield Series(
+                workload=f"{row.workload}:{name}", configuration=configuration, unit="count",
+                kind="exact", values=[exact(row.figure(name))], quantum=EXACT, policy=one.policy,
+                reloads=one.reloads.get(key) if is_ltr else None,
+                marks=[DIFFERS] if is_ltr and differs(one, row) else [],
+            )  # fmt: skip
 
 
 DIFFERS = "the kernel's LTRs are not the reloads of the policy"
