@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -202,6 +203,10 @@ def boot(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 env=environment, cwd=folder, process_group=0,
             )  # fmt: skip
+        # Whatever happens to this process, the emulator ends.
+        with suppress(ProcessLookupError):
+            bound = int(plan.limit) + 1
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (bound, bound))
         report = Report(vendor=vendor)
         try:
             ended = _listen(process, folder / "data", report, job, plan, progress, stop)
