@@ -41,7 +41,7 @@ def command() -> None:
     Examples:
       kvmbench lab doctor
       kvmbench lab run --kernel debian:6.1 --kernel debian:6.12
-      kvmbench lab run --kernel before=bzImage.old --kernel after=bzImage.new cpuid
+      kvmbench lab run --kernel before=old/bzImage --kernel after=bzImage cpuid
       kvmbench lab run --kernel debian:6.1 --ioperm both --save lab
       kvmbench lab check-io --cases 1000 --cpu svm
     """

@@ -21,7 +21,7 @@ EXACT = 0.005
 """Counts per iteration that differ by less are the same: a tick of the host kernel now and then."""
 
 NAMES = {
-    "ltr": "LTR", "lgdt": "LGDT", "exits": "exits", "entries": "entries", "rdmsr": "RDMSR",
+    "ltr": "LTR", "lgdt": "LGDT", "exits": "exits", "entries": "entries",
     "vmread": "VMREAD", "vmwrite": "VMWRITE", "vmload": "VMLOAD", "vmsave": "VMSAVE",
     "returns_to_user": "returns to user mode", "instructions": "instructions",
     "instructions_kernel": "instructions, host kernel",
@@ -29,6 +29,7 @@ NAMES = {
     "instructions_guest": "instructions, guest",
 }  # fmt: skip
 MSRS = {
+    0xE7: "MPERF", 0xE8: "APERF",
     0x10: "TSC", 0x1B: "APIC_BASE", 0x38F: "PERF_GLOBAL_CTRL", 0x6E0: "TSC_DEADLINE",
     0xC0000080: "EFER", 0xC0000081: "STAR", 0xC0000082: "LSTAR", 0xC0000083: "CSTAR",
     0xC0000084: "SYSCALL_MASK", 0xC0000100: "FS_BASE", 0xC0000101: "GS_BASE",
@@ -94,9 +95,9 @@ def exact(value: float) -> float:
 
 def label_of(name: str, vendor: str) -> str:
     """Return what a count is called: `WRMSR KERNEL_GS_BASE`, `exit CPUID`."""
-    if name.startswith("wrmsr_"):
-        number = int(name.removeprefix("wrmsr_"), 16)
-        return f"WRMSR {MSRS.get(number, f'{number:#x}')}"
+    if name.startswith(("wrmsr_", "rdmsr_")):
+        number = int(name[6:], 16)
+        return f"{name[:5].upper()} {MSRS.get(number, f'{number:#x}')}"
     if name.startswith("exit_"):
         number = int(name.removeprefix("exit_"), 16)
         return f"exit {REASONS.get(vendor, {}).get(number, f'{number:#x}')}"

@@ -19,6 +19,7 @@ __all__ = ["document", "io_document"]
 
 SHOWN = ("instructions", "exits", "ltr")  # of one configuration; of several, and what moved
 ALWAYS = ("instructions", "ltr")
+PARTS = ("instructions_kernel", "instructions_user", "instructions_guest")  # of the sum
 TR_LIMIT = "TR limit in user mode"
 SIMULATED = "LTR, simulated"
 KINDS = {"vmx": "VMX (Haswell)", "svm": "SVM (Ryzen)"}
@@ -128,7 +129,7 @@ def _order(count: str) -> tuple[int, str]:
 
 
 def _moved(count: str, figures: Sequence[float]) -> bool:
-    if len(figures) < 2:
+    if len(figures) < 2 or count in PARTS:
         return False
     spread = max(figures) - min(figures)
     if count.startswith("instructions"):
@@ -148,7 +149,7 @@ def _change(count: str, figures: Sequence[float | None]) -> str:
 def _figure(count: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if count.startswith("instructions") else _plain(exact(value))
+    return f"{round(value):,}" if count.startswith("instructions") else _plain(exact(value))
 
 
 def _plain(value: float, sign: str = "") -> str:

@@ -31,9 +31,9 @@ const unsigned WROTE_TOO_MUCH = 1 << 26;
 
 struct Counts {
   Bit64u instructions, guest, kernel, user, to_user;
-  Bit64u ltr, lgdt, rdmsr, vmread, vmwrite, vmload, vmsave, entries, exits;
+  Bit64u ltr, lgdt, vmread, vmwrite, vmload, vmsave, entries, exits;
   Bit64u cr[9];
-  std::map<Bit32u, Bit64u> wrmsr;
+  std::map<Bit32u, Bit64u> wrmsr, rdmsr;
   std::map<Bit32u, Bit64u> reasons;
 };
 
@@ -69,7 +69,7 @@ void snapshot(Bit64u tag, Bit64u iterations)
     {"instructions", n.instructions}, {"instructions_kernel", n.kernel},
     {"instructions_user", n.user}, {"instructions_guest", n.guest}, {"returns_to_user", n.to_user},
     {"exits", n.exits}, {"entries", n.entries}, {"ltr", n.ltr}, {"lgdt", n.lgdt},
-    {"rdmsr", n.rdmsr}, {"vmread", n.vmread}, {"vmwrite", n.vmwrite},
+    {"vmread", n.vmread}, {"vmwrite", n.vmwrite},
     {"vmload", n.vmload}, {"vmsave", n.vmsave}, {"cr0_writes", n.cr[0]}, {"cr2_writes", n.cr[2]},
     {"cr3_writes", n.cr[3]}, {"cr4_writes", n.cr[4]}, {"cr8_writes", n.cr[8]},
   };
@@ -77,6 +77,8 @@ void snapshot(Bit64u tag, Bit64u iterations)
     fprintf(f, " %s=%llu", item.name, (unsigned long long) item.value);
   for (auto &item : n.wrmsr)
     fprintf(f, " wrmsr_%x=%llu", item.first, (unsigned long long) item.second);
+  for (auto &item : n.rdmsr)
+    fprintf(f, " rdmsr_%x=%llu", item.first, (unsigned long long) item.second);
   for (auto &item : n.reasons)
     fprintf(f, " exit_%x=%llu", item.first, (unsigned long long) item.second);
   if (tr_low <= tr_high)
@@ -223,7 +225,7 @@ void kvmbench_before(unsigned cpu, bxInstruction_c *i)
     case BX_IA_LTR_Ew: n.ltr++; break;
     case BX_IA_LGDT_Ms: case BX_IA_LGDT_Op64_Ms: n.lgdt++; break;
     case BX_IA_WRMSR: case BX_IA_WRMSRNS: n.wrmsr[c->gen_reg[BX_32BIT_REG_ECX].dword.erx]++; break;
-    case BX_IA_RDMSR: n.rdmsr++; break;
+    case BX_IA_RDMSR: n.rdmsr[c->gen_reg[BX_32BIT_REG_ECX].dword.erx]++; break;
     case BX_IA_VMREAD_EqGq: n.vmread++; break;
     case BX_IA_VMWRITE_GqEq: n.vmwrite++; break;
     case BX_IA_VMLAUNCH: case BX_IA_VMRESUME: case BX_IA_VMRUN: n.entries++; break;

@@ -265,6 +265,7 @@ def test_exact(value, shown):
 def test_labels():
     assert counts.label_of("wrmsr_c0000102", "vmx") == "WRMSR KERNEL_GS_BASE"
     assert counts.label_of("wrmsr_12345", "vmx") == "WRMSR 0x12345"
+    assert counts.label_of("rdmsr_48", "vmx") == "RDMSR SPEC_CTRL"
     assert counts.label_of("exit_a", "vmx") == "exit CPUID"
     assert counts.label_of("exit_72", "svm") == "exit CPUID"
     assert counts.label_of("cr3_writes", "svm") == "CR3 writes"
