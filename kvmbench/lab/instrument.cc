@@ -20,6 +20,7 @@
 #include <map>
 #include <string>
 #include <stdlib.h>
+#include <unistd.h>
 
 #if BX_INSTRUMENTATION
 
@@ -41,6 +42,8 @@ Counts n;
 bool in_guest, svm_guest, in_user, booted;
 Bit32u tr_low = 0xffffffff, tr_high;  // hidden TR limit seen in host user mode since a snapshot
 FILE *counts_file, *data_file;
+pid_t parent;  // who started the emulator, which ends when that process does
+const Bit64u LOOK = 1 << 26;  // instructions between two looks for it
 
 FILE *file_of(const char *name, FILE **kept)
 {
@@ -179,6 +182,8 @@ void left_guest(BX_CPU_C *c)
 
 void kvmbench_reset(void)
 {
+  if (!parent)
+    parent = getppid();
   if (booted)  // the kernel panicked, or restarts
     end(71);
 }
@@ -191,7 +196,8 @@ void kvmbench_vmexit(unsigned, Bit32u reason)
 void kvmbench_before(unsigned cpu, bxInstruction_c *i)
 {
   BX_CPU_C *c = BX_CPU(cpu);
-  n.instructions++;
+  if (!(++n.instructions & (LOOK - 1)) && getppid() != parent)
+    end(72);
   if (c->in_vmx_guest || c->in_svm_guest) {
     n.guest++;
     in_guest = true;
