@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kvmbench.results import Host
+if TYPE_CHECKING:
+    from kvmbench.results import Host
 
 __all__ = ["boot_id", "cpu_flags", "cpu_list", "host", "loaded_vendor", "siblings", "stolen"]
 
@@ -29,6 +31,8 @@ def host(root: str | Path = "/") -> Host:
     They stay the same during a boot unless a user tunes the host, so the runs of one boot stay
     together. A file that cannot be read is left out without an error.
     """
+    from kvmbench.results import Host  # msgspec: not for the measuring process
+
     top = Path(root)
     cpu = _cpuinfo(top)
     vendor = loaded_vendor(top)

@@ -40,7 +40,7 @@ def _of(result, name):
 def test_the_budget_holds():
     plan = Plan(runs=7, rounds=10, seconds=45)
     each = plan.round_seconds(44)
-    assert 44 * each * (7 * 11 + 2) + 7 * engine.START == pytest.approx(45)
+    assert 44 * each * (7 * 11 + 4) + 7 * engine.START == pytest.approx(45)
     assert Plan(seconds=0.1).round_seconds(44) == engine.SHORTEST
     assert Plan(ioperm="both").round_seconds(4) < Plan().round_seconds(4) / 1.9
 
@@ -262,20 +262,21 @@ def scripted(monkeypatch, *runs, workload="cpuid"):
 
 
 def _round(cycles, in_host, **counts):
-    return ["round", "cpuid", 10, cycles, in_host, counts]
+    return ["round", "cpuid", 100, cycles, in_host, counts]
 
 
-READY = [["begin", "cpuid"], ["ready", "cpuid", 10]]
+READY = [["begin", "cpuid"], ["ready", "cpuid", 100]]
 END = [["waited", 0.5, 10.0], ["end"]]
 
 
 def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
-    rounds = [_round(12_000, 12_500, exits=10, answered=20), _round(13_005, 13_500, exits=11)]
+    rounds = [_round(120_000, 125_000, exits=100, answered=200)]
+    rounds.append(_round(130_050, 135_000, exits=110))
     result = scripted(monkeypatch, [*READY, *rounds, *END], [*READY, *rounds, *END])
     for _, run in result.runs():
         (series,) = run.series
         assert series.values == [1200, 1300.5]
-        assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 10}
+        assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 100}
         assert (series.marks, series.reloads) == ([], None)
     assert "for 5% of the time, up to 5% in one run" in result.notes[-1]
 
@@ -284,8 +285,8 @@ def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
     ("counts", "reloads"),
     [
         (dict(exits=0), 0),
-        (dict(exits=1), None),  # of 20 iterations
-        (dict(exits=0, insn_emulation=20), None),
+        (dict(exits=2), None),  # of 200 iterations
+        (dict(exits=0, insn_emulation=200), None),
         (dict(), None),  # no counters: nothing is known
     ],
 )
@@ -300,9 +301,9 @@ def test_the_declaration_says_whether_an_iteration_waits_for_an_interrupt(monkey
     """The name does not: a user's loop may begin with hlt."""
     program = workloads()["hlt"].guest
     mine = Workload("hlt_free_loop", guest=program, waits_for_interrupt=waits)
-    for interrupts, marked in ((0, waits), (8, waits), (9, False)):  # in ten iterations
-        line = ["round", "hlt_free_loop", 10, 1, 1, dict(interrupts=interrupts)]
-        ready = ["ready", "hlt_free_loop", 10]
+    for interrupts, marked in ((0, waits), (89, waits), (90, False)):  # in a hundred iterations
+        line = ["round", "hlt_free_loop", 100, 1, 1, dict(interrupts=interrupts)]
+        ready = ["ready", "hlt_free_loop", 100]
         result = scripted(monkeypatch, [ready, line, *END], workload=mine)
         marks = result.boots[0].runs[0].series[0].marks
         wanted = "not every iteration was interrupted: KVM delivers some interrupts late"
@@ -668,7 +669,6 @@ def test_progress_reaches_the_end():
 @needs_kvm
 def test_the_seed_makes_the_order():
     def order(seed):
-        program = "import json, sys; from kvmbench.live import worker; worker.main()"
         tasks = [
             worker.Task(
                 name=name, code=workloads()[name].guest.assemble(image.CODE, TARGET).hex(),
@@ -682,9 +682,8 @@ def test_the_seed_makes_the_order():
             control=False,
         )  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", program], input=json.dumps(job), capture_output=True,
-            text=True,
-        )  # fmt: skip
+            WORKER, input=json.dumps(job) + 1000 * "\n", capture_output=True, text=True
+        )
         assert done.stderr == ""
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert lines[-1] == ["end"]
@@ -698,6 +697,7 @@ def test_the_seed_makes_the_order():
 
 
 TARGET = image.Target(vendor="vmx", x2apic=True)
+WORKER = [sys.executable, "-c", process.WORKER, str(Path(engine.__file__).parents[2])]
 
 
 @needs_kvm
@@ -735,26 +735,27 @@ def test_both_sides_with_their_control(monkeypatch):
 
 
 @needs_kvm
-def test_a_worker_that_nobody_listens_to_ends_quietly():
-    program = [sys.executable, "-m", "kvmbench.live.worker"]
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "before the job"])
+def test_a_worker_whose_engine_is_gone_ends_quietly(closed):
     code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
     job = worker.Job(
         target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
         tasks=[worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5)],
         rounds=10**6, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parents[2])}
-    process = subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment,
-    )  # fmt: skip
-    process.stdin.write(json.dumps(job))
-    process.stdin.close()
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=HANGS) == 1
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    with subprocess.Popen(
+        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if closed != "before the job":
+            process.stdin.write(json.dumps(job) + "\n\n\n")
+            process.stdin.flush()
+            assert process.stdout.readline()
+        (process.stdout if closed == "stdout" else process.stdin).close()
+        if closed == "stdout":
+            process.stdin.write(100 * "\n")
+            process.stdin.flush()
+        assert process.wait(timeout=HANGS) == 1
+        assert process.stderr.read() == ""
 
 
 @needs_kvm
