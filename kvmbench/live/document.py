@@ -41,6 +41,7 @@ __all__ = ["Cost", "LiveRow", "costs", "document", "host_document", "io_document
 EMPTY = {0: "empty", 3: "empty_cpl3"}  # the loop alone, by CPL
 MARKED = 0.5  # emulations per iteration, from which a row has a mark
 NONE = 0.05  # exits per iteration, up to which a row has no exit
+SETTINGS = {"iterations", "cpl"}  # of a row, among its counts
 NO_EXIT = "KVM counted no exit"
 EMULATED = "KVM emulated instructions of the loop"
 NET = "net: less the empty loop at the same CPL"
@@ -88,9 +89,7 @@ class Cost:
 
 def live_rows(result: Result) -> list[LiveRow]:
     """Return a row for each workload and configuration, in the order of the file."""
-    found: dict[tuple[str, str], list[Series]] = {}
-    for _, _, series in result.series():
-        found.setdefault((series.workload, series.configuration), []).append(series)
+    found = _listed(result)
     medians = {key: [median(s.values) for s in listed] for key, listed in found.items()}
     rows = []
     for (workload, configuration), listed in found.items():
@@ -118,11 +117,19 @@ def live_rows(result: Result) -> list[LiveRow]:
     return rows
 
 
+def _listed(result: Result) -> dict[tuple[str, str], list[Series]]:
+    """Return the series of each workload and configuration, in the order of the file."""
+    found: dict[tuple[str, str], list[Series]] = {}
+    for _, _, series in result.series():
+        found.setdefault((series.workload, series.configuration), []).append(series)
+    return found
+
+
 def _mean(listed: list[Series], name: str) -> float | None:
     """Return the mean of a count over the runs; None where no run has KVM's counters."""
     if not any("exits" in series.counts for series in listed):
         return None
-    return fmean(series.counts.get(name, 0) for series in listed)
+    return float(f"{fmean(series.counts.get(name, 0) for series in listed):.4g}")
 
 
 def costs(result: Result) -> list[Cost]:
@@ -168,10 +175,14 @@ def costs(result: Result) -> list[Cost]:
     return rows
 
 
-def document(result: Result) -> Document:
-    """Return the document of a measurement; JSON is the result itself, with the table's rows."""
+def document(result: Result, *, explain: bool = False) -> Document:
+    """Return the document of a measurement; JSON is the result itself, with the table's rows.
+
+    With `explain` it has a table of each row's counters, as `host_state_reload`.
+    """
     rows, compared = live_rows(result), costs(result)
     blocks = [_cost_table(compared), Note(COST)] if compared else _table(rows)
+    blocks += _counters(result) if explain else ()
     measured = set(result.workloads())
     skipped = {
         name: why
@@ -264,6 +275,21 @@ def _cost_table(compared: list[Cost]) -> Block:
         for cost in compared
     ]
     return Table(columns, cells)
+
+
+def _counters(result: Result) -> list[Block]:
+    """Return KVM's counters per iteration, and kvmbench's two, as means over the runs."""
+    rows = []
+    for (workload, configuration), listed in _listed(result).items():
+        for name in sorted({name for series in listed for name in series.counts} - SETTINGS):
+            mean = fmean(series.counts.get(name, 0) for series in listed)
+            if mean >= 0.0005 or name == "exits":
+                rows.append((workload, configuration, name, f"{mean:.3f}"))
+    if not rows:
+        return [Note("This KVM has no counters (KVM_GET_STATS_FD, Linux 5.14).")]
+    keys = [Column(heading, "key") for heading in ("workload", "", "counter")]
+    table = Table([*keys, Column("per iteration")], rows, grouped=True)
+    return [Heading("Counters from 0.001 per iteration on, means over the runs:"), table]
 
 
 def io_document(found: IoCheck) -> Document:

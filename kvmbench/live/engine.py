@@ -22,7 +22,7 @@ from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
-from kvmbench.live.machine import IOPERM_REMEDIES, Offer, held_bitmap_error, missing, offer
+from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
@@ -50,12 +50,6 @@ INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one e
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
 Ticks = tuple[int, int] | None
-
-NOT_VMX = (
-    "This is not VMX: no reload of TR depends on an I/O bitmap here. On SVM, Linux before 6.5 "
-    "reloads TR after every VM exit, with or without a bitmap; from 6.5 on it never does. A "
-    "thread that holds a bitmap pays for the bitmap's update at each return to userspace."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,14 @@ from typing import Literal
 
 from kvmbench.errors import LiveError
 from kvmbench.live.host import host, stolen
-from kvmbench.live.machine import IOPERM_REMEDIES, Offer, cpus_allowed, held_bitmap_error, offer
+from kvmbench.live.machine import (
+    IOPERM_REMEDIES,
+    NOT_VMX,
+    Offer,
+    cpus_allowed,
+    held_bitmap_error,
+    offer,
+)
 from kvmbench.results import Host
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 
@@ -97,12 +104,12 @@ def _vendor(facts: Host) -> Finding:
         )  # fmt: skip
     if facts.facts.get("hypervisor") == "yes":
         return _mind(
-            "KVM", f"{name}, nested",
-            "each VM exit goes through the hypervisor around this host, which costs many "
-            "times its own; figures are of the two together",
-            "measure on bare metal",
+            "KVM", f"{name}; CPUID shows a hypervisor",
+            "each VM exit goes through that hypervisor, which costs many times its own; figures "
+            "are of the two together",
+            "measure on a host whose CPUID shows none",
         )  # fmt: skip
-    return _good("KVM", f"{name}, on bare metal")
+    return _good("KVM", f"{name}; CPUID shows no hypervisor")
 
 
 def _counters(offered: Offer) -> Finding:
@@ -120,11 +127,7 @@ def _ioperm(facts: Host) -> Finding:
             IOPERM_REMEDIES.get(number, os.strerror(number)),
         )  # fmt: skip
     if facts.kvm != "kvm_intel":
-        return _mind(
-            "ioperm()", "works, but this is not VMX",
-            "no VM exit cuts TR's limit here, so --ioperm both shows the bitmap's cost at "
-            "returns to userspace and no reload",
-        )  # fmt: skip
+        return _mind("ioperm()", "works", NOT_VMX)
     return _good("ioperm()", "works")
 
 

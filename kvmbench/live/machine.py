@@ -23,18 +23,8 @@ from kvmbench.live.host import cpu_flags, loaded_vendor
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome, Vm
 
-__all__ = [
-    "IOPERM_REMEDIES",
-    "NEEDS",
-    "Offer",
-    "cpus_allowed",
-    "held_bitmap_error",
-    "make",
-    "missing",
-    "offer",
-    "start",
-    "why_not",
-]
+__all__ = ["IOPERM_REMEDIES", "NEEDS", "NOT_VMX", "Offer", "cpus_allowed", "exception", "explain"]
+__all__ += ["held_bitmap_error", "make", "missing", "offer", "start", "why_not"]
 
 APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
 ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
@@ -123,6 +113,14 @@ IOPERM_REMEDIES: Mapping[int, str] = MappingProxyType(
     }
 )
 """The requirement of ioperm() that each error number says is missing."""
+
+
+NOT_VMX = (
+    "This is not VMX: no reload of TR depends on an I/O bitmap here. On SVM, Linux before 6.5 "
+    "reloads TR after every VM exit, with or without a bitmap; from 6.5 on it never does. A "
+    "thread that holds a bitmap pays for the bitmap's update at each return to userspace."
+)
+"""The meaning of a measurement with an I/O bitmap on another CPU than VMX."""
 
 
 def why_not() -> str | None:
@@ -220,7 +218,9 @@ def start(vm: Vm, cpu: int, *, rip: int = image.CODE, cpl: int = 0, iterations: 
 def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
     """Return the exception, or the other end, of a guest that did not complete its program."""
     if outcome["reason"] != "stopped":
-        return f"it ended with {outcome['reason']}"
+        return f"an end by {outcome['reason']}"
+    if outcome["port"] != image.STOP + 1:
+        return "its own stop"
     try:
         vector, error, rip = exception(vm, cpu)
     except IndexError:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from kvmbench.guest import image
 from kvmbench.guest.assembler import RAX
 from kvmbench.guest.programs import Program
 from kvmbench.live import engine, io_check, machine, process, worker
-from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
+from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure, shortfall
 from kvmbench.live.host import cpu_list, stolen
 from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
 from kvmbench.tests.command import HANGS
@@ -348,6 +349,88 @@ def test_a_hang_is_tried_in_one_more_run(monkeypatch):
         scripted(monkeypatch, hung, hung)
 
 
+def test_a_run_that_fails_loses_no_other(monkeypatch):
+    good = [*READY, _round(1, 1), *END]
+    result = scripted(monkeypatch, good, [["failed", "no memory"]], good)
+    assert [len(run.series) for _, run in result.runs()] == [1, 1]
+    assert shortfall(result) == "1 of 3 runs failed: no memory."
+    assert shortfall(scripted(monkeypatch, good, good)) is None
+
+
+def test_a_run_without_a_round_is_missing(monkeypatch):
+    lost = [READY[0], ["lost", "cpuid", "hung: why", True], ["end"]]
+    result = scripted(monkeypatch, [*READY, _round(1, 1), *END], lost)
+    assert shortfall(result) == "1 of 2 runs measured nothing."
+
+
+def test_an_early_end_is_counted_by_its_kind(monkeypatch):
+    dead = [*READY, _round(1, 1)]  # without an end
+    result = scripted(monkeypatch, dead, [*dead, *END])
+    assert shortfall(result) == "1 of 2 runs ended with status 0."
+    assert "not all of its rounds" in result.boots[0].runs[0].series[0].marks[0]
+
+
+def test_ctrl_c_in_the_last_run_keeps_its_rounds(monkeypatch):
+    """It is pressed again while the result is made."""
+
+    def stopped():
+        yield from [*READY, _round(100, 100)]
+        raise KeyboardInterrupt
+
+    def again():
+        pressed.append(1)
+        if len(pressed) < 3:
+            raise KeyboardInterrupt
+        return "boot"
+
+    pressed = []
+    monkeypatch.setattr(engine, "boot_id", again)
+    result = scripted(monkeypatch, [*READY, _round(1, 1), *END], stopped())
+    assert [series.values for series in _of(result, "cpuid")] == [[0.01], [1]]
+    assert "Stopped by Ctrl-C in run 2 of 2." in result.notes
+    assert shortfall(result) is None
+    assert len(pressed) == 3
+
+
+@pytest.mark.parametrize(("iterations", "marked"), [(19, True), (20, False)])
+def test_a_round_of_few_iterations_has_a_mark(monkeypatch, iterations, marked):
+    lines = [["ready", "cpuid", iterations], ["round", "cpuid", iterations, 9, 9, {}], *END]
+    marks = scripted(monkeypatch, lines).boots[0].runs[0].series[0].marks
+    wanted = "fewer than 20 iterations per round, which enters and leaves the guest once"
+    assert marks == [wanted] * marked
+
+
+class Timed:
+    """A Runner whose rounds take known times: `cold` the first, then fixed + each * iterations."""
+
+    job = {"seconds": 1e-3}
+    tsc_hz = 10**9  # a goal of a million cycles
+
+    def __init__(self, fixed, each, cold=0, late=()):
+        self.fixed, self.each, self.late, self.lengths = fixed, each, {0: cold, **dict(late)}, []
+
+    def round(self, task, iterations):
+        cycles = self.fixed + self.each * iterations + self.late.get(len(self.lengths), 0)
+        self.lengths.append(iterations)
+        return worker.Round(0, cycles, {})
+
+
+@pytest.mark.parametrize(
+    ("runner", "iterations"),
+    [
+        (Timed(0, 1000), 1000),
+        (Timed(0, 1000, cold=10**9), 1000),
+        (Timed(5_000_000, 1000), 1000),  # the entry alone is longer than a round
+        (Timed(20_000, 10), 100_000),
+        (Timed(0, 10**7), 1),
+        (Timed(0, 1000, late={2: 10**9, 4: 10**9, 6: 10**9}), 1000),  # preempted now and then
+    ],
+)
+def test_the_iterations_of_a_round(runner, iterations):
+    assert worker.Runner.calibrate(runner, {}) == pytest.approx(iterations, rel=0.01)
+    assert max(runner.lengths) <= 8 * iterations
+
+
 def test_a_process_that_fails_to_begin(monkeypatch):
     with pytest.raises(LiveError, match="the measuring process ended with status 0 before it"):
         scripted(monkeypatch, [])
@@ -399,7 +482,7 @@ def test_counts_are_what_the_guest_did(measured):
         assert "answered" not in series.counts
     for series in _of(measured, "hlt") + _of(measured, "tscdeadline"):
         assert series.counts["interrupts"] == 1
-        assert not series.marks
+        assert not [mark for mark in series.marks if "interrupted" in mark]
     assert {s.counts.get("cpl", 0) for s in _of(measured, "inb_cpl3")} == {3}
 
 
@@ -650,6 +733,7 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
     assert len(second.series[0].values) > 1
     # On a busy host the row may have another mark, that its two clocks do not agree.
     assert "not all of its rounds: ended the process with signal 9" in first.series[0].marks
+    assert shortfall(result) == "1 of 2 runs ended with signal 9."
 
 
 @needs_kvm
@@ -756,6 +840,59 @@ def test_a_worker_whose_engine_is_gone_ends_quietly(closed):
             process.stdin.flush()
         assert process.wait(timeout=HANGS) == 1
         assert process.stderr.read() == ""
+
+
+@needs_kvm
+def test_the_process_imports_no_strange_module(monkeypatch, tmp_path):
+    """Neither from the current folder nor from PYTHONPATH or the user's site-packages."""
+    user = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    (tmp_path / user).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / user):
+        for name in ("random", "json", "zlib", "sitecustomize", "usercustomize", "kvmbench"):
+            (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "random.py"))
+    assert measure("cpuid", Plan(runs=1, rounds=3, seconds=0.1)).workloads() == ["cpuid"]
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_kvm
+def test_no_round_begins_before_the_engine_asks_for_it():
+    job = worker.Job(
+        target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        tasks=[], rounds=0, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
+    )  # fmt: skip
+    code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
+    job["tasks"].append(worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5))
+    job["rounds"] = 2
+    run = process.Process(job)
+    lines = run.lines()
+    assert next(lines) == ["begin", "cpuid"]
+    assert select.select([run.process.stdout], [], [], 0.3)[0] == []
+    rest = [words[0] for words in lines]
+    assert rest == ["ready", "begin", "round", "waited", "begin", "round", "waited", "end"]
+    assert run.end() == "status 0"
+
+
+def test_a_silent_process_is_ended(monkeypatch):
+    monkeypatch.setattr(process, "SILENT", 0.1)
+    monkeypatch.setattr(process, "WORKER", "import time; time.sleep(1000)")
+    run = process.Process({"timeout": 0})
+    assert list(run.lines()) == []
+    assert run.end() == "silence: no line for 0 seconds"
+    assert run.process.returncode == -signal.SIGKILL
+
+
+@needs_kvm
+def test_a_guest_that_stops_by_itself_is_no_row():
+    early = Workload("early", guest=Program(body=lambda code, _: code.stop()))
+    other = Workload("pair", guest=Program(body=_hang, other=lambda code, _: code.stop()))
+    result = measure([early, "cpuid", other], Plan(runs=1, rounds=3, seconds=0.2))
+    assert result.workloads() == ["cpuid"]
+    skipped = result.boots[0].runs[0].skipped
+    assert skipped["early"] == "the guest stopped by itself before its loop ended"
 
 
 @needs_kvm
