@@ -3,7 +3,8 @@ from typing import Final, TypedDict, type_check_only
 from typing_extensions import disjoint_base
 
 API_VERSION: Final[int]
-CAPABILITIES: Final[dict[str, int]]
+REQUIRED: Final[dict[str, int]]
+OPTIONAL: Final[dict[str, int]]
 REASONS: Final[dict[int, str]]
 
 @type_check_only

@@ -63,11 +63,9 @@ cdef extern from "<linux/kvm.h>":
         KVM_ENABLE_CAP, KVM_IOEVENTFD, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
         KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_MP_STATE, KVM_GET_LAPIC, KVM_SET_LAPIC
         KVM_SET_VCPU_EVENTS, KVM_GET_TSC_KHZ, KVM_GET_STATS_FD
-        KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT
-        KVM_CAP_IOEVENTFD_ANY_LENGTH
-        KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_GET_TSC_KHZ, KVM_CAP_BINARY_STATS_FD
-        KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_CAP_NR_VCPUS
-        KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_SET_IDENTITY_MAP_ADDR
+        KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD_ANY_LENGTH
+        KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_BINARY_STATS_FD, KVM_CAP_DISABLE_QUIRKS2
+        KVM_X86_QUIRK_FIX_HYPERCALL_INSN
         KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO
         KVM_MP_STATE_RUNNABLE
         KVM_EXIT_UNKNOWN, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN
@@ -106,19 +104,14 @@ cdef extern from "kvm_run.h":
 
 API_VERSION = 12  # of KVM, and fixed (Documentation/virt/kvm/api.rst, 4.1)
 
-CAPABILITIES = {
+REQUIRED = {  # Linux 4.13 has all of them
     "irqchip": KVM_CAP_IRQCHIP,
     "pit": KVM_CAP_PIT2,
-    "ioeventfd": KVM_CAP_IOEVENTFD,
-    "ioeventfd_any_length": KVM_CAP_IOEVENTFD_ANY_LENGTH,
     "immediate_exit": KVM_CAP_IMMEDIATE_EXIT,
+    "ioeventfd_any_length": KVM_CAP_IOEVENTFD_ANY_LENGTH,
     "tsc_deadline": KVM_CAP_TSC_DEADLINE_TIMER,
-    "tsc_khz": KVM_CAP_GET_TSC_KHZ,
-    "stats_fd": KVM_CAP_BINARY_STATS_FD,
-    "disable_quirks2": KVM_CAP_DISABLE_QUIRKS2,
-    "set_tss_addr": KVM_CAP_SET_TSS_ADDR,
-    "set_identity_map_addr": KVM_CAP_SET_IDENTITY_MAP_ADDR,
 }
+OPTIONAL = {"stats_fd": KVM_CAP_BINARY_STATS_FD, "disable_quirks2": KVM_CAP_DISABLE_QUIRKS2}
 
 REASONS = {
     KB_STOPPED: "stopped",
@@ -133,6 +126,7 @@ REASONS = {
 }
 
 cdef enum:
+    CPUS = 2
     CPUID_MAX = 256  # entries (KVM_MAX_CPUID_ENTRIES)
 
 cdef struct Cpuid:
@@ -186,13 +180,13 @@ cdef class Vm:
     cdef readonly int cpus
     cdef uint8_t* ram
     cdef size_t ram_size, run_size
-    cdef int vcpu[8]
-    cdef int stats_fd[8]
-    cdef kvm_run* running[8]
-    cdef int thread[8]      # that is inside run(), or 0
-    cdef kvm_sregs reset_state[8]
-    cdef kvm_lapic_state lapic[8]
-    cdef bint has_lapic[8]
+    cdef int vcpu[CPUS]
+    cdef int stats_fd[CPUS]
+    cdef kvm_run* running[CPUS]
+    cdef int thread[CPUS]      # that is inside run(), or 0
+    cdef kvm_sregs reset_state[CPUS]
+    cdef kvm_lapic_state lapic[CPUS]
+    cdef bint has_lapic[CPUS]
     cdef readonly dict capabilities
     cdef readonly bint quirk_off    # the hypercall is executed as it is written
     cdef dict layouts
@@ -200,13 +194,13 @@ cdef class Vm:
     def __cinit__(self):
         cdef int i
         self.kvm = self.vm = -1
-        for i in range(8):
+        for i in range(CPUS):
             self.vcpu[i] = self.stats_fd[i] = -1
         self.layouts = {}
 
     def __init__(self, *, int cpus=1, size_t memory=1 << 21):
-        if not 1 <= cpus <= 8:
-            raise ValueError(f"cpus is {cpus}, not 1 to 8")
+        if not 1 <= cpus <= CPUS:
+            raise ValueError(f"cpus is {cpus}, not 1 to {CPUS}")
         if memory == 0 or memory % 4096:
             raise ValueError(f"memory is {memory} bytes, not whole pages of 4096")
         if self.kvm >= 0:
@@ -237,16 +231,14 @@ cdef class Vm:
         _check(self.vm, "KVM_CREATE_VM")
         self.capabilities = {
             name: max(0, _ask(self.vm, KVM_CHECK_EXTENSION, number))
-            for name, number in CAPABILITIES.items()
+            for name, number in (REQUIRED | OPTIONAL).items()
         }
-        for name in ("irqchip", "pit", "immediate_exit"):
+        for name in REQUIRED:
             if not self.capabilities[name]:
                 raise KvmError(0, "this KVM does not have it", f"capability {name}")
         # Intel without unrestricted guest needs room for these; elsewhere they do no harm.
-        if self.capabilities["set_identity_map_addr"]:
-            _do(self.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR")
-        if self.capabilities["set_tss_addr"]:
-            _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
+        _do(self.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR")
+        _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
         # A program has the hypercall of the host's vendor; KVM's patching would change the row.
         if self.capabilities["disable_quirks2"] & KVM_X86_QUIRK_FIX_HYPERCALL_INSN:
             memset(&cap, 0, sizeof(cap))
@@ -286,8 +278,7 @@ cdef class Vm:
             entry = &cpuid.entries[i]
             if entry.function == 1:
                 entry.ebx = (entry.ebx & 0xffffff) | <uint32_t>cpu << 24
-                if self.capabilities["tsc_deadline"]:  # KVM leaves this bit to userspace
-                    entry.ecx |= 1 << 24
+                entry.ecx |= 1 << 24  # the TSC-deadline timer: KVM leaves this bit to userspace
             elif entry.function in (0xb, 0x1f):
                 entry.edx = cpu
         _do(self.vcpu[cpu], KVM_SET_CPUID2, &cpuid, "KVM_SET_CPUID2")
@@ -319,7 +310,7 @@ cdef class Vm:
         Raises ValueError while a thread is in `run`.
         """
         cdef int i
-        for i in range(8):
+        for i in range(CPUS):
             if self.thread[i]:
                 raise ValueError(f"vCPU {i} is running")
         with nogil:
@@ -327,7 +318,7 @@ cdef class Vm:
 
     cdef void _free(self) noexcept nogil:
         cdef int i
-        for i in range(8):
+        for i in range(CPUS):
             if self.running[i] != NULL:
                 munmap(self.running[i], self.run_size)
                 self.running[i] = NULL
@@ -389,11 +380,7 @@ cdef class Vm:
 
     def tsc_khz(self, int cpu=0):
         """Return the frequency of the vCPU's TSC in kHz as KVM knows it, or None."""
-        cdef int khz
-        self._cpu(cpu)
-        if not self.capabilities["tsc_khz"]:
-            return None
-        khz = _ask(self.vcpu[cpu], KVM_GET_TSC_KHZ, 0)
+        cdef int khz = _ask(self.vcpu[self._cpu(cpu)], KVM_GET_TSC_KHZ, 0)
         return khz if khz > 0 else None
 
     def get_msr(self, int cpu, uint32_t index):

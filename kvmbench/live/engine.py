@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from statistics import fmean
@@ -179,7 +179,6 @@ class _Measurement:
         for number, configuration in enumerate(configurations):
             left = begun + plan.seconds - time.monotonic()
             job = Job(
-                target=asdict(self.offered.target),
                 cpu=self.cpu,
                 other_cpu=self.other_cpu,
                 tasks=[row.task for row in self.rows.values() if row.why is None],

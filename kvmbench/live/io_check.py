@@ -17,7 +17,7 @@ from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.guest.assembler import RDX, RSI, Code
 from kvmbench.live.host import host
-from kvmbench.live.machine import exception, explain, make, offer
+from kvmbench.live.machine import exception, explain, make
 from kvmbench.results import Host
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def check_io(
     found = IoCheck(judge=by, emulated=emulated)
     random_, memory = random.Random(seed), bytearray()
     expected, granted = 0, 0
-    with make(offer().target, cpus=1) as vm:
+    with make(cpus=1) as vm:
         programs = _install(vm)
         for number in range(cases):
             if number % FRESH == 0:

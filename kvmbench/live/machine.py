@@ -51,24 +51,17 @@ class Offer:
     @property
     def target(self) -> image.Target:
         """The target that guest code is assembled for."""
-        return image.Target(vendor=self.hypercall, x2apic=self.has(1, 2, 21))
+        return image.Target(vendor=self.hypercall)
 
 
 NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = MappingProxyType(
     {
-        "x2apic": (lambda o: o.has(1, 2, 21), "this KVM offers no x2APIC"),
-        "tsc_deadline": (
-            lambda o: bool(o.capabilities["tsc_deadline"]),
-            "this KVM offers no TSC-deadline timer",
-        ),
-        "tsc_adjust": (lambda o: o.has(7, 1, 1), "this KVM offers no TSC_ADJUST"),
         "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
         "ibpb": (
             lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
             "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
         ),
         "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
-        "ioeventfd": (lambda o: bool(o.capabilities["ioeventfd"]), "this KVM has no ioeventfd"),
         "second_cpu": (
             lambda o: len(o.cpus) > 1,
             "a second vCPU would share the one CPU that this process may use",
@@ -170,6 +163,8 @@ def _rights(path: str) -> str:
 
 def _open(cpus: int = 1) -> Vm:
     """Return a new virtual machine. Raises LiveError where KVM makes none."""
+    if words := why_not():
+        raise LiveError(words)
     from kvmbench.live._kvm import Vm
 
     try:
@@ -180,29 +175,27 @@ def _open(cpus: int = 1) -> Vm:
         raise LiveError(device_remedy(error.errno or 0)) from None
 
 
-def make(target: image.Target, cpus: int = 2) -> Vm:
+def make(cpus: int = 2) -> Vm:
     """Return the Vm that measures every workload of a run, its local APICs enabled.
 
     Raises LiveError where KVM makes none or the guest does not start.
     """
     vm = _open(cpus)
     try:
-        for address, content in image.contents(target).items():
+        for address, content in image.contents().items():
             vm.write(address, content)
-        vm.write(image.CODE, image.boot(target))
+        vm.write(image.CODE, image.boot())
         for cpu in range(cpus):
-            if target.x2apic:
-                vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
+            vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
             start(vm, cpu)
             outcome = vm.run(cpu, stop=image.STOP, timeout=SECONDS)
             if (outcome["reason"], outcome["port"]) != ("stopped", image.STOP):
                 raise LiveError(f"the guest does not start: {explain(vm, cpu, outcome)}")
             vm.keep_lapic(cpu)
-        for address, port, data in image.EVENTS if vm.capabilities["ioeventfd"] else ():
+        for address, port, data in image.EVENTS:
             # As QEMU's pci-testdev has it. With EPT KVM does not emulate a store to an event of
             # any size (KVM_FAST_MMIO_BUS in handle_ept_misconfig, vmx.c).
-            any_size = not port and data is None and vm.capabilities["ioeventfd_any_length"]
-            vm.ioeventfd(address, 0 if any_size else 1, pio=port, data=data)
+            vm.ioeventfd(address, 0 if not port and data is None else 1, pio=port, data=data)
     except BaseException:
         vm.close()
         raise
@@ -247,8 +240,6 @@ EXCEPTIONS = {
 
 def offer() -> Offer:
     """Return the properties of a guest here. Raises LiveError where this host cannot measure."""
-    if words := why_not():
-        raise LiveError(words)
     with _open() as vm:
         return Offer(
             module=loaded_vendor(),

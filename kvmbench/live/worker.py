@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
@@ -42,7 +42,6 @@ class Task(TypedDict):
 class Job(TypedDict):
     """A run."""
 
-    target: dict[str, Any]  # of image.Target
     cpu: int  # of the host, for the first vCPU
     other_cpu: int | None  # for the second
     tasks: list[Task]
@@ -76,14 +75,13 @@ class Runner:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.target = image.Target(**job["target"])
-        self.vm = make(self.target)
+        self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
     def again(self) -> None:
         """Start with a new machine: the state of one that hung is unknown."""
         self.vm.close()
-        self.vm = make(self.target)
+        self.vm = make()
 
     def round(self, task: Task, iterations: int) -> Round:
         """Measure `iterations` of a workload. Raises Lost."""

@@ -157,8 +157,8 @@ def test_ticks_that_were_stolen(tmp_path):
 
 def _offer(**changes):
     plain = dict(
-        module="kvm_intel", hypercall="vmx", capabilities={"tsc_deadline": 1, "ioeventfd": 1},
-        quirk_off=True, tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
+        module="kvm_intel", hypercall="vmx", capabilities={"stats_fd": 1}, quirk_off=True,
+        tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
     )  # fmt: skip
     return Offer(**(plain | changes))
 
@@ -172,8 +172,6 @@ def _cpuid(leaf, register, bit):
 @pytest.mark.parametrize(
     ("need", "there"),
     [
-        ("x2apic", dict(cpuid=_cpuid(1, 2, 21))),  # CPUID.1:ECX.x2APIC
-        ("tsc_adjust", dict(cpuid=_cpuid(7, 1, 1))),  # CPUID.7:EBX.TSC_ADJUST
         ("spec_ctrl", dict(cpuid=_cpuid(7, 3, 26))),  # CPUID.7:EDX.IBRS_IBPB
         ("ibpb", dict(cpuid=_cpuid(7, 3, 26))),
         ("ibpb", dict(cpuid=_cpuid(0x80000008, 1, 12))),  # AMD's IBPB
@@ -186,13 +184,9 @@ def test_needs(need, there):
 
 
 def test_more_needs():
-    nothing = {"tsc_deadline": 0, "ioeventfd": 0}
-    for need in ("tsc_deadline", "ioeventfd"):
-        assert missing((need,), _offer()) is None
-        assert missing((need,), _offer(capabilities=nothing)) == NEEDS[need][1]
     assert "share the one CPU" in missing(("second_cpu",), _offer(cpus=(3,)))
     assert missing((), _offer()) is None
-    assert "'magic', which is none of x2apic, " in missing(("magic",), _offer())
+    assert "'magic', which is none of spec_ctrl, " in missing(("magic",), _offer())
 
 
 def test_the_remedy_for_a_device_that_does_not_open(monkeypatch, tmp_path):
@@ -519,7 +513,7 @@ def _fault(code, _):
 def test_no_exit_is_not_the_same_as_no_counter():
     """A round without one exit, as a quiet host has them, tells so."""
     task = worker.Task(name="x", code="", other="", cpl=0, iterations=1)
-    runner = worker.Runner(worker.Job(target=dict(vendor="vmx", x2apic=True), timeout=5))
+    runner = worker.Runner(worker.Job(timeout=5))
     task["code"] = workloads()["empty"].guest.assemble(image.CODE, TARGET).hex()
     try:
         if not runner.vm.counters(0):
@@ -587,7 +581,7 @@ def test_a_row_gets_no_interrupt_of_another():
 
     result = measure(
         [
-            Workload("arms", guest=Program(body=arm), needs=("tsc_deadline",)),
+            Workload("arms", guest=Program(body=arm)),
             Workload("waits", guest=Program(body=wait, interrupts=True)),
         ],
         Plan(runs=2, rounds=6, seconds=1),
@@ -761,7 +755,7 @@ def test_the_seed_makes_the_order():
             for name in ("empty", "cpuid", "mov_dr", "wbinvd", "invd")
         ]  # fmt: skip
         job = worker.Job(
-            target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+            cpu=machine.cpus_allowed()[0], other_cpu=None,
             tasks=tasks, rounds=6, limit=60, seconds=1e-3, timeout=5, seed=seed, ioperm=False,
             control=False,
         )  # fmt: skip
@@ -780,7 +774,7 @@ def test_the_seed_makes_the_order():
     assert len({tuple(names) for names in rounds}) > 1
 
 
-TARGET = image.Target(vendor="vmx", x2apic=True)
+TARGET = image.Target(vendor="vmx")
 WORKER = [sys.executable, "-c", process.WORKER, str(Path(engine.__file__).parents[2])]
 
 
@@ -823,7 +817,7 @@ def test_both_sides_with_their_control(monkeypatch):
 def test_a_worker_whose_engine_is_gone_ends_quietly(closed):
     code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
     job = worker.Job(
-        target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        cpu=machine.cpus_allowed()[0], other_cpu=None,
         tasks=[worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5)],
         rounds=10**6, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
@@ -861,7 +855,7 @@ def test_the_process_imports_no_strange_module(monkeypatch, tmp_path):
 @needs_kvm
 def test_no_round_begins_before_the_engine_asks_for_it():
     job = worker.Job(
-        target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        cpu=machine.cpus_allowed()[0], other_cpu=None,
         tasks=[], rounds=0, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
     code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
