@@ -148,7 +148,7 @@ def self_ipi(send: Part, *then: str, tpr: bool = False) -> Part:
     return body
 
 
-def _arm_deadline(code: Code, ahead: int) -> None:
+def _arm_deadline(code: Code, ahead: int = 0) -> None:
     code.rdtsc()
     if ahead:
         code.shl(RDX, 32)
@@ -161,7 +161,7 @@ def _arm_deadline(code: Code, ahead: int) -> None:
 
 
 def deadline_now(code: Code, _: Target) -> None:
-    _arm_deadline(code, 0)
+    _arm_deadline(code)
     code.nop()
 
 

@@ -88,12 +88,12 @@ cdef extern from "kvm_run.h":
     void kb_clear_kick(kvm_run* run) noexcept nogil
     int kb_take_signal(int* was_blocked) noexcept nogil
     void kb_give_signal_back(int was_blocked) noexcept nogil
-    int kb_ioperm(unsigned long first, unsigned long count, int on) noexcept nogil
+    int c_ioperm "ioperm"(unsigned long first, unsigned long count, int on) noexcept nogil
     uint64_t kb_syscalls(int calls) noexcept nogil
     int kb_thread() noexcept nogil
     int kb_arm(timer_t* timer, double seconds) noexcept nogil
     int kb_kick(int thread) noexcept nogil
-    int kb_ioctl(int fd, unsigned long request, unsigned long argument) noexcept nogil
+    int ioctl(int fd, unsigned long request, ...) noexcept nogil
     int timer_delete(timer_t timer) noexcept nogil
     int open(const char* path, int flags) noexcept nogil
     int close(int fd) noexcept nogil
@@ -150,7 +150,7 @@ cdef int _ask(int fd, unsigned long request, unsigned long argument) noexcept:
     """Call ioctl with the GIL released: to make or end a machine KVM waits for all CPUs."""
     cdef int result
     with nogil:
-        result = kb_ioctl(fd, request, argument)
+        result = ioctl(fd, request, argument)
     return result
 
 
@@ -437,10 +437,13 @@ cdef class Vm:
         cdef kvm_mp_state runnable
         cdef kvm_segment code, data
         cdef kvm_vcpu_events events
+        cdef uint64_t apic_base
         cdef int fd = self.vcpu[self._cpu(cpu)]
         if cpl not in (0, 3):
             raise ValueError(f"cpl is {cpl}, not 0 or 3")
         kb_settle(fd, self.running[cpu])
+        _do(fd, KVM_GET_SREGS, &state, "KVM_GET_SREGS")
+        apic_base = state.apic_base
         runnable.mp_state = KVM_MP_STATE_RUNNABLE
         _do(fd, KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE")
         state = self.reset_state[cpu]
@@ -464,7 +467,7 @@ cdef class Vm:
         state.cr4 = 0x6a0  # OSXMMEXCPT, OSFXSR, PGE, PAE
         state.efer = 0xd00  # NXE, LMA, LME
         state.cr8 = 0
-        state.apic_base = self._apic_base(cpu)
+        state.apic_base = apic_base
         _do(fd, KVM_SET_SREGS, &state, "KVM_SET_SREGS")
         # No interrupt, exception or timer of an earlier program may reach the next one.
         memset(&events, 0, sizeof(events))
@@ -476,11 +479,6 @@ cdef class Vm:
         regs.rip, regs.rsp, regs.rflags = rip, rsp, rflags
         regs.rcx, regs.rsi, regs.rdi = rcx, rsi, rdi
         _do(fd, KVM_SET_REGS, &regs, "KVM_SET_REGS")
-
-    cdef uint64_t _apic_base(self, int cpu) except? 0:
-        cdef kvm_sregs state
-        _do(self.vcpu[cpu], KVM_GET_SREGS, &state, "KVM_GET_SREGS")
-        return state.apic_base
 
     def registers(self, int cpu):
         """Return the general registers, rip, rflags and cr2 by name."""
@@ -585,7 +583,7 @@ def available():
 
 def ioperm(unsigned long first, unsigned long count, bint on):
     """Call ioperm() for this thread; return 0 or the error's number."""
-    return 0 if kb_ioperm(first, count, on) == 0 else errno
+    return 0 if c_ioperm(first, count, on) == 0 else errno
 
 
 def syscall_cycles(int calls):

@@ -99,27 +99,31 @@ def cpu_list(text: str) -> set[int]:
     return found
 
 
+SYSTEM = "sys/devices/system"
+FACTS = {  # name: file below the root
+    "cpus": f"{SYSTEM}/cpu/online",
+    "isolated_cpus": f"{SYSTEM}/cpu/isolated",
+    "nohz_full": f"{SYSTEM}/cpu/nohz_full",
+    "cpuidle_driver": f"{SYSTEM}/cpu/cpuidle/current_driver",
+    "cpuidle_governor": f"{SYSTEM}/cpu/cpuidle/current_governor",
+    "clocksource": f"{SYSTEM}/clocksource/clocksource0/current_clocksource",
+    "nmi_watchdog": "proc/sys/kernel/nmi_watchdog",
+    "numa_balancing": "proc/sys/kernel/numa_balancing",
+}
+
+
 def _facts(top: Path, cpu: dict[str, str]) -> dict[str, str]:
     flags = set(cpu.get("flags", "").split())
-    system = "sys/devices/system/cpu"
     model = [f"{key} {cpu[key]}" for key in ("cpu family", "model", "stepping") if key in cpu]
     machine = (_read(top, f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
-    clocksource = "sys/devices/system/clocksource/clocksource0/current_clocksource"
     found = {
         "cpu_vendor": cpu.get("vendor_id"),
         "cpu_model": ", ".join(model),
-        "cpus": _read(top, f"{system}/online"),
-        "isolated_cpus": _read(top, f"{system}/isolated"),
-        "nohz_full": _read(top, f"{system}/nohz_full"),
         "turbo": _turbo(top),
         "cpufreq_driver": _of_all_cpus(top, "cpufreq/scaling_driver"),
-        "cpuidle_driver": _read(top, f"{system}/cpuidle/current_driver"),
-        "cpuidle_governor": _read(top, f"{system}/cpuidle/current_governor"),
-        "clocksource": _read(top, clocksource),
         "transparent_hugepages": _chosen(_read(top, "sys/kernel/mm/transparent_hugepage/enabled")),
-        "nmi_watchdog": _read(top, "proc/sys/kernel/nmi_watchdog"),
-        "numa_balancing": _read(top, "proc/sys/kernel/numa_balancing"),
         "machine": " ".join(filter(None, machine)),
+        **{name: _read(top, path) for name, path in FACTS.items()},
     }
     if flags:
         found["hypervisor"] = "yes" if "hypervisor" in flags else "no"

@@ -10,10 +10,9 @@ import grp
 import os
 import platform
 import sys
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from kvmbench.errors import KvmError, LiveError
@@ -39,13 +38,12 @@ class Offer:
     hypercall: str  # vmx or svm: whose instruction the CPU has
     capabilities: Mapping[str, int]
     quirk_off: bool
-    tsc_khz: int | None  # of the guest
     cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]
     tsx_ctrl: bool
     cpus: tuple[int, ...]  # host CPUs that this process may use
 
     def has(self, leaf: int, register: int, bit: int) -> bool:
-        """Say whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
+        """Return whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
         return bool(self.cpuid.get((leaf, 0), (0, 0, 0, 0))[register] >> bit & 1)
 
     @property
@@ -54,20 +52,18 @@ class Offer:
         return image.Target(vendor=self.hypercall)
 
 
-NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = MappingProxyType(
-    {
-        "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
-        "ibpb": (
-            lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
-            "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
-        ),
-        "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
-        "second_cpu": (
-            lambda o: len(o.cpus) > 1,
-            "a second vCPU would share the one CPU that this process may use",
-        ),
-    }
-)
+NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = {
+    "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
+    "ibpb": (
+        lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
+        "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
+    ),
+    "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
+    "second_cpu": (
+        lambda o: len(o.cpus) > 1,
+        "a second vCPU would share the one CPU that this process may use",
+    ),
+}
 """What a workload may need: a test of the offer, and the reason for skipping the workload."""
 
 
@@ -89,22 +85,19 @@ def cpus_allowed() -> tuple[int, ...]:
 
 def held_bitmap_error() -> int:
     """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from kvmbench.live._kvm import ioperm
 
-    found: list[int] = []
     # A thread that ends: before 5.5 the kernel keeps a bitmap whose ports were all revoked.
-    thread = threading.Thread(target=lambda: found.append(ioperm(0x378, 3, True)))
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ioperm, 0x378, 3, True).result()
 
 
-IOPERM_REMEDIES: Mapping[int, str] = MappingProxyType(
-    {
-        errno.ENOSYS: "a kernel with CONFIG_X86_IOPL_IOPERM",
-        errno.EPERM: "CAP_SYS_RAWIO, without lockdown",
-    }
-)
+IOPERM_REMEDIES: Mapping[int, str] = {
+    errno.ENOSYS: "a kernel with CONFIG_X86_IOPL_IOPERM",
+    errno.EPERM: "CAP_SYS_RAWIO, without lockdown",
+}
 """The requirement of ioperm() that each error number says is missing."""
 
 
@@ -151,13 +144,11 @@ def device_remedy(number: int, path: str = "/dev/kvm") -> str:
 def _rights(path: str) -> str:
     """Return the command that gives this user the device."""
     user = os.environ.get("USER") or str(os.getuid())
-    try:
+    with suppress(OSError, KeyError):
         status = os.stat(path)
-        group = grp.getgrgid(status.st_gid).gr_name
-    except (OSError, KeyError):
-        return f"sudo setfacl -m u:{user}:rw {path}"
-    if status.st_gid and status.st_mode & 0o060 == 0o060:
-        return f"sudo usermod -aG {group} {user}, then log in again"
+        if status.st_gid and status.st_mode & 0o060 == 0o060:
+            group = grp.getgrgid(status.st_gid).gr_name
+            return f"sudo usermod -aG {group} {user}, then log in again"
     return f"sudo setfacl -m u:{user}:rw {path}"
 
 
@@ -218,8 +209,7 @@ def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
         vector, error, rip = exception(vm, cpu)
     except IndexError:
         return "an exception with its stack lost"
-    name = EXCEPTIONS.get(vector, f"exception {vector}")
-    return f"{name} (error code {error:#x}) at {rip:#x}"
+    return f"{EXCEPTIONS.get(vector, f'exception {vector}')} (error code {error:#x}) at {rip:#x}"
 
 
 def exception(vm: Vm, cpu: int) -> tuple[int, int, int]:
@@ -241,19 +231,15 @@ EXCEPTIONS = {
 def offer() -> Offer:
     """Return the properties of a guest here. Raises LiveError where this host cannot measure."""
     with _open() as vm:
+        cpuid = vm.cpuid()
+        _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
+        maker = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
         return Offer(
             module=loaded_vendor(),
-            hypercall="svm" if _amd(vm.cpuid()) else "vmx",
+            hypercall="svm" if maker in (b"AuthenticAMD", b"HygonGenuine") else "vmx",
             capabilities=dict(vm.capabilities),
             quirk_off=vm.quirk_off,
-            tsc_khz=vm.tsc_khz(),
-            cpuid=vm.cpuid(),
+            cpuid=cpuid,
             tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
             cpus=cpus_allowed(),
         )
-
-
-def _amd(cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]) -> bool:
-    _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
-    name = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
-    return name in (b"AuthenticAMD", b"HygonGenuine")

@@ -34,7 +34,7 @@ class Task(TypedDict):
 
     name: str
     code: str  # hex
-    other: str  # hex; empty for one vCPU
+    other: str  # hex, of the second vCPU; empty for one vCPU
     cpl: int
     iterations: int  # of a round; 0 for a calibration
 

@@ -29,7 +29,7 @@ def machine(monkeypatch, tmp_path):
     """A machine where all is well; a test spoils one thing."""
     plain = dict(
         module="kvm_intel", hypercall="vmx", capabilities={"stats_fd": 1}, quirk_off=True,
-        tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
+        cpuid={}, tsx_ctrl=False, cpus=(0, 1),
     )  # fmt: skip
     monkeypatch.setattr(fitness, "offer", lambda: Offer(**plain))
     monkeypatch.setattr(fitness, "held_bitmap_error", lambda: 0)

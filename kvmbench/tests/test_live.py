@@ -158,7 +158,7 @@ def test_ticks_that_were_stolen(tmp_path):
 def _offer(**changes):
     plain = dict(
         module="kvm_intel", hypercall="vmx", capabilities={"stats_fd": 1}, quirk_off=True,
-        tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
+        cpuid={}, tsx_ctrl=False, cpus=(0, 1),
     )  # fmt: skip
     return Offer(**(plain | changes))
 
