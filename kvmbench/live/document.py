@@ -52,11 +52,8 @@ COST = (
     "around it, and since 5.5 each return to userspace of such a thread updates the bitmap. net: "
     "less the extra cycles of the control, a bare system call, for each return to userspace."
 )
-TONES: dict[str, tuple[str, Tone]] = {
-    "good": ("", ""),
-    "mind": ("? ", "doubt"),
-    "bad": ("! ", "bad"),
-}
+TONES: dict[str, tuple[str, Tone]]
+TONES = {"good": ("", ""), "mind": ("? ", "doubt"), "bad": ("! ", "bad")}
 
 Interval = tuple[float, float] | None
 
@@ -121,16 +118,11 @@ def live_rows(result: Result) -> list[LiveRow]:
             marks.insert(0, NO_EXIT)
         rows.append(
             LiveRow(
-                workload=workload,
-                configuration=configuration,
-                runs=len(own),
-                median=median(own),
-                interval=median_interval(own),
+                workload=workload, configuration=configuration, runs=len(own), median=median(own),
+                interval=median_interval(own), exits=exits, marks=tuple(dict.fromkeys(marks)),
                 net=median(own) - median(empty) if empty else None,
-                exits=exits,
-                marks=tuple(dict.fromkeys(marks)),
             )
-        )
+        )  # fmt: skip
     return rows
 
 
@@ -164,15 +156,12 @@ def costs(result: Result) -> list[Cost]:
             net = [d - returns * c for d, c in zip(paired, controls, strict=True)]
         rows.append(
             Cost(
-                workload=workload,
-                without=median(median(s.values) for s in first),
-                with_bitmap=median(median(s.values) for s in second),
-                cost=pseudo_median(paired),
-                interval=signed_rank_interval(paired),
-                net=pseudo_median(net) if net else None,
+                workload=workload, without=median(median(s.values) for s in first),
+                with_bitmap=median(median(s.values) for s in second), cost=pseudo_median(paired),
+                interval=signed_rank_interval(paired), net=pseudo_median(net) if net else None,
                 net_interval=signed_rank_interval(net) if net else None,
             )
-        )
+        )  # fmt: skip
     return rows
 
 
@@ -243,15 +232,12 @@ def _table(rows: list[LiveRow]) -> list[Block]:
     columns += [*_in_cycles("median", "interval", "net"), Column("exits")]
     cells = [
         (
-            row.workload,
-            Cell("".join(sorted(letters[mark] for mark in row.marks)), "mark"),
-            _cycles(row.median),
-            _range(row.interval),
-            _cycles(row.net),
+            row.workload, Cell("".join(sorted(letters[mark] for mark in row.marks)), "mark"),
+            _cycles(row.median), _range(row.interval), _cycles(row.net),
             "-" if row.exits is None else f"{row.exits:.2f}",
         )
         for row in rows
-    ]
+    ]  # fmt: skip
     legend = [f"{letter}: {mark}" for mark, letter in letters.items()]
     legend += [NET] if any(row.net is not None for row in rows) else []
     return [Table(columns, cells), *([Items(legend)] if legend else [])]
@@ -261,14 +247,11 @@ def _cost_table(compared: list[Cost]) -> Block:
     columns = _in_cycles("no bitmap", "bitmap", "cost", "interval", "net", "interval")
     cells = [
         (
-            cost.workload,
-            *map(_cycles, (cost.without, cost.with_bitmap, cost.cost)),
-            _range(cost.interval),
-            _cycles(cost.net),
-            _range(cost.net_interval),
+            cost.workload, *map(_cycles, (cost.without, cost.with_bitmap, cost.cost)),
+            _range(cost.interval), _cycles(cost.net), _range(cost.net_interval),
         )
         for cost in compared
-    ]
+    ]  # fmt: skip
     return Table([Column("workload", "key"), *columns], cells)
 
 

@@ -179,17 +179,12 @@ class _Measurement:
         for number, configuration in enumerate(configurations):
             left = begun + plan.seconds - time.monotonic()
             job = Job(
-                cpu=self.cpu,
-                other_cpu=self.other_cpu,
+                cpu=self.cpu, other_cpu=self.other_cpu,
                 tasks=[row.task for row in self.rows.values() if row.why is None],
-                rounds=plan.rounds,
-                limit=max(left / (len(configurations) - number), 0),
-                seconds=seconds,
-                timeout=TIMEOUT + 10 * seconds,
-                seed=draw.getrandbits(32),
-                ioperm=configuration == BITMAP,
-                control=plan.ioperm == "both",
-            )
+                rounds=plan.rounds, limit=max(left / (len(configurations) - number), 0),
+                seconds=seconds, timeout=TIMEOUT + 10 * seconds, seed=draw.getrandbits(32),
+                ioperm=configuration == BITMAP, control=plan.ioperm == "both",
+            )  # fmt: skip
             run = _Run(configuration)
             self.runs.append(run)
             try:
@@ -281,11 +276,8 @@ class _Measurement:
                 f"{max(waits):.0%} in one run. The figures include that time."
             )
         notes += _steal_note(ticks, stolen(self.cpu))
-        return Result(
-            tool=f"kvmbench {version('kvmbench')}",
-            notes=notes,
-            boots=[Boot(id=boot_id(), host=facts, runs=kept)],
-        )
+        boot = Boot(id=boot_id(), host=facts, runs=kept)
+        return Result(tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot])
 
 
 def measure(
@@ -303,8 +295,7 @@ def measure(
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
-    order. `Run.skipped` names the workloads that this host cannot run, that hung or that raised an
-    exception, with the reason.
+    order. `Run.skipped` has the reason for each workload without a figure.
 
     Parameters
     ----------
@@ -319,8 +310,8 @@ def measure(
     command : the words of a command line, kept in the result.
 
     KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
-    begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. Signal
-    handlers and the signal mask stay as they are, in any thread.
+    begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. `shortfall`
+    reports runs that died. Signal handlers and the signal mask stay as they are, in any thread.
 
     Raises LiveError where this host measures nothing (no extension, no /dev/kvm, no such CPU, no
     ioperm(), a guest that does not start, none of the workloads can run), ValueError for an
@@ -380,12 +371,10 @@ def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[dict[str, _Row
             skipped[workload.name] = why
         else:
             task = Task(
-                name=workload.name,
+                name=workload.name, cpl=program.cpl, iterations=0,
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
-                cpl=program.cpl,
-                iterations=0,
-            )
+            )  # fmt: skip
             rows[workload.name] = _Row(workload, task)
     return rows, skipped
 
@@ -429,15 +418,11 @@ def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     exits, emulated = counts.get("exits"), counts.get("insn_emulation", 0)
     untouched = exits is not None and exits < UNTOUCHED and emulated < UNTOUCHED
     return Series(
-        workload=row.workload.name,
-        configuration=configuration,
-        kind="noisy",
-        values=taken.values,
+        workload=row.workload.name, configuration=configuration, kind="noisy", values=taken.values,
         # A loop that never leaves the guest never reloads TR, under any policy.
-        reloads=0.0 if untouched else None,
-        counts=counts,
+        reloads=0.0 if untouched else None, counts=counts,
         marks=list(_marks(row.workload, taken, counts)),
-    )
+    )  # fmt: skip
 
 
 def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -> Iterator[str]:

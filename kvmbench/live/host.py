@@ -42,18 +42,13 @@ def host(root: str | Path = "/") -> Host:
             parameters[f"{module}.{name}"] = value
     return Host(
         kernel=_read(top, "proc/sys/kernel/osrelease"),
-        build=_read(top, "proc/sys/kernel/version"),
-        cmdline=_read(top, "proc/cmdline"),
-        cpu=cpu.get("model name"),
-        microcode=cpu.get("microcode"),
+        build=_read(top, "proc/sys/kernel/version"), cmdline=_read(top, "proc/cmdline"),
+        cpu=cpu.get("model name"), microcode=cpu.get("microcode"), kvm=vendor,
         mitigations=_folder(top / "sys/devices/system/cpu/vulnerabilities"),
-        kvm=vendor,
-        kvm_parameters=parameters,
-        governor=_of_all_cpus(top, "cpufreq/scaling_governor"),
-        smt=_read(top, "sys/devices/system/cpu/smt/control"),
-        tsc_hz=_tsc_hz(top, cpu),
+        kvm_parameters=parameters, governor=_of_all_cpus(top, "cpufreq/scaling_governor"),
+        smt=_read(top, "sys/devices/system/cpu/smt/control"), tsc_hz=_tsc_hz(top, cpu),
         facts=_facts(top, cpu),
-    )
+    )  # fmt: skip
 
 
 def loaded_vendor(root: str | Path = "/") -> str | None:
@@ -164,10 +159,7 @@ def _chosen(words: str | None) -> str | None:
 
 def _of_all_cpus(top: Path, name: str) -> str | None:
     """Return the value that all CPUs have, or each of the values where they differ."""
-    try:
-        cpus = sorted((top / "sys/devices/system/cpu").glob("cpu[0-9]*"))
-    except OSError:
-        return None
+    cpus = (top / "sys/devices/system/cpu").glob("cpu[0-9]*")
     return ", ".join(sorted({value for cpu in cpus if (value := _read(cpu, name))})) or None
 
 
@@ -180,12 +172,8 @@ def _cpuinfo(top: Path) -> dict[str, str]:
 
 def _folder(path: Path) -> dict[str, str]:
     """Return the readable files of a folder: name -> content."""
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError:
-        return {}
-    values = ((name, _read(path, name)) for name in names)
-    return {name: value for name, value in values if value is not None}
+    names = sorted(entry.name for entry in path.glob("*"))
+    return {name: value for name in names if (value := _read(path, name)) is not None}
 
 
 def _read(top: Path, name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,8 @@ TIMEOUT = 5.0  # seconds, for two instructions and a fault
 FRESH = 500  # cases after which the whole TSS gets new random bytes
 GP, UD = 13, 6
 SHOWN = 10  # disagreements that are kept
+
+Programs = dict[tuple[int, bool], int]  # width and direction -> address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,26 +168,20 @@ def check_io(
     return found
 
 
-def _install(vm: Vm) -> dict[tuple[int, bool], int]:
+def _install(vm: Vm) -> Programs:
     """Write the six programs; return their addresses by width and direction."""
     code, found = Code(image.CODE), {}
-    for width in (1, 2, 4):
-        for out in (False, True):
-            found[width, out] = code.here
-            code.mov(RDX, RSI)
-            getattr(code, f"{'out' if out else 'in'}{8 * width}")()
-            code.ud2()  # ends the program: the bitmap may deny the OUT to STOP
+    for width, out in product((1, 2, 4), (False, True)):
+        found[width, out] = code.here
+        code.mov(RDX, RSI)
+        getattr(code, f"{'out' if out else 'in'}{8 * width}")()
+        code.ud2()  # ends the program: the bitmap may deny the OUT to STOP
     vm.write(image.CODE, code.finish())
     return found
 
 
 def _compare(
-    vm: Vm,
-    programs: dict[tuple[int, bool], int],
-    number: int,
-    access: Access,
-    memory: bytearray,
-    found: IoCheck,
+    vm: Vm, programs: Programs, number: int, access: Access, memory: bytearray, found: IoCheck
 ) -> Case:
     """Try an access and count it; its bytes of the map and the TSS's fields go into `memory`."""
     for at, content in (
@@ -201,13 +198,9 @@ def _compare(
         bool(port_check(limit, access.base, tss_map, access.port, access.width))
         for limit in (access.limit, access.limit + 1)
     )
-    case = Case(
-        number=number,
-        access=access,
-        word=int.from_bytes(memory[access.offset : access.offset + 2], "little"),
-        expected=expected,
-        found=_try(vm, programs[access.width, access.out], access),
-    )
+    word = int.from_bytes(memory[access.offset : access.offset + 2], "little")
+    allowed = _try(vm, programs[access.width, access.out], access)
+    case = Case(number=number, access=access, word=word, expected=expected, found=allowed)
     apart = access.offset == access.limit
     found.cases += 1
     found.apart += apart

@@ -235,11 +235,8 @@ def offer() -> Offer:
         _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
         maker = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
         return Offer(
-            module=loaded_vendor(),
+            module=loaded_vendor(), capabilities=dict(vm.capabilities), quirk_off=vm.quirk_off,
             hypercall="svm" if maker in (b"AuthenticAMD", b"HygonGenuine") else "vmx",
-            capabilities=dict(vm.capabilities),
-            quirk_off=vm.quirk_off,
-            cpuid=cpuid,
             tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
-            cpus=cpus_allowed(),
-        )
+            cpuid=cpuid, cpus=cpus_allowed(),
+        )  # fmt: skip
