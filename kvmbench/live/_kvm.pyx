@@ -65,9 +65,8 @@ cdef extern from "<linux/kvm.h>":
         KVM_SET_VCPU_EVENTS, KVM_GET_TSC_KHZ, KVM_GET_STATS_FD
         KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD_ANY_LENGTH
         KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_BINARY_STATS_FD, KVM_CAP_DISABLE_QUIRKS2
-        KVM_X86_QUIRK_FIX_HYPERCALL_INSN
+        KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_MP_STATE_RUNNABLE
         KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO
-        KVM_MP_STATE_RUNNABLE
         KVM_EXIT_UNKNOWN, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN
         KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_SYSTEM_EVENT
 
@@ -81,7 +80,6 @@ cdef extern from "kvm_run.h":
     enum:
         KB_STOPPED, KB_KICKED, KB_SIGNALLED, KB_FAILED
         PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
-        EFD_CLOEXEC, EFD_NONBLOCK, O_RDWR, O_CLOEXEC
     void* MAP_FAILED
     void kb_run(int fd, kvm_run* run, uint16_t stop, kb_outcome* outcome) noexcept nogil
     void kb_settle(int fd, kvm_run* run) noexcept nogil
@@ -95,9 +93,7 @@ cdef extern from "kvm_run.h":
     int kb_kick(int thread) noexcept nogil
     int ioctl(int fd, unsigned long request, ...) noexcept nogil
     int timer_delete(timer_t timer) noexcept nogil
-    int open(const char* path, int flags) noexcept nogil
     int close(int fd) noexcept nogil
-    int eventfd(unsigned int start, int flags) noexcept nogil
     ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
     void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
     int munmap(void* at, size_t size) noexcept nogil
@@ -156,6 +152,12 @@ cdef int _ask(int fd, unsigned long request, unsigned long argument) noexcept:
 
 cdef int _do(int fd, unsigned long request, const void* argument, str what) except -1:
     return _check(_ask(fd, request, <unsigned long>argument), what)
+
+
+cdef void _shut(int* fd) noexcept nogil:
+    if fd[0] >= 0:
+        close(fd[0])
+    fd[0] = -1
 
 
 cdef OneMsr _one_msr(uint32_t index, uint64_t value) noexcept:
@@ -218,9 +220,7 @@ cdef class Vm:
         cdef uint64_t identity = 0xfffbc000
         cdef void* at
         cdef int i
-        self.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)
-        if self.kvm < 0:
-            raise OSError(errno, strerror(errno).decode(), "/dev/kvm")
+        self.kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         version = _ask(self.kvm, KVM_GET_API_VERSION, 0)
         if version != API_VERSION:
             raise KvmError(0, f"is {version}, expected {API_VERSION}", "KVM_GET_API_VERSION")
@@ -251,7 +251,7 @@ cdef class Vm:
 
         at = mmap(NULL, memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if at == MAP_FAILED:
-            raise MemoryError(f"{memory} bytes of guest memory")
+            raise KvmError(errno, strerror(errno).decode(), "mmap of guest memory")
         self.ram, self.ram_size = <uint8_t*>at, memory
         region = kvm_userspace_memory_region(
             slot=0, flags=0, guest_phys_addr=0, memory_size=memory, userspace_addr=<uint64_t>at)
@@ -322,18 +322,10 @@ cdef class Vm:
             if self.running[i] != NULL:
                 munmap(self.running[i], self.run_size)
                 self.running[i] = NULL
-            if self.stats_fd[i] >= 0:
-                close(self.stats_fd[i])
-                self.stats_fd[i] = -1
-            if self.vcpu[i] >= 0:
-                close(self.vcpu[i])
-                self.vcpu[i] = -1
-        if self.vm >= 0:
-            close(self.vm)
-            self.vm = -1
-        if self.kvm >= 0:
-            close(self.kvm)
-            self.kvm = -1
+            _shut(&self.stats_fd[i])
+            _shut(&self.vcpu[i])
+        _shut(&self.vm)
+        _shut(&self.kvm)
         if self.ram != NULL:  # after the descriptors: the kernel reads it through the VM
             munmap(self.ram, self.ram_size)
             self.ram = NULL
@@ -401,7 +393,6 @@ cdef class Vm:
         No thread reads the event.
         """
         cdef kvm_ioeventfd request
-        cdef int fd, result
         if self.vm < 0:
             raise ValueError("this Vm is closed")
         memset(&request, 0, sizeof(request))
@@ -411,13 +402,11 @@ cdef class Vm:
         if data is not None:
             request.datamatch = data
             request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
-        request.fd = fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if fd < 0:
-            raise KvmError(errno, strerror(errno).decode(), "eventfd")
-        result = -errno if _ask(self.vm, KVM_IOEVENTFD, <unsigned long>&request) else 0
-        close(fd)  # KVM holds the event itself (eventfd_ctx_fdget), until the machine ends
-        if result < 0:
-            raise KvmError(-result, strerror(-result).decode(), "KVM_IOEVENTFD")
+        request.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            _do(self.vm, KVM_IOEVENTFD, &request, "KVM_IOEVENTFD")
+        finally:
+            close(request.fd)  # KVM holds the event (eventfd_ctx_fdget) until the machine ends
 
     def keep_lapic(self, int cpu):
         """Save the state of the vCPU's local APIC, which `start` restores."""
@@ -426,7 +415,7 @@ cdef class Vm:
         self.has_lapic[cpu] = True
 
     def start(self, int cpu, *, uint64_t rip, uint64_t rsp, uint64_t cr3, gdt, idt, tss,
-              int cpl=0, uint64_t rflags=2, uint64_t rcx=0, uint64_t rsi=0, uint64_t rdi=0):
+              int cpl=0, uint64_t rsi=0, uint64_t rdi=0):
         """Put the vCPU at `rip` in long mode with CPL 0 or 3, without its earlier state.
 
         `gdt`, `idt` and `tss` are (address, limit) of the tables; kvmbench.guest.image has the
@@ -476,8 +465,7 @@ cdef class Vm:
             self.set_msr(cpu, 0x6e0, 0)  # IA32_TSC_DEADLINE
             _do(fd, KVM_SET_LAPIC, &self.lapic[cpu], "KVM_SET_LAPIC")
         memset(&regs, 0, sizeof(regs))
-        regs.rip, regs.rsp, regs.rflags = rip, rsp, rflags
-        regs.rcx, regs.rsi, regs.rdi = rcx, rsi, rdi
+        regs.rip, regs.rsp, regs.rflags, regs.rsi, regs.rdi = rip, rsp, 2, rsi, rdi
         _do(fd, KVM_SET_REGS, &regs, "KVM_SET_REGS")
 
     def registers(self, int cpu):
@@ -570,15 +558,6 @@ cdef dict _stats_layout(int fd):
         for flags, _, size, offset, _, name in entries
         if flags & 0xff == 0 and size == 1
     }
-
-
-def available():
-    """Return 0 where /dev/kvm can be opened, or the error's number."""
-    cdef int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC)
-    if fd < 0:
-        return errno
-    close(fd)
-    return 0
 
 
 def ioperm(unsigned long first, unsigned long count, bint on):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmbench.errors import KvmError, LiveError
+from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.host import cpu_flags, loaded_vendor
 
@@ -114,14 +114,17 @@ def why_not() -> str | None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
     try:
-        from kvmbench.live._kvm import available
+        import kvmbench.live._kvm  # noqa: F401
     except ImportError:
         return (
             "kvmbench.live._kvm was not built: it needs a C compiler and the kernel's headers "
             "(linux/kvm.h; package linux-libc-dev or kernel-headers) when kvmbench is installed"
         )
-    number = available()
-    return None if number == 0 else device_remedy(number)
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return device_remedy(error.errno or 0)
+    return None
 
 
 def device_remedy(number: int, path: str = "/dev/kvm") -> str:
@@ -160,10 +163,8 @@ def _open(cpus: int = 1) -> Vm:
 
     try:
         return Vm(cpus=cpus, memory=image.MEMORY)
-    except KvmError as error:
-        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
     except OSError as error:
-        raise LiveError(device_remedy(error.errno or 0)) from None
+        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
 
 
 def make(cpus: int = 2) -> Vm:
