@@ -146,7 +146,7 @@ class _Run:
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rounds: dict[str, _Rounds] = field(default_factory=dict)
     control: _Rounds = field(default_factory=_Rounds)
-    waited: float = 0.0  # share of its rounds' time in which other tasks had the CPU
+    waited: float | None = None  # share of its rounds' time in which other tasks had the CPU
     skipped: dict[str, str] = field(default_factory=dict)
     end: str | None = None  # the failure that ended it
 
@@ -269,8 +269,8 @@ class _Measurement:
             notes.append(f"{STOPPED} in run {len(self.runs)} of {total}.")
         ends = Counter(run.end for run in self.runs if run.end)
         notes += [f"{number} of {total} runs {end}." for end, number in ends.items()]
-        waits = [run.waited for run in self.runs]
-        if max(waits) >= SHARED:
+        waits = [run.waited for run in self.runs if run.waited is not None]
+        if max(waits, default=0) >= SHARED:
             notes.append(
                 f"Other tasks ran on the vCPU's CPU for {fmean(waits):.0%} of the time, up to "
                 f"{max(waits):.0%} in one run. The figures include that time."

@@ -362,6 +362,7 @@ def test_an_early_end_is_counted_by_its_kind(monkeypatch):
     result = scripted(monkeypatch, dead, [*dead, *END])
     assert shortfall(result) == "1 of 2 runs ended with status 0."
     assert "not all of its rounds" in result.boots[0].runs[0].series[0].marks[0]
+    assert "for 5% of the time, up to 5% in one run" in result.notes[-1]  # of the other run
 
 
 def test_ctrl_c_in_the_last_run_keeps_its_rounds(monkeypatch):
