@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from kvmbench.atomic import read_bounded
 from kvmbench.errors import FileError
 from kvmbench.guest import image
 from kvmbench.guest import programs as guest
@@ -27,6 +28,7 @@ from kvmbench.model import Workload
 __all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select", "workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
+LARGEST = 10e6  # bytes of a Python file that is run
 
 
 def _row(
@@ -197,12 +199,14 @@ def load_workloads(path: str | Path) -> list[Workload]:
     """
     path = Path(path)
     try:
-        compile(path.read_bytes(), str(path), "exec")
+        compile(read_bounded(path, LARGEST, FileError), str(path), "exec")
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
         raise FileError(f"{path}{line}: not Python: {error.msg}") from None
-    except ValueError as error:
-        raise FileError(f"{path}: not Python: {error}") from None
+    except FileError:
+        raise
+    except (ValueError, RecursionError, MemoryError) as error:  # a zero byte, or deep nesting
+        raise FileError(f"{path}: not Python: {str(error) or 'nested too deeply'}") from None
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the table
             names = runpy.run_path(str(path))
@@ -218,7 +222,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join(f"{type(error).__name__}: {error}"[:500].split())
 
 
 def _listed(value: object, origin: str) -> list[Workload]:

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -139,6 +140,25 @@ def chosen_profile(name: str) -> Profile:
     return read(load_profile, name) if is_file(name) else pick("cost profile", name, profiles())
 
 
+def chosen_workloads(
+    names: Iterable[str], known: Mapping[str, Workload], able: Callable[[Workload], bool]
+) -> list[Workload]:
+    """Return the workloads of names and patterns (`inl_*`), each once.
+
+    A pattern stands for the `able` workloads that it matches, and a usage error for none.
+    """
+    found: dict[str, Workload] = {}
+    for name in names:
+        if name in known or not set(name) & set("*?["):
+            found[name] = pick("workload", name, known)
+            continue
+        matched = {n: w for n, w in known.items() if fnmatchcase(n, name) and able(w)}
+        if not matched:
+            raise click.UsageError(f"{name!r} matches no workload; known: {', '.join(known)}")
+        found |= matched
+    return list(found.values())
+
+
 def known_workloads(path: str | None) -> dict[str, Workload]:
     """Return the built-in and installed workloads, and a file's."""
     from kvmbench.workloads import load_workloads, merge, workloads
@@ -162,7 +182,7 @@ def complete(names: Names) -> Completer:
             return [CompletionItem(begun, type="file")]
         try:
             return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
-        except (OSError, ValueError):
+        except (OSError, ValueError, click.ClickException):
             return []  # the command reports a broken package, the shell must not
 
     return completer
@@ -177,10 +197,7 @@ def result_names(ctx: click.Context) -> Iterable[str]:
 
 def policy_names(ctx: click.Context) -> Iterable[str]:
     """Return the names that complete a policy's."""
-    from kvmbench.catalog import load_policies, policies
-
-    path = ctx.params.get("policy_file")
-    return [*policies(), *(load_policies(path) if path else ())]
+    return known_policies(ctx.params.get("policy_file"))
 
 
 def profile_names(_: click.Context) -> Iterable[str]:
@@ -190,16 +207,6 @@ def profile_names(_: click.Context) -> Iterable[str]:
     return profiles()
 
 
-def workload_names(ctx: click.Context) -> Iterable[str]:
-    """Return the names that complete a workload's."""
-    from kvmbench.workloads import load_workloads, workloads
-
-    path = ctx.params.get("workload_file")
-    return [*workloads(), *(w.name for w in (load_workloads(path) if path else ()))]
-
-
-def published_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete those of published tables of the TR patch."""
-    from kvmbench.catalog import published
-
-    return [table.name for table in published().values() if table.change == "tr-reload"]
+def workload_names(_: click.Context) -> Iterable[str]:
+    """Return the names that complete a workload's; a key press runs no workload file."""
+    return known_workloads(None)

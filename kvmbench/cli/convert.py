@@ -15,10 +15,9 @@ from kvmbench.formats import WRITABLE
 @click.argument("source", metavar="IN", shell_complete=complete(result_names))
 @click.argument("target", metavar="OUT", type=click.Path(allow_dash=True))
 @click.option(
-    "--to",
-    type=click.Choice(list(WRITABLE)),
+    "--to", type=click.Choice(list(WRITABLE)),
     help="Format of OUT; the default goes by OUT's ending: .json, .csv, .md or .xml.",
-)
+)  # fmt: skip
 @results_dir_option
 def command(source: str, target: str, to: str | None, results_dir: str) -> None:
     """Write the result IN to the file OUT, or to stdout where OUT is -.

@@ -12,6 +12,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from kvmbench.cli.common import Group
+from kvmbench.cli.progress import note
 
 COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "run": ("run", "Simulate workloads under two policies."),
@@ -30,6 +31,13 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "schema": ("schema", "Print the JSON Schema of the JSON that kvmbench writes."),
     "completion": ("completion", "Print the shell's completion script."),
 }
+
+TOO_MUCH: dict[type[Exception], str] = {
+    RecursionError: "the input is nested too deeply",
+    MemoryError: "the work takes more memory than this machine has: try fewer or smaller inputs",
+    OverflowError: "a number of the input is too large",
+}
+"""The exceptions of inputs beyond Python's limits, and the line that a user sees."""
 
 
 class Commands(Group):
@@ -50,14 +58,17 @@ class Commands(Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else "kvmbench"
-            message = " ".join(error.format_message().splitlines()).replace("\t", "")
-            click.echo(f"{name}: {message}", err=True)
+            note(error.format_message(), name)
             code = error.exit_code
         except click.Abort:
-            click.echo("kvmbench: stopped", err=True)
+            note("stopped")
             code = 130
+        except tuple(TOO_MUCH) as error:
+            kind = next(kind for kind in TOO_MUCH if isinstance(error, kind))
+            note(TOO_MUCH[kind])
+            code = 1
         except OSError as error:  # stdout; click ends quietly where it was closed
-            click.echo(f"kvmbench: stdout: {error.strerror or error}", err=True)
+            note(f"stdout: {error.strerror or error}")
             # The rest of the buffer has no reader; else Python complains at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
@@ -88,7 +99,11 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command(
     cls=Commands,
-    context_settings={"auto_envvar_prefix": "KVMBENCH", "help_option_names": ["-h", "--help"]},
+    context_settings={
+        "auto_envvar_prefix": "KVMBENCH",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
 )
 @click.option(
     "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,

@@ -1,10 +1,12 @@
-"""The bar on stderr while a command works: its task, the share done, the time left."""
+"""What a command says on its way: notes of one line, and a bar while it works."""
 
 from __future__ import annotations
 
 import sys
 import time
 from typing import TYPE_CHECKING, Self
+
+import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -14,6 +16,18 @@ DELAY, PERIOD = 1.0, 0.1  # seconds before the bar appears, and between two draw
 
 def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines that may hold a stranger's words: no control character reaches a terminal."""
+    from kvmbench.report.escape import visible  # needed by few commands only
+
+    click.echo(visible(text, keep="\n"), err=err)
+
+
+def note(text: str, command: str = "kvmbench") -> None:
+    """Print one line on stderr, after the command's name."""
+    say(" ".join(f"{command}: {text}".splitlines()).replace("\t", ""), err=True)
 
 
 class Progress:
@@ -45,7 +59,7 @@ class Progress:
     def __call__(self, name: str, share: float | None = None) -> None:
         """Show `name`, what runs now, and the share of all work that is done, 0 to 1.
 
-        Without a share the bar is left out: nobody knows how long the work takes.
+        Without a share no bar shows: the length of the work is unknown.
         """
         now = time.monotonic()
         if now < self._next:
@@ -71,12 +85,8 @@ class Progress:
 
         columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
         if share is not None:
-            columns += [
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-            ]
+            columns += [BarColumn(), TaskProgressColumn()]
+            columns += [TimeRemainingColumn(), TextColumn("left")]
         bar = Bar(
             *columns, console=Console(stderr=True), auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False,
