@@ -233,10 +233,10 @@ class Profile:
 
     def kind_index(self, name: str) -> int:
         """Return the index of the exit kind `name`; raises ValueError with the nearest name."""
-        names = [kind.name for kind in self.kinds]
-        if name not in names:
-            raise ValueError(unknown_name("exit kind", name, names))
-        return names.index(name)
+        for index, kind in enumerate(self.kinds):
+            if kind.name == name:
+                return index
+        raise ValueError(unknown_name("exit kind", name, (kind.name for kind in self.kinds)))
 
 
 HOOKS = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")

@@ -1,4 +1,4 @@
-"""Names and files as arguments: what they stand for, and how a shell completes them."""
+"""Names and files as arguments: the things that they name, and their completion in a shell."""
 
 from __future__ import annotations
 

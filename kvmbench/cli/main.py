@@ -64,8 +64,7 @@ class Commands(Group):
             note("stopped")
             code = 130
         except tuple(TOO_MUCH) as error:
-            kind = next(kind for kind in TOO_MUCH if isinstance(error, kind))
-            note(TOO_MUCH[kind])
+            note(next(words for kind, words in TOO_MUCH.items() if isinstance(error, kind)))
             code = 1
         except OSError as error:  # stdout; click ends quietly where it was closed
             note(f"stdout: {error.strerror or error}")
@@ -80,35 +79,23 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"kvmbench.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
+        found: click.Command = import_module(f"kvmbench.cli.{COMMANDS[cmd_name][0]}").command
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
 
 
-def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"kvmbench {version('kvmbench')}")
-        ctx.exit()
-
-
 @click.command(
     cls=Commands,
-    context_settings={
-        "auto_envvar_prefix": "KVMBENCH",
-        "help_option_names": ["-h", "--help"],
-        "show_default": True,
-    },
+    context_settings=dict(
+        auto_envvar_prefix="KVMBENCH", help_option_names=["-h", "--help"], show_default=True
+    ),
 )
-@click.option(
-    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+@click.version_option(
+    None, "-V", "--version", package_name="kvmbench", message="kvmbench %(version)s",
     allow_from_autoenv=False,
-    help="Show the version and exit.",
 )  # fmt: skip
 def main(**_: Any) -> None:
     """Benchmark KVM's VM exits: simulated, measured, compared, checked.

@@ -38,7 +38,7 @@ def _step(arguments: Sequence[str], allow_code: bool) -> dict[str, Any]:
     """Return the options of a step, checked in the same way when a plan is made and run."""
     chosen = step_options.make_context("kvmbench measure", list(arguments)).params
     if chosen["workload_file"] is not None and not allow_code:
-        raise click.UsageError("--workload-file runs Python, which --allow-code permits")
+        raise click.UsageError("--workload-file runs Python, which only --allow-code permits")
     return chosen
 
 

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 DELAY, PERIOD = 1.0, 0.1  # seconds before the bar appears, and between two drawings
 
 
-def _on_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
 def say(text: str, *, err: bool = False) -> None:
     """Print lines that may hold a stranger's words: no control character reaches a terminal."""
     from kvmbench.report.escape import visible  # needed by few commands only
@@ -40,7 +36,8 @@ class Progress:
 
     def __init__(self) -> None:
         Progress.working = True
-        self._next = time.monotonic() + DELAY if _on_terminal() else float("inf")
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._next = time.monotonic() + DELAY if on_terminal else float("inf")
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
@@ -73,21 +70,15 @@ class Progress:
         self._bar.refresh()
 
     def _begun(self, share: float | None) -> Bar:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            ProgressColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        columns: list[progress.ProgressColumn]
+        columns = [progress.TextColumn("{task.description}", markup=False)]
         if share is not None:
-            columns += [BarColumn(), TaskProgressColumn()]
-            columns += [TimeRemainingColumn(), TextColumn("left")]
-        bar = Bar(
+            columns += [progress.BarColumn(), progress.TaskProgressColumn()]
+            columns += [progress.TimeRemainingColumn(), progress.TextColumn("left")]
+        bar = progress.Progress(
             *columns, console=Console(stderr=True), auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip

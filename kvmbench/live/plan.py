@@ -30,7 +30,7 @@ ORDERS: tuple[tuple[Side, ...], ...] = ((0, 1, 1, 0), (1, 0, 0, 1))
 
 
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the two kernels: its release, its command line's words, the file of its results."""
+    """One of the two kernels, with the words of its command line and the file of its results."""
 
     label: str
     release: str  # uname -r

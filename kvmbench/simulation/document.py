@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvmbench.causes import CAUSES
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
-from kvmbench.report.plain import count, signed
+from kvmbench.report.figures import count, signed
 from kvmbench.results import Result, builtins
 from kvmbench.simulation.against import Residual, against
 

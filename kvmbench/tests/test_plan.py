@@ -314,7 +314,7 @@ def test_a_plan_runs_code_only_where_it_was_allowed_both_times(folder, booted, m
     ok(*new, "--allow-code", *code)
     plan = json.loads(Path("plan.json").read_text())
     booted(plan["kernels"][plan["steps"][0]["side"]]["release"], 1)
-    words = "plan.json: $.arguments: --workload-file runs Python, which --allow-code permits"
+    words = "plan.json: $.arguments: --workload-file runs Python, which only --allow-code permits"
     assert words in refused(1, "plan", "run")
     for changed in (["--workload-file=mine.py"], ["--workload-f", "mine.py"], ["--help"]):
         Path("other.json").write_text(json.dumps(plan | dict(arguments=changed)))
