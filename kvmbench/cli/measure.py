@@ -96,10 +96,9 @@ def measured(
 
 def leave(result: Result, keep_going: bool) -> None:
     """End the command where Ctrl-C stopped the measurement, or runs ended early."""
-    from kvmbench.live.engine import SHORT, STOPPED
+    from kvmbench.live.engine import STOPPED, shortfall
 
-    for note in result.notes:
-        if note.startswith(STOPPED):
-            raise click.Abort
-        if note.startswith(SHORT) and not keep_going:
-            raise click.ClickException(f"{note} --keep-going accepts such a result.")
+    if any(note.startswith(STOPPED) for note in result.notes):
+        raise click.Abort
+    if (short := shortfall(result)) and not keep_going:
+        raise click.ClickException(f"{short} --keep-going accepts such a result.")

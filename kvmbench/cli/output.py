@@ -68,13 +68,13 @@ def emit(document: Document, form: str | None, output: str | None) -> None:
         form = ENDINGS.get(Path(output or "").suffix, "text")
         form = form if form in (*FORMS, *document.forms) else "text"
     width, color = (WIDTH, False) if output else _terminal()
-    write_out(write(document, form, width=width, color=color), output)
+    write_out(write(document, form, width=width, color=color), output, instead=True)
 
 
-def write_out(content: str | bytes, output: str | None) -> None:
+def write_out(content: str | bytes, output: str | None, *, instead: bool = False) -> None:
     """Print `content`, or make it that of a file: whole, or not at all.
 
-    Where the file cannot be written, `content` is printed, so that it is not lost.
+    With `instead` it is printed where the file cannot be written, so that it is not lost.
     """
     if output is None or output == "-":
         if isinstance(content, bytes) and sys.stdout.isatty():  # another program's format
@@ -86,9 +86,10 @@ def write_out(content: str | bytes, output: str | None) -> None:
     try:
         replace_file(output, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        click.echo(content, nl=False)
-        reason = error.strerror or error
-        raise click.ClickException(f"{output}: {reason}: printed instead") from None
+        if instead:
+            click.echo(content, nl=False)
+        reason = f"{error.strerror or error}{': printed instead' if instead else ''}"
+        raise click.ClickException(f"{output}: {reason}") from None
 
 
 def _terminal() -> tuple[int, bool]:

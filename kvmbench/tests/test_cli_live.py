@@ -208,7 +208,7 @@ def test_measured_runs_that_came_meanwhile_are_not_replaced(monkeypatch):
 
 
 def test_fewer_runs_than_asked_for_are_no_success(measures):
-    note = f"{engine.SHORT}: 1 of 9 runs ended with signal 9."
+    note = "1 of 9 runs ended with signal 9."
     measures(made(1000, note))
     done = invoke("measure", "--save", "x")
     assert (done.exit_code, note in done.stderr) == (1, True)

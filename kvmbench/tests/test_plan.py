@@ -339,7 +339,7 @@ def test_results_stay_in_the_folder_of_the_plan(folder, booted, measured):
 
 def test_a_step_of_fewer_runs_is_still_due_unless_the_plan_accepts_it(folder, booted, monkeypatch):
     part = Result(
-        notes=[f"{engine.SHORT}: 1 of 2 runs ended with signal 9."],
+        notes=["1 of 2 runs ended with signal 9."],
         boots=[Boot(runs=[Run(series=[Series(workload="w", kind="noisy", values=[1])])])],
     )
     monkeypatch.setattr(plan_command, "measured", lambda **_: part)
