@@ -58,13 +58,11 @@ def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def read(load: Callable[[str], T], path: str) -> T:
-    """Load a user's file; an error in it becomes one line."""
+    """Load a user's file; one that cannot be read is a usage error."""
     try:
         return load(path)
     except OSError as error:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def load_result(name: str, results_dir: str) -> Result:
@@ -78,10 +76,7 @@ def load_result(name: str, results_dir: str) -> Result:
     kept = named_results(results_dir)
     if name in kept:
         return read(formats.load, str(kept[name]))
-    try:
-        tables = catalog.published()
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    tables = catalog.published()
     if name in tables:
         return formats.from_published(tables[name])
     raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
@@ -163,11 +158,8 @@ def known_workloads(path: str | None) -> dict[str, Workload]:
     """Return the built-in and installed workloads, and a file's."""
     from kvmbench.workloads import load_workloads, merge, workloads
 
-    try:
-        known = dict(workloads())
-        return merge(known, read(load_workloads, path), path) if path else known
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    known = dict(workloads())
+    return merge(known, read(load_workloads, path), path) if path else known
 
 
 Names = Callable[[click.Context], Iterable[str]]

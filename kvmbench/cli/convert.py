@@ -7,7 +7,6 @@ import click
 from kvmbench.cli.common import complete, load_result, result_names
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import write_out
-from kvmbench.errors import ResultError
 from kvmbench.formats import WRITABLE
 
 
@@ -40,8 +39,4 @@ def command(source: str, target: str, to: str | None, results_dir: str) -> None:
     except ValueError as error:
         raise click.UsageError(f"{error} with --to") from None
     result = load_result(source, results_dir)
-    try:
-        content = formats.dump(result, to)
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    write_out(content, target)
+    write_out(formats.dump(result, to), target)

@@ -13,6 +13,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from kvmbench.cli.common import Group
 from kvmbench.cli.progress import note
+from kvmbench.errors import KvmbenchError
 
 COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "run": ("run", "Simulate workloads under two policies."),
@@ -60,6 +61,9 @@ class Commands(Group):
             name = context.command_path if context else "kvmbench"
             note(error.format_message(), name)
             code = error.exit_code
+        except KvmbenchError as error:
+            note(str(error))
+            code = 1
         except click.Abort:
             note("stopped")
             code = 130

@@ -77,19 +77,15 @@ def measured(
     ioperm: Literal["off", "on", "both"],
 ) -> Result:  # fmt: skip
     """Measure, and keep the result as `last`; `kvmbench plan run` measures through it too."""
-    from kvmbench.errors import LiveError
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
     workloads = chosen_workloads(names or ["*"], known, lambda found: found.guest is not None)
-    try:
-        with Progress() as show:
-            result = measure(
-                workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
-                command=command_line(),
-            )  # fmt: skip
-    except LiveError as error:
-        raise click.ClickException(str(error)) from None
+    with Progress() as show:
+        result = measure(
+            workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
+            command=command_line(),
+        )  # fmt: skip
     keep_recent(result)
     return result
 

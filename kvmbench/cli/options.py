@@ -11,6 +11,7 @@ import click
 
 from kvmbench.cli.common import complete, policy_names, profile_names, read, typed, workload_names
 from kvmbench.cli.output import try_folder
+from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def keeper(
     file = Path(results_dir) / f"{save}.json"
     if file.exists() and not replace:
         _check_kept(file, engines, append)
-    folder = next(place for place in (file.parent, *file.parent.absolute().parents)
-                  if place.exists())  # fmt: skip
-    try_folder(folder, str(file))
+    try_folder(next(place for place in file.absolute().parents if place.exists()), str(file))
     name = save
 
     def keep(result: Result) -> None:
@@ -128,16 +127,12 @@ def keeper(
         from kvmbench import results
 
         named = msgspec.structs.replace(result, name=name)
-        try:
+        with naming(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             if append:
                 results.append(file, named)
             else:
                 results.write(file, named, over_measured=replace)
-        except OSError as error:
-            raise click.ClickException(f"{file}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise click.ClickException(str(error)) from None
 
     return keep
 

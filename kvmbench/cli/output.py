@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from kvmbench.cli.progress import naming
 from kvmbench.report import ENDINGS, FORMS, WIDTH, Document, write
 from kvmbench.report.escape import visible
 
@@ -20,11 +21,8 @@ __all__ = ["emit", "output_options", "try_folder", "write_out"]
 
 def try_folder(folder: Path, shown: str) -> None:
     """Refuse, before the work, a folder in which no file can be made; `shown` is the target."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise click.ClickException(f"{shown}: {error.strerror or error}") from None
+    with naming(shown), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _tried(ctx: click.Context, _: click.Parameter, output: str | None) -> str | None:

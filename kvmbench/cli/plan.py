@@ -11,7 +11,7 @@ import click
 from kvmbench.cli.common import Group, now, read
 from kvmbench.cli.measure import leave, measured, measuring_options
 from kvmbench.cli.output import try_folder
-from kvmbench.cli.progress import say
+from kvmbench.cli.progress import naming, say
 
 if TYPE_CHECKING:
     from kvmbench.live.plan import Kernel, Plan
@@ -101,11 +101,10 @@ def new(
             if path.exists():
                 raise click.UsageError(f"{path} exists: the plan would add its boots to it")
         plan = plans.make(kernels, blocks, seed, arguments)
-        plans.write(output, plan)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{output}: {error.strerror or error}") from None
+    with naming(output):
+        plans.write(output, plan)
     many = "s" if blocks > 1 else ""
     file = "" if output == "plan.json" else f" {output}"
     say(
@@ -141,7 +140,7 @@ def run(path: str, allow_code: bool) -> None:
       kvmbench plan run
       kvmbench plan run off.json
     """
-    from kvmbench.errors import ResultError, WrongKernelError
+    from kvmbench.errors import WrongKernelError
     from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
     from kvmbench.results import Boot
@@ -166,12 +165,8 @@ def run(path: str, allow_code: bool) -> None:
     result = measured(**chosen)
     leave(result, keep_going)  # the step is still due
     boot = Boot(id=boot_id(), host=this, runs=[run for _, run in result.runs()])
-    try:
+    with naming(path):
         plan = plans.record(path, number, boot, now())
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
     following = plan.next()
     if following is None:
         say(_complete(plan, path))

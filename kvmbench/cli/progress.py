@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -24,6 +26,15 @@ def say(text: str, *, err: bool = False) -> None:
 def note(text: str, command: str = "kvmbench") -> None:
     """Print one line on stderr, after the command's name."""
     say(" ".join(f"{command}: {text}".splitlines()).replace("\t", ""), err=True)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Turn an OSError of the block into one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror or error}") from None
 
 
 class Progress:
