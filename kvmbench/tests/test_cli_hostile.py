@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from kvmbench.formats import WRITABLE
 from kvmbench.live import engine
 from kvmbench.live import plan as plans
 from kvmbench.results import Boot, Host, Result, Run, Series
-from kvmbench.tests.command import invoke
+from kvmbench.tests.command import ENV, invoke
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -174,6 +176,20 @@ def test_inputs_beyond_pythons_limits_are_one_line(monkeypatch, raised, words):
     done = invoke("run")
     assert (done.exit_code, done.stdout) == (1, "")
     assert (done.stderr.count("\n"), words in done.stderr) == (1, True)
+
+
+def test_warnings_of_libraries_do_not_reach_a_user():
+    program = (
+        "import sys, warnings; from kvmbench import __main__\n"
+        "import kvmbench.cli.main as command\n"
+        "command.main = lambda **_: warnings.warn('overflow', RuntimeWarning, stacklevel=1)\n"
+        "__main__.run()"
+    )
+    for more, shown in (((), False), (("-W", "default"), True)):
+        done = subprocess.run(
+            [sys.executable, *more, "-c", program], capture_output=True, text=True, env=ENV
+        )
+        assert (done.returncode, "overflow" in done.stderr) == (0, shown), done.stderr
 
 
 DEEP = "[" * 3000
