@@ -157,7 +157,7 @@ class Published:
     configurations: tuple[str, ...]  # in the table's order and words
     rows: tuple[PublishedRow, ...]
     policies: Mapping[str, str]  # configuration -> the policy it stands for; may be empty
-    order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" where there are none
+    order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" without values
 
     def value(self, name: str, configuration: str) -> float | None:
         """Return the figure of a row, in `unit`; None where the table has none."""

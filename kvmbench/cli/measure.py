@@ -42,7 +42,7 @@ def command(
     explain: bool, keep_going: bool, format: str | None, output: str | None, save: str | None,
     append: bool, replace: bool, results_dir: str, **chosen: Any,
 ) -> None:  # fmt: skip
-    """Measure each WORKLOAD on this host and print the table; by default all that it can run.
+    """Measure each WORKLOAD on this host and print the table; by default every one that it can run.
 
     A WORKLOAD is a name or a pattern. kvmbench keeps the last 20 results without being asked:
     `last` is the newest, `last~1` the one before. JSON is the result itself, which `kvmbench

@@ -299,7 +299,7 @@ def measure(
 
     Parameters
     ----------
-    workloads : names or Workload objects, one or several; by default all that have guest code.
+    workloads : names or Workload objects, one or several; by default every one with guest code.
     plan : the size of the measurement, instead of the next five.
     runs : fresh processes per configuration, 1 or more.
     fast : 10 seconds instead of a minute.

@@ -1,4 +1,4 @@
-"""kvmbench host: what is said of hosts whose facts are known."""
+"""kvmbench host: the findings on hosts whose facts are known."""
 
 import errno
 

@@ -47,7 +47,7 @@ def test_rows():
     assert cpuid.net == 104 - 14
     assert (cpuid.exits, cpuid.marks) == (1.0, ())
     assert (empty.median, empty.net, empty.marks) == (14, None, ())
-    assert cpl3.net is None  # there is no empty loop at CPL 3 beside it
+    assert cpl3.net is None  # there is no empty loop at CPL 3 in the result
     assert cr8.marks == ("KVM counted no exit",)
     assert cr8.net == 1
 
@@ -57,7 +57,7 @@ def test_rows_at_cpl3_are_net_of_the_loop_at_cpl3():
         result([series("empty", 3000), series("empty_cpl3", 1, cpl=3), series("x", 500, cpl=3)])
     )
     assert found[2].net == 499
-    assert found[2].exits is None  # no counters: nothing is said of exits
+    assert found[2].exits is None  # no counters: no column of exits
     assert found[2].marks == ()
     assert found[2].interval is None  # one run has none
 

@@ -32,7 +32,7 @@ def test_built_in_are_the_patchs_in_its_order():
         assert workload.about
 
 
-# kvm-unit-tests' x86/vmexit.c, the names of tests[] behind the patch's eight; of pci-mem and pci-io
+# kvm-unit-tests' x86/vmexit.c, the names of tests[] after the patch's eight; of pci-mem and pci-io
 # what QEMU's pci-testdev makes of them.
 VMEXIT = """
 mov_dr tscdeadline_immed tscdeadline self_ipi_sti_nop self_ipi_sti_hlt self_ipi_tpr
