@@ -96,7 +96,8 @@ _CELL = re.compile(
 )
 _MICRO = re.compile(r"\s*name\s+total\s+ns\s+avg(?:\s+ns)?\s*")
 _MICRO_ROW = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z]\w*)\s+(?P<total>\d+(?:\.\d+)?))?(?:\s+(?P<average>\d+(?:\.\d+)?))?\s*"
+    r"\s*(?:(?P<name>[A-Za-z]\w*)\s+\d+(?:\.\d+)?(?:\s+(?P<average>\d+(?:\.\d+)?))?"
+    r"|(?P<wrapped>\d+(?:\.\d+)?))\s*"
 )
 _SEPARATOR = re.compile(r"[\s|:+=*~_`-]*")
 _BEFORE_AFTER = re.compile(
@@ -279,25 +280,25 @@ class _Reader:
         self.micro = None
         self.header = line
         self.above = f"line {number}, {brief(line)}"
+        if not line.endswith(":") and re.search(r"\||\t|\S\s\s+\S", line):  # a table's first line
+            return
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
         words = " ".join(line.strip("#*=:_ ").split())
-        if (marked or self.blank) and (found := _BEFORE_AFTER.fullmatch(words)):
+        few = marked or (self.blank and len(words.split()) <= 8)
+        self.pending = words if few and not self.log and len(words) <= 80 else ""
+        if few and (found := _BEFORE_AFTER.fullmatch(words)):
             self.headings.append(_Heading(" ".join(found["which"].split()).lower(), True))
             self.pending = ""
-        elif marked or not re.search(r"\||\t|\S\s\s+\S", line):  # else a table's first line
-            few = marked or (self.blank and len(words.split()) <= 8)
-            self.pending = words if few and not self.log and len(words) <= 80 else ""
 
     def _micro_row(self, line: str) -> bool:
         found = _MICRO_ROW.fullmatch(line)
-        if not found or not (found["total"] or (self.micro and found["average"])):
+        if not found or (found["wrapped"] and not self.micro):
             return False
-        name = found["name"] or self.micro or ""
-        self.micro = name
-        if found["average"]:
-            values: list[int | float] = [_number(found["average"])]
+        name, average = found["name"] or self.micro or "", found["average"] or found["wrapped"]
+        self.micro = "" if average else name
+        if average:
+            values: list[int | float] = [_number(average)]
             self._add(Series(workload=name, unit="ns", kind="noisy", values=values))
-            self.micro = ""
         return True
 
     def _machine(self, line: str, kernel: str) -> None:
@@ -490,13 +491,13 @@ def _words(line: str) -> list[str]:
 
 def nothing(data: bytes) -> str:
     """Return the message for text without a row: it names the nearest form that was seen."""
-    if re.search(rb"^\W*(?:\d+m)?\s*(?:PASS|FAIL)\S*\s+vmexit_", data, re.MULTILINE):
+    text = _NOISE.sub("", data[: 1 << 20].decode(errors="replace"))
+    lines = [line.strip()[:LONGEST_LINE] for line in text.split("\n") if line.strip()]
+    if any(re.match(r"(?:PASS|FAIL)\s+vmexit_", line) for line in lines):
         return "no figure: run_tests.sh prints verdicts only, the cycles are in logs/vmexit_*.log"
-    text = data[: 1 << 20].decode(errors="replace")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
     named = re.compile(rf"(?<![\w-])(?:{_KNOWN})(?![\w-])")
     for line in lines:
-        if len(line) <= LONGEST_LINE and re.search(r"\d", line) and named.search(line):
+        if named.search(line) and re.search(r"\d", line):
             return f"{brief(line)} names a test of vmexit, but a row is such as `cpuid 1313`"
     begins = f" (it begins {brief(lines[0])})" if lines else ""
     return (

@@ -169,7 +169,7 @@ def test_counted_lines_are_runs_whose_order_is_lost():
     assert result.order == "lost"
 
 
-@pytest.mark.parametrize("count", ["100001", "999999999999", "1" * 5000])
+@pytest.mark.parametrize("count", ["100001", "999999999999", "1" * 250])
 def test_a_count_that_is_none(count):
     with pytest.raises(ResultError, match=r"^log: line 2: \d+ runs of cpuid: more than 100000$"):
         decode(f"1 vmcall 5\n{count} cpuid 1087\n")
