@@ -167,7 +167,11 @@ def decode(data: bytes, name: str) -> Result:
     try:
         data = utf8(data, name)
         form = _format(data, name)
-        result: Result = _module(form).decode(data, name)
+        try:
+            result: Result = _module(form).decode(data, name)
+        except ResultError as error:
+            known = _unknown(data[:SNIFF]) if form == "kut" else ""
+            raise ResultError(f"{name}: {known}") if known else error from None
         if form != "kvmbench":  # whose reader has checked it
             check(result, name)
     except MemoryError:

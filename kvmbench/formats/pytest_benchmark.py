@@ -13,15 +13,14 @@ iterations of several runs, boots, hosts but for the first one's kernel and CPU,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from statistics import mean, median, quantiles, stdev
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.formats.rows import Row, check_labels, rows
-from kvmbench.results import Boot, Host, Number, Result, Run, Series, check, decode_json
+from kvmbench.formats.rows import Row, as_runs, check_labels, rows
+from kvmbench.results import Boot, Host, Number, Result, Series, decode_json
 
 __all__ = ["decode", "encode"]
 
@@ -78,24 +77,19 @@ _decoder = msgspec.json.Decoder(_File)
 def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of pytest-benchmark. Raises ResultError."""
     file = decode_json(_decoder, data, name)
-    columns = [_column(benchmark) for benchmark in file.benchmarks]
-    runs = [
-        Run(time=file.datetime, engine="pytest-benchmark", series=[s for s in line if s])
-        for line in zip_longest(*columns)
-    ]
+    series = (series for benchmark in file.benchmarks for series in _column(benchmark))
+    runs = as_runs(series, "pytest-benchmark", file.datetime)
     about = file.kvmbench
-    result = Result(
+    return Result(
         name=about.name,
         source=about.source,
         order=about.order,
         boots=[Boot(host=_host(file), runs=runs)],
     )
-    check(result, name)
-    return result
 
 
 def _column(benchmark: _Benchmark) -> list[Series]:
-    """Return the series of a benchmark, one a run."""
+    """Return the series of a benchmark, one per run."""
     extra = benchmark.extra_info or _Extra()
     ours = extra.kvmbench
     values = benchmark.stats.data
