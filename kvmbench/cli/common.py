@@ -71,7 +71,7 @@ def load_result(name: str, results_dir: str) -> Result:
     from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
-    if os.sep in name or name.endswith(RESULT_ENDINGS) or known:
+    if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
         return read(formats.load, name)
     kept = named_results(results_dir)
     if name in kept:
@@ -79,6 +79,8 @@ def load_result(name: str, results_dir: str) -> Result:
     tables = catalog.published()
     if name in tables:
         return formats.from_published(tables[name])
+    if formats.is_many(name):  # stdin, a folder, a glob
+        return read(formats.load, name)
     raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
 
 

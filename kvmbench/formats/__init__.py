@@ -110,7 +110,7 @@ def load(source: str | Path) -> Result:
 
 
 def _is_glob(name: str) -> bool:
-    return glob.has_magic(name) and not os.path.exists(name) and bool(glob.glob(name))
+    return glob.has_magic(name) and not os.path.exists(name) and bool(glob.glob(name, recursive=True))
 
 
 def _load_file(path: str) -> Result:
@@ -214,7 +214,7 @@ def _format(data: bytes, name: str) -> str:
         return _json_format(data, name)
     if first == b"[" and _is_json(data):  # a kernel's line begins with [ too
         raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
-    if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+\d+\s+\S+\s+\S", start, re.MULTILINE):
+    if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
     if re.match(rb'(?:"?\w+"?,)*"?workload"?,', start):
         return "csv"

@@ -38,6 +38,8 @@ def decode(data: bytes, name: str) -> Result:
             raise ResultError(f"columns {brief(reader.fieldnames)}, expected {', '.join(COLUMNS)}")
         for count, line in enumerate(reader, 1):
             check_growth(PER_VALUE * count, len(data), name)
+            if None in line:
+                raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
             boot, run = cells.get("boot", ""), cells.get("run", "")
             blocks.setdefault(boot, cells.get("block", ""))

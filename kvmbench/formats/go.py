@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import inf
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -143,11 +144,10 @@ class _Reader:
             raise ResultError("expected a value and its unit after the number of iterations")
         name = self._name(name)
         for value, unit in zip(fields[1::2], fields[2::2], strict=True):
-            number = float(value) if _NUMBER.fullmatch(value) else GREATEST * 2
+            number = float(value) if _NUMBER.fullmatch(value) else inf
             if not (SMALLEST <= abs(number) <= GREATEST or number == 0):
-                raise ResultError(
-                    f"{brief(value)}: expected a finite number, 0 or of {SMALLEST:g} to {GREATEST:g}"
-                )
+                limits = f"0 or of {SMALLEST:g} to {GREATEST:g}"
+                raise ResultError(f"{brief(value)}: expected a finite number, {limits}")
             whole = re.fullmatch(r"-?\d{1,15}", value)
             yield _Value(name, self._name(unit), int(value) if whole else number, len(self.changes))
 
