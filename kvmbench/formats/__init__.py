@@ -58,7 +58,7 @@ WRITABLE = {
 ENDINGS = {".json": "kvmbench", ".csv": "csv", ".md": "markdown", ".xml": "junit"}
 """A file name's ending, and the format that it asks for."""
 
-SNIFF = 4 << 20  # bytes at the start of a larger file that must show its format
+SNIFF = 4 << 20  # bytes at the start of a larger text that must hold a figure
 
 _REFUSED = {
     "perf kvm stat": rb"VM-EXIT\s+Samples",
@@ -110,16 +110,30 @@ def load(source: str | Path) -> Result:
 
 
 def _is_glob(name: str) -> bool:
-    return glob.has_magic(name) and not os.path.exists(name) and bool(glob.glob(name, recursive=True))
+    return (
+        glob.has_magic(name) and not os.path.exists(name) and bool(glob.glob(name, recursive=True))
+    )
 
 
 def _load_file(path: str) -> Result:
     if os.path.isfile(path) and os.path.getsize(path) > SNIFF:
         with open(path, "rb") as file:
-            start = file.read(SNIFF)
-        if not start.lstrip().startswith((b"{", b"[")):  # JSON cannot be known by its start
-            _format(utf8(start, path), path)
+            _check_start(file.read(SNIFF), path)
+        return _decode(read_bytes(path), path)
     return decode(read_bytes(path), path)
+
+
+def _check_start(start: bytes, name: str) -> None:
+    """Raise ResultError where a large text shows no figure in its first bytes.
+
+    Of JSON, TOML and text in UTF-16, a part cannot be read.
+    """
+    if re.match(rb"\s*[{[]|\xff\xfe|\xfe\xff|\0", start) or _format(start, name) == "published":
+        return
+    try:
+        _decode(start[: start.rfind(b"\n") + 1] or start, name)
+    except ResultError as error:
+        raise ResultError(f"{error} (in its first {len(start) >> 20} MB)") from None
 
 
 def _merged(paths: list[str], folder: str) -> Result:
@@ -164,6 +178,12 @@ def decode(data: bytes, name: str) -> Result:
 
     Raises ResultError.
     """
+    if len(data) > SNIFF:
+        _check_start(data[:SNIFF], name)
+    return _decode(data, name)
+
+
+def _decode(data: bytes, name: str) -> Result:
     try:
         data = utf8(data, name)
         form = _format(data, name)

@@ -23,7 +23,7 @@ COLUMNS = (
     *("boot", "block", "run", "workload", "configuration"),
     *("unit", "kind", "better", "order", "iteration", "value"),
 )
-PER_VALUE = 1500  # bytes of memory that a line takes, at most
+PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
 
 
 def decode(data: bytes, name: str) -> Result:
@@ -31,13 +31,12 @@ def decode(data: bytes, name: str) -> Result:
     reader = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""))
     boots: dict[str, dict[str, dict[tuple[str, str], dict[str, Any]]]] = {}
     blocks: dict[str, str] = {}
-    lost = False
+    lost, made = False, 0
     try:
         unknown = set(reader.fieldnames or ()) - set(COLUMNS)
         if unknown or not {"workload", "value"}.issubset(reader.fieldnames or ()):
             raise ResultError(f"columns {brief(reader.fieldnames)}, expected {', '.join(COLUMNS)}")
         for count, line in enumerate(reader, 1):
-            check_growth(PER_VALUE * count, len(data), name)
             if None in line:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
@@ -48,6 +47,8 @@ def decode(data: bytes, name: str) -> Result:
             rows = boots.setdefault(boot, {}).setdefault(run, {})
             given = {key: cells.get(key) for key in ("unit", "kind", "better") if cells.get(key)}
             series = rows.setdefault(row, {"kind": "noisy", **given, "values": []})
+            made += not series["values"]
+            check_growth(PER_VALUE * count + PER_SERIES * made, len(data), "too long")
             series["values"].append(_number(cells["value"]))
         return Result(
             order="lost" if lost else "time",

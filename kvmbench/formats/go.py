@@ -15,6 +15,7 @@ counts and marks.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from math import inf
@@ -24,7 +25,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from kvmbench.errors import ResultError, brief
-from kvmbench.formats.rows import as_runs, rows
+from kvmbench.formats.rows import PER_SERIES, as_runs, rows
 from kvmbench.results import (
     GREATEST,
     LONGEST,
@@ -43,7 +44,6 @@ OWN = "Kvmbench/workload="
 ABOUT = ("result", "source", "order")  # the keys of our own text about the result as a whole
 HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
 MOST_KEYS = 50  # keys that take several values in a file
-PER_VALUE = 900  # bytes of memory that a value takes, at most, without its names
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _KEY = re.compile(r"([^\W\dA-Z_][^\sA-Z:]*):(?:[ \t]+(.*))?")
@@ -80,14 +80,14 @@ def decode(data: bytes, name: str) -> Result:
     reader = _Reader()
     notes: list[str] = []
     malformed = 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(io.StringIO(text, "\n"), 1):
         try:
-            reader.read(line.rstrip("\r"))
+            reader.read(line.rstrip("\r\n"))
         except ResultError as error:
             malformed += 1
             if malformed <= 3:
                 notes.append(f"line {number}, {brief(line.strip())}, passed over: {error}")
-        check_growth(PER_VALUE * len(reader.values), len(data), name)
+        check_growth(PER_SERIES * len(reader.values), len(data), name)
     if not reader.values:
         said = f"; {notes[0]}" if notes else ""
         raise ResultError(f"{name}: no line such as `BenchmarkExit 100000 1313 cycles`{said}")
@@ -99,7 +99,7 @@ def decode(data: bytes, name: str) -> Result:
 def _printed(text: str, name: str) -> str:
     """Return the text that tests printed, package by package, from `go test -json`."""
     output: dict[str, list[str]] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(io.StringIO(text, "\n"), 1):
         if line.lstrip().startswith("{"):
             event = decode_json(_event, line.encode(), f"{name}: line {number}")
             if event.Action == "output":
@@ -183,7 +183,7 @@ class _Reader:
                         facts={key: said for key, said in steady.items()
                                if key not in {"kernel", "cpu", *about}},
                     ),
-                    runs=as_runs(self._series(changing, size, name), "go"),
+                    runs=as_runs(self._series(changing, size, name), "go", size, name),
                 )
             ],
         )  # fmt: skip
@@ -216,7 +216,7 @@ class _Reader:
             several.setdefault(value.name, set()).add(value.unit)
         names = {one: _names(one) for one in several}
         config: dict[str, str] = {}
-        suffix, at, taken = "", 0, float(PER_VALUE * len(self.values))
+        suffix, at, taken = "", 0, PER_SERIES * len(self.values)
         for value in self.values:
             if value.version > at:
                 config.update(self.changes[at : value.version])

@@ -68,10 +68,9 @@ def decode(data: bytes, name: str) -> Result:
         chosen = chosen or [entry for entry in timed if entry.aggregate == wanted]
     if not chosen:
         raise ResultError(f"{name}: $.benchmarks: no real_time of a benchmark that ran")
-    time = file.context.get("date")
-    runs = as_runs(
-        map(_series, chosen), "google-benchmark", time if isinstance(time, str) else None
-    )
+    date = file.context.get("date")
+    time = date if isinstance(date, str) else None
+    runs = as_runs(map(_series, chosen), "google-benchmark", len(data), name, time)
     runs[0].skipped.update(skipped)
     names = ("host_name", "executable", "num_cpus", "mhz_per_cpu", "library_build_type")
     facts = {key: str(file.context[key]) for key in names if key in file.context}

@@ -42,7 +42,7 @@ def decode(data: bytes, name: str) -> Result:
         if not command.times and command.median is None and command.mean is None:
             raise ResultError(f"{name}: $.results[{number}]: neither times, median nor mean")
     found = (series for command in commands for series in _series(command))
-    return Result(boots=[Boot(runs=as_runs(found, "hyperfine"))])
+    return Result(boots=[Boot(runs=as_runs(found, "hyperfine", len(data), name))])
 
 
 def _series(command: _Command) -> Iterator[Series]:

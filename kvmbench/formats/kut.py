@@ -18,6 +18,7 @@ with a row's name that was passed over; other text is passed over in silence.
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import shlex
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from kvmbench.errors import ResultError, brief
+from kvmbench.formats.rows import PER_SERIES
 from kvmbench.results import Boot, Result, Run, Series, check_growth
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 
@@ -55,8 +57,8 @@ UNITS = {"cycles": r"cycles?(?:/\w+)?|cyc|clocks?|ticks?", "ns": r"ns(?:/\w+)?|n
 """The unit of a series, and the words after a figure that mean it."""
 
 MOST_RUNS = 100_000  # a COUNT beyond it is a mistake, not a measurement
+PER_OTHER = 400  # bytes of memory that a heading or a command line takes, at most
 LONGEST_LINE = 300  # characters of a row with its heading or time stamp
-PER_ROW = 900  # bytes of memory that a row takes, at most
 
 NO_EXIT_COSTS = (
     "QEMU ran this without KVM (TCG): the figure is one of its emulator, no cost of a VM exit"
@@ -99,6 +101,7 @@ _MICRO_ROW = re.compile(
     r"\s*(?:(?P<name>[A-Za-z]\w*)\s+\d+(?:\.\d+)?(?:\s+(?P<average>\d+(?:\.\d+)?))?"
     r"|(?P<wrapped>\d+(?:\.\d+)?))\s*"
 )
+_DIGIT = re.compile(r"\d")
 _SEPARATOR = re.compile(r"[\s|:+=*~_`-]*")
 _BEFORE_AFTER = re.compile(
     r"(?P<which>(?:\S.{0,60}\s)?(?:before|after))(?:\s+(?:the\s+)?patch(?:es)?)?", re.IGNORECASE
@@ -120,12 +123,13 @@ def decode(data: bytes, name: str) -> Result:
     """
     text = data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     reader = _Reader()
-    for number, line in enumerate(_NOISE.sub("", text).split("\n"), 1):
+    for number, line in enumerate(io.StringIO(_NOISE.sub("", text), "\n"), 1):
         try:
-            reader.read(line, number)
+            reader.read(line.rstrip("\n"), number)
         except ResultError as error:
             raise ResultError(f"{name}: line {number}: {error}") from None
-        check_growth(PER_ROW * len(reader.lines), len(data), name)
+        others = len(reader.headings) + len(reader.commands)
+        check_growth(PER_SERIES * len(reader.lines) + PER_OTHER * others, len(data), name)
     reasons = sorted({row.name for row in reader.lines if _REASON.fullmatch(row.name)})
     if reasons and not reader.log and not any(heading.strong for heading in reader.headings[1:]):
         raise ResultError(
@@ -210,7 +214,7 @@ class _Reader:
     repeats: _Passages = field(default_factory=_repeats)
     pending: str = ""  # a line that is a heading if a row follows
     header: str = ""  # the first line of a table
-    above: str = ""  # the line of text above
+    above: tuple[int, str] | None = None  # the line of text above, with its number
     blank: bool = True  # the line above is blank
     micro: str | None = None  # in micro-bench's table: the name of a row that was wrapped
     ours: bool = True  # the lines are of vmexit, not of another test
@@ -223,7 +227,7 @@ class _Reader:
     def read(self, line: str, number: int) -> None:
         if ("tcg" in line or "TCG" in line) and _NO_KVM.search(line):
             self.tcg = True
-        if found := _KERNEL.search(line):
+        if ("-kernel" in line or "run " in line) and (found := _KERNEL.search(line)):
             self._machine(line, found[1] or found[2])
             return
         if len(line) > LONGEST_LINE:
@@ -242,11 +246,15 @@ class _Reader:
         """Read a line with figures, or of a test that was skipped; return whether it is one."""
         if self.micro is not None and self._micro_row(line):
             return True
-        if found := _SKIPPED.fullmatch(line):
+        if self.micro is None and "total" in line and _MICRO.fullmatch(line):
+            self.micro, self.sure = "", True
+        elif found := _SKIPPED.fullmatch(line) if "skipped" in line else None:
             self._skip(found["name"], "skipped by vmexit")
-        elif found := _SKIP.fullmatch(line):
+        elif found := _SKIP.fullmatch(line) if "SKIP" in line else None:
             test = found["name"]
             self._skip(TESTS.get(test, test), found["reason"] or "skipped by run_tests.sh")
+        elif not _DIGIT.search(line):
+            return False
         elif found := _PART.fullmatch(line):
             last = next((before.series for before in reversed(self.lines[-40:])
                          if before.series and before.name == found["name"]), None)  # fmt: skip
@@ -263,12 +271,10 @@ class _Reader:
             rest = found["rest"]
             cells, remark = self._cells(rest.replace(",", ";") if found["sign"] == "," else rest)
             if not cells:
-                if any(map(str.isdigit, rest)):
+                if _DIGIT.search(rest):
                     self.passed.add(f"line {number}, {brief(line.strip())}")
                 return False
             self._row(found, found["name"] + (found["variant"] or ""), cells, remark)
-        elif _MICRO.fullmatch(line):
-            self.micro, self.sure = "", True
         else:
             return False
         return True
@@ -279,7 +285,7 @@ class _Reader:
             return
         self.micro = None
         self.header = line
-        self.above = f"line {number}, {brief(line)}"
+        self.above = (number, line)
         if not line.endswith(":") and re.search(r"\||\t|\S\s\s+\S", line):  # a table's first line
             return
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
@@ -395,8 +401,9 @@ class _Reader:
                 raise ResultError(f"{count[:12]} runs of {series.workload}: more than {MOST_RUNS}")
         number = None if count is None else int(count)
         heading, machine = len(self.headings) - 1, len(self.commands)
-        self.lines.append(_Line(series.workload, series, heading, machine, number, self.above))
-        self.above = ""
+        above = f"line {self.above[0]}, {brief(self.above[1])}" if self.above else ""
+        self.lines.append(_Line(series.workload, series, heading, machine, number, above))
+        self.above = None
 
     def notes(self) -> list[str]:
         """Return notes of lines that were passed over, or that part rows which repeat."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from kvmbench.catalog import Published, PublishedRow, load_published
 from kvmbench.errors import FileError, ResultError
-from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench.results import Boot, Host, Result, Run, Series, check_growth
 
 __all__ = ["decode", "from_published"]
 
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in the TOML of a published table. Raises ResultError."""
+    entries = sum(map(data.count, (b"=", b"{", b"[")))
+    check_growth(150 * entries, len(data), name)
     try:
         table = load_published(name, data)
     except FileError as error:

@@ -12,7 +12,7 @@ iterations of several runs, boots, hosts but for the first one's kernel and CPU,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, median, quantiles, stdev
 from typing import Annotated, Any, Literal, cast
 
@@ -78,7 +78,7 @@ def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of pytest-benchmark. Raises ResultError."""
     file = decode_json(_decoder, data, name)
     series = (series for benchmark in file.benchmarks for series in _column(benchmark))
-    runs = as_runs(series, "pytest-benchmark", file.datetime)
+    runs = as_runs(series, "pytest-benchmark", len(data), name, file.datetime)
     about = file.kvmbench
     return Result(
         name=about.name,
@@ -88,8 +88,8 @@ def decode(data: bytes, name: str) -> Result:
     )
 
 
-def _column(benchmark: _Benchmark) -> list[Series]:
-    """Return the series of a benchmark, one per run."""
+def _column(benchmark: _Benchmark) -> Iterator[Series]:
+    """Yield the series of a benchmark, one per run."""
     extra = benchmark.extra_info or _Extra()
     ours = extra.kvmbench
     values = benchmark.stats.data
@@ -97,19 +97,16 @@ def _column(benchmark: _Benchmark) -> list[Series]:
     if not values:
         values = [benchmark.stats.median]
         marks.append(MEDIAN_ONLY.format(benchmark.stats.rounds))
-    by_run = [[value] for value in values] if ours and ours.data == "runs" else [values]
-    return [
-        Series(
+    for run in ([value] for value in values) if ours and ours.data == "runs" else (values,):
+        yield Series(
             workload=ours.workload if ours else benchmark.fullname or benchmark.name,
             configuration=ours.configuration if ours else "",
             unit=extra.unit if extra.unit and isinstance(extra.unit, str) else "seconds",
             kind="exact" if extra.kind == "exact" else "noisy",
             better="higher" if extra.better == "higher" else "lower",
-            values=values,
+            values=run,
             marks=marks,
         )
-        for values in by_run
-    ]
 
 
 def _host(file: _File) -> Host:

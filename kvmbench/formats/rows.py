@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from kvmbench.errors import ResultError
-from kvmbench.results import Number, Result, Run, Series
+from kvmbench.results import Number, Result, Run, Series, check_growth
 
-__all__ = ["Row", "as_runs", "check_labels", "rows"]
+__all__ = ["PER_SERIES", "Row", "as_runs", "check_labels", "rows"]
+
+PER_SERIES = 850  # bytes of memory that a series of one value takes with its run, at most
 
 
 @dataclass(slots=True)
@@ -53,11 +55,17 @@ def rows(result: Result) -> list[Row]:
     return list(found.values())
 
 
-def as_runs(found: Iterable[Series], engine: str, time: str | None = None) -> list[Run]:
-    """Return runs of series that have only an order: the n-th of a row belongs to the n-th run."""
+def as_runs(
+    found: Iterable[Series], engine: str, size: int, name: str, time: str | None = None
+) -> list[Run]:
+    """Return runs of series that have only an order: the n-th of a row belongs to the n-th run.
+
+    `size` and `name` are the file's. Raises ResultError where they would take too much memory.
+    """
     seen: Counter[tuple[str, str]] = Counter()
     runs: list[Run] = []
-    for series in found:
+    for count, series in enumerate(found):
+        check_growth(PER_SERIES * count, size, name)
         key = (series.workload, series.configuration)
         if seen[key] == len(runs):
             runs.append(Run(engine=engine, time=time, series=[]))
