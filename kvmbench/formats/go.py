@@ -43,6 +43,7 @@ __all__ = ["decode", "encode"]
 OWN = "Kvmbench/workload="
 ABOUT = ("result", "source", "order")  # the keys of our own text about the result as a whole
 HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
+LONGEST_LINE = 20_000  # characters
 MOST_KEYS = 50  # keys that take several values in a file
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
@@ -117,6 +118,8 @@ class _Reader:
         self.shared: dict[str, str] = {}  # one object per name
 
     def read(self, line: str) -> None:
+        if len(line) > LONGEST_LINE:
+            raise ResultError(f"over {LONGEST_LINE} characters")
         if line.startswith("Benchmark"):
             self.values += list(self._values(line))
         elif line.startswith("Unit") and line.split(None, 1)[0] == "Unit":

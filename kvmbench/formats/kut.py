@@ -74,11 +74,11 @@ REMINDS = re.compile(rf"(?<![\w-])\d*(?:{_KNOWN})(?![\w-])|vmexit|\bname\s+total
 _NOISE = re.compile(r"\x1b?\[\d*+(?:;\d++)*+m|[\x00-\x08\x0e-\x1f\x7f\u200b\ufeff]")
 # Quotation marks, bullets and time stamps: of dmesg, of printk's levels, ISO 8601, syslog.
 _STAMP = (
-    r"<\d+>|\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|\[[^\]]*\d\d:\d\d:\d\d[^\]]*\]|\d+\.\d{3,}"
+    r"\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?|\[[^\]]*\d\d:\d\d:\d\d[^\]]*\]|\d+\.\d{3,}"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\s?[-+]\d\d:?\d\d)?"
     r"|\d\d:\d\d:\d\d(?:[.,]\d+)?|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:]+:"
 )
-_PREFIX = re.compile(rf"(?:\s*>)*(?P<stamp>(?:\s*(?:{_STAMP})(?=\s))*)")
+_PREFIX = re.compile(rf"(?:\s*>)*(?P<stamp>(?:\s*(?:<\d+>)?(?:{_STAMP})(?=\s))*)")
 # A self-IPI that was not delivered once prints how often it was, before its row and without an
 # end of line, per iteration; pci-mem and pci-io follow the name of QEMU's device and a colon.
 _NAME = r"(?P<glued>\d*+)(?P<name>(?:[\w.+-]+:)?[A-Za-z_][\w+-]*+)"

@@ -116,7 +116,7 @@ def results(
                     kind=rows[key][1],
                     better=rows[key][2],
                     values=draw(st.lists(figures, min_size=1, max_size=4)),
-                    quantum=draw(st.none() | st.floats(0, 10)),
+                    quantum=draw(st.none() | st.floats(0.001, 10)),
                     marks=draw(st.lists(WORDS, max_size=1)),
                 )
                 for key in chosen
