@@ -26,27 +26,9 @@ from kvmbench.errors import ResultError, brief
 from kvmbench.report import Document, Reported
 
 __all__ = [
-    "SCHEMA",
-    "SCHEMAS",
-    "Boot",
-    "Host",
-    "Result",
-    "Run",
-    "Series",
-    "append",
-    "builtins",
-    "check",
-    "check_growth",
-    "decode",
-    "decode_json",
-    "encode",
-    "is_measured",
-    "json_schema",
-    "merge",
-    "read",
-    "read_bytes",
-    "utf8",
-    "write",
+    *("SCHEMA", "SCHEMAS", "Boot", "Host", "Result", "Run", "Series", "append", "builtins"),
+    *("check", "check_growth", "decode", "decode_json", "encode", "is_measured", "json_schema"),
+    *("merge", "read", "read_bytes", "utf8", "write"),
 ]
 
 FAMILY, VERSION = "kvmbench.result", 1

@@ -3,17 +3,15 @@
 A row is `NAME CYCLES`: the time-stamp counter's cycles per iteration, averaged over at least
 2**30 cycles and cut to an integer, so each row is one value of one run. `  ipi NAME n` and
 `  eoi NAME n` below it are the parts of an iteration that sent the interrupt and ended it; they
-become the row's `counts`. Rows of micro-bench, after its heading `name total ns avg ns`, are its
-averages in ns. (x86/vmexit.c and arm/micro-bench.c at gitlab.com/kvm-unit-tests/kvm-unit-tests.)
-
-Rows under a known name may have a colon, a bullet, a unit, a remark, a time stamp of a console, or
-a mail's quotation marks; and several figures, as `before -> after` or under a table's heading.
+become the row's `counts`. Rows of micro-bench are its averages in ns. Known rows may have a colon,
+a unit, a time stamp, quotation marks, and several figures: `before -> after`, or a table's columns.
+(x86/vmexit.c and arm/micro-bench.c at gitlab.com/kvm-unit-tests/kvm-unit-tests.)
 
 A run ends where a row comes again, so the logs of one run_tests.sh, one virtual machine per test,
-are one run. Headings such as `Before:` and `After:` (Linux commit b7ffc44d5b2e), and any headings
-under which the same rows stand, name the configurations and part the boots. Lines of
-`sort | uniq -c`, `COUNT NAME CYCLES`, are COUNT runs, whose order is lost. A note names each line
-with a row's name that was passed over; other text is passed over in silence.
+are one run. Headings `Before:` and `After:` (Linux commit b7ffc44d5b2e), and any two headings above
+the same rows, name the configurations and part the boots. Lines of `sort | uniq -c`, `COUNT NAME
+CYCLES`, are COUNT runs, whose order is lost. A note lists lines with a row's name in another form;
+the reader ignores other text.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -63,6 +62,8 @@ LONGEST_LINE = 300  # characters of a row with its heading or time stamp
 NO_EXIT_COSTS = (
     "QEMU ran this without KVM (TCG): the figure is one of its emulator, no cost of a VM exit"
 )
+PASSED = "passed over, since their form is not known"
+REPEATED = "rows repeat, which is taken for another run, after"
 GLUED = "{} digits stand before its name, the first {}: self-IPIs not delivered exactly once"
 NEGATIVE = "negative as printed: the time-stamp counter went back, or the figure overflowed an int"
 
@@ -141,15 +142,16 @@ def decode(data: bytes, name: str) -> Result:
         raise ResultError(f"{name}: {nothing(data)}")
     notes = [NO_EXIT_COSTS] if reader.without_kvm else []
     return Result(
-        order="lost" if reader.counted else "time", notes=[*notes, *reader.notes()], boots=boots
+        order="lost" if reader.counted else "time",
+        notes=[*notes, *(f"{words}: {'; '.join(lines)}" for words, lines in reader.notes.items())],
+        boots=boots,
     )
 
 
 _Cell = tuple[str, str, str]  # configuration, figure, unit
 
 
-@dataclass(slots=True)
-class _Heading:
+class _Heading(NamedTuple):
     """A line above rows: `strong` where it says before or after."""
 
     text: str
@@ -165,7 +167,8 @@ class _Line:
     heading: int
     machine: int = 0
     count: int | None = None  # of uniq -c
-    said: str = ""  # the reason of a skip, or the line of text above a row
+    reason: str = ""  # of a skip
+    above: tuple[int, str] | None = None  # the line of text above a row, with its number
 
 
 @dataclass(slots=True)
@@ -178,40 +181,13 @@ class _Run:
 
 
 @dataclass(slots=True)
-class _Passages:
-    """Lines for a note: how many, and the first three."""
-
-    words: str
-    total: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, passage: str) -> None:
-        self.total += 1
-        if self.total <= 3:
-            self.first.append(passage)
-
-    def __str__(self) -> str:
-        more = f" and {self.total - 3} more" if self.total > 3 else ""
-        return f"{self.words}: {'; '.join(self.first)}{more}"
-
-
-def _passed() -> _Passages:
-    return _Passages("passed over, since their form is not known")
-
-
-def _repeats() -> _Passages:
-    return _Passages("rows repeat, which is taken for another run, after")
-
-
-@dataclass(slots=True)
 class _Reader:
     """The state of the reading of a text."""
 
     headings: list[_Heading] = field(default_factory=lambda: [_Heading("", True)])
     lines: list[_Line] = field(default_factory=list)
     commands: list[list[str]] = field(default_factory=list)
-    passed: _Passages = field(default_factory=_passed)  # they have a row's name
-    repeats: _Passages = field(default_factory=_repeats)
+    notes: dict[str, list[str]] = field(default_factory=dict)  # the first lines of each kind
     pending: str = ""  # a line that is a heading if a row follows
     header: str = ""  # the first line of a table
     above: tuple[int, str] | None = None  # the line of text above, with its number
@@ -263,7 +239,7 @@ class _Reader:
             last.counts[found["part"]] = _number(found["figure"])
         elif found := _ROW.fullmatch(line):
             if stamped and found["name"].split(":")[-1] not in NAMES:  # a message of the kernel?
-                self.passed.add(f"line {number}, {brief(line.strip())}")
+                self._note(PASSED, number, line)
                 return False
             cells = [("", found["figure"], "cycles")]
             self._row(found, found["name"], cells, found["remark"], found["count"])
@@ -272,7 +248,7 @@ class _Reader:
             cells, remark = self._cells(rest.replace(",", ";") if found["sign"] == "," else rest)
             if not cells:
                 if _DIGIT.search(rest):
-                    self.passed.add(f"line {number}, {brief(line.strip())}")
+                    self._note(PASSED, number, line)
                 return False
             self._row(found, found["name"] + (found["variant"] or ""), cells, remark)
         else:
@@ -318,7 +294,7 @@ class _Reader:
             self.commands.append(_words(line))
 
     def _skip(self, name: str, reason: str) -> None:
-        self.lines.append(_Line(name, None, len(self.headings) - 1, said=reason))
+        self.lines.append(_Line(name, None, len(self.headings) - 1, reason=reason))
 
     def _cells(self, rest: str) -> tuple[list[_Cell], str | None]:
         """Return the cells after a row's name, none where it is another text, and a remark."""
@@ -401,13 +377,17 @@ class _Reader:
                 raise ResultError(f"{count[:12]} runs of {series.workload}: more than {MOST_RUNS}")
         number = None if count is None else int(count)
         heading, machine = len(self.headings) - 1, len(self.commands)
-        above = f"line {self.above[0]}, {brief(self.above[1])}" if self.above else ""
-        self.lines.append(_Line(series.workload, series, heading, machine, number, above))
+        row = _Line(series.workload, series, heading, machine, number, above=self.above)
+        self.lines.append(row)
         self.above = None
 
-    def notes(self) -> list[str]:
-        """Return notes of lines that were passed over, or that part rows which repeat."""
-        return [str(passages) for passages in (self.passed, self.repeats) if passages.total]
+    def _note(self, words: str, number: int, line: str) -> None:
+        """Keep the first three lines for a note."""
+        lines = self.notes.setdefault(words, [])
+        if len(lines) < 3:
+            lines.append(f"line {number}, {brief(line.strip())}")
+        elif len(lines) == 3:
+            lines.append("and more")
 
     def _chosen(self) -> list[int]:
         """Return for each heading the index of the one whose text names its configuration.
@@ -456,8 +436,8 @@ class _Reader:
                 yield from [self._built(_Run(rows={(line.name, ""): series}))] * line.count
                 continue
             if (line.name, configuration) in run.rows or line.name in run.skipped:
-                if series and line.said and not self.log:
-                    self.repeats.add(line.said)
+                if series and line.above and not self.log:
+                    self._note(REPEATED, *line.above)
                 if run.rows:
                     yield self._built(run)
                 run = _Run()
@@ -465,7 +445,7 @@ class _Reader:
                 run.rows[line.name, configuration] = series
                 run.machines.add(line.machine)
             else:
-                run.skipped[line.name] = line.said
+                run.skipped[line.name] = line.reason
         if run.rows:
             yield self._built(run)
 

@@ -47,7 +47,9 @@ def ours(start, unit, end):
 
 # Texts whose figures are as dense as their form allows: head, what repeats, tail.
 DENSE = {
-    "values": ours('{"runs":[{"series":[{"workload":"w","kind":"noisy","values":[1', ",1", "]}]}]}]}"),
+    "values": ours(
+        '{"runs":[{"series":[{"workload":"w","kind":"noisy","values":[1', ",1", "]}]}]}]}"
+    ),
     "runs": ours('{"runs":[{"series":[]}', ',{"series":[]}', "]}]}"),
     "boots": ours('{"runs":[{"series":[]}]}', ',{"runs":[{"series":[]}]}', "]}"),
     "rows": ours('{"runs":[{"series":[]}]}],"rows":[{"a":[0', ",[]", "]}]}"),
@@ -55,17 +57,19 @@ DENSE = {
     "go": ("BenchmarkX 1 2 ns", " 1 n", "\n"),
     "go lines": ("", "Benchmark 1 1 n\n", ""),
     "go malformed": ("Benchmark 1 1 n\n", "Benchmark x\n", ""),
-    "go keys": ("", "k{}: 1\nBenchmark 1 1 n\n", ""),
-    "go labels": ("k1: " + "a" * 400 + "\n", "k: {}\nBenchmark 1 1 n\n", "k1: b\nBenchmark 1 1 n\n"),
-    "go names": ("Benchmark" + "x" * 490 + " 1 1 n", " 1 {}", "\n"),
+    "go keys": ("", "k{i}: 1\nBenchmark 1 1 n\n", ""),
+    "go labels": (
+        "k1: " + "a" * 400 + "\n", "k: {i}\nBenchmark 1 1 n\n", "k1: b\nBenchmark 1 1 n\n"
+    ),
+    "go names": ("Benchmark" + "x" * 490 + " 1 1 n", " 1 {i}", "\n"),
     "kut": ("", "ipi 1\n", ""),
-    "kut headings": ("", "a{}:\nipi 1\n", ""),
+    "kut headings": ("", "a{i}:\nipi 1\n", ""),
     "kut table": ("x a b c d e f g h\n", "ipi 1 1 1 1 1 1 1 1\n", ""),
     "kut skips": ("ipi 1\n", "a (skipped)\n", ""),
     "kut machines": ("ipi 1\n", "-kernel a\n", ""),
     "kut counts": ("", "9999 ipi 1\n", ""),
     "csv": ("workload,value\n", "a,1\n", ""),
-    "csv rows": ("workload,value\n", "{},1\n", ""),
+    "csv rows": ("workload,value\n", "{i},1\n", ""),
     "hyperfine": ('{"results":[{"command":"x","times":[1', ",1", "]}]}"),
     "google": ('{"context":{},"benchmarks":[{"name":"x","real_time":1}',
                ',{"name":"x","real_time":1}', "]}"),
@@ -81,14 +85,7 @@ DENSE = {
 def test_memory_is_at_most_twenty_times_the_input(name, monkeypatch):
     head, repeated, tail = DENSE[name]
     count = 200_000 // len(repeated)
-    middle = "".join(
-        repeated.format(f"{i:05x}")
-        if "{}" in repeated
-        and "k" in name
-        or name in ("go labels", "go names", "kut headings", "csv rows")
-        else repeated
-        for i in range(count)
-    )
+    middle = "".join(repeated.replace("{i}", f"{i:05x}") for i in range(count))
     data = (head + middle + tail).encode()
     floor = 1_000_000
     monkeypatch.setattr(results, "FLOOR", floor)
