@@ -66,7 +66,7 @@ setup(
         compiler_directives=DIRECTIVES,
         annotate=ANNOTATE,
         emit_linenums=SANITIZE,
-        # The coverage plugin wants the C file beside the source.
+        # The coverage plugin wants the C file next to the source.
         build_dir=None if TRACE else "build/cython",
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},

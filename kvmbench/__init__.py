@@ -7,8 +7,8 @@ was imported before pytest was.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # for type checkers it is True; the import of typing would delay Ctrl-C
 if TYPE_CHECKING:
     from kvmbench._core import Machine
     from kvmbench._ports import port_check

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 
 
@@ -10,6 +11,8 @@ def run() -> None:
     """Run the command as a process; the console script calls this."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
+        warnings.simplefilter("ignore")
     try:
         from kvmbench.cli.main import main
 

@@ -13,8 +13,8 @@ from kvmbench._ports cimport KB_MAP_BYTES, KB_TSS_MAP_BYTES, checked
 from kvmbench._steps cimport (
     DO_ALLOC_MAP, DO_EDIT_MAP, KB_ADVANCE, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND,
     KB_BAD_PORT, KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_CLOCK,
-    KB_EXIT, KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_MAP_STRIDE, KB_NO_MEMORY, KB_OK,
-    KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH, KB_TASK_EXIT, KB_TIMES_STRIDE, KB_TRANSITIONS,
+    KB_EXIT, KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_LIMIT_FULL, KB_LIMIT_MIN,
+    KB_MAP_STRIDE, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH, KB_TASK_EXIT, KB_TIMES_STRIDE, KB_TRANSITIONS,
     KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStep, KbTask, KbTransition, kb_copy, kb_counters,
     kb_do, kb_free_maps, kb_repeat_exit, kb_restore_map, kb_run, kb_start,
 )
@@ -25,8 +25,8 @@ from dataclasses import astuple
 import numpy as np
 
 from kvmbench.arrays import (
-    COUNTERS, COUNTERS_DTYPE, cycles_array, integer, named, operations, pairs, read_only,
-    record_dtype,
+    COUNTERS, COUNTERS_DTYPE, check_state, cycles_array, integer, named, operations, pairs,
+    read_only, record_dtype,
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.errors import OperationError, unknown_name
@@ -383,8 +383,22 @@ cdef class Machine:
     cdef _restore(self, dict state):
         cdef KbMachine* m = &self.m
         cdef const uint8_t[::1] map
-        cdef const uint64_t[::1] counts = state["counters"].view(np.uint64)
+        cdef const uint64_t[::1] counts
         cdef int32_t i
+        flag, size = (0, 1), range(KB_MAP_BYTES + 1)
+        check_state(state, {
+            "cpu": (_CPU_DTYPE, m.n_cpus), "task": (_TASK_DTYPE, m.n_tasks),
+            "counters": (COUNTERS_DTYPE, m.n_cpus),
+        }, {
+            "cpu": {
+                "cycles": range(2**63 + 1), "tr_limit": (KB_LIMIT_MIN, KB_LIMIT_FULL),
+                "io_base": (KB_BASE_VALID, KB_BASE_INVALID), "task": range(-1, m.n_tasks),
+                "map_max": size, "tss_busy": flag, "limit_stale": flag, "guest_loaded": flag,
+            },
+            "task": {"tif": flag, "has_map": flag, "in_run": flag, "max": size,
+                     "last_cpu": range(-1, m.n_cpus)},
+        })
+        counts = state["counters"].view(np.uint64)
         self._owned["cpus"].view(_CPU_DTYPE)[:] = state["cpu"]
         self._owned["tasks"].view(_TASK_DTYPE)[:] = state["task"]
         m.sequence = state["sequence"]
@@ -428,7 +442,9 @@ cdef class Machine:
         if status == KB_NO_MEMORY:
             return MemoryError("no memory for a task's I/O bitmap")
         if status == KB_RUNS_ELSEWHERE:
-            op["elsewhere"] = self.m.tasks[<int64_t>op["a"]].on_cpu
+            # The operation may have been changed since it was checked.
+            known = 0 <= op["a"] < self.m.n_tasks
+            op["elsewhere"] = self.m.tasks[<int64_t>op["a"]].on_cpu if known else "?"
         return OperationError(_REASONS[status].format(
             **op, last_code=max(Op), last_cpu=self.m.n_cpus - 1, last_kind=self.m.n_kinds - 1,
             last_task=self.m.n_tasks - 1), index)

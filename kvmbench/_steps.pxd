@@ -271,7 +271,7 @@ cdef inline int32_t kb_task_on(const KbMachine* m, int64_t cpu) noexcept nogil:
     return m.cpus[cpu].task
 
 cdef inline bint kb_in_guest(const KbMachine* m, int64_t cpu) noexcept nogil:
-    """Say whether a guest is loaded on a CPU: entered, and not put since."""
+    """Return whether a guest is loaded on a CPU: entered, and not put since."""
     return m.cpus[cpu].tr.guest_loaded
 
 cdef inline bint kb_allowed(const KbMachine* m, int64_t cpu, uint32_t port,

@@ -683,16 +683,32 @@ cdef inline uint64_t _head(const KbOp* op) noexcept nogil:
     return head
 
 
+cdef extern from *:
+    """
+    #define kb_forget_memory() __asm__ __volatile__("" ::: "memory")
+    """
+    void kb_forget_memory() noexcept nogil
+
+
+cdef inline KbOp _taken(const KbOp* op) noexcept nogil:
+    """Return a copy that the compiler cannot read again from where it came."""
+    cdef KbOp copy = op[0]
+    kb_forget_memory()
+    return copy
+
+
 cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
                     uint64_t* cycles_out, int* status) noexcept nogil:
     cdef int64_t i = 0, end, last
     cdef uint64_t cycles
     cdef KbCpu* c
-    cdef const KbOp* op
+    cdef KbOp op
+    cdef uint64_t head
     cdef const KbTransition* transition
     status[0] = KB_OK
     while i < n:
-        op = &ops[i]
+        # Another thread or process may change `ops` meanwhile: the copy is checked and done.
+        op = _taken(&ops[i])
         if op.code == KB_EXIT and op.cpu < m.n_cpus and 0 <= op.a < m.n_kinds:
             c = &m.cpus[op.cpu]
             transition = &m.transitions[c.tr.known + op.a]
@@ -700,11 +716,12 @@ cdef int64_t kb_run(KbMachine* m, const KbOp* ops, int64_t n, uint8_t* results,
                 end = i + 1
                 # Equal EXITs from a state that they do not change: the next store to this CPU
                 # would wait for the one before, so count them first and store once.
-                if (end < n and _head(&ops[end]) == _head(op)
+                head = _head(&op)
+                if (end < n and _head(&ops[end]) == head
                         and transition.after.known == c.tr.known):
                     last = min(n, i + RUN_MAX)
                     end += 1
-                    while end < last and _head(&ops[end]) == _head(op):
+                    while end < last and _head(&ops[end]) == head:
                         end += 1
                 _make(c, transition, end - i)
                 if cycles_out != NULL:

@@ -7,7 +7,7 @@ name, value and range.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "COUNTERS",
     "COUNTERS_DTYPE",
     "OP_DTYPE",
+    "check_state",
     "cycles_array",
     "integer",
     "integers",
@@ -135,3 +136,48 @@ def cycles_array(array: object, n: int) -> NDArray[np.uint64]:
     if not array.flags.c_contiguous or not array.flags.writeable:
         raise ValueError("cycles_out is not contiguous and writable")
     return array
+
+
+MAP_BYTES, TSS_MAP_BYTES = 8192, 8193
+
+
+def check_state(
+    state: Mapping[str, Any],
+    arrays: Mapping[str, tuple[np.dtype[np.void], int]],
+    ranges: Mapping[str, Mapping[str, Collection[int]]],
+) -> None:
+    """Raise ValueError where a pickled state is none that a Machine can have.
+
+    `arrays` has the dtype and the length of each array of records, `ranges` the values that the
+    fields may have. The core trusts each of these values: it indexes by some and copies by others.
+    """
+
+    def require(good: object, reason: str) -> None:
+        if not good:
+            raise ValueError(f"this pickle of a Machine is damaged: {reason}")
+
+    names = {*arrays, "task_maps", "tss_maps", "sequence"}
+    require(isinstance(state, dict) and state.keys() == names, "it lacks a part")
+    for name, (dtype, n) in arrays.items():
+        found = state[name]
+        good = isinstance(found, np.ndarray) and found.dtype == dtype and found.shape == (n,)
+        require(good, f"{name} is not {n} records of a Machine")
+        for field, allowed in ranges.get(name, {}).items():
+            values = found[field]
+            if isinstance(allowed, range):
+                inside = (values >= allowed.start) & (values < allowed.stop)
+            else:
+                inside = np.isin(values, list(allowed))
+            require(inside.all(), f"{name}.{field} is out of range")
+    running = state["cpu"]["task"]
+    running = running[running >= 0]
+    require(len(np.unique(running)) == len(running), "a task runs on two CPUs")
+    with_map = np.flatnonzero(state["task"]["has_map"]).tolist()
+    require(sorted(state["task_maps"]) == with_map, "task_maps are not those of the tasks")
+    require(set(state["tss_maps"]) <= set(range(arrays["cpu"][1])), "tss_maps has no such CPU")
+    for name, size in (("task_maps", MAP_BYTES), ("tss_maps", TSS_MAP_BYTES)):
+        for found in state[name].values():
+            good = isinstance(found, np.ndarray) and found.dtype == np.uint8
+            require(good and found.shape == (size,), f"{name} holds no {size} bytes")
+    require(all(found[-1] == 0xFF for found in state["tss_maps"].values()), "a map has no end")
+    integer("sequence", state["sequence"], 0, 2**64 - 1)

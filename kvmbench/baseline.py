@@ -1,6 +1,6 @@
-"""The exact figures of tests, in a file that is committed: a `kvmbench.result/1`, a test a series.
+"""The exact figures of tests in a committed file: a `kvmbench.result/1`, one series per test.
 
-Nothing in the file depends on when, where or by which command it was written, so that writing it
+The pytest plugin reads and writes it. The file holds no time, host or command, so that writing it
 again without a change gives the same bytes.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from kvmbench.errors import ResultError
 from kvmbench.results import Boot, Result, Run, Series, encode, read, write
@@ -22,10 +23,10 @@ Number = int | float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """What one test took: exact cycles, round by round, and where they went.
+    """The exact cycles of one test, round by round, and their causes.
 
-    `segments` has cycles, `reloads` counts LTRs; each list is one entry a round. A clock that is
-    no Machine has neither, and no policy.
+    `segments` has cycles, `reloads` counts LTRs; each list has one entry per round. A clock that
+    is no Machine has neither, and no policy.
     """
 
     cycles: list[int]
@@ -37,8 +38,7 @@ class Figure:
     model_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """A test's series, and its run."""
 
     series: Series
@@ -57,14 +57,11 @@ def result(figures: Mapping[str, Figure]) -> Result:
         runs.setdefault(key, []).append(name)
     made = [
         Run(
-            engine="sim",
-            model_version=version,
-            profile=profile or None,
-            vendor=vendor or None,
+            engine="sim", model_version=version, profile=profile or None, vendor=vendor or None,
             series=[_series(name, figures[name]) for name in names],
         )
         for (profile, vendor, version), names in sorted(runs.items())
-    ]
+    ]  # fmt: skip
     return Result(notes=[NOTE], boots=[Boot(runs=made)])
 
 
@@ -88,8 +85,8 @@ def _each(counts: Sequence[int]) -> Number:
 def read_baseline(path: Path) -> Result:
     """Return the baseline in a file.
 
-    Raises ResultError where the file is no result, or has what no baseline has: a figure that is
-    not exact integer cycles, a test twice; OSError where it cannot be read.
+    Raises ResultError where the file is no result, has a figure that is not exact integer cycles,
+    or has a test twice; OSError where it cannot be read.
     """
     found = read(path)
     seen = set()
@@ -110,7 +107,7 @@ def read_baseline(path: Path) -> Result:
 
 
 def write_baseline(path: Path, new: Result) -> bool:
-    """Make `path` the baseline `new`, whole or not at all; say whether its bytes changed.
+    """Make `path` the baseline `new`, whole or not at all; return whether its bytes changed.
 
     Raises ResultError where the figures make no result, OSError where the file cannot be written.
     """
@@ -126,7 +123,7 @@ def rows(baseline: Result) -> dict[str, _Row]:
 
 
 def difference(old: _Row, new: _Row) -> str:
-    """Say in one line what changed of a test's exact figures; nothing where nothing did."""
+    """Return the changes of a test's exact figures in one line; empty without a change."""
     return "; ".join(_differences(old, new))
 
 
@@ -143,17 +140,14 @@ def _differences(old: _Row, new: _Row) -> Iterator[str]:
         a, b = (row.series.counts.get(name, 0) for row in (old, new))
         if a != b:
             yield f"{name} {a} -> {b}"
-    named = {
-        "reloads": (_count(old.series.reloads), _count(new.series.reloads)),
-        "policy": (old.series.policy, new.series.policy),
-        "profile": (old.run.profile, new.run.profile),
-        "vendor": (old.run.vendor, new.run.vendor),
-    }
-    for name, (was, now) in named.items():
+    for was, now in zip(_facts(old), _facts(new), strict=True):
         if was != now:
-            yield f"{name} {was or 'none'} -> {now or 'none'}"
+            yield f"{was} -> {now.partition(' ')[2]}"
 
 
-def _count(reloads: float | None) -> str | None:
-    """Write a count, which comes back from the file as a float."""
-    return None if reloads is None else repr(float(reloads)).removesuffix(".0")
+def _facts(row: _Row) -> tuple[str, ...]:
+    """Return a row's other facts in words; the count comes back from the file as a float."""
+    reloads = row.series.reloads
+    count = "none" if reloads is None else repr(float(reloads)).removesuffix(".0")
+    facts = {"policy": row.series.policy, "profile": row.run.profile, "vendor": row.run.vendor}
+    return (f"reloads {count}", *(f"{name} {fact or 'none'}" for name, fact in facts.items()))

@@ -1,4 +1,4 @@
-"""Named things from TOML: the policies, profiles and published tables, built in or a user's own.
+"""Named things from TOML, built in or a user's: policies, cost profiles, published tables.
 
 Every reader raises `FileError`, one line with the file, the line and the key.
 """
@@ -17,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kvmbench.errors import brief, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
@@ -40,23 +40,27 @@ __all__ = [
 T = TypeVar("T")
 
 
+@cache
 def policies() -> Mapping[str, Policy]:
     """Return the built-in policies by name, the kernel's own in order of age."""
-    return _built_in_policies()
+    source = Source(files("kvmbench").joinpath("data", "policies.toml"))
+    return MappingProxyType({name: _policy(source, name) for name in source.data})
 
 
+@cache
 def profiles() -> Mapping[str, Profile]:
     """Return the built-in profiles by name."""
-    return _built_in_profiles()
+    return _built_in("profiles", _profile)
 
 
+@cache
 def published() -> Mapping[str, Published]:
     """Return the published tables by name."""
-    return _built_in_published()
+    return _built_in("published", _published)
 
 
 def find_policy(given: str | Path | Policy) -> Policy:
-    """Return a policy given as one, as a built-in one's name, or as a TOML file that holds one.
+    """Return a policy, given as an object, a built-in name or a TOML file that holds one.
 
     Raises TypeError; ValueError for an unknown name or a file of several; FileError; OSError.
     """
@@ -64,7 +68,7 @@ def find_policy(given: str | Path | Policy) -> Policy:
 
 
 def find_profile(given: str | Path | Profile) -> Profile:
-    """Return a profile given as one, as a built-in one's name, or as a TOML file.
+    """Return a profile, given as an object, a built-in name or a TOML file.
 
     Raises TypeError; ValueError for an unknown name; FileError; OSError.
     """
@@ -90,12 +94,13 @@ def _find(
 
 def _only_policy(path: str | Path) -> Policy:
     found = load_policies(path)
-    if len(found) > 1:
+    first, *others = found
+    if others:
         raise ValueError(
             f"{path} has {len(found)} policies ({', '.join(found)}): choose one, such as "
-            f"load_policies({str(path)!r})[{next(iter(found))!r}]"
+            f"load_policies({str(path)!r})[{first!r}]"
         )
-    return next(iter(found.values()))
+    return found[first]
 
 
 def load_policies(path: str | Path) -> dict[str, Policy]:
@@ -127,7 +132,7 @@ def load_published(path: str | Path, data: bytes | None = None) -> Published:
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One published figure, and the runs behind it where they were published."""
+    """One published figure, and its runs where they were published."""
 
     name: str
     configuration: str
@@ -138,7 +143,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A table that somebody published, as it stood, in one format for all of them."""
+    """A published table, with the figures and words of its source."""
 
     name: str
     title: str
@@ -152,14 +157,12 @@ class Published:
     configurations: tuple[str, ...]  # in the table's order and words
     rows: tuple[PublishedRow, ...]
     policies: Mapping[str, str]  # configuration -> the policy it stands for; may be empty
-    order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" where there are none
+    order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" without values
 
     def value(self, name: str, configuration: str) -> float | None:
         """Return the figure of a row, in `unit`; None where the table has none."""
-        for row in self.rows:
-            if (row.name, row.configuration) == (name, configuration):
-                return row.value
-        return None
+        key = (name, configuration)
+        return next((r.value for r in self.rows if (r.name, r.configuration) == key), None)
 
 
 _COSTS = [entry.name for entry in fields(Costs)]
@@ -168,7 +171,7 @@ _DECLARED = {*HOOKS, *_COSTS, *_KIND, "io_base_at_start", "tsc_hz"}
 
 
 def _policy(source: Source, name: str) -> Policy:
-    # The hooks are left to Policy, which names the hook, the entry and the word.
+    # Policy checks the hooks, and names the hook, the entry and the word.
     optional = {**dict.fromkeys(HOOKS, object), "io_base_at_start": object, "about": str}
     keys, inner = [name], source.data[name]
     while isinstance(inner, dict) and (
@@ -183,14 +186,6 @@ def _policy(source: Source, name: str) -> Policy:
         return Policy(name, **table)
 
 
-def _profile(source: Source) -> Profile:
-    optional = {"extends": str, "about": str, "tsc_hz": object}
-    optional |= {"costs": dict, "kinds": dict, "provenance": list}
-    top = source.table((), {"name": str}, optional)
-    base = _base(source, top["extends"]) if "extends" in top else None
-    return _built_profile(source, top, base)
-
-
 def _base(source: Source, name: str) -> Profile:
     known = {path.name[:-5]: path for path in _data("profiles")}
     if name not in known:
@@ -198,11 +193,14 @@ def _base(source: Source, name: str) -> Profile:
     return _profile(Source(known[name]))
 
 
-def _built_profile(source: Source, top: dict[str, Any], base: Profile | None) -> Profile:
-    # Figures are left to Costs and ExitKind, which name the figure, its value and its range.
-    stated = {}
-    if "costs" in top:
-        stated = source.table(("costs",), {}, dict.fromkeys(_COSTS, object))
+def _profile(source: Source) -> Profile:
+    optional = {"extends": str, "about": str, "tsc_hz": object}
+    optional |= {"costs": dict, "kinds": dict, "provenance": list}
+    top = source.table((), {"name": str}, optional)
+    base = _base(source, top["extends"]) if "extends" in top else None
+    # Costs and ExitKind check the figures, and name the figure, its value and its range.
+    any_cost = dict.fromkeys(_COSTS, object)
+    stated = source.table(("costs",), {}, any_cost) if "costs" in top else {}
     for name in _COSTS if base is None else ():
         if name not in stated:
             raise source.error(("costs",), f"{name!r} is missing")
@@ -219,13 +217,10 @@ def _built_profile(source: Source, top: dict[str, Any], base: Profile | None) ->
     with declared(source, (), _DECLARED):
         bare = Profile(top["name"], costs, tuple(kinds.values()), hz)
     figures = bare.figures()
-    # A figure that the file changes no longer has the origin that the base gave it.
+    # A figure that the file changes loses the origin that the base gave it.
     old = base.figures() if base else {}
-    origins = {
-        figure: origin
-        for figure, origin in (base.provenance.items() if base else ())
-        if figures.get(figure) == old[figure]
-    }
+    given = base.provenance if base else {}
+    origins = {name: given[name] for name in given if figures.get(name) == old[name]}
     for number in range(1, len(top.get("provenance", [])) + 1):
         keys = ("provenance", number)
         entry = source.table(keys, {"figures": list, "basis": str, "source": str}, {})
@@ -275,19 +270,6 @@ def _data(folder: str) -> list[Traversable]:
     return sorted((f for f in found if f.name.endswith(".toml")), key=lambda f: f.name[:-5])
 
 
-@cache
-def _built_in_policies() -> Mapping[str, Policy]:
-    source = Source(files("kvmbench").joinpath("data", "policies.toml"))
-    return MappingProxyType({name: _policy(source, name) for name in source.data})
-
-
-@cache
-def _built_in_profiles() -> Mapping[str, Profile]:
-    found = [_profile(Source(path)) for path in _data("profiles")]
-    return MappingProxyType({profile.name: profile for profile in found})
-
-
-@cache
-def _built_in_published() -> Mapping[str, Published]:
-    found = [_published(Source(path)) for path in _data("published")]
-    return MappingProxyType({table.name: table for table in found})
+def _built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:
+    """Return the things of a folder of package data by name; a file is named as the thing."""
+    return MappingProxyType({path.name[:-5]: make(Source(path)) for path in _data(folder)})

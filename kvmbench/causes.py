@@ -34,4 +34,4 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
 """Every cause by name; their counters sum to a CPU's cycles."""
 
 OF_EXITS = ("exit", "user", "host", "tr", "map")
-"""The causes that an iteration of exits can have."""
+"""The causes of cycles in a loop of exits."""

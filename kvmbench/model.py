@@ -1,11 +1,12 @@
-"""The declarations that everything else reads: operations, costs, exit kinds, profiles, policies.
+"""The declarations: operations, costs, exit kinds, profiles, policies, workloads.
 
-What they mean to the machine is in docs/model.md; nothing here computes.
+Every subject reads them; docs/model.md says how the machine acts on them.
 """
 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -17,7 +18,6 @@ from kvmbench.errors import brief, unknown_name
 __all__ = [
     "BASES",
     "CONDITIONS",
-    "CONDITION_BITS",
     "HOOKS",
     "MODEL_VERSION",
     "STEPS",
@@ -67,9 +67,9 @@ def _check_name(what: str, name: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the kernel's own steps cost, in cycles, each 0 to 2**32 - 1.
+    """The costs of the kernel's own steps, in cycles, each 0 to 2**32 - 1.
 
-    Raises TypeError for what is not an integer, ValueError for one out of range.
+    Raises TypeError for a value that is no integer, ValueError for one out of range.
     """
 
     irq_exit: int  # exit, handler and no re-entry of the interrupt that brings a switch about
@@ -117,12 +117,11 @@ class ExitKind:
         _check_name("exit kind", self.name)
         for what in ("cycles", "user_cycles", "overlap"):
             _set_int(self, what, f"kinds.{self.name}.{what}", 0, COST_MAX)
-        for what in ("exits", "user"):
-            if not isinstance(getattr(self, what), bool):
-                value = getattr(self, what)
+        for what, value in (("exits", self.exits), ("user", self.user)):
+            if not isinstance(value, bool):
                 raise TypeError(f"kinds.{self.name}.{what} is {brief(value)}, not true or false")
         if self.user and not self.exits:
-            raise ValueError(f"kinds.{self.name}: user needs exits: userspace is behind a VM exit")
+            raise ValueError(f"kinds.{self.name}: user needs exits: a VM exit leads to userspace")
 
 
 BASES = ("published", "measured", "fitted", "assumed")
@@ -139,7 +138,7 @@ class Provenance:
         if self.basis not in BASES:
             raise ValueError(unknown_name("basis", self.basis, BASES))
         if not isinstance(self.source, str) or not self.source.strip():
-            raise ValueError("source is empty: say where the figure comes from")
+            raise ValueError("source is empty: name the origin of the figure")
 
 
 KINDS_MAX = 2**16
@@ -176,10 +175,9 @@ class Profile:
         for kind in self.kinds:
             if not isinstance(kind, ExitKind):
                 raise TypeError(f"kinds holds {brief(kind)}, not an ExitKind")
-        names = [kind.name for kind in self.kinds]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"kinds: two are named {twice!r}")
+        names = Counter(kind.name for kind in self.kinds)
+        if len(names) != len(self.kinds):
+            raise ValueError(f"kinds: two are named {names.most_common(1)[0][0]!r}")
         if self.tsc_hz is not None:
             _set_int(self, "tsc_hz", "tsc_hz", 1, 10**12)
         figures = self.figures()
@@ -202,48 +200,35 @@ class Profile:
         return found
 
     def with_costs(
-        self,
-        figures: Mapping[str, int] = MappingProxyType({}),
-        *,
-        source: str,
-        basis: str = "assumed",
-        name: str | None = None,
-        **costs: int,
-    ) -> Profile:
+        self, figures: Mapping[str, int] = MappingProxyType({}), *, source: str,
+        basis: str = "assumed", name: str | None = None, **costs: int,
+    ) -> Profile:  # fmt: skip
         """Return a profile with other figures, whose provenance is `basis` and `source`.
 
         `costs` are fields of `Costs`, `figures` any figures by path (`kinds.cpuid.cycles`), in
-        cycles. The other figures keep their origin, so that no figure has one that is not its own.
+        cycles. The other figures keep their origin.
 
         Raises ValueError for a figure that the profile does not have, for a basis that is none of
         `BASES` and for an empty source; TypeError and ValueError as `Costs` and `ExitKind`.
         """
         stated = {**figures, **{f"costs.{cost}": value for cost, value in costs.items()}}
         known = self.figures()
-        for figure in stated:
+        changed: dict[str, dict[str, Any]] = {}  # a record's path -> its stated fields
+        for figure, value in stated.items():
             if figure not in known:
                 raise ValueError(unknown_name("figure", figure, known))
-
-        def changed(prefix: str) -> dict[str, Any]:
-            """Return the stated fields of one record."""
-            return {
-                field_name: value
-                for figure, value in stated.items()
-                for start, _, field_name in [figure.rpartition(".")]
-                if start == prefix
-            }
-
-        origin = Provenance(basis, source)
+            record, _, entry = figure.rpartition(".")
+            changed.setdefault(record, {})[entry] = value
         return replace(
             self,
             name=name or self.name,
-            costs=replace(self.costs, **changed("costs")),
-            kinds=tuple(replace(kind, **changed(f"kinds.{kind.name}")) for kind in self.kinds),
-            provenance={**self.provenance, **dict.fromkeys(stated, origin)},
+            costs=replace(self.costs, **changed.get("costs", {})),
+            kinds=tuple(replace(k, **changed.get(f"kinds.{k.name}", {})) for k in self.kinds),
+            provenance={**self.provenance, **dict.fromkeys(stated, Provenance(basis, source))},
         )
 
     def origin(self, figure: str) -> Provenance:
-        """Return where `figure` comes from; assumed, unstated, where the profile is silent."""
+        """Return the provenance of `figure`; assumed where the profile states none."""
         return self.provenance.get(figure, UNSTATED)
 
     def kind_index(self, name: str) -> int:
@@ -259,71 +244,49 @@ _ANYWHERE = frozenset(HOOKS)
 _SWITCH = frozenset({"switch"})  # the only hook that has a prev and a next
 _IOPERM = frozenset({"ioperm"})  # the only hook that has a request
 
+_ONLY = dict.fromkeys(("edit_map", "load_map"), _IOPERM)
+_ONLY |= dict.fromkeys(("copy_map", "wipe_map"), _SWITCH)
+
 STEPS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "mark_available": _ANYWHERE,
-        "ltr": _ANYWHERE,
-        "clear_stale": _ANYWHERE,
-        "reload": _ANYWHERE,
-        "mark_stale": _ANYWHERE,
-        "refresh": _ANYWHERE,
-        "set_tif": _ANYWHERE,
-        "clear_tif": _ANYWHERE,
-        "alloc_map": _ANYWHERE,
-        "edit_map": _IOPERM,
-        "load_map": _IOPERM,
-        "copy_map": _SWITCH,
-        "wipe_map": _SWITCH,
-        "wipe_own": _ANYWHERE,
-        "sync_map": _ANYWHERE,
-        "validate_base": _ANYWHERE,
-        "invalidate_base": _ANYWHERE,
-        "drop_map": _ANYWHERE,
-        "stop": _ANYWHERE,
+        name: _ONLY.get(name, _ANYWHERE)
+        for name in (
+            *("mark_available", "ltr", "clear_stale", "reload", "mark_stale", "refresh"),
+            *("set_tif", "clear_tif", "alloc_map", "edit_map", "load_map", "copy_map"),
+            *("wipe_map", "wipe_own", "sync_map", "validate_base", "invalidate_base"),
+            *("drop_map", "stop"),
+        )
     }
 )
-"""Each step a policy may take, and the hooks in which it makes sense."""
+"""Each step that a policy may take, in the order of the C core, with its hooks."""
+
+_CONDITIONS = {  # name: (the hooks in which it makes sense, its bit in the C core and checker)
+    "tif": (_ANYWHERE, 1),
+    "prev.tif": (_SWITCH, 1),  # in the switch hook `current` is prev
+    "next.tif": (_SWITCH, 2),
+    "first": (_IOPERM, 4),
+    "on": (_IOPERM, 8),
+    "empty": (_ANYWHERE, 16),
+    "stale": (_ANYWHERE, 32),
+    "sched": (frozenset({"vcpu_put"}), 64),
+}
+NEVER = 0x80  # a bit that no condition sets
 
 CONDITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "tif": _ANYWHERE,
-        "prev.tif": _SWITCH,
-        "next.tif": _SWITCH,
-        "first": _IOPERM,
-        "on": _IOPERM,
-        "empty": _ANYWHERE,
-        "stale": _ANYWHERE,
-        "sched": frozenset({"vcpu_put"}),
-    }
+    {name: hooks for name, (hooks, _) in _CONDITIONS.items()}
 )
 """Each condition, which `not` may precede, and the hooks in which it makes sense."""
 
-# In the switch hook `current` is prev, so both share a bit.
-CONDITION_BITS: Mapping[str, int] = MappingProxyType(
-    {
-        "tif": 1,
-        "prev.tif": 1,
-        "next.tif": 2,
-        "first": 4,
-        "on": 8,
-        "empty": 16,
-        "stale": 32,
-        "sched": 64,
-    }
-)
-"""Each condition's bit in what the compiled core and checker look at."""
-NEVER = 0x80  # a bit that no condition sets
-
 
 class Step(NamedTuple):
-    """One step of a policy, taken apart."""
+    """One step of a policy, parsed."""
 
     action: str  # a key of STEPS
     when: tuple[tuple[str, bool], ...]  # (key of CONDITIONS, the value it must have)
 
     @classmethod
     def parse(cls, text: object, hook: str) -> Step:
-        """Take `STEP if COND and not COND` apart; raises ValueError with the word that is wrong."""
+        """Parse `STEP if COND and not COND`; raises ValueError with the word that is wrong."""
         if not isinstance(text, str):
             raise TypeError(f"{hook}: {text!r} is not a step such as 'reload if tif'")
         words = text.split()
@@ -342,13 +305,14 @@ class Step(NamedTuple):
     def compiled(self) -> tuple[int, int, int]:
         """Return (index in STEPS, bits to look at, what they must be) for the C of `_steps`.
 
-        A step that contradicts itself wants a bit that never is.
+        A step that contradicts itself wants a bit that is never set.
         """
         look = want = 0
         for name, value in self.when:
-            bit = CONDITION_BITS[name]
+            bit = _CONDITIONS[name][1]
             if look & bit and bool(want & bit) != value:
-                return list(STEPS).index(self.action), look, NEVER
+                want = NEVER
+                break
             look |= bit
             want |= bit if value else 0
         return list(STEPS).index(self.action), look, want
@@ -368,12 +332,14 @@ def _check_word(
         raise ValueError(f"{hook}: {text!r}: {what} {word!r} makes sense in {places} only")
 
 
+Entries = tuple[str | tuple[str, ...], ...]
+
 HOOK_STEPS_MAX = 64  # steps in one hook; bounds what one operation can cost
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the kernel does about TR and the I/O bitmap at each of its hooks, as data.
+    """The kernel's handling of TR and the I/O bitmap at each of its hooks, as data.
 
     A hook is a sequence of entries; an entry is a step, `"refresh if next.tif"`, or a sequence
     of steps that runs with preemption off. `io_base_at_start` is `"valid"` or `"invalid"`.
@@ -383,12 +349,12 @@ class Policy:
     """
 
     name: str
-    vm_exit: tuple[str | tuple[str, ...], ...] = ()
-    vcpu_put: tuple[str | tuple[str, ...], ...] = ()
-    switch: tuple[str | tuple[str, ...], ...] = ()
-    ioperm: tuple[str | tuple[str, ...], ...] = ()
-    exit_to_user: tuple[str | tuple[str, ...], ...] = ()
-    task_exit: tuple[str | tuple[str, ...], ...] = ()
+    vm_exit: Entries = ()
+    vcpu_put: Entries = ()
+    switch: Entries = ()
+    ioperm: Entries = ()
+    exit_to_user: Entries = ()
+    task_exit: Entries = ()
     io_base_at_start: str = "valid"
     about: str = ""
 
@@ -402,12 +368,11 @@ class Policy:
             object.__setattr__(self, hook, frozen)
             if len(self.steps(hook)) > HOOK_STEPS_MAX:
                 raise ValueError(f"{hook} has more than {HOOK_STEPS_MAX} steps")
-        if self.io_base_at_start not in ("valid", "invalid"):
-            value = self.io_base_at_start
-            raise ValueError(f"io_base_at_start is {brief(value)}, not 'valid' or 'invalid'")
+        if (base := self.io_base_at_start) not in ("valid", "invalid"):
+            raise ValueError(f"io_base_at_start is {brief(base)}, not 'valid' or 'invalid'")
 
     def regions(self, hook: str) -> tuple[tuple[Step, ...], ...]:
-        """Return the entries of `hook`, taken apart; a step outside a list is alone in its own."""
+        """Return the entries of `hook`, parsed; a step outside a list is a region by itself."""
         entries = ((e,) if isinstance(e, str) else e for e in getattr(self, hook))
         return tuple(tuple(Step.parse(text, hook) for text in entry) for entry in entries)
 

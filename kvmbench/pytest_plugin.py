@@ -5,17 +5,14 @@
         machine.switch(0, 0)
         assert cycle_benchmark(machine, machine.exit, 0, "inl_from_qemu") == 6209
 
-The figure is what the machine's clocks moved while the function ran. With pytest-benchmark it is
-in that one's table too, "Name (time in cycles)", in the group "cycles" unless the test's marker
-names another, and in its JSON (`extra_info`, exact integers). Without it the fixture and the gate
-work all the same. Of pytest-benchmark's own, --benchmark-histogram knows no unit but seconds, and
-so does the command `pytest-benchmark compare`; `kvmbench compare` reads baselines and that JSON.
+The figure is the advance of the machine's clocks while the function runs. pytest-benchmark, where
+it is installed, shows it in its table and JSON (`extra_info`, exact integers), in the group
+"cycles" unless the test's marker names another. Its --benchmark-histogram and its command
+`pytest-benchmark compare` know only seconds; `kvmbench compare` reads baselines and that JSON.
 
-`--cycles-baseline FILE` gates the session: it fails where a figure is not the baseline's, in
-either direction, and where a test is missing on either side. `--cycles-update` writes the baseline.
-
-This file is imported by every pytest session where kvmbench is installed, so it imports nothing
-that is not there already. PYTEST_DONT_REWRITE
+`--cycles-baseline FILE` fails the session where a figure differs from the baseline, or a test is
+missing in either. `--cycles-update` writes the baseline. Every pytest session imports this file
+where kvmbench is installed, so it imports little. PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations
@@ -101,31 +98,24 @@ class CycleBenchmark:
     def __call__(
         self, clock: Machine | Clock, function: Callable[..., T], /, *args: Any, **kwargs: Any
     ) -> T:
-        """Call `function` once with what follows and return its result.
+        """Call `function` once with the other arguments and return its result.
 
-        Its cycles are what `clock` moves: a Machine's, summed over its CPUs, or any callable that
+        The figure is the advance of `clock`: a Machine, summed over its CPUs, or any callable that
         returns an integer. Raises RuntimeError when the test has its figure already, TypeError
         for another clock, ValueError where the clock goes back.
         """
         return self.pedantic(clock, function, args, kwargs)
 
     def pedantic(
-        self,
-        clock: Machine | Clock,
-        function: Callable[..., T],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        setup: Callable[[], Any] | None = None,
-        rounds: int = 1,
-        cpu: int | None = None,
-    ) -> T:
+        self, clock: Machine | Clock, function: Callable[..., T], args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None, *, setup: Callable[[], Any] | None = None,
+        rounds: int = 1, cpu: int | None = None,
+    ) -> T:  # fmt: skip
         """Call `function` `rounds` times, 1 or more, and return its last result.
 
-        `setup` runs before each round, outside the figure; what it returns, unless None, is
-        (args, kwargs) of the round. `cpu` is the one CPU of a Machine to look at. Rounds that
-        differ are kept as they are. Raises as a plain call does, and IndexError for a CPU that
-        the machine does not have.
+        `setup` runs before each round, outside the figure; its result, unless None, is (args,
+        kwargs) of the round. `cpu` chooses one CPU of a Machine. The figure keeps each round.
+        Raises as a plain call does, and IndexError for a CPU that the machine does not have.
         """
         from kvmbench.baseline import Figure
         from kvmbench.model import MODEL_VERSION
@@ -167,12 +157,9 @@ class CycleBenchmark:
             value = step()
         lists = {name: [spent[name] for spent in taken] for name in taken[0]}
         self.figure = Figure(
-            cycles=lists.pop(""),
-            reloads=lists.pop("reloads", None),
-            segments=lists,
-            model_version=MODEL_VERSION,
-            **facts,
-        )
+            cycles=lists.pop(""), reloads=lists.pop("reloads", None), segments=lists,
+            model_version=MODEL_VERSION, **facts,
+        )  # fmt: skip
         if self._benchmark is not None:
             self._benchmark.extra_info.update(_extra_info(self.figure))
         return value
@@ -181,13 +168,13 @@ class CycleBenchmark:
 def _reader(
     clock: Machine | Clock, cpu: int | None
 ) -> tuple[Callable[[], Reading], dict[str, str]]:
-    """Return what reads a clock, and what is to be said of it."""
+    """Return the function that reads a clock, and the facts of the clock for a Figure."""
     from kvmbench._core import Machine
     from kvmbench.arrays import integer
     from kvmbench.causes import CAUSES
 
     if isinstance(clock, Machine):
-        machine = clock
+        machine = clock  # the type that the function below sees
         if cpu is not None and not 0 <= operator.index(cpu) < len(machine.cpu):
             raise IndexError(f"cpu is {cpu}, not in 0 to {len(machine.cpu) - 1}")
         which = slice(None) if cpu is None else slice(cpu, cpu + 1)
@@ -210,21 +197,19 @@ def _reader(
 
 
 def _extra_info(figure: Figure) -> dict[str, Any]:
-    """Return what pytest-benchmark's JSON says of a figure: a number, or a list of the rounds'."""
+    """Return a figure for pytest-benchmark's JSON: of one round numbers, of several lists."""
 
-    def short(rounds: list[int]) -> int | list[int]:
-        return rounds[0] if len(rounds) == 1 else rounds
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: short(rounds) for name, rounds in value.items()}
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
-    found = asdict(figure)
-    found["cycles"] = short(figure.cycles)
-    found["segments"] = {name: short(spent) for name, spent in figure.segments.items()}
-    found["reloads"] = None if figure.reloads is None else short(figure.reloads)
-    said = {name: value for name, value in found.items() if value is not None}
-    return {"unit": UNIT, "kind": "exact"} | said
+    found = {name: short(value) for name, value in asdict(figure).items() if value is not None}
+    return {"unit": UNIT, "kind": "exact"} | found
 
 
 class Alone:
-    """The fixture where pytest-benchmark is not."""
+    """The fixture without pytest-benchmark."""
 
     @pytest.fixture
     def cycle_benchmark(self, request: pytest.FixtureRequest) -> CycleBenchmark:
@@ -238,13 +223,13 @@ ELAPSED = pytest.StashKey[list[int]]()
 
 
 class WithBenchmark:
-    """The fixture on top of pytest-benchmark's, and what that one asks of plugins.
+    """The fixture on top of pytest-benchmark's, and the hooks that pytest-benchmark calls.
 
-    pytest-benchmark takes a test's timer from its marker when the fixture `benchmark` is set up.
-    So the marker is put in front of the test's own before that, with a timer that returns the
-    cycles of the rounds so far: the difference over a round is the figure, exact below 2**53.
-    Only pedantic() will do: benchmark() calibrates, and needs a clock that moves by itself.
-    That the fixture asks for `benchmark` makes its tests benchmarks to --benchmark-only and -skip.
+    pytest-benchmark takes a test's timer from its first marker when it sets `benchmark` up. So
+    this plugin adds a marker before the test's own, with a timer that returns the cycles of the
+    rounds so far: the difference over a round is the figure, exact below 2**53. It uses
+    pedantic(), because benchmark() calibrates with a clock that moves by itself. The fixture asks
+    for `benchmark`, so that --benchmark-only and -skip see its tests.
     """
 
     @pytest.hookimpl(tryfirst=True)
@@ -253,12 +238,11 @@ class WithBenchmark:
             return
         elapsed = item.stash[ELAPSED] = [0]
 
-        def simulated_cycles() -> int:
+        def simulated_cycles() -> int:  # pytest-benchmark prints the name
             return elapsed[0]
 
         own = item.get_closest_marker("benchmark")
-        options = {"group": GROUP} | (dict(own.kwargs) if own else {})
-        options["timer"] = simulated_cycles
+        options = {"group": GROUP, **(own.kwargs if own else {}), "timer": simulated_cycles}
         item.add_marker(pytest.mark.benchmark(**options), append=False)
 
     @pytest.fixture
@@ -289,17 +273,15 @@ class WithBenchmark:
         for name, benchmarks in groups:
             cycles = [bench for bench in benchmarks if _in_cycles(bench)]
             others = [bench for bench in benchmarks if not _in_cycles(bench)]
-            if cycles and others:
-                found += [(name, others), (f"{name or ''} ({UNIT})".strip(), cycles)]
-            else:
-                found.append((name, benchmarks))
+            both = [(name, others), (f"{name or ''} ({UNIT})".strip(), cycles)]
+            found += both if cycles and others else [(name, benchmarks)]
         return found
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_compare_machine_info(
         self, machine_info: object, compared_benchmark: Bench
     ) -> None:
-        """Keep pytest-benchmark from warning of another machine, which changes no cycle."""
+        """Avoid pytest-benchmark's warning of another machine, which changes no cycle."""
         benchmarks = compared_benchmark.get("benchmarks")
         if benchmarks and all(map(_in_cycles, benchmarks)):
             compared_benchmark["machine_info"] = machine_info
@@ -325,7 +307,7 @@ def _in_cycles(bench: Bench) -> bool:
 
 
 class Courier:
-    """Puts each test's figure on its report, which gets to the gate from any process."""
+    """Puts each test's figure on its report, which reaches the gate from any process."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -347,7 +329,7 @@ class Gate:
         self.update = update
         self.old: Result | None = None
         self.figures: dict[str, Figure] = {}
-        self.outcomes: dict[str, str] = {}  # test -> what became of it
+        self.outcomes: dict[str, str] = {}  # test -> its outcome
         self.began = False
         self.lines: list[str] = []
         self.failed = False
@@ -366,11 +348,10 @@ class Gate:
                 raise pytest.UsageError(
                     f"{self.shown}: no such baseline; --cycles-update writes it"
                 ) from None
-        except ResultError as error:
-            text = str(error).replace(str(self.path), self.shown)
-            raise pytest.UsageError(text) from None
         except OSError as error:
             raise pytest.UsageError(f"{self.shown}: {error.strerror or error}") from None
+        except ResultError as error:
+            raise pytest.UsageError(str(error).replace(str(self.path), self.shown)) from None
         self.began = True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -438,11 +419,9 @@ class Gate:
         old = rows(self.old) if self.old is not None else {}
         made = result(self.figures)
         new = rows(made)
-        if not passed:
-            self._fail("baseline not written: tests failed")
-            return
-        if not new:
-            self._fail("baseline not written: no test took a figure")
+        if not passed or not new:
+            reason = "no test took a figure" if passed else "tests failed"
+            self._fail(f"baseline not written: {reason}")
             return
         for name in old:
             if name not in new:
@@ -454,11 +433,8 @@ class Gate:
             return
         try:
             changed = write_baseline(self.path, made)
-        except OSError as error:
-            self._fail(f"baseline not written: {error.strerror or error}")
-            return
-        except ValueError as error:  # a test's id that is no UTF-8
-            self._fail(f"baseline not written: {error}")
+        except (OSError, ValueError) as error:  # a test's id may be no UTF-8
+            self._fail(f"baseline not written: {getattr(error, 'strerror', None) or error}")
             return
         for name in new:
             if name not in old:
@@ -469,7 +445,7 @@ class Gate:
         self.lines.append(f"{_tests(len(new))}, baseline {'written' if changed else 'unchanged'}")
 
     def _missing(self, name: str) -> str:
-        """Say why a test has no figure."""
+        """Return the reason that a test has no figure."""
         found = self.outcomes.get(name, "not run")
         return "ran without cycle_benchmark" if found == "passed" else found
 

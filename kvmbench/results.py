@@ -1,12 +1,16 @@
-"""The result format `kvmbench.result/1`: boots -> runs -> values, with what they were taken on.
+"""The result format `kvmbench.result/1`: boots -> runs -> values, and the host they come from.
 
 A boot is one start of a kernel, a run one fresh process (on /dev/kvm with a fresh virtual machine),
-a value one iteration of the measurement within a run. Nothing is reduced on the way to the file:
-what a comparison makes of the values is for the comparison to say.
+a value one iteration of the measurement within a run. The file keeps every value; a comparison
+reduces them.
+
+Limits of every reader: LARGEST bytes, GROWTH times the input in memory, LONGEST characters per
+name, and numbers of SMALLEST to GREATEST, so that no sum or square of them overflows.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,29 +22,13 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, brief
 from kvmbench.report import Document, Reported
 
 __all__ = [
-    "SCHEMA",
-    "SCHEMAS",
-    "Boot",
-    "Host",
-    "Result",
-    "Run",
-    "Series",
-    "append",
-    "builtins",
-    "check",
-    "decode",
-    "decode_json",
-    "encode",
-    "is_measured",
-    "json_schema",
-    "merge",
-    "read",
-    "read_bytes",
-    "write",
+    *("SCHEMA", "SCHEMAS", "Boot", "Host", "Result", "Run", "Series", "append", "builtins"),
+    *("check", "check_growth", "decode", "decode_json", "encode", "is_measured", "json_schema"),
+    *("merge", "read", "read_bytes", "utf8", "write"),
 ]
 
 FAMILY, VERSION = "kvmbench.result", 1
@@ -48,6 +36,19 @@ SCHEMA = f"{FAMILY}/{VERSION}"
 
 LARGEST = 1e9  # bytes of a file that is read
 GROWTH = 20  # times its size that a file may take of memory while it is read
+FLOOR = 32e6  # bytes of memory that a small file may take
+LONGEST = 500  # characters of a workload's, a configuration's or a unit's name
+GREATEST, SMALLEST = 1e100, 1e-100  # of a number that is not 0
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
+           b"PK\x03\x04": "zip"}  # fmt: skip
 
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
@@ -55,20 +56,20 @@ Number = int | float
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a boot ran on; None or empty where it is not known."""
+    """The host of a boot; None or empty where it is not known."""
 
     kernel: str | None = None  # uname -r
     build: str | None = None  # uname -v
     cmdline: str | None = None  # /proc/cmdline
     cpu: str | None = None  # model name of /proc/cpuinfo
     microcode: str | None = None
-    mitigations: dict[str, str] = field(default_factory=dict)  # vulnerability -> what is done
+    mitigations: dict[str, str] = field(default_factory=dict)  # vulnerability -> mitigation
     kvm: str | None = None  # the vendor's module: kvm_intel, kvm_amd, kvm_pvm
     kvm_parameters: dict[str, str] = field(default_factory=dict)  # "kvm_intel.ept" -> "Y"
     governor: str | None = None  # of cpufreq
     smt: str | None = None  # /sys/devices/system/cpu/smt/control
     tsc_hz: int | None = None
-    facts: dict[str, str] = field(default_factory=dict)  # anything else, said and not compared
+    facts: dict[str, str] = field(default_factory=dict)  # other facts, which are not compared
 
 
 class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -79,18 +80,17 @@ class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     unit: Name = "cycles"
     kind: Literal["exact", "noisy"]  # simulated or counted, or measured
     better: Literal["lower", "higher"] = "lower"
-    values: Annotated[list[Number], Meta(min_length=1)]  # one an iteration, in order
-    quantum: float | None = None  # what the clock or the print-out cannot resolve, in `unit`
+    values: Annotated[list[Number], Meta(min_length=1)]  # one per iteration, in order
+    quantum: float | None = None  # resolution of the clock or the print-out, in `unit`
     policy: str | None = None  # that was simulated, or that the kernel is known to have
-    reloads: float | None = None  # TR reloads an iteration that the model predicts
-    counts: dict[str, Number] = field(
-        default_factory=dict
-    )  # an iteration: segments, KVM's counters
-    marks: list[str] = field(default_factory=list)  # what a reader must know of this row
+    reloads: float | None = None  # TR reloads per iteration that the model predicts
+    # Per iteration: segments, KVM's counters.
+    counts: dict[str, Number] = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)  # remarks that a reader of this row needs
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One fresh process, and what it took."""
+    """One fresh process and its figures."""
 
     time: str | None = None  # ISO 8601, when it began
     engine: str | None = None  # sim, kvm, or the program that printed it
@@ -99,7 +99,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     profile: str | None = None
     vendor: str | None = None
     series: list[Series]
-    skipped: dict[str, str] = field(default_factory=dict)  # workload -> why
+    skipped: dict[str, str] = field(default_factory=dict)  # workload -> reason
 
 
 class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -118,8 +118,8 @@ class Result(
 
     schema: str = field(default=SCHEMA)
     name: str = ""
-    tool: str = ""  # what wrote it: "kvmbench 0.1.0"
-    source: str = ""  # URL or file that the figures were taken from, where they were
+    tool: str = ""  # the program that wrote it: "kvmbench 0.1.0"
+    source: str = ""  # URL or file that the figures come from
     order: Literal["time", "lost"] = "time"
     notes: list[str] = field(default_factory=list)
     boots: Annotated[list[Boot], Meta(min_length=1)]
@@ -180,10 +180,10 @@ _head_decoder = msgspec.json.Decoder(_Head)
 def decode(data: bytes, name: str) -> Result:
     """Return the result that `data` holds; `name` is the file's, for messages.
 
-    Raises ResultError: text that is no JSON or was cut off, foreign JSON, a newer version, a
-    wrong type with its place, a number that is not finite, a series twice in one run, or one
-    whose unit, kind or direction is another than before.
+    Raises ResultError for text that is no JSON or was cut off, foreign JSON, a newer version, a
+    wrong type with its place, and as `check`.
     """
+    data = utf8(data, name)
     try:
         schema = _head_decoder.decode(data).schema
     except msgspec.ValidationError:
@@ -198,10 +198,13 @@ def decode(data: bytes, name: str) -> Result:
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], data: bytes, name: str) -> T:
-    """Return what `decoder` makes of JSON text.
+    """Return the object that `decoder` makes of JSON text.
 
-    Raises ResultError with the line of what is no JSON, or the place of what is of a wrong type.
+    Raises ResultError with the line that is no JSON, or the place that has a wrong type.
     """
+    # At most these bytes per object, array and member, as msgspec builds them.
+    taken = 700 * data.count(b"{") + 90 * data.count(b"[") + 40 * data.count(b",")
+    check_growth(taken, len(data), name)
     try:
         return decoder.decode(data)
     except MemoryError:
@@ -243,6 +246,33 @@ def _one_line(found: re.Match[bytes]) -> bytes:
     return b"[" + re.sub(rb",\s+", b", ", found[1]) + b"]"
 
 
+def utf8(data: bytes, name: str) -> bytes:
+    """Return text in UTF-8 without a byte order mark, whatever Unicode encoding its mark names.
+
+    Raises ResultError for damaged text, and for a compressed file.
+    """
+    for magic, program in _PACKED.items():
+        if data.startswith(magic):
+            raise ResultError(f"{name}: is compressed with {program}: unpack it")
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark):
+            data = data[len(mark) :]
+            try:
+                return data if encoding == "utf-8" else data.decode(encoding).encode()
+            except UnicodeError:
+                raise ResultError(f"{name}: damaged {encoding.upper()}") from None
+    return data
+
+
+def check_growth(taken: float, size: int, name: str) -> None:
+    """Raise ResultError where a file of `size` bytes would take too many bytes of memory."""
+    if taken > FLOOR + GROWTH * size:
+        raise ResultError(
+            f"{name}: {size} bytes would take over {GROWTH} times as much memory: too many entries "
+            "for its size"
+        )
+
+
 def read_bytes(path: str | Path) -> bytes:
     """Return a file's content. Raises ResultError where memory cannot hold it, and OSError."""
     return read_bounded(path, min(LARGEST, memory_left() / GROWTH), ResultError)
@@ -254,10 +284,10 @@ def read(path: str | Path) -> Result:
 
 
 def write(path: str | Path, result: Result, *, over_measured: bool = True) -> None:
-    """Make a file of `result`, whole or not at all; who appends to it meanwhile waits.
+    """Make a file of `result`, whole or not at all; another process that appends to it waits.
 
-    Without `over_measured`, measured runs that the file holds are kept: ResultError says so.
-    Raises ResultError and OSError.
+    Raises ResultError as `encode`, and where the file holds measured runs unless `over_measured`;
+    OSError.
     """
     with locked(path):
         if not over_measured and Path(path).exists() and is_measured(read(path)):
@@ -271,9 +301,9 @@ def is_measured(result: Result) -> bool:
 
 
 def append(path: str | Path, result: Result) -> None:
-    """Add the runs of `result` to the file, which is made where there is none.
+    """Add the runs of `result` to the file, or make the file.
 
-    Whoever else appends waits; a kill leaves the file as it was, or with all of it. Raises
+    Another process that appends waits; a kill leaves the old file or the whole new one. Raises
     ResultError where the file is no result, and OSError.
     """
     with locked(path):
@@ -318,7 +348,11 @@ SCHEMAS = {"result": Result}
 
 
 def check(result: Result, name: str) -> None:
-    """Raise ResultError for what types alone do not say."""
+    """Raise ResultError for errors that types cannot express.
+
+    They are: a number that is not finite or out of range, a name that is too long, a series twice
+    in one run, and a series with another unit, kind or direction than in an earlier run.
+    """
     known: dict[tuple[str, str], tuple[str, str, str]] = {}
     for b, boot in enumerate(result.boots):
         for r, run in enumerate(boot.runs):
@@ -327,15 +361,35 @@ def check(result: Result, name: str) -> None:
                 place = f"{name}: $.boots[{b}].runs[{r}].series[{s}]"
                 key = (series.workload, series.configuration)
                 if key in seen:
-                    raise ResultError(f"{place}: {' '.join(key).strip()} is in this run already")
+                    said = " ".join(map(_short, filter(None, key)))
+                    raise ResultError(f"{place}: {said} is in this run already")
                 seen.add(key)
-                for where, value in _numbers(series):
-                    if not abs(value) <= float_info.max:  # an integer may be larger, too
-                        raise ResultError(f"{place}.{where}: not a finite number")
                 what = (series.unit, series.kind, series.better)
-                if known.setdefault(key, what) != what:
-                    before, now = ", ".join(known[key]), ", ".join(what)
-                    raise ResultError(f"{place}: {now}, where an earlier run has {before}")
+                if (before := known.get(key)) is None:
+                    known[key] = what
+                    for words in (*key, series.unit):
+                        if len(words) > LONGEST:
+                            raise ResultError(
+                                f"{place}: {brief(words)} has over {LONGEST} characters"
+                            )
+                elif before != what:
+                    raise ResultError(
+                        f"{place}: {', '.join(map(_short, what))}, where an earlier run has "
+                        f"{', '.join(map(_short, before))}"
+                    )
+                for where, value in _numbers(series):
+                    if not (SMALLEST <= abs(value) <= GREATEST or value == 0):
+                        raise ResultError(f"{place}.{where}: {_out_of_range(value)}")
+
+
+def _short(words: str) -> str:
+    return words if len(words) < 60 else brief(words)
+
+
+def _out_of_range(value: Number) -> str:
+    if not abs(value) <= float_info.max:  # an integer may be larger, too
+        return "not a finite number"
+    return f"a number must be 0 or of {SMALLEST:g} to {GREATEST:g}"
 
 
 def _numbers(series: Series) -> Iterator[tuple[str, Number]]:

@@ -122,4 +122,5 @@ def _cells(record: Record) -> list[str]:
         for name in ("spread", "detectable")
     ]
     centre = "-" if median is None else figure(median)
-    return [record["workload"], record["unit"], str(record["units"]), centre, interval, *shares]
+    name = record["workload"].removesuffix(f" {record['unit']}")  # of rows of several units
+    return [name, record["unit"], str(record["units"]), centre, interval, *shares]

@@ -1,4 +1,4 @@
-"""Names and files as arguments: what they stand for, and how a shell completes them."""
+"""Names and files as arguments: the things that they name, and their completion in a shell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -57,13 +58,11 @@ def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def read(load: Callable[[str], T], path: str) -> T:
-    """Load a user's file; an error in it becomes one line."""
+    """Load a user's file; one that cannot be read is a usage error."""
     try:
         return load(path)
     except OSError as error:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def load_result(name: str, results_dir: str) -> Result:
@@ -72,17 +71,16 @@ def load_result(name: str, results_dir: str) -> Result:
     from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
-    if os.sep in name or name.endswith(RESULT_ENDINGS) or known:
+    if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
         return read(formats.load, name)
     kept = named_results(results_dir)
     if name in kept:
         return read(formats.load, str(kept[name]))
-    try:
-        tables = catalog.published()
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    tables = catalog.published()
     if name in tables:
         return formats.from_published(tables[name])
+    if formats.is_many(name):  # stdin, a folder, a glob
+        return read(formats.load, name)
     raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
 
 
@@ -139,15 +137,31 @@ def chosen_profile(name: str) -> Profile:
     return read(load_profile, name) if is_file(name) else pick("cost profile", name, profiles())
 
 
+def chosen_workloads(
+    names: Iterable[str], known: Mapping[str, Workload], able: Callable[[Workload], bool]
+) -> list[Workload]:
+    """Return the workloads of names and patterns (`inl_*`), each once.
+
+    A pattern stands for the `able` workloads that it matches, and a usage error for none.
+    """
+    found: dict[str, Workload] = {}
+    for name in names:
+        if name in known or not set(name) & set("*?["):
+            found[name] = pick("workload", name, known)
+            continue
+        matched = {n: w for n, w in known.items() if fnmatchcase(n, name) and able(w)}
+        if not matched:
+            raise click.UsageError(f"{name!r} matches no workload; known: {', '.join(known)}")
+        found |= matched
+    return list(found.values())
+
+
 def known_workloads(path: str | None) -> dict[str, Workload]:
     """Return the built-in and installed workloads, and a file's."""
     from kvmbench.workloads import load_workloads, merge, workloads
 
-    try:
-        known = dict(workloads())
-        return merge(known, read(load_workloads, path), path) if path else known
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    known = dict(workloads())
+    return merge(known, read(load_workloads, path), path) if path else known
 
 
 Names = Callable[[click.Context], Iterable[str]]
@@ -162,7 +176,7 @@ def complete(names: Names) -> Completer:
             return [CompletionItem(begun, type="file")]
         try:
             return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
-        except (OSError, ValueError):
+        except (OSError, ValueError, click.ClickException):
             return []  # the command reports a broken package, the shell must not
 
     return completer
@@ -177,10 +191,7 @@ def result_names(ctx: click.Context) -> Iterable[str]:
 
 def policy_names(ctx: click.Context) -> Iterable[str]:
     """Return the names that complete a policy's."""
-    from kvmbench.catalog import load_policies, policies
-
-    path = ctx.params.get("policy_file")
-    return [*policies(), *(load_policies(path) if path else ())]
+    return known_policies(ctx.params.get("policy_file"))
 
 
 def profile_names(_: click.Context) -> Iterable[str]:
@@ -190,16 +201,6 @@ def profile_names(_: click.Context) -> Iterable[str]:
     return profiles()
 
 
-def workload_names(ctx: click.Context) -> Iterable[str]:
-    """Return the names that complete a workload's."""
-    from kvmbench.workloads import load_workloads, workloads
-
-    path = ctx.params.get("workload_file")
-    return [*workloads(), *(w.name for w in (load_workloads(path) if path else ()))]
-
-
-def published_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete those of published tables of the TR patch."""
-    from kvmbench.catalog import published
-
-    return [table.name for table in published().values() if table.change == "tr-reload"]
+def workload_names(_: click.Context) -> Iterable[str]:
+    """Return the names that complete a workload's; a key press runs no workload file."""
+    return known_workloads(None)

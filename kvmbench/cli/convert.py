@@ -1,37 +1,42 @@
-"""`kvmbench convert`: a result file in another format."""
+"""`kvmbench convert`: result files, as one, in another format."""
 
 from __future__ import annotations
+
+from functools import reduce
 
 import click
 
 from kvmbench.cli.common import complete, load_result, result_names
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import write_out
-from kvmbench.errors import ResultError
 from kvmbench.formats import WRITABLE
+from kvmbench.results import merge
 
 
 @click.command("convert")
-@click.argument("source", metavar="IN", shell_complete=complete(result_names))
+@click.argument(
+    "sources", metavar="IN...", nargs=-1, required=True, shell_complete=complete(result_names)
+)
 @click.argument("target", metavar="OUT", type=click.Path(allow_dash=True))
 @click.option(
-    "--to",
-    type=click.Choice(list(WRITABLE)),
+    "--to", type=click.Choice(list(WRITABLE)),
     help="Format of OUT; the default goes by OUT's ending: .json, .csv, .md or .xml.",
-)
+)  # fmt: skip
 @results_dir_option
-def command(source: str, target: str, to: str | None, results_dir: str) -> None:
-    """Write the result IN to the file OUT, or to stdout where OUT is -.
+def command(sources: tuple[str, ...], target: str, to: str | None, results_dir: str) -> None:
+    """Write the results IN, one after another, to the file OUT, or to stdout where OUT is -.
 
-    IN is a file of any format that kvmbench reads, known by its content: its own, the output of
-    kvm-unit-tests' vmexit, JSON of pytest-benchmark or pyperf, Go benchmark text; or the name of a
+    IN is a file of any format that kvmbench reads, known by its content: its own JSON or CSV, the
+    output of kvm-unit-tests' vmexit, JSON of pytest-benchmark, pyperf, hyperfine or Google
+    Benchmark, Go benchmark text; a folder or a glob of such files; - for stdin; or the name of a
     result kept in the results folder, or of a published table. A figure that OUT's format cannot
-    hold is an error; words that it cannot hold are left out.
+    hold is an error; remarks that it cannot hold are left out.
 
     \b
     Examples:
       kvmbench convert vmexit.log vmexit.json
       kvmbench convert ipiv-2022 - --to go
+      kvmbench convert boot1.log boot2.log boot3.log all.json
       kvmbench convert before.json before.csv
     """
     from kvmbench import formats
@@ -40,9 +45,5 @@ def command(source: str, target: str, to: str | None, results_dir: str) -> None:
         to = to or formats.form_of(target)
     except ValueError as error:
         raise click.UsageError(f"{error} with --to") from None
-    result = load_result(source, results_dir)
-    try:
-        content = formats.dump(result, to)
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    write_out(content, target)
+    result = reduce(merge, [load_result(source, results_dir) for source in sources])
+    write_out(formats.dump(result, to), target)

@@ -131,7 +131,7 @@ def run(
     from kvmbench.lab.document import document
     from kvmbench.lab.run import Plan, measure, result_of
 
-    keep = keeper(save, "lab", append=append, replace=replace, results_dir=results_dir)
+    keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
     known = known_workloads(workload_file)
     workloads: list[Workload] = [
         pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)

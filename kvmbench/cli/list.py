@@ -9,6 +9,7 @@ import click
 
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import note
 from kvmbench.cli.store import saved_results
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def command(what: str, results_dir: str, format: str | None, output: str | None)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     if not known:
-        click.echo(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one", err=True)
+        note(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one")
         return
     records: list[Record] = [{"name": name, "about": about} for name, about in known.items()]
     emit(Document("", [Facts(list(known.items()))], records, records), format, output)

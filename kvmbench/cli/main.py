@@ -12,6 +12,8 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from kvmbench.cli.common import Group
+from kvmbench.cli.progress import note
+from kvmbench.errors import KvmbenchError
 
 COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "run": ("run", "Simulate workloads under two policies."),
@@ -32,6 +34,13 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "completion": ("completion", "Print the shell's completion script."),
 }
 
+TOO_MUCH: dict[type[Exception], str] = {
+    RecursionError: "the input is nested too deeply",
+    MemoryError: "the work takes more memory than this machine has: try fewer or smaller inputs",
+    OverflowError: "a number of the input is too large",
+}
+"""The exceptions of inputs beyond Python's limits, and the line that a user sees."""
+
 
 class Commands(Group):
     """A group that imports its commands on first use, so that --help stays quick."""
@@ -51,14 +60,19 @@ class Commands(Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else "kvmbench"
-            message = " ".join(error.format_message().splitlines()).replace("\t", "")
-            click.echo(f"{name}: {message}", err=True)
+            note(error.format_message(), name)
             code = error.exit_code
+        except KvmbenchError as error:
+            note(str(error))
+            code = 1
         except click.Abort:
-            click.echo("kvmbench: stopped", err=True)
+            note("stopped")
             code = 130
+        except tuple(TOO_MUCH) as error:
+            note(next(words for kind, words in TOO_MUCH.items() if isinstance(error, kind)))
+            code = 1
         except OSError as error:  # stdout; click ends quietly where it was closed
-            click.echo(f"kvmbench: stdout: {error.strerror or error}", err=True)
+            note(f"stdout: {error.strerror or error}")
             # The rest of the buffer has no reader; else Python complains at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
@@ -70,31 +84,23 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"kvmbench.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
+        found: click.Command = import_module(f"kvmbench.cli.{COMMANDS[cmd_name][0]}").command
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
 
 
-def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"kvmbench {version('kvmbench')}")
-        ctx.exit()
-
-
 @click.command(
     cls=Commands,
-    context_settings={"auto_envvar_prefix": "KVMBENCH", "help_option_names": ["-h", "--help"]},
+    context_settings=dict(
+        auto_envvar_prefix="KVMBENCH", help_option_names=["-h", "--help"], show_default=True
+    ),
 )
-@click.option(
-    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+@click.version_option(
+    None, "-V", "--version", package_name="kvmbench", message="kvmbench %(version)s",
     allow_from_autoenv=False,
-    help="Show the version and exit.",
 )  # fmt: skip
 def main(**_: Any) -> None:
     """Benchmark KVM's VM exits: simulated, measured, compared, checked.

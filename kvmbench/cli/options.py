@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, policy_names, profile_names, typed, workload_names
-from kvmbench.cli.store import keeping
+from kvmbench.cli.common import complete, policy_names, profile_names, read, typed, workload_names
+from kvmbench.cli.output import try_folder
+from kvmbench.cli.progress import naming
+from kvmbench.cli.store import LAST, RESULT_ENDINGS
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -29,52 +33,35 @@ def together(*options: Decorator) -> Decorator:
 
 
 results_dir_option = click.option(
-    "--results-dir",
-    default="results",
-    show_default=True,
-    type=click.Path(file_okay=False),
-    metavar="FOLDER",
+    "--results-dir", default="results", type=click.Path(file_okay=False), metavar="FOLDER",
     help="Folder of the results that have names.",
-)
+)  # fmt: skip
 
 policy_file_option = click.option(
     "--policy-file", type=click.Path(), metavar="FILE", help="TOML with your own policies."
 )
 
+
+def _policy_option(name: str, default: str, column: str) -> Decorator:
+    return click.option(
+        name, default=default, metavar="POLICY", shell_complete=complete(policy_names),
+        help=f"Policy of the {column} column.",
+    )  # fmt: skip
+
+
 machine_options = together(
-    click.option(
-        "--before",
-        default="eager",
-        show_default=True,
-        metavar="POLICY",
-        shell_complete=complete(policy_names),
-        help="Policy of the first column.",
-    ),
-    click.option(
-        "--after",
-        default="deferred",
-        show_default=True,
-        metavar="POLICY",
-        shell_complete=complete(policy_names),
-        help="Policy of the second column.",
-    ),
+    _policy_option("--before", "eager", "first"),
+    _policy_option("--after", "deferred", "second"),
     policy_file_option,
     click.option(
-        "--profile",
-        default="patch-2017",
-        show_default=True,
-        metavar="NAME|FILE",
-        shell_complete=complete(profile_names),
-        help="Cost profile of the machine.",
+        "--profile", default="patch-2017", metavar="NAME|FILE",
+        shell_complete=complete(profile_names), help="Cost profile of the machine.",
     ),
     click.option(
-        "--vendor",
-        type=click.Choice(["vmx", "svm"]),
-        default="vmx",
-        show_default=True,
+        "--vendor", type=click.Choice(["vmx", "svm"]), default="vmx",
         help="On vmx a VM exit cuts the TR limit.",
     ),
-)
+)  # fmt: skip
 """The machine to simulate, under two policies."""
 
 workload_options = together(
@@ -82,19 +69,14 @@ workload_options = together(
         "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(workload_names)
     ),
     click.option(
-        "--workload-file",
-        type=click.Path(),
-        metavar="FILE",
-        help="Python with your own workloads.",
+        "--workload-file", type=click.Path(), metavar="FILE",
+        help="Python with your own workloads; kvmbench runs it.",
     ),
     click.option(
-        "--ioperm",
-        type=click.Choice(["off", "on", "both"]),
-        default="off",
-        show_default=True,
+        "--ioperm", type=click.Choice(["off", "on", "both"]), default="off",
         help="Whether the vCPU's thread holds an I/O bitmap; both compares without and with.",
     ),
-)
+)  # fmt: skip
 
 update_options = together(
     click.option("--append", is_flag=True, help="Add the runs to the result of that name."),
@@ -109,23 +91,65 @@ keep_options = together(
 
 
 def keeper(
-    save: str | None, engine: str, *, append: bool, replace: bool, results_dir: str
+    save: str | None, engines: Set[str], *, append: bool, replace: bool, results_dir: str
 ) -> Callable[[Result], None]:
-    """Return the function that keeps the result as `keep_options` say; without --save, nothing."""
+    """Return the function that keeps a result as `keep_options` say; without --save, nothing.
+
+    Refuses before the work a name, a folder or a file that could not take a result of `engines`.
+    """
     if save is None:
-        for name in ("append", "replace", "results_dir"):
-            if typed(name):
-                raise click.UsageError(f"--{name.replace('_', '-')} needs --save NAME")
+        for option in ("append", "replace", "results_dir"):
+            if typed(option):
+                raise click.UsageError(f"--{option.replace('_', '-')} needs --save NAME")
         return lambda result: None
-    return updater(save, {engine}, append=append, replace=replace, results_dir=results_dir)
-
-
-def updater(
-    name: str, engines: Set[str], *, append: bool, replace: bool, results_dir: str
-) -> Callable[[Result], None]:
-    """Return the function that keeps a result of `engines` as `name`, as `update_options` say."""
     if append and replace:
         if typed("append") == typed("replace"):
             raise click.UsageError("--append and --replace exclude each other")
         append, replace = typed("append"), typed("replace")
-    return keeping(name, results_dir, engines, append=append, replace=replace)
+    if (
+        not save.strip() or not save.isprintable() or save == LAST
+        or save.startswith((".", f"{LAST}~"))
+        or save.endswith(RESULT_ENDINGS) or any(sign in save for sign in (os.sep, "=", "#"))
+    ):  # fmt: skip
+        raise click.UsageError(
+            f"{save!r} cannot name a result: expected a name without /, = and #, other than "
+            f"{LAST}, which becomes {results_dir}/NAME.json; --results-dir chooses the folder"
+        )
+    file = Path(results_dir) / f"{save}.json"
+    if file.exists() and not replace:
+        _check_kept(file, engines, append)
+    try_folder(next(place for place in file.absolute().parents if place.exists()), str(file))
+    name = save
+
+    def keep(result: Result) -> None:
+        import msgspec
+
+        from kvmbench import results
+
+        named = msgspec.structs.replace(result, name=name)
+        with naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if append:
+                results.append(file, named)
+            else:
+                results.write(file, named, over_measured=replace)
+
+    return keep
+
+
+def _check_kept(file: Path, engines: Set[str], append: bool) -> None:
+    """Refuse a file whose measured runs would be lost, or whose runs are of other engines."""
+    from kvmbench import results
+
+    old = read(results.read, str(file))
+    if not append and results.is_measured(old):
+        raise click.UsageError(
+            f"{file} holds measured runs: --append adds to them, --replace replaces them"
+        )
+    # A comparison can use no file that holds both simulated and measured runs.
+    others = {run.engine for _, run in old.runs() if run.engine} - engines
+    if append and others:
+        raise click.UsageError(
+            f"{file} holds runs of {', '.join(sorted(others))}, and these are of "
+            f"{', '.join(sorted(engines))}: choose another NAME"
+        )

@@ -5,15 +5,34 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kvmbench.cli.progress import naming
 from kvmbench.report import ENDINGS, FORMS, WIDTH, Document, write
+from kvmbench.report.escape import visible
 
-__all__ = ["emit", "output_options", "write_out"]
+__all__ = ["emit", "output_options", "try_folder", "write_out"]
+
+
+def try_folder(folder: Path, shown: str) -> None:
+    """Refuse, before the work, a folder in which no file can be made; `shown` is the target."""
+    with naming(shown), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _tried(ctx: click.Context, _: click.Parameter, output: str | None) -> str | None:
+    if output not in (None, "-") and not ctx.resilient_parsing:
+        target = Path(output)
+        if target.is_dir() or output.endswith(os.sep):
+            raise click.ClickException(f"{output}: Is a directory")
+        if target.is_file() or not target.exists():  # no device and no pipe
+            try_folder(target.resolve().parent, output)
+    return output
 
 
 def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -28,6 +47,7 @@ def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[...,
             "--output",
             type=click.Path(),
             metavar="FILE",
+            callback=_tried,
             help="Write to FILE instead of stdout; its ending chooses the format.",
         )(command)
         return click.option(
@@ -46,12 +66,17 @@ def emit(document: Document, form: str | None, output: str | None) -> None:
         form = ENDINGS.get(Path(output or "").suffix, "text")
         form = form if form in (*FORMS, *document.forms) else "text"
     width, color = (WIDTH, False) if output else _terminal()
-    write_out(write(document, form, width=width, color=color), output)
+    write_out(write(document, form, width=width, color=color), output, instead=True)
 
 
-def write_out(content: str | bytes, output: str | None) -> None:
-    """Print `content`, or make it that of a file: whole, or not at all."""
+def write_out(content: str | bytes, output: str | None, *, instead: bool = False) -> None:
+    """Print `content`, or make it that of a file: whole, or not at all.
+
+    With `instead` it is printed where the file cannot be written, so that it is not lost.
+    """
     if output is None or output == "-":
+        if isinstance(content, bytes) and sys.stdout.isatty():  # another program's format
+            content = visible(content.decode(), keep="\n\t")
         click.echo(content, nl=False, color=True)  # `content` is in colour only where it may be
         return
     from kvmbench.atomic import replace_file
@@ -59,7 +84,10 @@ def write_out(content: str | bytes, output: str | None) -> None:
     try:
         replace_file(output, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise click.ClickException(f"{output}: {error.strerror or error}") from None
+        if instead:
+            click.echo(content, nl=False)
+        reason = f"{error.strerror or error}{': printed instead' if instead else ''}"
+        raise click.ClickException(f"{output}: {reason}") from None
 
 
 def _terminal() -> tuple[int, bool]:

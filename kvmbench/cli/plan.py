@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvmbench.cli.common import Group, now, read
-from kvmbench.cli.measure import leave_stopped, measured, measuring_options
+from kvmbench.cli.measure import leave, measured, measuring_options
+from kvmbench.cli.output import try_folder
+from kvmbench.cli.progress import naming, say
 
 if TYPE_CHECKING:
     from kvmbench.live.plan import Kernel, Plan
@@ -25,10 +28,24 @@ def command() -> None:
     """
 
 
-@click.command("measure")
+@click.command("measure", add_help_option=False)
 @measuring_options
 def step_options(**_: Any) -> None:
     """Hold the options that a step takes; a step keeps and prints as the plan says."""
+
+
+def _step(arguments: Sequence[str], allow_code: bool) -> dict[str, Any]:
+    """Return the options of a step, checked in the same way when a plan is made and run."""
+    chosen = step_options.make_context("kvmbench measure", list(arguments)).params
+    if chosen["workload_file"] is not None and not allow_code:
+        raise click.UsageError("--workload-file runs Python, which only --allow-code permits")
+    return chosen
+
+
+allow_code_option = click.option(
+    "--allow-code", is_flag=True, allow_from_autoenv=False,
+    help="Accept the plan's --workload-file, which kvmbench runs as Python.",
+)  # fmt: skip
 
 
 @command.command("new")
@@ -36,44 +53,28 @@ def step_options(**_: Any) -> None:
 @click.argument("after", metavar="AFTER")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]...")
 @click.option(
-    "--blocks",
-    type=click.IntRange(1, 1000),
-    default=8,
-    show_default=True,
+    "--blocks", type=click.IntRange(1, 1000), default=8,
     help="Blocks of four boots, two of each kernel.",
-)
+)  # fmt: skip
 @click.option(
-    "--before-word",
-    multiple=True,
-    metavar="WORD",
+    "--before-word", multiple=True, metavar="WORD",
     help="Word of BEFORE's command line, such as mitigations=off; may be repeated.",
-)
+)  # fmt: skip
 @click.option(
-    "--after-word",
-    multiple=True,
-    metavar="WORD",
+    "--after-word", multiple=True, metavar="WORD",
     help="Word of AFTER's command line; may be repeated.",
-)
-@click.option("--seed", type=int, default=None, help="Of the blocks' orders. [default: random]")
+)  # fmt: skip
+@click.option("--seed", type=int, help="Of the blocks' orders. [default: random]")
+@allow_code_option
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False),
-    default="plan.json",
-    show_default=True,
-    metavar="FILE",
+    "-o", "--output", type=click.Path(dir_okay=False), default="plan.json", metavar="FILE",
     help="The plan; kvmbench writes the results to the same folder.",
-)
+)  # fmt: skip
 def new(
-    before: str,
-    after: str,
-    arguments: tuple[str, ...],
-    blocks: int,
-    before_word: tuple[str, ...],
-    after_word: tuple[str, ...],
-    seed: int | None,
-    output: str,
-) -> None:
+    before: str, after: str, arguments: tuple[str, ...], blocks: int,
+    before_word: tuple[str, ...], after_word: tuple[str, ...], seed: int | None,
+    allow_code: bool, output: str,
+) -> None:  # fmt: skip
     """Write a plan of boots of two kernels: BEFORE and AFTER, as `uname -r` prints them.
 
     LABEL=RELEASE gives a kernel a name. Each block is ABBA or BAAB, drawn at random. OPTIONS are
@@ -92,22 +93,21 @@ def new(
     if Path(output).exists():
         raise click.UsageError(f"{output} exists: choose another file with -o")
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-    kernels = (_kernel(before, before_word, output), _kernel(after, after_word, output))
-    for kernel in kernels:
-        path = Path(output).parent / kernel.results
-        if path.exists():
-            raise click.UsageError(f"{path} exists: the plan would add its boots to it")
-    step_options.make_context("kvmbench measure", list(arguments))  # refuses what a step would
+    _step(arguments, allow_code)
     try:
+        kernels = (_kernel(before, before_word, output), _kernel(after, after_word, output))
+        for kernel in kernels:
+            path = Path(output).parent / kernel.results
+            if path.exists():
+                raise click.UsageError(f"{path} exists: the plan would add its boots to it")
         plan = plans.make(kernels, blocks, seed, arguments)
-        plans.write(output, plan)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{output}: {error.strerror or error}") from None
+    with naming(output):
+        plans.write(output, plan)
     many = "s" if blocks > 1 else ""
     file = "" if output == "plan.json" else f" {output}"
-    click.echo(
+    say(
         f"{output}: {len(plan.steps)} boots in {blocks} block{many}. Boot {plan.kernel(0)}, then\n"
         f"kvmbench plan run{file}"
     )
@@ -128,7 +128,8 @@ def _kernel(argument: str, words: tuple[str, ...], output: str) -> Kernel:
 
 @command.command("run")
 @click.argument("path", metavar="[FILE]", default="plan.json", type=click.Path())
-def run(path: str) -> None:
+@allow_code_option
+def run(path: str, allow_code: bool) -> None:
     """Measure the plan's next step, and name the kernel to boot next.
 
     FILE is plan.json by default. kvmbench refuses where another kernel runs than the step's. After
@@ -139,14 +140,14 @@ def run(path: str) -> None:
       kvmbench plan run
       kvmbench plan run off.json
     """
-    from kvmbench.errors import ResultError, WrongKernelError
+    from kvmbench.errors import WrongKernelError
     from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
     from kvmbench.results import Boot
 
     plan = read(plans.read, path)
     if plan.next() is None:
-        click.echo(_complete(plan, path))
+        say(_complete(plan, path))
         return
     this = host()
     try:
@@ -155,24 +156,22 @@ def run(path: str) -> None:
         raise click.ClickException(f"{path}: {error}") from None
     where = f"step {number + 1} of {len(plan.steps)}"
     try:
-        context = step_options.make_context("kvmbench measure", list(plan.arguments))
+        chosen = _step(plan.arguments, allow_code)
     except click.UsageError as error:
         raise click.ClickException(f"{path}: $.arguments: {error.format_message()}") from None
-    click.echo(f"{where}: {plan.kernel(number)}", err=True)
-    result = measured(**context.params)
-    leave_stopped(result)  # the step is still due
+    say(f"{where}: {plan.kernel(number)}", err=True)
+    keep_going = chosen.pop("keep_going")
+    try_folder(Path(path).resolve().parent, path)
+    result = measured(**chosen)
+    leave(result, keep_going)  # the step is still due
     boot = Boot(id=boot_id(), host=this, runs=[run for _, run in result.runs()])
-    try:
+    with naming(path):
         plan = plans.record(path, number, boot, now())
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
     following = plan.next()
     if following is None:
-        click.echo(_complete(plan, path))
+        say(_complete(plan, path))
     else:
-        click.echo(f"{where} done. Next: boot {plan.kernel(following)}")
+        say(f"{where} done. Next: boot {plan.kernel(following)}")
 
 
 def _complete(plan: Plan, path: str) -> str:

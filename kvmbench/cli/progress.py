@@ -1,10 +1,14 @@
-"""The bar on stderr while a command works: its task, the share done, the time left."""
+"""What a command says on its way: notes of one line, and a bar while it works."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
+
+import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -12,8 +16,25 @@ if TYPE_CHECKING:
 DELAY, PERIOD = 1.0, 0.1  # seconds before the bar appears, and between two drawings
 
 
-def _on_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines that may hold a stranger's words: no control character reaches a terminal."""
+    from kvmbench.report.escape import visible  # needed by few commands only
+
+    click.echo(visible(text, keep="\n"), err=err)
+
+
+def note(text: str, command: str = "kvmbench") -> None:
+    """Print one line on stderr, after the command's name."""
+    say(" ".join(f"{command}: {text}".splitlines()).replace("\t", ""), err=True)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Turn an OSError of the block into one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror or error}") from None
 
 
 class Progress:
@@ -26,7 +47,8 @@ class Progress:
 
     def __init__(self) -> None:
         Progress.working = True
-        self._next = time.monotonic() + DELAY if _on_terminal() else float("inf")
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._next = time.monotonic() + DELAY if on_terminal else float("inf")
         self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
@@ -45,7 +67,7 @@ class Progress:
     def __call__(self, name: str, share: float | None = None) -> None:
         """Show `name`, what runs now, and the share of all work that is done, 0 to 1.
 
-        Without a share the bar is left out: nobody knows how long the work takes.
+        Without a share no bar shows: the length of the work is unknown.
         """
         now = time.monotonic()
         if now < self._next:
@@ -59,25 +81,15 @@ class Progress:
         self._bar.refresh()
 
     def _begun(self, share: float | None) -> Bar:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            ProgressColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        columns: list[progress.ProgressColumn]
+        columns = [progress.TextColumn("{task.description}", markup=False)]
         if share is not None:
-            columns += [
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-            ]
-        bar = Bar(
+            columns += [progress.BarColumn(), progress.TaskProgressColumn()]
+            columns += [progress.TimeRemainingColumn(), progress.TextColumn("left")]
+        bar = progress.Progress(
             *columns, console=Console(stderr=True), auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip

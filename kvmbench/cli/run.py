@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from kvmbench.cli.common import (
     chosen_policies,
     chosen_profile,
+    chosen_workloads,
     command_line,
     complete,
     is_file,
     known_workloads,
     now,
     pick,
-    published_names,
     read,
     typed,
 )
 from kvmbench.cli.options import keep_options, keeper, machine_options, workload_options
 from kvmbench.cli.output import emit, output_options
-from kvmbench.cli.progress import Progress
+from kvmbench.cli.progress import Progress, note
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
@@ -45,57 +46,45 @@ class Run(click.Command):
             raise
 
 
+def _table_names(_: click.Context) -> Iterable[str]:
+    from kvmbench.catalog import published
+
+    return [table.name for table in published().values() if table.change == "tr-reload"]
+
+
 @click.command("run", cls=Run)
 @workload_options
 @machine_options
 @click.option(
-    "--iterations",
-    type=click.IntRange(1, 10**12),
-    default=1_000_000,
-    show_default=True,
+    "--iterations", type=click.IntRange(1, 10**12), default=1_000_000,
     help="Iterations of each workload, after one warm-up iteration.",
-)
+)  # fmt: skip
 @click.option(
     "--closed-form", is_flag=True, help="Add equal iterations up instead of stepping each."
 )
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
-    "--against",
-    metavar="NAME|FILE",
-    shell_complete=complete(published_names),
+    "--against", metavar="NAME|FILE", shell_complete=complete(_table_names),
     help="Compare the predicted changes with those of a published table.",
-)
+)  # fmt: skip
 @output_options("text", "kut", "markdown", "csv", "json")
 @keep_options
 def command(
-    names: tuple[str, ...],
-    workload_file: str | None,
-    ioperm: str,
-    before: str,
-    after: str,
-    policy_file: str | None,
-    profile: str,
-    vendor: Literal["vmx", "svm"],
-    iterations: int,
-    closed_form: bool,
-    explain: bool,
-    against: str | None,
-    format: str | None,
-    output: str | None,
-    save: str | None,
-    append: bool,
-    replace: bool,
-    results_dir: str,
-) -> None:
+    names: tuple[str, ...], workload_file: str | None, ioperm: str, before: str, after: str,
+    policy_file: str | None, profile: str, vendor: Literal["vmx", "svm"], iterations: int,
+    closed_form: bool, explain: bool, against: str | None, format: str | None,
+    output: str | None, save: str | None, **kept: Any,
+) -> None:  # fmt: skip
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
 
-    A --policy-file with one policy sets --after, one with two sets --before and --after. The
-    format kut is the patch's own. JSON is the result itself, which `kvmbench compare` reads.
+    A WORKLOAD is a name or a pattern. A --policy-file with one policy sets --after, one with two
+    sets --before and --after. The format kut is the patch's own. JSON is the result itself, which
+    `kvmbench compare` reads.
 
     \b
     Examples:
       kvmbench run
-      kvmbench run inl_from_qemu --explain
+      kvmbench run 'inl_*' --explain
       kvmbench run --before every-exit --against patch-2017
       kvmbench run --after exit-to-user --ioperm both
       kvmbench run --policy-file mine.toml -o mine.json
@@ -105,7 +94,7 @@ def command(
         raise click.UsageError("--format kut has no room for --explain or --against")
     if ioperm == "both" and typed("before"):
         raise click.UsageError("--ioperm both compares --after with itself: leave out --before")
-    keep = keeper(save, "sim", append=append, replace=replace, results_dir=results_dir)
+    keep = keeper(save, {"sim"}, **kept)
     costs = chosen_profile(profile)
     policies = chosen_policies(before, after, policy_file)
     workloads = _workloads(names, workload_file, costs)
@@ -132,8 +121,10 @@ def command(
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    keep(result)
-    emit(document, format, output)
+    try:
+        keep(result)
+    finally:  # a full disk must not take the table too
+        emit(document, format, output)
 
 
 def _published(name: str | None) -> Published | None:
@@ -150,21 +141,21 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
     from kvmbench.simulation.simulate import missing_kinds
     from kvmbench.workloads import LIVE_ONLY
 
+    def able(workload: Workload) -> bool:
+        return not missing_kinds(workload, profile)
+
     known = known_workloads(path)
-    if names:
-        named = [pick("workload", name, known) for name in names]
-        for workload in named:
-            if workload in LIVE_ONLY and missing_kinds(workload, profile):
-                raise click.ClickException(
-                    f"cost profile {profile.name!r} has no costs for {workload.name}: "
-                    f"`kvmbench measure {workload.name}` measures it"
-                )
-        return named
-    able = [found for found in known.values() if not missing_kinds(found, profile)]
-    if not able:
+    if not any(map(able, known.values())):
         raise click.ClickException(f"cost profile {profile.name!r} has the costs of no workload")
-    for workload in known.values():
+    found = chosen_workloads(names or ["*"], known, able)
+    for workload in found if names else ():
+        if workload in LIVE_ONLY and not able(workload):
+            raise click.ClickException(
+                f"cost profile {profile.name!r} has no costs for {workload.name}: "
+                f"`kvmbench measure {workload.name}` measures it"
+            )
+    for workload in () if names else known.values():
         if workload not in LIVE_ONLY and (missing := missing_kinds(workload, profile)):
             why = f"cost profile {profile.name} has no exit kind {missing[0]}"
-            click.echo(f"kvmbench: left out {workload.name}: {why}", err=True)
-    return able
+            note(f"left out {workload.name}: {why}")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kvmbench.cli.common import complete, load_result, result_names
-from kvmbench.cli.options import update_options, updater
+from kvmbench.cli.options import keeper, update_options
 
 
 @click.command("save")
@@ -23,4 +23,4 @@ def command(name: str, new: str, append: bool, replace: bool, results_dir: str) 
     """
     result = load_result(name, results_dir)
     engines = {run.engine for _, run in result.runs() if run.engine}
-    updater(new, engines, append=append, replace=replace, results_dir=results_dir)(result)
+    keeper(new, engines, append=append, replace=replace, results_dir=results_dir)(result)

@@ -85,14 +85,15 @@ def _from_file(path: str) -> list[Document]:
     """Return the documents of a user's file; its top level tells its kind."""
     import tomllib
 
-    from kvmbench import catalog, workloads
+    from kvmbench import catalog
     from kvmbench.scenario import scenario
 
     if path.endswith(".py"):
-        return [_workload(found) for found in read(workloads.load_workloads, path)]
+        words = f"{path}: only --workload-file runs Python: kvmbench run --workload-file {path}"
+        raise click.UsageError(words)
     try:
         top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         top = {}  # the reader below says what is wrong
     if "tasks" in top or "cpus" in top:
         return [_scenario(read(scenario.load_scenario, path))]

@@ -1,15 +1,17 @@
 """Result files of other programs, read and written: one module per format.
 
-A reader is `decode(data, name) -> Result` and raises ResultError, one line with the file's name,
-the line or the place (`$.benchmarks[0]`) and what was expected. A writer is
-`encode(result) -> bytes` and raises ResultError where the format cannot carry the result. What a
-format loses is in its module's docstring.
+A reader is `decode(data, name) -> Result` and raises ResultError: one line with the file's name,
+the line or the place (`$.benchmarks[0]`) and the expected form. A writer is
+`encode(result) -> bytes` and raises ResultError where the format cannot carry the result. Each
+module's docstring lists the facts that its format loses. `kvmbench.results` has the limits.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,29 +19,32 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kvmbench.atomic import replace_file
-from kvmbench.errors import ResultError, unknown_name
-from kvmbench.results import FAMILY, Result, decode_json, read_bytes
+from kvmbench.errors import ResultError, brief, unknown_name
+from kvmbench.results import FAMILY, Result, check, decode_json, merge, read_bytes, utf8
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
 
 __all__ = [
-    *("ENDINGS", "READABLE", "WRITABLE", "decode", "dump", "form_of", "from_published", "load"),
-    "save",
+    *("ENDINGS", "READABLE", "WRITABLE", "decode", "dump", "form_of", "from_published"),
+    *("is_many", "load", "save"),
 ]
 
 READABLE = {
     "kvmbench": "kvmbench's own results, JSON",
-    "kut": "what vmexit of kvm-unit-tests prints, or a log of run_tests.sh",
+    "kut": "what vmexit or micro-bench of kvm-unit-tests prints, as a log or as people post it",
     "pytest-benchmark": "JSON of pytest-benchmark",
     "pyperf": "JSON of pyperf",
-    "go": "Go benchmark text, as benchstat takes it",
+    "hyperfine": "JSON of hyperfine --export-json",
+    "google-benchmark": "JSON of Google Benchmark",
+    "go": "Go benchmark text, as benchstat takes it, or go test -json",
+    "csv": "CSV that convert writes",
     "published": "TOML of a published table",
 }
 """The formats that `load` reads: name -> description."""
 
 WRITABLE = {
-    "kvmbench": "kvmbench's own results, JSON: all of it",
+    "kvmbench": "kvmbench's own results, JSON, complete",
     "pytest-benchmark": "JSON that pytest-benchmark compares with",
     "pyperf": "JSON that pyperf reads: every value of every run",
     "go": "Go benchmark text for benchstat: one line per run",
@@ -53,26 +58,46 @@ WRITABLE = {
 ENDINGS = {".json": "kvmbench", ".csv": "csv", ".md": "markdown", ".xml": "junit"}
 """A file name's ending, and the format that it asks for."""
 
+SNIFF = 1 << 20  # bytes at the start of a larger text that must hold a figure
+
+_REFUSED = {
+    "perf kvm stat": rb"VM-EXIT\s+Samples",
+    "perf stat": rb'Performance counter stats for|"counter-value"\s*:',
+    "criterion": rb'"confidence_interval"\s*:|"(?:group|function)_id"\s*:|"sampling_mode"\s*:'
+    rb"|^\S.*\stime:\s+\[",
+    "asv (airspeed velocity)": rb'"result_columns"\s*:|"commit_hash"\s*:',
+    "JMH": rb'"jmhVersion"\s*:|"primaryMetric"\s*:|^Benchmark\s.*\bMode\s+Cnt\s+Score',
+    "Bencher (BMF)": rb'\A\s*\{\s*"[^"]*"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"(?:lower_|upper_)?value"',
+    "github-action-benchmark": rb'\A\s*\[\s*\{\s*"(?:name|unit|value)"\s*:',
+    "hyperfine as text or CSV: export JSON": rb"^Benchmark \d+: |\Acommand,mean,stddev,",
+    "Google Benchmark as text: use --benchmark_format=json": rb"^Benchmark\s+Time\s+CPU\s",
+}
+"""Programs whose output no reader takes, and a pattern that shows it."""
+
 _HOME = {"kvmbench": "kvmbench.results"}
-
-
-class _Head(msgspec.Struct):
-    """The keys that distinguish the JSON formats."""
-
-    schema: Any = None
-    machine_info: msgspec.Raw = msgspec.Raw()
-    benchmarks: msgspec.Raw = msgspec.Raw()
-
-
-_head = msgspec.json.Decoder(_Head)
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+
+
+def is_many(source: str) -> bool:
+    """Return whether `load` reads `source` from stdin, a folder or a glob instead of one file."""
+    return source == "-" or os.path.isdir(source) or _is_glob(source)
 
 
 def load(source: str | Path) -> Result:
     """Return the result in a file of any readable format, or a published table by its name.
 
-    The content of a file tells its format. Raises ResultError, and OSError.
+    The content of a file tells its format. `-` is stdin; a folder and a glob are the results of
+    all their files, one after another. Of a folder, files of no known format are passed over, with
+    a note. Raises ResultError, and OSError.
     """
+    name = str(source)
+    if name == "-":
+        return decode(read_bytes("/dev/stdin"), "stdin")
+    if os.path.isdir(name):
+        return _merged(sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(name)}/*"))), name)
+    if _is_glob(name):
+        return _merged(sorted(filter(os.path.isfile, glob.glob(name, recursive=True))), "")
     if isinstance(source, str) and not os.path.exists(source):
         from kvmbench.catalog import published
 
@@ -81,7 +106,54 @@ def load(source: str | Path) -> Result:
             return from_published(tables[source])
         if os.sep not in source and not os.path.splitext(source)[1]:
             raise ResultError(unknown_name("file or published table", source, tables))
-    return decode(read_bytes(source), str(source))
+    return _load_file(name)
+
+
+def _is_glob(name: str) -> bool:
+    return (
+        glob.has_magic(name) and not os.path.exists(name) and bool(glob.glob(name, recursive=True))
+    )
+
+
+def _load_file(path: str) -> Result:
+    if os.path.isfile(path) and os.path.getsize(path) > SNIFF:
+        with open(path, "rb") as file:
+            _check_start(file.read(SNIFF), path)
+        return _decode(read_bytes(path), path)
+    return decode(read_bytes(path), path)
+
+
+def _check_start(start: bytes, name: str) -> None:
+    """Raise ResultError where a large text shows no figure in its first bytes.
+
+    Of JSON, TOML and text in UTF-16, a part cannot be read.
+    """
+    if re.match(rb"\s*\{|\xff\xfe|\xfe\xff|\0", start) or _format(start, name) == "published":
+        return
+    try:
+        _decode(start[: start.rfind(b"\n") + 1] or start, name)
+    except ResultError as error:
+        raise ResultError(f"{error} (in its first {len(start) >> 20} MB)") from None
+
+
+def _merged(paths: list[str], folder: str) -> Result:
+    """Return the results of files as one; those of `folder` may be of no known format."""
+    found, passed = [], []
+    for path in paths:
+        try:
+            found.append(_load_file(path))
+        except ResultError as error:
+            if not folder:
+                raise
+            passed.append(str(error))
+    if not found:
+        more = f": {passed[0]}" if passed else ""
+        raise ResultError(f"{folder}: no file of a known format{more}")
+    result = reduce(merge, found)
+    if passed:
+        note = f"{len(passed)} of {len(paths)} files passed over, the first: {passed[0]}"
+        result = msgspec.structs.replace(result, notes=[*result.notes, note])
+    return result
 
 
 def save(result: Result, path: str | Path, form: str | None = None) -> None:
@@ -106,10 +178,26 @@ def decode(data: bytes, name: str) -> Result:
 
     Raises ResultError.
     """
+    if len(data) > SNIFF:
+        _check_start(data[:SNIFF], name)
+    return _decode(data, name)
+
+
+def _decode(data: bytes, name: str) -> Result:
     try:
-        result: Result = _module(_format(data, name)).decode(data, name)
+        data = utf8(data, name)
+        form = _format(data, name)
+        try:
+            result: Result = _module(form).decode(data, name)
+        except ResultError as error:
+            known = _unknown(data[:SNIFF]) if form == "kut" else ""
+            raise ResultError(f"{name}: {known}") if known else error from None
+        if form != "kvmbench":  # whose reader has checked it
+            check(result, name)
     except MemoryError:
         raise ResultError(f"{name}: larger than this machine's memory allows") from None
+    except (RecursionError, OverflowError) as error:
+        raise ResultError(f"{name}: nested too deep, or a number too large: {error}") from None
     return result
 
 
@@ -136,47 +224,72 @@ def _module(form: str) -> Any:
 
 def _format(data: bytes, name: str) -> str:
     """Return the name of the format that `data` is in."""
-    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if not start:
-        raise ResultError(f"{name}: is empty")
-    if start == b"{":
+    start = data[:SNIFF]
+    first = start.lstrip()[:1]
+    if not first:
+        raise ResultError(f"{name}: {'white space only' if len(data) > SNIFF else 'is empty'}")
+    if re.match(rb'\s*\{[^\n]*"Action"\s*:', start[:2000]):
+        return "go"  # go test -json
+    if first == b"{":
         return _json_format(data, name)
-    if start == b"[" and _is_json(data):  # a kernel's line begins with [ too
-        raise ResultError(f"{name}: JSON, but an array; {_known()}")
-    if data.startswith(b"\x1f\x8b"):
-        raise ResultError(f"{name}: is compressed with gzip: unpack it")
-    if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark(?![a-z])\S*\s+[-+]?\d", data, re.MULTILINE):
+    if first == b"[" and _is_json(data):  # a kernel's line begins with [ too
+        raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
+    if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
-    if re.search(rb"^configurations\s*=", data, re.MULTILINE) and re.search(
-        rb"^(rows\s*=|\[\[\s*rows\s*\]\])", data, re.MULTILINE
+    if re.match(rb'(?:"?\w+"?,)*"?workload"?,', start):
+        return "csv"
+    if re.search(rb"^configurations\s*=", start, re.MULTILINE) and re.search(
+        rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE
     ):
         return "published"
+    kut = _module("kut")
+    if not kut.REMINDS.search(start):
+        known = _unknown(start) or kut.nothing(start)
+        raise ResultError(f"{name}: {known}")
     return "kut"
 
 
 def _json_format(data: bytes, name: str) -> str:
-    head = decode_json(_head, data, name)
-    if isinstance(head.schema, str) and head.schema.startswith(FAMILY):
-        return "kvmbench"
     try:
-        keys = {key for entry in _entries.decode(head.benchmarks) for key in entry}
-    except msgspec.DecodeError:
+        head = decode_json(_keys, data, name)
+    except ResultError as error:
+        known = _unknown(data[:SNIFF])  # perf stat -j and others write one object per line
+        raise ResultError(f"{name}: {known}") if known else error from None
+    schema = msgspec.json.decode(head.get("schema", b"null"))
+    if isinstance(schema, str) and schema.startswith(FAMILY):
+        return "kvmbench"
+    if isinstance(schema, str) and schema.startswith("kvmbench."):
+        raise ResultError(f"{name}: $.schema: {brief(schema)} is no result, expected {FAMILY}")
+    entries = head.get("benchmarks", head.get("results", b"null"))
+    try:
+        keys = {key for entry in _entries.decode(entries) for key in entry}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         keys = set()
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ResultError(f"{name}: not JSON: {error}") from None
-    if bytes(head.machine_info) or "stats" in keys:
+    if "results" in head and "command" in keys:
+        return "hyperfine"
+    if "machine_info" in head or "stats" in keys:
         return "pytest-benchmark"
     if "runs" in keys:
         return "pyperf"
-    raise ResultError(f"{name}: JSON of no known format; {_known()}")
+    if "time_unit" in keys or ("context" in head and "benchmarks" in head):
+        return "google-benchmark"
+    raise ResultError(f"{name}: {_unknown(data[:SNIFF]) or f'JSON of no known format; {_known()}'}")
 
 
 def _is_json(data: bytes) -> bool:
     try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decode_json(msgspec.json.Decoder(list[msgspec.Raw]), data, "")
+    except ResultError:
         return False
     return True
+
+
+def _unknown(start: bytes) -> str:
+    """Return a message that names the program whose output this is; empty where it is unknown."""
+    for program, pattern in _REFUSED.items():
+        if re.search(pattern, start, re.MULTILINE):
+            return f"output of {program}; {_known()}"
+    return ""
 
 
 def _known() -> str:

@@ -1,10 +1,10 @@
-"""Go benchmark text, as `go test -bench` prints it and benchstat takes it.
+"""Go benchmark text, as `go test -bench` prints it and benchstat takes it; and `go test -json`.
 
 A line is one run's value: `Benchmark<name> <iterations> <value> <unit> ...`. Lines of one name
-are its runs. `Unit cycles better=lower assume=exact` says direction and kind of a unit; lines
-`key: value` hold for what follows, and where a key takes several values in a file, they are the
-configurations. A name with several units is one workload each, `name unit`. What is none of
-these is passed over. (golang.org/x/perf/benchfmt, reader.go and units.go.)
+are its runs. `Unit cycles better=lower assume=exact` gives a unit's direction and kind; lines
+`key: value` hold for the lines that follow, and where a key takes several values in a file, they
+are the configurations. A name with several units is one workload each, `name unit`. A malformed
+line is passed over with a note, another text in silence. (golang.org/x/perf/benchfmt, reader.go.)
 
 Written: the median of each run, its number of iterations as the count, workload and configuration
 as parts of the name, `/workload=cpuid/configuration=eager`, in which a space, `/`, `%` and a `-`
@@ -15,155 +15,248 @@ counts and marks.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Literal
+from math import inf
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from kvmbench.errors import ResultError
-from kvmbench.formats.rows import rows
-from kvmbench.results import Boot, Host, Result, Run, Series, check
+import msgspec
+
+from kvmbench.errors import ResultError, brief
+from kvmbench.formats.rows import PER_SERIES, as_runs, rows
+from kvmbench.results import (
+    GREATEST,
+    LONGEST,
+    SMALLEST,
+    Boot,
+    Host,
+    Result,
+    Series,
+    check_growth,
+    decode_json,
+)
 
 __all__ = ["decode", "encode"]
 
 OWN = "Kvmbench/workload="
-ABOUT = ("result", "source", "order")  # what our own text says of the result as a whole
-HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go says so by itself
+ABOUT = ("result", "source", "order")  # the keys of our own text about the result as a whole
+HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
+LONGEST_LINE = 20_000  # characters
+MOST_KEYS = 50  # keys that take several values in a file
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _KEY = re.compile(r"([^\W\dA-Z_][^\sA-Z:]*):(?:[ \t]+(.*))?")
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """One measurement."""
+class _Value(NamedTuple):
+    """One measurement; `version` counts the changes of keys before it."""
 
     name: str
     unit: str
     value: int | float
-    config: dict[str, str]
+    version: int
+
+
+class _Event(msgspec.Struct):
+    """A line of `go test -json` (cmd/test2json)."""
+
+    Action: str = ""
+    Package: str = ""
+    Output: str = ""
+
+
+_event = msgspec.json.Decoder(_Event)
 
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in Go benchmark text.
 
-    Raises ResultError, with the line, for a malformed result or unit, or for no result at all.
+    Raises ResultError where no line holds a result, or the file is beyond a limit.
     """
-    units: dict[tuple[str, str], str] = {}
-    values: list[_Value] = []
-    config: dict[str, str] = {}
-    for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
+    text = data.decode(errors="replace")
+    if text.lstrip().startswith("{"):
+        text = _printed(text, name)
+    reader = _Reader()
+    notes: list[str] = []
+    malformed = 0
+    for number, line in enumerate(io.StringIO(text, "\n"), 1):
         try:
-            if line.startswith("Benchmark"):
-                values += _values(line, config)
-            elif line.split(None, 1)[:1] == ["Unit"]:
-                _unit(line, units)
-            elif (found := _KEY.fullmatch(line)) and found[1].islower():
-                config = {**config, found[1]: (found[2] or "").strip()}
+            reader.read(line.rstrip("\r\n"))
         except ResultError as error:
-            raise ResultError(f"{name}: line {number}: {error}") from None
-    if not values:
-        raise ResultError(f"{name}: no line such as `BenchmarkExit 100000 1313 cycles`")
-    ours = values[0].name.startswith(OWN)
-    about = _steady(values)
-    result = Result(
-        name=about.get("result", "") if ours else "",
-        source=about.get("source", "") if ours else "",
-        order="lost" if ours and any(v.config.get("order") == "lost" for v in values) else "time",
-        boots=[Boot(host=_host(about, ours), runs=list(_runs(values, units, ours)))],
-    )
-    check(result, name)
-    return result
+            malformed += 1
+            if malformed <= 3:
+                notes.append(f"line {number}, {brief(line.strip())}, passed over: {error}")
+        check_growth(PER_SERIES * len(reader.values), len(data), name)
+    if not reader.values:
+        said = f"; {notes[0]}" if notes else ""
+        raise ResultError(f"{name}: no line such as `BenchmarkExit 100000 1313 cycles`{said}")
+    if malformed > 3:
+        notes.append(f"{malformed - 3} more malformed lines passed over")
+    return reader.result(notes, len(data), name)
 
 
-def _values(line: str, config: dict[str, str]) -> Iterator[_Value]:
-    name, *fields = line.removeprefix("Benchmark").split() or [""]
-    if not fields:
-        return  # `go test -v` prints the name on a separate line first
-    if not re.fullmatch(r"\d{1,19}", fields[0], re.ASCII):
-        raise ResultError(f"{fields[0]!r}: expected a whole number of iterations")
-    if len(fields) < 3 or len(fields) % 2 == 0:
-        raise ResultError("expected a value and its unit after the number of iterations")
-    for value, unit in zip(fields[1::2], fields[2::2], strict=True):
-        if not _NUMBER.fullmatch(value) or len(value) > 400:
-            raise ResultError(f"{value[:40]!r}: expected a finite number")
-        whole = re.fullmatch(r"-?\d{1,15}", value)
-        yield _Value(name, unit, int(value) if whole else float(value), config)
+def _printed(text: str, name: str) -> str:
+    """Return the text that tests printed, package by package, from `go test -json`."""
+    output: dict[str, list[str]] = {}
+    for number, line in enumerate(io.StringIO(text, "\n"), 1):
+        if line.lstrip().startswith("{"):
+            event = decode_json(_event, line.encode(), f"{name}: line {number}")
+            if event.Action == "output":
+                output.setdefault(event.Package, []).append(event.Output)
+    return "\n".join("".join(parts) for parts in output.values())
 
 
-def _unit(line: str, units: dict[tuple[str, str], str]) -> None:
-    _, *fields = line.split()
-    if not fields:
-        raise ResultError("expected a unit")
-    for entry in fields[1:]:
-        key, equals, value = entry.partition("=")
-        if not key or not equals:
-            raise ResultError(f"{entry!r}: expected key=value")
-        if units.setdefault((fields[0], key), value) != value:
-            raise ResultError(f"{key} of {fields[0]} was {units[fields[0], key]!r} before")
+class _Reader:
+    """The values, units and keys of a text."""
 
+    def __init__(self) -> None:
+        self.values: list[_Value] = []
+        self.units: dict[tuple[str, str], str] = {}
+        self.changes: list[tuple[str, str]] = []
+        self.shared: dict[str, str] = {}  # one object per name
 
-def _steady(values: list[_Value]) -> dict[str, str]:
-    """Return the configuration's facts that do not change."""
-    return {
-        key: said
-        for key, said in values[0].config.items()
-        if said and all(value.config.get(key) == said for value in values)
-    }
+    def read(self, line: str) -> None:
+        if len(line) > LONGEST_LINE:
+            raise ResultError(f"over {LONGEST_LINE} characters")
+        if line.startswith("Benchmark"):
+            self.values += list(self._values(line))
+        elif line.startswith("Unit") and line.split(None, 1)[0] == "Unit":
+            self._unit(line)
+        elif (found := _KEY.fullmatch(line)) and found[1].islower():
+            key, said = self._name(found[1]), self._name((found[2] or "").strip())
+            self.changes.append((key, said))
 
+    def _name(self, words: str) -> str:
+        if len(words) > LONGEST:
+            raise ResultError(f"over {LONGEST} characters in a name")
+        return self.shared.setdefault(words, words)
 
-def _host(about: dict[str, str], ours: bool) -> Host:
-    left_out = {"kernel", "cpu", *(ABOUT if ours else ())}
-    facts = {key: said for key, said in about.items() if key not in left_out}
-    return Host(kernel=about.get("kernel"), cpu=about.get("cpu"), facts=facts)
-
-
-def _runs(values: list[_Value], units: dict[tuple[str, str], str], ours: bool) -> Iterator[Run]:
-    steady = _steady(values)
-    keys = dict.fromkeys(key for value in values for key in value.config)
-    changing = [key for key in keys if key not in steady and not (ours and key == "order")]
-    several: dict[str, set[str]] = {}
-    for value in values:
-        several.setdefault(value.name, set()).add(value.unit)
-    columns: dict[tuple[str, str, str], list[Series]] = {}
-    for value in values:
-        workload, configuration = _names(value.name)
-        if len(several[value.name]) > 1:
-            workload += f" {value.unit}"
-        said = [f"{key}={value.config[key]}" for key in changing if value.config.get(key)]
-        configuration = " ".join(filter(None, (configuration, *said)))
-        default = "higher" if value.unit in HIGHER else "lower"
-        better: Literal["lower", "higher"] = "lower"
-        if units.get((value.unit, "better"), default) == "higher":
-            better = "higher"
-        series = Series(
-            workload=workload,
-            configuration=configuration,
-            unit=value.unit,
-            kind="exact" if units.get((value.unit, "assume")) == "exact" else "noisy",
-            better=better,
-            values=[value.value],
+    def _values(self, line: str) -> Iterator[_Value]:
+        name, *fields = (
+            line.removeprefix("Benchmark").split()
+            if line[9:10].strip()
+            else ("", *line[9:].split())
         )
-        columns.setdefault((workload, configuration, value.unit), []).append(series)
-    for line in zip_longest(*columns.values()):
-        yield Run(engine="go", series=[series for series in line if series])
+        if not fields:
+            return  # `go test -v` prints the name on a separate line first
+        if not re.fullmatch(r"[-+]?\d{1,19}", fields[0], re.ASCII):
+            raise ResultError(f"{brief(fields[0])}: expected a whole number of iterations")
+        if len(fields) < 3 or len(fields) % 2 == 0:
+            raise ResultError("expected a value and its unit after the number of iterations")
+        name = self._name(name)
+        for value, unit in zip(fields[1::2], fields[2::2], strict=True):
+            number = float(value) if _NUMBER.fullmatch(value) else inf
+            if not (SMALLEST <= abs(number) <= GREATEST or number == 0):
+                limits = f"0 or of {SMALLEST:g} to {GREATEST:g}"
+                raise ResultError(f"{brief(value)}: expected a finite number, {limits}")
+            whole = re.fullmatch(r"-?\d{1,15}", value)
+            yield _Value(name, self._name(unit), int(value) if whole else number, len(self.changes))
+
+    def _unit(self, line: str) -> None:
+        _, *fields = line.split()
+        if not fields:
+            raise ResultError("expected a unit")
+        for entry in fields[1:]:
+            key, equals, value = entry.partition("=")
+            if not key or not equals:
+                raise ResultError(f"{brief(entry)}: expected key=value")
+            if self.units.setdefault((fields[0], key), value) != value:
+                raise ResultError(f"{key} of {fields[0]} was {self.units[fields[0], key]!r} before")
+
+    def result(self, notes: list[str], size: int, name: str) -> Result:
+        """Return the result; `size` is that of the file, for the limit on memory."""
+        steady, changing = self._keys(name)
+        ours = self.values[0].name.startswith(OWN)
+        lost = ours and ("order", "lost") in self.changes
+        if ours:
+            changing.pop("order", None)
+        about = ABOUT if ours else ()
+        return Result(
+            name=steady.get("result", "") if ours else "",
+            source=steady.get("source", "") if ours else "",
+            order="lost" if lost else "time",
+            notes=notes,
+            boots=[
+                Boot(
+                    host=Host(
+                        kernel=steady.get("kernel"),
+                        cpu=steady.get("cpu"),
+                        facts={key: said for key, said in steady.items()
+                               if key not in {"kernel", "cpu", *about}},
+                    ),
+                    runs=as_runs(self._series(changing, size, name), "go", size, name),
+                )
+            ],
+        )  # fmt: skip
+
+    def _keys(self, name: str) -> tuple[dict[str, str], dict[str, None]]:
+        """Return the keys that hold for all values, and those that change between them."""
+        config: dict[str, str] = {}
+        steady: dict[str, str] | None = None
+        changing: dict[str, None] = {}
+        at = 0
+        for value in self.values:
+            touched = self.changes[at : value.version]
+            at = value.version
+            config.update(touched)
+            if steady is None:
+                steady = dict(config)
+            for key, _ in touched:
+                if steady.get(key) != config[key]:
+                    changing[key] = None
+            if len(changing) > MOST_KEYS:
+                raise ResultError(f"{name}: more than {MOST_KEYS} keys that change")
+        in_order = dict.fromkeys(key for key in config if key in changing)
+        steady = {key: said for key, said in (steady or {}).items()
+                  if said and key not in changing}  # fmt: skip
+        return steady, in_order
+
+    def _series(self, changing: dict[str, None], size: int, name: str) -> Iterator[Series]:
+        several: dict[str, set[str]] = {}
+        for value in self.values:
+            several.setdefault(value.name, set()).add(value.unit)
+        names = {one: _names(one) for one in several}
+        config: dict[str, str] = {}
+        suffix, at, taken = "", 0, PER_SERIES * len(self.values)
+        for value in self.values:
+            if value.version > at:
+                config.update(self.changes[at : value.version])
+                at = value.version
+                said = (f"{key}={config[key]}" for key in changing if config.get(key))
+                suffix = self._name(" ".join(said))
+            workload, configuration = names[value.name]
+            if len(several[value.name]) > 1:
+                workload += f" {value.unit}"
+            configuration = " ".join(filter(None, (configuration, suffix)))
+            taken += len(workload) + len(configuration)
+            check_growth(taken, size, name)
+            default = "higher" if value.unit in HIGHER else "lower"
+            higher = self.units.get((value.unit, "better"), default) == "higher"
+            exact = self.units.get((value.unit, "assume")) == "exact"
+            yield Series(
+                workload=self.shared.setdefault(workload, workload),
+                configuration=self.shared.setdefault(configuration, configuration),
+                unit=value.unit,
+                kind="exact" if exact else "noisy",
+                better="higher" if higher else "lower",
+                values=[value.value],
+            )
 
 
 def _names(name: str) -> tuple[str, str]:
     """Return the workload and the configuration that a name stands for."""
     if name.startswith(OWN):
         workload, _, configuration = name.removeprefix(OWN).partition("/configuration=")
-        return unquote(workload), unquote(configuration)
+        return unquote(workload) or name, unquote(configuration)
     return name or "Benchmark", ""
 
 
 def encode(result: Result) -> bytes:
     """Return the result as Go benchmark text, UTF-8.
 
-    Raises ResultError where a unit has a space in it, or is exact in one row and noisy in another
-    or better lower and higher, of which the text has one a unit.
+    Raises ResultError where a unit has a space in it, or has two kinds or directions in two rows.
     """
     found = rows(result)
     units: dict[str, tuple[str, str]] = {}
@@ -175,7 +268,7 @@ def encode(result: Result) -> bytes:
         if units.setdefault(first.unit, what) != what:
             raise ResultError(
                 f"go: {first.unit} are {first.kind} and better {first.better} in "
-                f"{first.workload} but not in all rows; the text says both once a unit"
+                f"{first.workload} but not in all rows; the text gives both once per unit"
             )
     lines = [f"Unit {unit} better={low} assume={exact}" for unit, (low, exact) in units.items()]
     host = result.boots[0].host

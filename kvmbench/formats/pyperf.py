@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, field
 
 from kvmbench.errors import ResultError
 from kvmbench.formats.rows import Row, check_labels, rows
-from kvmbench.results import Boot, Host, Number, Result, Run, Series, check, decode_json
+from kvmbench.results import Boot, Host, Number, Result, Run, Series, decode_json
 
 __all__ = ["decode", "encode"]
 
@@ -73,14 +73,12 @@ def decode(data: bytes, name: str) -> Result:
         raise ResultError(f"{name}: $.benchmarks: no run has values, only calibration")
     ours = all(isinstance(key, int) for key in runs)
     in_order = [runs[key] for key in (sorted(runs) if ours else runs)]
-    result = Result(
+    return Result(
         name=_string(common, "kvmbench_name") or "",
         source=_string(common, "kvmbench_source") or "",
         order="lost" if common.get("kvmbench_order") == "lost" else "time",
         boots=list(_boots(in_order, _host(common))),
     )
-    check(result, name)
-    return result
 
 
 def _series(metadata: dict[str, Any], values: list[Number], place: str) -> Series:
@@ -178,7 +176,7 @@ def _benchmark(row: Row, runs: list[dict[str, str | int]]) -> dict[str, Any]:
     what = f"pyperf: {row.label!r}"
     if first.unit not in UNITS:
         known = ", ".join(UNITS)
-        raise ResultError(f"{what}: pyperf has no unit {first.unit!r}; what can be said: {known}")
+        raise ResultError(f"{what}: pyperf has no unit {first.unit!r}; it has {known}")
     if first.better != "lower":
         raise ResultError(f"{what}: higher is better, and pyperf takes lower for better")
     for _, _, series in row.runs:

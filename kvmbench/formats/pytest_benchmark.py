@@ -12,16 +12,15 @@ iterations of several runs, boots, hosts but for the first one's kernel and CPU,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
 from statistics import mean, median, quantiles, stdev
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.formats.rows import Row, check_labels, rows
-from kvmbench.results import Boot, Host, Number, Result, Run, Series, check, decode_json
+from kvmbench.formats.rows import Row, as_runs, check_labels, rows
+from kvmbench.results import Boot, Host, Number, Result, Series, decode_json
 
 __all__ = ["decode", "encode"]
 
@@ -78,24 +77,19 @@ _decoder = msgspec.json.Decoder(_File)
 def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of pytest-benchmark. Raises ResultError."""
     file = decode_json(_decoder, data, name)
-    columns = [_column(benchmark) for benchmark in file.benchmarks]
-    runs = [
-        Run(time=file.datetime, engine="pytest-benchmark", series=[s for s in line if s])
-        for line in zip_longest(*columns)
-    ]
+    series = (series for benchmark in file.benchmarks for series in _column(benchmark))
+    runs = as_runs(series, "pytest-benchmark", len(data), name, file.datetime)
     about = file.kvmbench
-    result = Result(
+    return Result(
         name=about.name,
         source=about.source,
         order=about.order,
         boots=[Boot(host=_host(file), runs=runs)],
     )
-    check(result, name)
-    return result
 
 
-def _column(benchmark: _Benchmark) -> list[Series]:
-    """Return the series of a benchmark, one a run."""
+def _column(benchmark: _Benchmark) -> Iterator[Series]:
+    """Yield the series of a benchmark, one per run."""
     extra = benchmark.extra_info or _Extra()
     ours = extra.kvmbench
     values = benchmark.stats.data
@@ -103,19 +97,16 @@ def _column(benchmark: _Benchmark) -> list[Series]:
     if not values:
         values = [benchmark.stats.median]
         marks.append(MEDIAN_ONLY.format(benchmark.stats.rounds))
-    by_run = [[value] for value in values] if ours and ours.data == "runs" else [values]
-    return [
-        Series(
+    for run in ([value] for value in values) if ours and ours.data == "runs" else (values,):
+        yield Series(
             workload=ours.workload if ours else benchmark.fullname or benchmark.name,
             configuration=ours.configuration if ours else "",
             unit=extra.unit if extra.unit and isinstance(extra.unit, str) else "seconds",
             kind="exact" if extra.kind == "exact" else "noisy",
             better="higher" if extra.better == "higher" else "lower",
-            values=values,
+            values=run,
             marks=marks,
         )
-        for values in by_run
-    ]
 
 
 def _host(file: _File) -> Host:

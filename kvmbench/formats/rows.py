@@ -1,15 +1,21 @@
-"""A result by rows, for formats that have one entry per workload and configuration."""
+"""A result by rows: a workload under a configuration, and its series in each run.
+
+Writers take the rows of a result; readers of formats without runs build runs from series.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from kvmbench.errors import ResultError
-from kvmbench.results import Number, Result, Series
+from kvmbench.results import Number, Result, Run, Series, check_growth
 
-__all__ = ["Row", "check_labels", "rows"]
+__all__ = ["PER_SERIES", "Row", "as_runs", "check_labels", "rows"]
+
+PER_SERIES = 850  # bytes of memory that a series of one value takes with its run, at most
 
 
 @dataclass(slots=True)
@@ -41,20 +47,35 @@ class Row:
 def rows(result: Result) -> list[Row]:
     """Return the rows of a result, in the order of their first use."""
     found: dict[tuple[str, str], Row] = {}
-    number = 0
-    for b, boot in enumerate(result.boots):
-        for run in boot.runs:
-            for series in run.series:
-                row = found.setdefault((series.workload, series.configuration), Row(series, []))
-                row.runs.append((b, number, series))
-            number += 1
+    for number, (b, run) in enumerate((b, r) for b, boot in enumerate(result.boots)
+                                      for r in boot.runs):  # fmt: skip
+        for series in run.series:
+            row = found.setdefault((series.workload, series.configuration), Row(series, []))
+            row.runs.append((b, number, series))
     return list(found.values())
+
+
+def as_runs(
+    found: Iterable[Series], engine: str, size: int, name: str, time: str | None = None
+) -> list[Run]:
+    """Return runs of series that have only an order: the n-th of a row belongs to the n-th run.
+
+    `size` and `name` are the file's. Raises ResultError where they would take too much memory.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    runs: list[Run] = []
+    for count, series in enumerate(found):
+        check_growth(PER_SERIES * count, size, name)
+        key = (series.workload, series.configuration)
+        if seen[key] == len(runs):
+            runs.append(Run(engine=engine, time=time, series=[]))
+        runs[seen[key]].series.append(series)
+        seen[key] += 1
+    return runs
 
 
 def check_labels(found: Sequence[Row], form: str) -> None:
     """Raise ResultError where two rows would have one name."""
-    seen = set()
-    for row in found:
-        if row.label in seen:
-            raise ResultError(f"{form}: two rows would have the name {row.label!r}")
-        seen.add(row.label)
+    for label, count in Counter(row.label for row in found).items():
+        if count > 1:
+            raise ResultError(f"{form}: two rows would have the name {label!r}")

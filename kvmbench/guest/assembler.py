@@ -6,8 +6,7 @@ The guest programs and the guest's memory image are written with it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 __all__ = ["PLAIN", "STOP", "Code"]
 
@@ -15,32 +14,14 @@ STOP = 0x5F0  # port: done. The next port: an exception, with its vector
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
 
-PLAIN: Mapping[str, bytes] = MappingProxyType(
-    {
-        "nop": b"\x90",
-        "pause": b"\xf3\x90",
-        "cpuid": b"\x0f\xa2",
-        "vmcall": b"\x0f\x01\xc1",
-        "vmmcall": b"\x0f\x01\xd9",
-        "wbinvd": b"\x0f\x09",
-        "invd": b"\x0f\x08",
-        "hlt": b"\xf4",
-        "ud2": b"\x0f\x0b",
-        "sti": b"\xfb",
-        "cli": b"\xfa",
-        "lfence": b"\x0f\xae\xe8",
-        "rdtsc": b"\x0f\x31",
-        "rdmsr": b"\x0f\x32",
-        "wrmsr": b"\x0f\x30",
-        "iretq": b"\x48\xcf",
-        "in8": b"\xec",  # AL from port DX, and so on
-        "in16": b"\x66\xed",
-        "in32": b"\xed",
-        "out8": b"\xee",
-        "out16": b"\x66\xef",
-        "out32": b"\xef",
-    }
-)
+PLAIN = {
+    "nop": b"\x90", "pause": b"\xf3\x90", "cpuid": b"\x0f\xa2", "vmcall": b"\x0f\x01\xc1",
+    "vmmcall": b"\x0f\x01\xd9", "wbinvd": b"\x0f\x09", "invd": b"\x0f\x08", "hlt": b"\xf4",
+    "ud2": b"\x0f\x0b", "sti": b"\xfb", "cli": b"\xfa", "lfence": b"\x0f\xae\xe8",
+    "rdtsc": b"\x0f\x31", "rdmsr": b"\x0f\x32", "wrmsr": b"\x0f\x30", "iretq": b"\x48\xcf",
+    "in8": b"\xec", "in16": b"\x66\xed", "in32": b"\xed",  # AL from port DX, and so on
+    "out8": b"\xee", "out16": b"\x66\xef", "out32": b"\xef",
+}  # fmt: skip
 """Instructions without an operand."""
 
 
@@ -120,11 +101,9 @@ class Code:
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         """Return the instruction of this name, which has no operand."""
-        try:
-            code = PLAIN[name]
-        except KeyError:
-            raise AttributeError(f"no instruction {name!r}") from None
-        return lambda: self._emit(*code)
+        if name not in PLAIN:
+            raise AttributeError(f"no instruction {name!r}")
+        return lambda: self._emit(*PLAIN[name])
 
     # moves
 

@@ -13,21 +13,11 @@ from typing import TypedDict
 
 from kvmbench.guest.assembler import RAX, RBX, RCX, RDX, RSP, STOP, Code
 
-__all__ = [
-    "BALL_STATE",
-    "EVENTS",
-    "MEMORY",
-    "STOP",
-    "TABLES",
-    "Target",
-    "boot",
-    "contents",
-    "handlers",
-    "io_bitmap",
-    "tss",
-]
+__all__ = ["BALL_STATE", "EVENTS", "MEMORY", "STOP", "TABLES", "Target", "boot", "contents"]
+__all__ += ["handlers", "io_bitmap", "tss"]
 
 MEMORY = 1 << 21  # bytes of guest memory: one large page
+CR4 = 0x6A0  # as the host sets it: OSXMMEXCPT, OSFXSR, PGE, PAE
 
 # Addresses in guest memory; the names of the tables are those of the SDM, volume 3.
 GDT, IDT, PML4 = 0x1000, 0x2000, 0x4000
@@ -59,7 +49,6 @@ EVENTS = (
 
 X2APIC_EOI, X2APIC_SVR = 0x80B, 0x80F
 X2APIC_ICR, X2APIC_LVTT, X2APIC_SELF_IPI = 0x830, 0x832, 0x83F
-XAPIC = 0xFEE00000
 TSC_DEADLINE, TSC_ADJUST, KERNEL_GS_BASE = 0x6E0, 0x3B, 0xC0000102
 SPEC_CTRL, PRED_CMD, TSX_CTRL = 0x48, 0x49, 0x122
 
@@ -69,26 +58,18 @@ class Target:
     """The properties of a virtual machine that guest code is assembled for."""
 
     vendor: str  # vmx or svm: which hypercall
-    x2apic: bool
-    cr4: int = 0x6A0  # as the host set it
 
 
-def boot(target: Target) -> bytes:
+def boot() -> bytes:
     """Return the code that each vCPU runs once: it enables the local APIC and its timer."""
     code = Code(CODE)
-    lvtt = 0x40000 | GATE_VECTOR  # TSC-deadline mode
-    if target.x2apic:
-        code.wrmsr_imm(X2APIC_SVR, 0x1FF)
-        code.wrmsr_imm(X2APIC_LVTT, lvtt)
-    else:
-        code.mov_imm(RBX, XAPIC)
-        code.store_imm32(RBX, 0x1FF, 0xF0)
-        code.store_imm32(RBX, lvtt, 0x320)
+    code.wrmsr_imm(X2APIC_SVR, 0x1FF)
+    code.wrmsr_imm(X2APIC_LVTT, 0x40000 | GATE_VECTOR)  # TSC-deadline mode
     code.stop()
     return code.finish()
 
 
-def handlers(target: Target) -> tuple[bytes, list[int]]:
+def handlers() -> tuple[bytes, list[int]]:
     """Return the code of the interrupt handlers, and the address of each vector's handler.
 
     An exception goes to the host by port STOP + 1, with RSP at: vector, error code (0 where the
@@ -99,7 +80,7 @@ def handlers(target: Target) -> tuple[bytes, list[int]]:
     for vector in range(256):
         addresses.append(code.here)
         if vector in (GATE_VECTOR, ANSWER_VECTOR):
-            _interrupt(code, target, COUNT if vector == GATE_VECTOR else ANSWER)
+            _interrupt(code, COUNT if vector == GATE_VECTOR else ANSWER)
             continue
         if vector not in (8, 10, 11, 12, 13, 14, 17, 21, 29, 30):  # these push an error code
             code.push_imm(0)
@@ -113,17 +94,13 @@ def handlers(target: Target) -> tuple[bytes, list[int]]:
     return code.finish(), addresses
 
 
-def _interrupt(code: Code, target: Target, counter: int) -> None:
+def _interrupt(code: Code, counter: int) -> None:
     saved = (RAX, RBX, RCX, RDX)
     for register in saved:
         code.push(register)
     code.mov_imm(RBX, counter)
     code.inc_mem32(RBX)
-    if target.x2apic:
-        code.wrmsr_imm(X2APIC_EOI, 0)
-    else:
-        code.mov_imm(RBX, XAPIC)
-        code.store_imm32(RBX, 0, 0xB0)
+    code.wrmsr_imm(X2APIC_EOI, 0)
     for register in reversed(saved):
         code.pop(register)
     code.iretq()
@@ -187,9 +164,9 @@ class Tables(TypedDict):
 TABLES: Tables = {"gdt": (GDT, 7 * 8 - 1), "idt": (IDT, 256 * 16 - 1), "tss": (TSS, 104 + 8192)}
 
 
-def contents(target: Target) -> dict[int, bytes]:
+def contents() -> dict[int, bytes]:
     """Return the content of guest memory before any program: address -> bytes."""
-    code, addresses = handlers(target)
+    code, addresses = handlers()
     return {
         GDT: gdt(),
         IDT: idt(addresses),

@@ -10,19 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmbench.guest import image
-from kvmbench.guest.assembler import (
-    R12,
-    R13,
-    R14,
-    R15,
-    RAX,
-    RBX,
-    RCX,
-    RDI,
-    RDX,
-    RSI,
-    Code,
-)
+from kvmbench.guest.assembler import R12, R13, R14, R15, RAX, RBX, RCX, RDI, RDX, RSI, Code
 from kvmbench.guest.image import Target
 
 __all__ = ["HALT_CYCLES", "Part", "Program"]
@@ -127,8 +115,8 @@ def toggle_wp(code: Code, _: Target) -> None:
         code.mov_to_cr(0, RAX)
 
 
-def toggle_pge(code: Code, target: Target) -> None:
-    for value in (target.cr4 ^ 0x80, target.cr4):
+def toggle_pge(code: Code, _: Target) -> None:
+    for value in (image.CR4 ^ 0x80, image.CR4):
         code.mov_imm(RAX, value)
         code.mov_to_cr(4, RAX)
 
@@ -136,16 +124,8 @@ def toggle_pge(code: Code, target: Target) -> None:
 # Interrupts
 
 
-def icr_self_ipi(code: Code, target: Target) -> None:
-    """Send an interrupt to this CPU with the shorthand of the local APIC's ICR."""
-    shorthand = 0x40000 | 0x4000 | image.GATE_VECTOR  # to itself, asserted, fixed
-    if target.x2apic:
-        code.wrmsr_imm(image.X2APIC_ICR, shorthand)
-    else:
-        code.mov_imm(RBX, image.XAPIC)
-        code.store_imm32(RBX, shorthand, 0x300)
-
-
+# To itself, asserted, fixed.
+icr_self_ipi = wrmsr(image.X2APIC_ICR, 0x40000 | 0x4000 | image.GATE_VECTOR)
 x2apic_self_ipi = wrmsr(image.X2APIC_SELF_IPI, image.GATE_VECTOR)
 
 
@@ -168,7 +148,7 @@ def self_ipi(send: Part, *then: str, tpr: bool = False) -> Part:
     return body
 
 
-def _arm_deadline(code: Code, ahead: int) -> None:
+def _arm_deadline(code: Code, ahead: int = 0) -> None:
     code.rdtsc()
     if ahead:
         code.shl(RDX, 32)
@@ -181,7 +161,7 @@ def _arm_deadline(code: Code, ahead: int) -> None:
 
 
 def deadline_now(code: Code, _: Target) -> None:
-    _arm_deadline(code, 0)
+    _arm_deadline(code)
     code.nop()
 
 
@@ -209,16 +189,11 @@ def halt(code: Code, _: Target) -> None:
 # Two vCPUs
 
 
-def ask_other(code: Code, target: Target) -> None:
+def ask_other(code: Code, _: Target) -> None:
     """Interrupt the second vCPU and wait until its handler has run."""
     code.mov_imm(RBX, image.ANSWER)
     code.store_imm32(RBX, 0)
-    if target.x2apic:
-        code.wrmsr_imm(image.X2APIC_ICR, 1 << 32 | 0x4000 | image.ANSWER_VECTOR)
-    else:
-        code.mov_imm(RSI, image.XAPIC)
-        code.store_imm32(RSI, 1 << 24, 0x310)
-        code.store_imm32(RSI, 0x4000 | image.ANSWER_VECTOR, 0x300)
+    code.wrmsr_imm(image.X2APIC_ICR, 1 << 32 | 0x4000 | image.ANSWER_VECTOR)
     waiting = code.local_label("waiting")
     code.pause()
     code.cmp_mem32(RBX, 0)

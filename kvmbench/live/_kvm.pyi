@@ -3,7 +3,8 @@ from typing import Final, TypedDict, type_check_only
 from typing_extensions import disjoint_base
 
 API_VERSION: Final[int]
-CAPABILITIES: Final[dict[str, int]]
+REQUIRED: Final[dict[str, int]]
+OPTIONAL: Final[dict[str, int]]
 REASONS: Final[dict[int, str]]
 
 @type_check_only
@@ -36,27 +37,14 @@ class Vm:
     def ioeventfd(self, address: int, size: int, *, pio: bool, data: int | None = None) -> None: ...
     def keep_lapic(self, cpu: int) -> None: ...
     def start(
-        self,
-        cpu: int,
-        *,
-        rip: int,
-        rsp: int,
-        cr3: int,
-        gdt: tuple[int, int],
-        idt: tuple[int, int],
-        tss: tuple[int, int],
-        cpl: int = 0,
-        rflags: int = 2,
-        rcx: int = 0,
-        rsi: int = 0,
-        rdi: int = 0,
-    ) -> None: ...
+        self, cpu: int, *, rip: int, rsp: int, cr3: int, gdt: tuple[int, int],
+        idt: tuple[int, int], tss: tuple[int, int], cpl: int = 0, rsi: int = 0, rdi: int = 0,
+    ) -> None: ...  # fmt: skip
     def registers(self, cpu: int) -> dict[str, int]: ...
     def run(self, cpu: int, *, stop: int, timeout: float) -> Outcome: ...
     def kick(self, cpu: int) -> bool: ...
     def counters(self, cpu: int) -> dict[str, int]: ...
 
-def available() -> int: ...
 def ioperm(first: int, count: int, on: bool) -> int: ...
 def syscall_cycles(calls: int) -> int: ...
 def mark(what: int, first: int = 0, second: int = 0) -> None: ...

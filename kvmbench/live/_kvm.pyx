@@ -63,13 +63,10 @@ cdef extern from "<linux/kvm.h>":
         KVM_ENABLE_CAP, KVM_IOEVENTFD, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS
         KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_MP_STATE, KVM_GET_LAPIC, KVM_SET_LAPIC
         KVM_SET_VCPU_EVENTS, KVM_GET_TSC_KHZ, KVM_GET_STATS_FD
-        KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT
-        KVM_CAP_IOEVENTFD_ANY_LENGTH
-        KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_GET_TSC_KHZ, KVM_CAP_BINARY_STATS_FD
-        KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_CAP_NR_VCPUS
-        KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR, KVM_CAP_SET_IDENTITY_MAP_ADDR
+        KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD_ANY_LENGTH
+        KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_BINARY_STATS_FD, KVM_CAP_DISABLE_QUIRKS2
+        KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_MP_STATE_RUNNABLE
         KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO
-        KVM_MP_STATE_RUNNABLE
         KVM_EXIT_UNKNOWN, KVM_EXIT_EXCEPTION, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN
         KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_SYSTEM_EVENT
 
@@ -83,42 +80,34 @@ cdef extern from "kvm_run.h":
     enum:
         KB_STOPPED, KB_KICKED, KB_SIGNALLED, KB_FAILED
         PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
-        EFD_CLOEXEC, EFD_NONBLOCK, O_RDWR, O_CLOEXEC
     void* MAP_FAILED
     void kb_run(int fd, kvm_run* run, uint16_t stop, kb_outcome* outcome) noexcept nogil
     void kb_settle(int fd, kvm_run* run) noexcept nogil
     void kb_clear_kick(kvm_run* run) noexcept nogil
     int kb_take_signal(int* was_blocked) noexcept nogil
     void kb_give_signal_back(int was_blocked) noexcept nogil
-    int kb_ioperm(unsigned long first, unsigned long count, int on) noexcept nogil
+    int c_ioperm "ioperm"(unsigned long first, unsigned long count, int on) noexcept nogil
     uint64_t kb_syscalls(int calls) noexcept nogil
     int kb_thread() noexcept nogil
     int kb_arm(timer_t* timer, double seconds) noexcept nogil
     int kb_kick(int thread) noexcept nogil
-    int kb_ioctl(int fd, unsigned long request, unsigned long argument) noexcept nogil
+    int ioctl(int fd, unsigned long request, ...) noexcept nogil
     int timer_delete(timer_t timer) noexcept nogil
-    int open(const char* path, int flags) noexcept nogil
     int close(int fd) noexcept nogil
-    int eventfd(unsigned int start, int flags) noexcept nogil
     ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
     void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
     int munmap(void* at, size_t size) noexcept nogil
 
 API_VERSION = 12  # of KVM, and fixed (Documentation/virt/kvm/api.rst, 4.1)
 
-CAPABILITIES = {
+REQUIRED = {  # Linux 4.13 has all of them
     "irqchip": KVM_CAP_IRQCHIP,
     "pit": KVM_CAP_PIT2,
-    "ioeventfd": KVM_CAP_IOEVENTFD,
-    "ioeventfd_any_length": KVM_CAP_IOEVENTFD_ANY_LENGTH,
     "immediate_exit": KVM_CAP_IMMEDIATE_EXIT,
+    "ioeventfd_any_length": KVM_CAP_IOEVENTFD_ANY_LENGTH,
     "tsc_deadline": KVM_CAP_TSC_DEADLINE_TIMER,
-    "tsc_khz": KVM_CAP_GET_TSC_KHZ,
-    "stats_fd": KVM_CAP_BINARY_STATS_FD,
-    "disable_quirks2": KVM_CAP_DISABLE_QUIRKS2,
-    "set_tss_addr": KVM_CAP_SET_TSS_ADDR,
-    "set_identity_map_addr": KVM_CAP_SET_IDENTITY_MAP_ADDR,
 }
+OPTIONAL = {"stats_fd": KVM_CAP_BINARY_STATS_FD, "disable_quirks2": KVM_CAP_DISABLE_QUIRKS2}
 
 REASONS = {
     KB_STOPPED: "stopped",
@@ -133,6 +122,7 @@ REASONS = {
 }
 
 cdef enum:
+    CPUS = 2
     CPUID_MAX = 256  # entries (KVM_MAX_CPUID_ENTRIES)
 
 cdef struct Cpuid:
@@ -156,12 +146,18 @@ cdef int _ask(int fd, unsigned long request, unsigned long argument) noexcept:
     """Call ioctl with the GIL released: to make or end a machine KVM waits for all CPUs."""
     cdef int result
     with nogil:
-        result = kb_ioctl(fd, request, argument)
+        result = ioctl(fd, request, argument)
     return result
 
 
 cdef int _do(int fd, unsigned long request, const void* argument, str what) except -1:
     return _check(_ask(fd, request, <unsigned long>argument), what)
+
+
+cdef void _shut(int* fd) noexcept nogil:
+    if fd[0] >= 0:
+        close(fd[0])
+    fd[0] = -1
 
 
 cdef OneMsr _one_msr(uint32_t index, uint64_t value) noexcept:
@@ -186,13 +182,13 @@ cdef class Vm:
     cdef readonly int cpus
     cdef uint8_t* ram
     cdef size_t ram_size, run_size
-    cdef int vcpu[8]
-    cdef int stats_fd[8]
-    cdef kvm_run* running[8]
-    cdef int thread[8]      # that is inside run(), or 0
-    cdef kvm_sregs reset_state[8]
-    cdef kvm_lapic_state lapic[8]
-    cdef bint has_lapic[8]
+    cdef int vcpu[CPUS]
+    cdef int stats_fd[CPUS]
+    cdef kvm_run* running[CPUS]
+    cdef int thread[CPUS]      # that is inside run(), or 0
+    cdef kvm_sregs reset_state[CPUS]
+    cdef kvm_lapic_state lapic[CPUS]
+    cdef bint has_lapic[CPUS]
     cdef readonly dict capabilities
     cdef readonly bint quirk_off    # the hypercall is executed as it is written
     cdef dict layouts
@@ -200,13 +196,13 @@ cdef class Vm:
     def __cinit__(self):
         cdef int i
         self.kvm = self.vm = -1
-        for i in range(8):
+        for i in range(CPUS):
             self.vcpu[i] = self.stats_fd[i] = -1
         self.layouts = {}
 
     def __init__(self, *, int cpus=1, size_t memory=1 << 21):
-        if not 1 <= cpus <= 8:
-            raise ValueError(f"cpus is {cpus}, not 1 to 8")
+        if not 1 <= cpus <= CPUS:
+            raise ValueError(f"cpus is {cpus}, not 1 to {CPUS}")
         if memory == 0 or memory % 4096:
             raise ValueError(f"memory is {memory} bytes, not whole pages of 4096")
         if self.kvm >= 0:
@@ -224,9 +220,7 @@ cdef class Vm:
         cdef uint64_t identity = 0xfffbc000
         cdef void* at
         cdef int i
-        self.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)
-        if self.kvm < 0:
-            raise OSError(errno, strerror(errno).decode(), "/dev/kvm")
+        self.kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         version = _ask(self.kvm, KVM_GET_API_VERSION, 0)
         if version != API_VERSION:
             raise KvmError(0, f"is {version}, expected {API_VERSION}", "KVM_GET_API_VERSION")
@@ -237,16 +231,14 @@ cdef class Vm:
         _check(self.vm, "KVM_CREATE_VM")
         self.capabilities = {
             name: max(0, _ask(self.vm, KVM_CHECK_EXTENSION, number))
-            for name, number in CAPABILITIES.items()
+            for name, number in (REQUIRED | OPTIONAL).items()
         }
-        for name in ("irqchip", "pit", "immediate_exit"):
+        for name in REQUIRED:
             if not self.capabilities[name]:
                 raise KvmError(0, "this KVM does not have it", f"capability {name}")
         # Intel without unrestricted guest needs room for these; elsewhere they do no harm.
-        if self.capabilities["set_identity_map_addr"]:
-            _do(self.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR")
-        if self.capabilities["set_tss_addr"]:
-            _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
+        _do(self.vm, KVM_SET_IDENTITY_MAP_ADDR, &identity, "KVM_SET_IDENTITY_MAP_ADDR")
+        _check(_ask(self.vm, KVM_SET_TSS_ADDR, identity + 0x1000), "KVM_SET_TSS_ADDR")
         # A program has the hypercall of the host's vendor; KVM's patching would change the row.
         if self.capabilities["disable_quirks2"] & KVM_X86_QUIRK_FIX_HYPERCALL_INSN:
             memset(&cap, 0, sizeof(cap))
@@ -259,7 +251,7 @@ cdef class Vm:
 
         at = mmap(NULL, memory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if at == MAP_FAILED:
-            raise MemoryError(f"{memory} bytes of guest memory")
+            raise KvmError(errno, strerror(errno).decode(), "mmap of guest memory")
         self.ram, self.ram_size = <uint8_t*>at, memory
         region = kvm_userspace_memory_region(
             slot=0, flags=0, guest_phys_addr=0, memory_size=memory, userspace_addr=<uint64_t>at)
@@ -286,8 +278,7 @@ cdef class Vm:
             entry = &cpuid.entries[i]
             if entry.function == 1:
                 entry.ebx = (entry.ebx & 0xffffff) | <uint32_t>cpu << 24
-                if self.capabilities["tsc_deadline"]:  # KVM leaves this bit to userspace
-                    entry.ecx |= 1 << 24
+                entry.ecx |= 1 << 24  # the TSC-deadline timer: KVM leaves this bit to userspace
             elif entry.function in (0xb, 0x1f):
                 entry.edx = cpu
         _do(self.vcpu[cpu], KVM_SET_CPUID2, &cpuid, "KVM_SET_CPUID2")
@@ -319,7 +310,7 @@ cdef class Vm:
         Raises ValueError while a thread is in `run`.
         """
         cdef int i
-        for i in range(8):
+        for i in range(CPUS):
             if self.thread[i]:
                 raise ValueError(f"vCPU {i} is running")
         with nogil:
@@ -327,22 +318,14 @@ cdef class Vm:
 
     cdef void _free(self) noexcept nogil:
         cdef int i
-        for i in range(8):
+        for i in range(CPUS):
             if self.running[i] != NULL:
                 munmap(self.running[i], self.run_size)
                 self.running[i] = NULL
-            if self.stats_fd[i] >= 0:
-                close(self.stats_fd[i])
-                self.stats_fd[i] = -1
-            if self.vcpu[i] >= 0:
-                close(self.vcpu[i])
-                self.vcpu[i] = -1
-        if self.vm >= 0:
-            close(self.vm)
-            self.vm = -1
-        if self.kvm >= 0:
-            close(self.kvm)
-            self.kvm = -1
+            _shut(&self.stats_fd[i])
+            _shut(&self.vcpu[i])
+        _shut(&self.vm)
+        _shut(&self.kvm)
         if self.ram != NULL:  # after the descriptors: the kernel reads it through the VM
             munmap(self.ram, self.ram_size)
             self.ram = NULL
@@ -389,11 +372,7 @@ cdef class Vm:
 
     def tsc_khz(self, int cpu=0):
         """Return the frequency of the vCPU's TSC in kHz as KVM knows it, or None."""
-        cdef int khz
-        self._cpu(cpu)
-        if not self.capabilities["tsc_khz"]:
-            return None
-        khz = _ask(self.vcpu[cpu], KVM_GET_TSC_KHZ, 0)
+        cdef int khz = _ask(self.vcpu[self._cpu(cpu)], KVM_GET_TSC_KHZ, 0)
         return khz if khz > 0 else None
 
     def get_msr(self, int cpu, uint32_t index):
@@ -414,7 +393,6 @@ cdef class Vm:
         No thread reads the event.
         """
         cdef kvm_ioeventfd request
-        cdef int fd, result
         if self.vm < 0:
             raise ValueError("this Vm is closed")
         memset(&request, 0, sizeof(request))
@@ -424,13 +402,11 @@ cdef class Vm:
         if data is not None:
             request.datamatch = data
             request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
-        request.fd = fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if fd < 0:
-            raise KvmError(errno, strerror(errno).decode(), "eventfd")
-        result = -errno if _ask(self.vm, KVM_IOEVENTFD, <unsigned long>&request) else 0
-        close(fd)  # KVM holds the event itself (eventfd_ctx_fdget), until the machine ends
-        if result < 0:
-            raise KvmError(-result, strerror(-result).decode(), "KVM_IOEVENTFD")
+        request.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            _do(self.vm, KVM_IOEVENTFD, &request, "KVM_IOEVENTFD")
+        finally:
+            close(request.fd)  # KVM holds the event (eventfd_ctx_fdget) until the machine ends
 
     def keep_lapic(self, int cpu):
         """Save the state of the vCPU's local APIC, which `start` restores."""
@@ -439,7 +415,7 @@ cdef class Vm:
         self.has_lapic[cpu] = True
 
     def start(self, int cpu, *, uint64_t rip, uint64_t rsp, uint64_t cr3, gdt, idt, tss,
-              int cpl=0, uint64_t rflags=2, uint64_t rcx=0, uint64_t rsi=0, uint64_t rdi=0):
+              int cpl=0, uint64_t rsi=0, uint64_t rdi=0):
         """Put the vCPU at `rip` in long mode with CPL 0 or 3, without its earlier state.
 
         `gdt`, `idt` and `tss` are (address, limit) of the tables; kvmbench.guest.image has the
@@ -450,10 +426,13 @@ cdef class Vm:
         cdef kvm_mp_state runnable
         cdef kvm_segment code, data
         cdef kvm_vcpu_events events
+        cdef uint64_t apic_base
         cdef int fd = self.vcpu[self._cpu(cpu)]
         if cpl not in (0, 3):
             raise ValueError(f"cpl is {cpl}, not 0 or 3")
         kb_settle(fd, self.running[cpu])
+        _do(fd, KVM_GET_SREGS, &state, "KVM_GET_SREGS")
+        apic_base = state.apic_base
         runnable.mp_state = KVM_MP_STATE_RUNNABLE
         _do(fd, KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE")
         state = self.reset_state[cpu]
@@ -477,7 +456,7 @@ cdef class Vm:
         state.cr4 = 0x6a0  # OSXMMEXCPT, OSFXSR, PGE, PAE
         state.efer = 0xd00  # NXE, LMA, LME
         state.cr8 = 0
-        state.apic_base = self._apic_base(cpu)
+        state.apic_base = apic_base
         _do(fd, KVM_SET_SREGS, &state, "KVM_SET_SREGS")
         # No interrupt, exception or timer of an earlier program may reach the next one.
         memset(&events, 0, sizeof(events))
@@ -486,14 +465,8 @@ cdef class Vm:
             self.set_msr(cpu, 0x6e0, 0)  # IA32_TSC_DEADLINE
             _do(fd, KVM_SET_LAPIC, &self.lapic[cpu], "KVM_SET_LAPIC")
         memset(&regs, 0, sizeof(regs))
-        regs.rip, regs.rsp, regs.rflags = rip, rsp, rflags
-        regs.rcx, regs.rsi, regs.rdi = rcx, rsi, rdi
+        regs.rip, regs.rsp, regs.rflags, regs.rsi, regs.rdi = rip, rsp, 2, rsi, rdi
         _do(fd, KVM_SET_REGS, &regs, "KVM_SET_REGS")
-
-    cdef uint64_t _apic_base(self, int cpu) except? 0:
-        cdef kvm_sregs state
-        _do(self.vcpu[cpu], KVM_GET_SREGS, &state, "KVM_GET_SREGS")
-        return state.apic_base
 
     def registers(self, int cpu):
         """Return the general registers, rip, rflags and cr2 by name."""
@@ -587,18 +560,9 @@ cdef dict _stats_layout(int fd):
     }
 
 
-def available():
-    """Return 0 where /dev/kvm can be opened, or the error's number."""
-    cdef int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC)
-    if fd < 0:
-        return errno
-    close(fd)
-    return 0
-
-
 def ioperm(unsigned long first, unsigned long count, bint on):
     """Call ioperm() for this thread; return 0 or the error's number."""
-    return 0 if kb_ioperm(first, count, on) == 0 else errno
+    return 0 if c_ioperm(first, count, on) == 0 else errno
 
 
 def syscall_cycles(int calls):

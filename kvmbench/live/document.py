@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import to_builtins
 
@@ -41,6 +41,8 @@ __all__ = ["Cost", "LiveRow", "costs", "document", "host_document", "io_document
 EMPTY = {0: "empty", 3: "empty_cpl3"}  # the loop alone, by CPL
 MARKED = 0.5  # emulations per iteration, from which a row has a mark
 NONE = 0.05  # exits per iteration, up to which a row has no exit
+SHOWN = 0.0005  # of a counter per iteration, from which --explain shows it
+SETTINGS = {"iterations", "cpl"}  # of a row, among its counts
 NO_EXIT = "KVM counted no exit"
 EMULATED = "KVM emulated instructions of the loop"
 NET = "net: less the empty loop at the same CPL"
@@ -50,11 +52,8 @@ COST = (
     "around it, and since 5.5 each return to userspace of such a thread updates the bitmap. net: "
     "less the extra cycles of the control, a bare system call, for each return to userspace."
 )
-TONES: dict[str, tuple[str, Tone]] = {
-    "good": ("", ""),
-    "mind": ("? ", "doubt"),
-    "bad": ("! ", "bad"),
-}
+TONES: dict[str, tuple[str, Tone]]
+TONES = {"good": ("", ""), "mind": ("? ", "doubt"), "bad": ("! ", "bad")}
 
 Interval = tuple[float, float] | None
 
@@ -86,43 +85,45 @@ class Cost:
     net_interval: Interval
 
 
-def live_rows(result: Result) -> list[LiveRow]:
-    """Return a row for each workload and configuration, in the order of the file."""
+def _listed(result: Result) -> dict[tuple[str, str], list[Series]]:
+    """Return the series of each workload and configuration, in the order of the file."""
     found: dict[tuple[str, str], list[Series]] = {}
     for _, _, series in result.series():
         found.setdefault((series.workload, series.configuration), []).append(series)
-    medians = {key: [median(s.values) for s in listed] for key, listed in found.items()}
-    rows = []
-    for (workload, configuration), listed in found.items():
-        own = medians[workload, configuration]
-        empty = medians.get((EMPTY.get(int(listed[0].counts.get("cpl", 0)), ""), configuration))
-        has_net = empty is not None and workload not in (*EMPTY.values(), CONTROL)
-        exits, emulated = _mean(listed, "exits"), _mean(listed, "insn_emulation")
-        marks = {mark: None for series in listed for mark in series.marks}
-        if emulated is not None and emulated >= MARKED:
-            marks = {EMULATED: None} | marks
-        if exits is not None and exits <= NONE and workload not in EMPTY.values():
-            marks = {NO_EXIT: None} | marks
-        rows.append(
-            LiveRow(
-                workload=workload,
-                configuration=configuration,
-                runs=len(own),
-                median=median(own),
-                interval=median_interval(own),
-                net=median(own) - median(empty) if empty and has_net else None,
-                exits=exits,
-                marks=tuple(marks),
-            )
-        )
-    return rows
+    return found
 
 
 def _mean(listed: list[Series], name: str) -> float | None:
     """Return the mean of a count over the runs; None where no run has KVM's counters."""
     if not any("exits" in series.counts for series in listed):
         return None
-    return fmean(series.counts.get(name, 0) for series in listed)
+    return float(f"{fmean(series.counts.get(name, 0) for series in listed):.4g}")
+
+
+def live_rows(result: Result) -> list[LiveRow]:
+    """Return a row for each workload and configuration, in the order of the file."""
+    found = _listed(result)
+    medians = {key: [median(s.values) for s in listed] for key, listed in found.items()}
+    rows = []
+    for (workload, configuration), listed in found.items():
+        own = medians[workload, configuration]
+        empty = medians.get((EMPTY.get(int(listed[0].counts.get("cpl", 0)), ""), configuration))
+        if workload in (*EMPTY.values(), CONTROL):
+            empty = None
+        exits, emulated = _mean(listed, "exits"), _mean(listed, "insn_emulation")
+        marks = [mark for series in listed for mark in series.marks]
+        if emulated is not None and emulated >= MARKED:
+            marks.insert(0, EMULATED)
+        if exits is not None and exits <= NONE and workload not in EMPTY.values():
+            marks.insert(0, NO_EXIT)
+        rows.append(
+            LiveRow(
+                workload=workload, configuration=configuration, runs=len(own), median=median(own),
+                interval=median_interval(own), exits=exits, marks=tuple(dict.fromkeys(marks)),
+                net=median(own) - median(empty) if empty else None,
+            )
+        )  # fmt: skip
+    return rows
 
 
 def costs(result: Result) -> list[Cost]:
@@ -146,8 +147,7 @@ def costs(result: Result) -> list[Cost]:
     controls = differences(CONTROL)
     rows = []
     for workload in dict.fromkeys(chain(*sides[0])):
-        paired = differences(workload)
-        if not paired:
+        if not (paired := differences(workload)):
             continue
         first, second = ([run[workload] for run in side if workload in run] for side in sides)
         net = None
@@ -156,31 +156,27 @@ def costs(result: Result) -> list[Cost]:
             net = [d - returns * c for d, c in zip(paired, controls, strict=True)]
         rows.append(
             Cost(
-                workload=workload,
-                without=median(median(s.values) for s in first),
-                with_bitmap=median(median(s.values) for s in second),
-                cost=pseudo_median(paired),
-                interval=signed_rank_interval(paired),
-                net=pseudo_median(net) if net else None,
+                workload=workload, without=median(median(s.values) for s in first),
+                with_bitmap=median(median(s.values) for s in second), cost=pseudo_median(paired),
+                interval=signed_rank_interval(paired), net=pseudo_median(net) if net else None,
                 net_interval=signed_rank_interval(net) if net else None,
             )
-        )
+        )  # fmt: skip
     return rows
 
 
-def document(result: Result) -> Document:
-    """Return the document of a measurement; JSON is the result itself, with the table's rows."""
+def document(result: Result, *, explain: bool = False) -> Document:
+    """Return the document of a measurement; JSON is the result itself, with the table's rows.
+
+    With `explain` it shows the counters of each row, such as `host_state_reload`.
+    """
     rows, compared = live_rows(result), costs(result)
     blocks = [_cost_table(compared), Note(COST)] if compared else _table(rows)
+    blocks += _counters(result) if explain else ()
     measured = set(result.workloads())
-    skipped = {
-        name: why
-        for _, run in result.runs()
-        for name, why in run.skipped.items()
-        if name not in measured
-    }
-    if skipped:
-        blocks += [Heading("Not measured:"), Items([f"{n}: {why}" for n, why in skipped.items()])]
+    skipped = {n: why for _, run in result.runs() for n, why in run.skipped.items()}
+    if lines := [f"{name}: {why}" for name, why in skipped.items() if name not in measured]:
+        blocks += [Heading("Not measured:"), Items(lines)]
     blocks += map(Note, result.notes)
     records = [_record(row) for row in compared or rows]
     return Document(_title(result), blocks, records, builtins(result, records))
@@ -224,57 +220,63 @@ def _range(interval: Interval) -> str:
     return "-" if interval is None else f"{_cycles(interval[0])}..{_cycles(interval[1])}"
 
 
+def _in_cycles(*headings: str) -> list[Column]:
+    return [Column(heading, unit="cycles") for heading in headings]
+
+
 def _table(rows: list[LiveRow]) -> list[Block]:
     """Return the table and its legend: a letter for each mark, and the meaning of net."""
     marks = dict.fromkeys(mark for row in rows for mark in row.marks)
     letters = {mark: chr(ord("a") + n) for n, mark in enumerate(marks)}
-    columns = (
-        Column("workload", "key"),
-        Column("", "word"),
-        *(Column(heading, unit="cycles") for heading in ("median", "interval", "net")),
-        Column("exits"),
-    )
+    columns = [Column("workload", "key"), Column("", "word")]
+    columns += [*_in_cycles("median", "interval", "net"), Column("exits")]
     cells = [
         (
-            row.workload,
-            Cell("".join(sorted(letters[mark] for mark in row.marks)), "mark"),
-            _cycles(row.median),
-            _range(row.interval),
-            _cycles(row.net),
+            row.workload, Cell("".join(sorted(letters[mark] for mark in row.marks)), "mark"),
+            _cycles(row.median), _range(row.interval), _cycles(row.net),
             "-" if row.exits is None else f"{row.exits:.2f}",
         )
         for row in rows
-    ]
+    ]  # fmt: skip
     legend = [f"{letter}: {mark}" for mark, letter in letters.items()]
     legend += [NET] if any(row.net is not None for row in rows) else []
     return [Table(columns, cells), *([Items(legend)] if legend else [])]
 
 
 def _cost_table(compared: list[Cost]) -> Block:
-    headings = ("no bitmap", "bitmap", "cost", "interval", "net", "interval")
-    columns = (Column("workload", "key"), *(Column(name, unit="cycles") for name in headings))
+    columns = _in_cycles("no bitmap", "bitmap", "cost", "interval", "net", "interval")
     cells = [
         (
-            cost.workload,
-            *map(_cycles, (cost.without, cost.with_bitmap, cost.cost)),
-            _range(cost.interval),
-            _cycles(cost.net),
-            _range(cost.net_interval),
+            cost.workload, *map(_cycles, (cost.without, cost.with_bitmap, cost.cost)),
+            _range(cost.interval), _cycles(cost.net), _range(cost.net_interval),
         )
         for cost in compared
-    ]
-    return Table(columns, cells)
+    ]  # fmt: skip
+    return Table([Column("workload", "key"), *columns], cells)
+
+
+def _counters(result: Result) -> list[Block]:
+    """Return KVM's counters per iteration, and kvmbench's two, as means over the runs."""
+    rows = []
+    for (workload, configuration), listed in _listed(result).items():
+        for name in sorted({name for series in listed for name in series.counts} - SETTINGS):
+            mean = fmean(series.counts.get(name, 0) for series in listed)
+            if mean >= SHOWN or name == "exits":
+                rows.append((workload, configuration, name, f"{mean:.3f}"))
+    if not rows:
+        return [Note("This KVM has no counters (KVM_GET_STATS_FD, Linux 5.14).")]
+    keys = [Column(heading, "key") for heading in ("workload", "", "counter")]
+    table = Table([*keys, Column("per iteration")], rows, grouped=True)
+    return [Heading("Counters from 0.001 per iteration on, means over the runs:"), table]
 
 
 def io_document(found: IoCheck) -> Document:
     """Return the document of a test of the port check."""
     denied = found.agreeing - found.allowed
-    blocks: list[Block] = [
-        Note(
-            f"{found.agreeing:,} agree with port_check: {found.allowed:,} allowed, "
-            f"{denied:,} denied."
-        )
-    ]
+    words = (
+        f"{found.agreeing:,} agree with port_check: {found.allowed:,} allowed, {denied:,} denied."
+    )
+    blocks: list[Block] = [Note(words)]
     if found.apart:
         words = (
             f"In {found.apart:,} the first of the two bytes that the SDM requires is the last "
@@ -296,10 +298,8 @@ def io_document(found: IoCheck) -> Document:
         blocks.append(Items([str(one) for one in found.disagreements]))
     else:
         blocks.append(Note("None disagrees."))
-    data: dict[str, Any] = {"schema": "kvmbench.check-io/1"} | asdict(found)
-    return Document(
-        f"{found.cases:,} accesses at CPL 3, decided by {found.judge}", blocks, data=data
-    )
+    title = f"{found.cases:,} accesses at CPL 3, decided by {found.judge}"
+    return Document(title, blocks, data={"schema": "kvmbench.check-io/1"} | asdict(found))
 
 
 def host_document(facts: Host, found: Sequence[Finding]) -> Document:
@@ -309,19 +309,17 @@ def host_document(facts: Host, found: Sequence[Finding]) -> Document:
     rows = []
     for one in found:
         sign, tone = TONES[one.level]
-        words = ": ".join(filter(None, (one.value, one.effect)))
-        rows.append((Cell(sign + one.name, tone), words))
+        rows.append((Cell(sign + one.name, tone), ": ".join(filter(None, (one.value, one.effect)))))
     columns = (Column("fact", "key"), Column("value, and its effect on figures", "word"))
     blocks: list[Block] = [Facts([("kernel", kernel), ("CPU", cpu)]), Table(columns, rows)]
     if remedies := [f"{one.name}: {one.remedy}" for one in found if one.remedy]:
         blocks += [Heading("Remedies:"), Code("\n".join(remedies))]
     minded = sum(one.level == "mind" for one in found)
+    closing = "Fit to measure."
     if any(one.level == "bad" for one in found):
         closing = "Nothing can be measured here."
     elif minded:
         closing = f"Fit to measure, with {_number(minded, 'fact')} to mind, marked ?."
-    else:
-        closing = "Fit to measure."
     records = [asdict(one) for one in found]
     data = {"schema": "kvmbench.host/1", "findings": records, "host": to_builtins(facts)}
     return Document("This host", [*blocks, Note(closing)], records, data)

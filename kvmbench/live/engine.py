@@ -8,24 +8,28 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from statistics import fmean
 from typing import Literal
 
 from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
-from kvmbench.live.machine import IOPERM_REMEDIES, Offer, held_bitmap_error, missing, offer
+from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
-from kvmbench.results import Boot, Result, Run, Series
+from kvmbench.results import Boot, Host, Result, Run, Series
 
 __all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "RUNS", "STOPPED", "Ioperm", "Plan", "measure"]
+__all__ += ["shortfall"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
@@ -38,12 +42,14 @@ STOPPED = "Stopped by Ctrl-C"  # how the note of an unfinished result begins
 
 SHARED = 0.02  # of a run's time: other tasks' share from which a note reports it
 STOLEN = 0.005  # of the CPU's time: the hypervisor's share from which a note reports it
+FEW = 20  # iterations of a round; the entry and exit of a shorter one show in the figure
 UNTOUCHED = 0.01  # exits per iteration of a loop without any: a host's timer tick now and then
 ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
 INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one each
 
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
+Ticks = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +100,7 @@ class Plan:
     def round_seconds(self, workloads: int) -> float:
         """Return the time for one round of one of `workloads` workloads, in seconds."""
         runs = self.runs * (2 if self.ioperm == "both" else 1)
-        rounds = runs * (self.rounds + 1) + 2  # a warm-up per run, and the calibration
+        rounds = runs * (self.rounds + 1) + 4  # a warm-up per run, and the calibration
         return max(SHORTEST, (self.seconds - runs * START) / (rounds * max(workloads, 1)))
 
     def configurations(self) -> list[str]:
@@ -116,11 +122,11 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Taken:
+class _Rounds:
     """The rounds of one workload in one run."""
 
     values: list[float] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     iterations: int = 0
     disagreeing: int = 0  # rounds whose two clocks disagree
     lost: str | None = None
@@ -129,10 +135,150 @@ class _Taken:
         self.values.append(cycles / iterations)
         self.iterations += iterations
         # A round has a few instructions outside the loop, so the host's figure is the larger one.
-        if not 0.9 * in_host - ENTERING < cycles <= 1.001 * in_host:
-            self.disagreeing += 1
-        for name, number in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + number
+        self.disagreeing += not 0.9 * in_host - ENTERING < cycles <= 1.001 * in_host
+        self.counts.update(counts)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run, which has its rounds so far whenever Ctrl-C comes."""
+
+    configuration: str
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    rounds: dict[str, _Rounds] = field(default_factory=dict)
+    control: _Rounds = field(default_factory=_Rounds)
+    waited: float | None = None  # share of its rounds' time in which other tasks had the CPU
+    skipped: dict[str, str] = field(default_factory=dict)
+    end: str | None = None  # the failure that ended it
+
+    def series(self, rows: dict[str, _Row], both: bool) -> list[Series]:
+        name = self.configuration if both else ""
+        found = [_series(rows[w], name, taken) for w, taken in self.rounds.items() if taken.values]
+        if control := self.control.values:
+            found.append(Series(workload=CONTROL, configuration=name, kind="noisy", values=control))
+        return found
+
+
+@dataclass(slots=True, kw_only=True)
+class _Measurement:
+    """The runs of a plan, and the facts of their host."""
+
+    plan: Plan
+    offered: Offer
+    rows: dict[str, _Row]
+    skipped: dict[str, str]
+    cpu: int
+    other_cpu: int | None
+    progress: Progress | None
+    runs: list[_Run] = field(default_factory=list)
+
+    def take(self) -> None:
+        """Do the runs. Raises LiveError where the first one cannot begin."""
+        plan, draw, begun = self.plan, random.Random(self.plan.seed), time.monotonic()
+        seconds = plan.round_seconds(len(self.rows))
+        configurations = plan.configurations()
+        for number, configuration in enumerate(configurations):
+            left = begun + plan.seconds - time.monotonic()
+            job = Job(
+                cpu=self.cpu, other_cpu=self.other_cpu,
+                tasks=[row.task for row in self.rows.values() if row.why is None],
+                rounds=plan.rounds, limit=max(left / (len(configurations) - number), 0),
+                seconds=seconds, timeout=TIMEOUT + 10 * seconds, seed=draw.getrandbits(32),
+                ioperm=configuration == BITMAP, control=plan.ioperm == "both",
+            )  # fmt: skip
+            run = _Run(configuration)
+            self.runs.append(run)
+            try:
+                self._do(job, run)
+            except LiveError as error:
+                if number == 0:
+                    raise
+                run.end = f"failed: {error}"
+            run.skipped.update({name: row.why for name, row in self.rows.items() if row.why})
+
+    def _do(self, job: Job, run: _Run) -> None:
+        """Do one run in a process. Raises LiveError where it cannot begin."""
+        expected, done, ended = len(job["tasks"]) * (job["rounds"] + 1), 0, False
+        where, total = len(self.runs), len(self.plan.configurations())
+        process = Process(job)
+        try:
+            for words in process.lines():
+                match words:
+                    case ["begin", name]:
+                        if self.progress is not None:
+                            share = where - 1 + min(done / max(expected, 1), 1)
+                            self.progress(f"run {where} of {total}: {name}", share / total)
+                        process.doing = name
+                    case ["ready", name, iterations]:
+                        self.rows[name].task["iterations"] = iterations
+                        run.rounds[name] = _Rounds()
+                        done += 1
+                    case ["round", name, *figures]:
+                        run.rounds[name].add(*figures)
+                        done += 1
+                    case ["control", calls, cycles]:
+                        run.control.add(calls, cycles, cycles, {})
+                    case ["waited", seconds, of]:
+                        run.waited = seconds / of if of else 0.0
+                    case ["lost", name, why, hung]:
+                        self._lose(run, name, why, hung)
+                    case ["failed", why]:
+                        raise LiveError(why)
+                    case ["end"]:
+                        ended = True
+        finally:
+            status = process.end()
+        if process.interrupted:
+            raise KeyboardInterrupt
+        if not ended:
+            if not process.doing:
+                raise LiveError(f"the measuring process ended with {status} before it began")
+            run.end = f"ended with {status}"
+            self._lose(run, process.doing, f"ended the process with {status}", True)
+
+    def _lose(self, run: _Run, name: str, why: str, hung: bool) -> None:
+        """Note the reason that a workload did not complete; only a hung one is tried again."""
+        row, taken = self.rows[name], run.rounds.get(name)
+        why = ": ".join([why, *(words for fault, words in row.workload.faults if fault in why)])
+        row.hung += 1
+        if not hung or row.hung >= GIVEN_UP:
+            row.why = why
+        if taken is not None:
+            taken.lost = why
+        if taken is None or not taken.values:
+            run.skipped[name] = why
+
+    def result(self, command: list[str], facts: Host, ticks: Ticks, stopped: bool) -> Result:
+        """Return the result of the runs so far. Raises LiveError where none has a round."""
+        both, total = self.plan.ioperm == "both", len(self.plan.configurations())
+        kept = []
+        for run in self.runs:
+            if series := run.series(self.rows, both):
+                kept.append(
+                    Run(
+                        time=run.time, engine="kvm", command=command, series=series,
+                        skipped=self.skipped | run.skipped,
+                    )
+                )  # fmt: skip
+            elif not stopped:
+                run.end = run.end or "measured nothing"
+        if not kept:
+            why = "; ".join(f"{name}: {row.why}" for name, row in self.rows.items() if row.why)
+            raise LiveError(f"nothing was measured: {why}")
+        notes = _notes(self.offered, self.cpu, self.other_cpu, self.plan)
+        if stopped:
+            notes.append(f"{STOPPED} in run {len(self.runs)} of {total}.")
+        ends = Counter(run.end for run in self.runs if run.end)
+        notes += [f"{number} of {total} runs {end}." for end, number in ends.items()]
+        waits = [run.waited for run in self.runs if run.waited is not None]
+        if max(waits, default=0) >= SHARED:
+            notes.append(
+                f"Other tasks ran on the vCPU's CPU for {fmean(waits):.0%} of the time, up to "
+                f"{max(waits):.0%} in one run. The figures include that time."
+            )
+        notes += _steal_note(ticks, stolen(self.cpu))
+        boot = Boot(id=boot_id(), host=facts, runs=kept)
+        return Result(tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot])
 
 
 def measure(
@@ -150,12 +296,11 @@ def measure(
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
-    order. `Run.skipped` names the workloads that this host cannot run, that hung or that raised an
-    exception, with the reason.
+    order. `Run.skipped` has the reason for each workload without a figure.
 
     Parameters
     ----------
-    workloads : names or Workload objects, one or several; by default all that have guest code.
+    workloads : names or Workload objects, one or several; by default every one with guest code.
     plan : the size of the measurement, instead of the next five.
     runs : fresh processes per configuration, 1 or more.
     fast : 10 seconds instead of a minute.
@@ -166,8 +311,8 @@ def measure(
     command : the words of a command line, kept in the result.
 
     KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
-    begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. Signal
-    handlers and the signal mask stay as they are, in any thread.
+    begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. `shortfall`
+    reports runs that died. Signal handlers and the signal mask stay as they are, in any thread.
 
     Raises LiveError where this host measures nothing (no extension, no /dev/kvm, no such CPU, no
     ioperm(), a guest that does not start, none of the workloads can run), ValueError for an
@@ -180,81 +325,42 @@ def measure(
     chosen = catalog.select(workloads)
     if workloads is None:
         chosen = [workload for workload in chosen if workload.guest is not None]
-    offered = offer()
-    cpu, other_cpu = _cpus(offered, plan.cpu)
+    offered, facts = offer(), host()
+    cpu, other_cpu = _cpus(offered, facts, plan.cpu)
     rows, skipped = _rows(chosen, offered, plan.iterations)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
     if plan.ioperm != "off":
         _check_ioperm()
-    configurations = plan.configurations()
-    seconds = plan.round_seconds(len(rows))
-    draw = random.Random(plan.seed)
-    kept: list[Run] = []
-    notes = _notes(offered, cpu, other_cpu, plan)
-    ticks, waits = stolen(cpu), [0.0]
-    begun = time.monotonic()
-    where, stopped = "", False
+    work = _Measurement(
+        plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
+        progress=progress,
+    )  # fmt: skip
+    ticks, stopped = stolen(cpu), False
     try:
-        for number, configuration in enumerate(configurations):
-            where = f"run {number + 1} of {len(configurations)}"
-            left = begun + plan.seconds - time.monotonic()
-            job = Job(
-                target=asdict(offered.target),
-                cpu=cpu,
-                other_cpu=other_cpu,
-                tasks=[row.task for row in rows if row.why is None],
-                rounds=plan.rounds,
-                limit=max(left / (len(configurations) - number), 0),
-                seconds=seconds,
-                timeout=TIMEOUT + 10 * seconds,
-                seed=draw.getrandbits(32),
-                ioperm=configuration == BITMAP,
-                control=plan.ioperm == "both",
-            )
-
-            def report(name: str, share: float, done: int = number, where: str = where) -> None:
-                if progress is not None:
-                    progress(f"{where}: {name}", (done + share) / len(configurations))
-
-            side = configuration if plan.ioperm == "both" else ""
-            run, waited, stopped = _run(job, rows, side, list(command), report)
-            run.skipped.update(skipped)
-            run.skipped.update({row.workload.name: row.why for row in rows if row.why is not None})
-            waits.append(waited)
-            if run.series:
-                kept.append(run)
-            if stopped:
-                break
-    except KeyboardInterrupt:  # between two runs
+        work.take()
+    except KeyboardInterrupt:
         stopped = True
-    if stopped:
-        notes.append(f"{STOPPED} in {where}.")
-    if not kept:
-        if stopped:
-            raise KeyboardInterrupt
-        why = "; ".join(f"{row.workload.name}: {row.why}" for row in rows if row.why)
-        raise LiveError(f"nothing was measured: {why}")
-    if max(waits) >= SHARED:
-        share = sum(waits) / (len(waits) - 1)
-        notes.append(
-            f"Other tasks ran on the vCPU's CPU for {share:.0%} of the time, up to "
-            f"{max(waits):.0%} in one run. The figures include that time."
-        )
-    notes += _steal_note(ticks, stolen(cpu))
-    return Result(
-        tool=f"kvmbench {version('kvmbench')}",
-        notes=notes,
-        boots=[Boot(id=boot_id(), host=host(), runs=kept)],
-    )
+        if not any(taken.values for run in work.runs for taken in run.rounds.values()):
+            raise
+    while True:
+        try:
+            return work.result(list(command), facts, ticks, stopped)
+        except KeyboardInterrupt:  # pressed again: the result is not lost
+            stopped = True
+
+
+def shortfall(result: Result) -> str | None:
+    """Return the notes of runs that ended early or measured nothing; None where all are there."""
+    return " ".join(filter(re.compile(r"\d+ of \d+ runs ").match, result.notes)) or None
 
 
 def _rows(
     workloads: Iterable[Workload], offered: Offer, iterations: int
-) -> tuple[list[_Row], dict[str, str]]:
+) -> tuple[dict[str, _Row], dict[str, str]]:
     """Return the workloads that can run, assembled, and the reason for skipping each other one."""
-    rows, skipped = [], {}
+    rows, skipped = {}, {}
     for workload in workloads:
         program = workload.guest
         if isinstance(program, str):
@@ -268,17 +374,15 @@ def _rows(
             skipped[workload.name] = why
         else:
             task = Task(
-                name=workload.name,
+                name=workload.name, cpl=program.cpl, iterations=iterations,
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
-                cpl=program.cpl,
-                iterations=iterations,
-            )
-            rows.append(_Row(workload, task))
+            )  # fmt: skip
+            rows[workload.name] = _Row(workload, task)
     return rows, skipped
 
 
-def _cpus(offered: Offer, wanted: int | None) -> tuple[int, int | None]:
+def _cpus(offered: Offer, facts: Host, wanted: int | None) -> tuple[int, int | None]:
     """Return the host CPUs of the two vCPUs' threads.
 
     The default is an isolated CPU, else the last one: interrupts tend to the first. The second
@@ -289,7 +393,7 @@ def _cpus(offered: Offer, wanted: int | None) -> tuple[int, int | None]:
         listed = ", ".join(map(str, allowed))
         raise LiveError(f"CPU {wanted} is not one that this process may use: {listed}")
     if wanted is None:
-        isolated = cpu_list(host().facts.get("isolated_cpus", ""))
+        isolated = cpu_list(facts.facts.get("isolated_cpus", ""))
         wanted = next((cpu for cpu in allowed if cpu in isolated), allowed[-1])
     threads = siblings(wanted)
     others = sorted((cpu in threads, cpu) for cpu in allowed if cpu != wanted)
@@ -307,81 +411,7 @@ def _check_ioperm() -> None:
         )
 
 
-def _run(
-    job: Job, rows: Sequence[_Row], configuration: str, command: list[str], report: Progress
-) -> tuple[Run, float, bool]:
-    """Return one run, the share of its time that its thread waited, and whether Ctrl-C ended it."""
-    by_name = {row.workload.name: row for row in rows}
-    taken: dict[str, _Taken] = {}
-    control = _Taken()
-    expected = len(job["tasks"]) * (job["rounds"] + 1)
-    when, done, waited, ended, stopped = datetime.now(UTC), 0, 0.0, False, False
-    process = Process(job)
-    try:
-        for words in process.lines():
-            match words:
-                case ["begin", name]:
-                    report(name, min(done / max(expected, 1), 1))
-                    process.doing = name
-                case ["ready", name, iterations]:
-                    by_name[name].task["iterations"] = iterations
-                    taken[name] = _Taken()
-                    done += 1
-                case ["round", name, iterations, cycles, in_host, counts]:
-                    taken[name].add(iterations, cycles, in_host, counts)
-                    done += 1
-                case ["control", calls, cycles]:
-                    control.add(calls, cycles, cycles, {})
-                case ["waited", seconds, of]:
-                    waited = seconds / of if of else 0.0
-                case ["lost", name, why, hung]:
-                    _lose(by_name[name], taken.get(name), why, hung)
-                case ["failed", why]:
-                    raise LiveError(why)
-                case ["end"]:
-                    ended = True
-    except KeyboardInterrupt:
-        stopped = True
-    finally:
-        status = process.end()
-    stopped = stopped or process.interrupted
-    if not ended and not stopped:
-        row = by_name.get(process.doing)
-        if row is None:
-            raise LiveError(f"the measuring process ended with {status} before it began")
-        _lose(row, taken.get(row.workload.name), f"ended the process with {status}", True)
-    series = [
-        _series(row, configuration, taken[name])
-        for name, row in by_name.items()
-        if name in taken and taken[name].values
-    ]
-    if control.values:
-        series.append(
-            Series(
-                workload=CONTROL, configuration=configuration, kind="noisy", values=control.values
-            )
-        )
-    run = Run(
-        time=when.isoformat(timespec="seconds"),
-        engine="kvm",
-        command=command,
-        series=series,
-        skipped={name: t.lost for name, t in taken.items() if t.lost and not t.values},
-    )
-    return run, waited, stopped
-
-
-def _lose(row: _Row, taken: _Taken | None, why: str, hung: bool) -> None:
-    """Note the reason that a workload did not complete; only a hung one is tried again."""
-    why = ": ".join([why, *(words for fault, words in row.workload.faults if fault in why)])
-    row.hung += 1
-    if not hung or row.hung >= GIVEN_UP:
-        row.why = why
-    if taken is not None:
-        taken.lost = why
-
-
-def _series(row: _Row, configuration: str, taken: _Taken) -> Series:
+def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts: dict[str, int | float] = {
         name: float(f"{number / taken.iterations:.4g}") for name, number in taken.counts.items()
     }
@@ -391,18 +421,16 @@ def _series(row: _Row, configuration: str, taken: _Taken) -> Series:
     exits, emulated = counts.get("exits"), counts.get("insn_emulation", 0)
     untouched = exits is not None and exits < UNTOUCHED and emulated < UNTOUCHED
     return Series(
-        workload=row.workload.name,
-        configuration=configuration,
-        kind="noisy",
-        values=taken.values,
+        workload=row.workload.name, configuration=configuration, kind="noisy", values=taken.values,
         # A loop that never leaves the guest never reloads TR, under any policy.
-        reloads=0.0 if untouched else None,
-        counts=counts,
+        reloads=0.0 if untouched else None, counts=counts,
         marks=list(_marks(row.workload, taken, counts)),
-    )
+    )  # fmt: skip
 
 
-def _marks(workload: Workload, taken: _Taken, counts: dict[str, int | float]) -> Iterator[str]:
+def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -> Iterator[str]:
+    if counts["iterations"] < FEW:
+        yield f"fewer than {FEW} iterations per round, which enters and leaves the guest once"
     if taken.lost:
         yield f"not all of its rounds: {taken.lost}"
     if 2 * taken.disagreeing > len(taken.values):
@@ -417,11 +445,7 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     if plan.ioperm == "on":
         notes.append("The vCPU's thread held an I/O bitmap.")
     if plan.ioperm != "off" and offered.module != "kvm_intel":
-        notes.append(
-            "This is not VMX: no VM exit cuts TR's limit here, so the kernel reloads nothing for "
-            "a thread that holds an I/O bitmap. Such a thread pays for the bitmap's update at "
-            "each return to userspace."
-        )
+        notes.append(NOT_VMX)
     if offered.module == "kvm_pvm":
         notes.append(
             "This KVM is PVM: it runs guests without VMX or SVM, CPL 0 in KVM's instruction "
@@ -431,7 +455,7 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     return notes
 
 
-def _steal_note(before: tuple[int, int] | None, after: tuple[int, int] | None) -> list[str]:
+def _steal_note(before: Ticks, after: Ticks) -> list[str]:
     if before is None or after is None or after[1] <= before[1]:
         return []
     share = (after[0] - before[0]) / (after[1] - before[1])

@@ -15,13 +15,12 @@ from typing import Literal
 
 from kvmbench.errors import LiveError
 from kvmbench.live.host import host, stolen
-from kvmbench.live.machine import IOPERM_REMEDIES, Offer, cpus_allowed, held_bitmap_error, offer
+from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, cpus_allowed, held_bitmap_error, offer
 from kvmbench.results import Host
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 
 __all__ = ["Finding", "findings"]
 
-Level = Literal["good", "mind", "bad"]
 SAMPLE = 0.3  # seconds over which load and steal are sampled
 LOAD = 0.25  # runnable tasks per CPU over the last minute, above which a host is loaded
 
@@ -30,7 +29,7 @@ LOAD = 0.25  # runnable tasks per CPU over the last minute, above which a host i
 class Finding:
     """One fact: `good`; something to `mind` when reading figures; or `bad`: no figure at all."""
 
-    level: Level
+    level: Literal["good", "mind", "bad"]
     name: str
     value: str
     effect: str = ""  # on a figure
@@ -51,8 +50,7 @@ def findings(facts: Host | None = None, root: str | Path = "/") -> Iterator[Find
     `facts` are the host's, by default those below `root`.
     """
     facts = facts or host(root)
-    yield from _device(facts)
-    for find in (_clock, _frequency, _threads, _idle, _polling, _mitigations, _watchdog):
+    for find in (_device, _clock, _frequency, _sharing, _sleep, _interruptions):
         yield from find(facts)
     yield from _noise(Path(root))
 
@@ -66,22 +64,32 @@ def _device(facts: Host) -> Iterator[Finding]:
         return
     yield _good("/dev/kvm", "can be used")
     yield _vendor(facts)
-    yield _counters(offered)
+    if offered.capabilities["stats_fd"]:
+        yield _good("KVM's counters", "can be read")
+    else:
+        effect = "kvmbench cannot see that a row does not exit, or is emulated"
+        yield _mind("KVM's counters", "no KVM_GET_STATS_FD", effect, "Linux 5.14 or newer")
     if not offered.quirk_off:
-        yield _mind(
-            "hypercalls", "patched by KVM",
-            "a vmcall that is not the vendor's is rewritten at its first use, or retried "
-            "for ever; kvmbench uses the vendor's",
-            "Linux 5.19 or newer can turn it off",
-        )  # fmt: skip
+        effect = (
+            "KVM rewrites a vmcall that is not the vendor's at its first use, or retries it for "
+            "ever; kvmbench uses the vendor's"
+        )
+        remedy = "Linux 5.19 or newer can turn it off"
+        yield _mind("hypercalls", "patched by KVM", effect, remedy)
     if len(cpus_allowed()) < 2:
         names = [w.name for w in (*BUILT_IN, *LIVE_ONLY) if "second_cpu" in w.needs]
-        yield _mind(
-            "CPUs", "1",
+        effect = (
             f"kvmbench skips {', '.join(names[:-1])} and {names[-1]}; everything on this host "
-            "shares the CPU with the guest",
-        )  # fmt: skip
-    yield _ioperm(facts)
+            "shares the CPU with the guest"
+        )
+        yield _mind("CPUs", "1", effect)
+    if number := held_bitmap_error():
+        effect = "--ioperm on and both cannot be measured"
+        remedy = IOPERM_REMEDIES.get(number, os.strerror(number))
+        yield _mind("ioperm()", errno.errorcode.get(number, str(number)), effect, remedy)
+    else:
+        vmx = facts.kvm == "kvm_intel"
+        yield _good("ioperm()", "works") if vmx else _mind("ioperm()", "works", NOT_VMX)
 
 
 def _vendor(facts: Host) -> Finding:
@@ -89,43 +97,20 @@ def _vendor(facts: Host) -> Finding:
     if name is None:
         return _mind("KVM", "no vendor module known", "the meaning of a figure is unknown")
     if name == "PVM":
-        return _mind(
-            "KVM", "PVM, without VMX or SVM",
+        effect = (
             "KVM emulates guest code at CPL 0 instruction by instruction: its rows are the "
-            "emulator's cost, not a VM exit's; only rows at CPL 3 leave a guest that runs",
-            "measure on a host with VMX or SVM",
-        )  # fmt: skip
+            "emulator's cost, not a VM exit's; only rows at CPL 3 leave a guest that runs"
+        )
+        remedy = "measure on a host with VMX or SVM"
+        return _mind("KVM", "PVM, without VMX or SVM", effect, remedy)
     if facts.facts.get("hypervisor") == "yes":
-        return _mind(
-            "KVM", f"{name}, nested",
-            "each VM exit goes through the hypervisor around this host, which costs many "
-            "times its own; figures are of the two together",
-            "measure on bare metal",
-        )  # fmt: skip
-    return _good("KVM", f"{name}, on bare metal")
-
-
-def _counters(offered: Offer) -> Finding:
-    if offered.capabilities["stats_fd"]:
-        return _good("KVM's counters", "can be read")
-    effect = "kvmbench cannot see that a row does not exit, or is emulated"
-    return _mind("KVM's counters", "no KVM_GET_STATS_FD", effect, "Linux 5.14 or newer")
-
-
-def _ioperm(facts: Host) -> Finding:
-    if number := held_bitmap_error():
-        return _mind(
-            "ioperm()", errno.errorcode.get(number, str(number)),
-            "--ioperm on and both cannot be measured",
-            IOPERM_REMEDIES.get(number, os.strerror(number)),
-        )  # fmt: skip
-    if facts.kvm != "kvm_intel":
-        return _mind(
-            "ioperm()", "works, but this is not VMX",
-            "no VM exit cuts TR's limit here, so --ioperm both shows the bitmap's cost at "
-            "returns to userspace and no reload",
-        )  # fmt: skip
-    return _good("ioperm()", "works")
+        effect = (
+            "each VM exit goes through that hypervisor, which costs many times its own; figures "
+            "are of the two together"
+        )
+        remedy = "measure on a host whose CPUID shows none"
+        return _mind("KVM", f"{name}; CPUID shows a hypervisor", effect, remedy)
+    return _good("KVM", f"{name}; CPUID shows no hypervisor")
 
 
 def _clock(facts: Host) -> Iterator[Finding]:
@@ -163,81 +148,67 @@ def _frequency(facts: Host) -> Iterator[Finding]:
         yield _mind("frequency", "not under this kernel's control", unseen)
 
 
-def _threads(facts: Host) -> Iterator[Finding]:
+def _sharing(facts: Host) -> Iterator[Finding]:
     if facts.smt == "on":
-        yield _mind(
-            "SMT", "on", "a task on the core's other thread slows the guest, by up to a half",
-            "echo off | sudo tee /sys/devices/system/cpu/smt/control",
-        )  # fmt: skip
+        effect = "a task on the core's other thread slows the guest, by up to a half"
+        yield _mind("SMT", "on", effect, "echo off | sudo tee /sys/devices/system/cpu/smt/control")
     if isolated := facts.facts.get("isolated_cpus"):
         yield _good("isolated CPUs", isolated)
     else:
-        yield _mind(
-            "isolated CPUs", "none",
-            "other tasks and interrupts share the guest's CPU: single rounds are high",
-            "boot with isolcpus=managed_irq,domain,N nohz_full=N, and run with --cpu N",
-        )  # fmt: skip
+        effect = "other tasks and interrupts share the guest's CPU: single rounds are high"
+        remedy = "boot with isolcpus=managed_irq,domain,N nohz_full=N, and run with --cpu N"
+        yield _mind("isolated CPUs", "none", effect, remedy)
 
 
-def _idle(facts: Host) -> Iterator[Finding]:
+def _sleep(facts: Host) -> Iterator[Finding]:
     driver = facts.facts.get("cpuidle_driver")
     if driver and driver != "none":
-        yield _mind(
-            "idle states", driver,
-            "rows that halt (hlt, ipi_halt, *_hlt) include the time to leave them",
-            "sudo cpupower idle-set -D 0 for the time of the measurement",
-        )  # fmt: skip
-
-
-def _polling(facts: Host) -> Iterator[Finding]:
+        effect = "rows that halt (hlt, ipi_halt, *_hlt) include the time to leave them"
+        remedy = "sudo cpupower idle-set -D 0 for the time of the measurement"
+        yield _mind("idle states", driver, effect, remedy)
     nanoseconds = facts.kvm_parameters.get("kvm.halt_poll_ns", "")
     if nanoseconds.isdecimal() and int(nanoseconds):
-        yield _mind(
-            "halt polling", f"{nanoseconds} ns",
+        effect = (
             "KVM polls for that long before a halted vCPU sleeps: rows that halt are the cost "
-            "of polling",
-            "echo 0 | sudo tee /sys/module/kvm/parameters/halt_poll_ns",
-        )  # fmt: skip
+            "of polling"
+        )
+        remedy = "echo 0 | sudo tee /sys/module/kvm/parameters/halt_poll_ns"
+        yield _mind("halt polling", f"{nanoseconds} ns", effect, remedy)
+
+
+def _interruptions(facts: Host) -> Iterator[Finding]:
     apicv = facts.kvm_parameters.get("kvm_intel.enable_apicv")
     avic = facts.kvm_parameters.get("kvm_amd.avic")
     if "Y" in (apicv, avic) or avic == "1":
         effect = "interrupt rows (self_ipi, ipi) may not exit at all: see their exits"
         yield _mind("APIC virtualization", "on", effect)
-
-
-def _mitigations(facts: Host) -> Iterator[Finding]:
     active = [name for name, done in facts.mitigations.items() if done.startswith("Mitigation")]
     if active:
         effect = "some of them cost cycles at each exit; both sides of a comparison need the same"
         yield _good("mitigations", ", ".join(active), effect)
     elif facts.mitigations:
         yield _good("mitigations", "none active")
-
-
-def _watchdog(facts: Host) -> Iterator[Finding]:
     if facts.facts.get("nmi_watchdog") == "1":
-        yield _mind(
-            "NMI watchdog", "on",
+        effect = (
             "an NMI every kernel.watchdog_thresh seconds (10 by default) exits the guest, and "
-            "the watchdog occupies a counter of the PMU",
-            "echo 0 | sudo tee /proc/sys/kernel/nmi_watchdog",
-        )  # fmt: skip
+            "the watchdog occupies a counter of the PMU"
+        )
+        remedy = "echo 0 | sudo tee /proc/sys/kernel/nmi_watchdog"
+        yield _mind("NMI watchdog", "on", effect, remedy)
 
 
 def _noise(root: Path) -> Iterator[Finding]:
     cpus = cpus_allowed()
-    before = {cpu: stolen(cpu, root) for cpu in cpus}
+    before = [stolen(cpu, root) for cpu in cpus]
     time.sleep(SAMPLE)
-    shares = []
-    for cpu in cpus:
-        first, last = before[cpu], stolen(cpu, root)
-        if first and last and last[1] > first[1]:
-            shares.append((last[0] - first[0]) / (last[1] - first[1]))
+    shares = [
+        (last[0] - first[0]) / (last[1] - first[1])
+        for first, last in zip(before, (stolen(cpu, root) for cpu in cpus), strict=True)
+        if first and last and last[1] > first[1]
+    ]
     if any(shares):
-        yield _mind(
-            "steal", f"{max(shares):.0%} of a CPU just now",
-            "the hypervisor around this host runs others meanwhile; cycles go on counting",
-        )  # fmt: skip
+        effect = "the hypervisor around this host runs others meanwhile; cycles go on counting"
+        yield _mind("steal", f"{max(shares):.0%} of a CPU just now", effect)
     elif shares:
         yield _good("steal", "none just now")
     try:
@@ -245,10 +216,10 @@ def _noise(root: Path) -> Iterator[Finding]:
     except (OSError, ValueError, IndexError):
         return
     if load > LOAD * len(cpus):
-        yield _mind(
-            "load", f"{load:.2f} on {len(cpus)} CPUs",
-            "others compete for the guest's CPU and its caches: medians move, not only "
-            "single rounds",
-        )  # fmt: skip
+        effect = (
+            "others compete for the guest's CPU and its caches: medians move, not only single "
+            "rounds"
+        )
+        yield _mind("load", f"{load:.2f} on {len(cpus)} CPUs", effect)
     else:
         yield _good("load", f"{load:.2f}")

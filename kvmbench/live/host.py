@@ -42,18 +42,13 @@ def host(root: str | Path = "/") -> Host:
             parameters[f"{module}.{name}"] = value
     return Host(
         kernel=_read(top, "proc/sys/kernel/osrelease"),
-        build=_read(top, "proc/sys/kernel/version"),
-        cmdline=_read(top, "proc/cmdline"),
-        cpu=cpu.get("model name"),
-        microcode=cpu.get("microcode"),
+        build=_read(top, "proc/sys/kernel/version"), cmdline=_read(top, "proc/cmdline"),
+        cpu=cpu.get("model name"), microcode=cpu.get("microcode"), kvm=vendor,
         mitigations=_folder(top / "sys/devices/system/cpu/vulnerabilities"),
-        kvm=vendor,
-        kvm_parameters=parameters,
-        governor=_of_all_cpus(top, "cpufreq/scaling_governor"),
-        smt=_read(top, "sys/devices/system/cpu/smt/control"),
-        tsc_hz=_tsc_hz(top, cpu),
+        kvm_parameters=parameters, governor=_of_all_cpus(top, "cpufreq/scaling_governor"),
+        smt=_read(top, "sys/devices/system/cpu/smt/control"), tsc_hz=_tsc_hz(top, cpu),
         facts=_facts(top, cpu),
-    )
+    )  # fmt: skip
 
 
 def loaded_vendor(root: str | Path = "/") -> str | None:
@@ -99,27 +94,31 @@ def cpu_list(text: str) -> set[int]:
     return found
 
 
+SYSTEM = "sys/devices/system"
+FACTS = {  # name: file below the root
+    "cpus": f"{SYSTEM}/cpu/online",
+    "isolated_cpus": f"{SYSTEM}/cpu/isolated",
+    "nohz_full": f"{SYSTEM}/cpu/nohz_full",
+    "cpuidle_driver": f"{SYSTEM}/cpu/cpuidle/current_driver",
+    "cpuidle_governor": f"{SYSTEM}/cpu/cpuidle/current_governor",
+    "clocksource": f"{SYSTEM}/clocksource/clocksource0/current_clocksource",
+    "nmi_watchdog": "proc/sys/kernel/nmi_watchdog",
+    "numa_balancing": "proc/sys/kernel/numa_balancing",
+}
+
+
 def _facts(top: Path, cpu: dict[str, str]) -> dict[str, str]:
     flags = set(cpu.get("flags", "").split())
-    system = "sys/devices/system/cpu"
     model = [f"{key} {cpu[key]}" for key in ("cpu family", "model", "stepping") if key in cpu]
     machine = (_read(top, f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
-    clocksource = "sys/devices/system/clocksource/clocksource0/current_clocksource"
     found = {
         "cpu_vendor": cpu.get("vendor_id"),
         "cpu_model": ", ".join(model),
-        "cpus": _read(top, f"{system}/online"),
-        "isolated_cpus": _read(top, f"{system}/isolated"),
-        "nohz_full": _read(top, f"{system}/nohz_full"),
         "turbo": _turbo(top),
         "cpufreq_driver": _of_all_cpus(top, "cpufreq/scaling_driver"),
-        "cpuidle_driver": _read(top, f"{system}/cpuidle/current_driver"),
-        "cpuidle_governor": _read(top, f"{system}/cpuidle/current_governor"),
-        "clocksource": _read(top, clocksource),
         "transparent_hugepages": _chosen(_read(top, "sys/kernel/mm/transparent_hugepage/enabled")),
-        "nmi_watchdog": _read(top, "proc/sys/kernel/nmi_watchdog"),
-        "numa_balancing": _read(top, "proc/sys/kernel/numa_balancing"),
         "machine": " ".join(filter(None, machine)),
+        **{name: _read(top, path) for name, path in FACTS.items()},
     }
     if flags:
         found["hypervisor"] = "yes" if "hypervisor" in flags else "no"
@@ -160,10 +159,7 @@ def _chosen(words: str | None) -> str | None:
 
 def _of_all_cpus(top: Path, name: str) -> str | None:
     """Return the value that all CPUs have, or each of the values where they differ."""
-    try:
-        cpus = sorted((top / "sys/devices/system/cpu").glob("cpu[0-9]*"))
-    except OSError:
-        return None
+    cpus = (top / "sys/devices/system/cpu").glob("cpu[0-9]*")
     return ", ".join(sorted({value for cpu in cpus if (value := _read(cpu, name))})) or None
 
 
@@ -176,12 +172,8 @@ def _cpuinfo(top: Path) -> dict[str, str]:
 
 def _folder(path: Path) -> dict[str, str]:
     """Return the readable files of a folder: name -> content."""
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError:
-        return {}
-    values = ((name, _read(path, name)) for name in names)
-    return {name: value for name, value in values if value is not None}
+    names = sorted(entry.name for entry in path.glob("*"))
+    return {name: value for name in names if (value := _read(path, name)) is not None}
 
 
 def _read(top: Path, name: str) -> str | None:

@@ -1,4 +1,4 @@
-/* The loop around KVM_RUN, the signal that stops it, and three system calls: _kvm.pyx in C. */
+/* The loop around KVM_RUN, the signal that stops it, and two system calls: _kvm.pyx in C. */
 #ifndef KVMBENCH_KVM_RUN_H
 #define KVMBENCH_KVM_RUN_H
 
@@ -6,12 +6,11 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/eventfd.h>
+#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -52,6 +51,14 @@ static void kb_on_kick(int number)
 
 static int kb_signal(void) { return SIGRTMAX - 3; }
 
+static sigset_t kb_signals(void)
+{
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, kb_signal());
+    return ours;
+}
+
 /* Take the signal for a run of this thread: install the handler, without SA_RESTART, and unblock.
  *
  * A mask is inherited: with the signal blocked by a caller, no kick would arrive. -1 where another
@@ -62,8 +69,8 @@ static struct sigaction kb_before;   /* the action before the first of them */
 
 static int kb_take_signal(int *was_blocked)
 {
-    struct sigaction action;
-    sigset_t ours, mask;
+    struct sigaction action = {.sa_handler = kb_on_kick};
+    sigset_t ours = kb_signals(), mask;
     if (!kb_runs) {
         if (sigaction(kb_signal(), NULL, &kb_before))
             return -1;
@@ -71,14 +78,10 @@ static int kb_take_signal(int *was_blocked)
             errno = EBUSY;
             return -1;
         }
-        memset(&action, 0, sizeof action);
-        action.sa_handler = kb_on_kick;
         if (sigaction(kb_signal(), &action, NULL))
             return -1;
     }
     kb_runs++;
-    sigemptyset(&ours);
-    sigaddset(&ours, kb_signal());
     pthread_sigmask(SIG_UNBLOCK, &ours, &mask);
     *was_blocked = sigismember(&mask, kb_signal());
     return 0;
@@ -89,9 +92,7 @@ static int kb_take_signal(int *was_blocked)
  */
 static void kb_give_signal_back(int was_blocked)
 {
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, kb_signal());
+    sigset_t ours = kb_signals();
     if (was_blocked)
         pthread_sigmask(SIG_BLOCK, &ours, NULL);
     if (!--kb_runs)
@@ -103,20 +104,12 @@ static int kb_thread(void) { return (int)syscall(SYS_gettid); }
 /* Kick this thread after `seconds`, then every 50 ms in case a kick comes too early. */
 static int kb_arm(timer_t *timer, double seconds)
 {
-    struct sigevent event;
-    struct itimerspec when;
-    memset(&event, 0, sizeof event);
-    event.sigev_notify = SIGEV_THREAD_ID;
-    event.sigev_signo = kb_signal();
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = kb_signal()};
+    struct itimerspec when = {.it_value.tv_sec = (time_t)seconds, .it_interval.tv_nsec = 50000000};
     event.sigev_notify_thread_id = kb_thread();
+    when.it_value.tv_nsec = (long)((seconds - (double)when.it_value.tv_sec) * 999999998) + 1;
     if (timer_create(CLOCK_MONOTONIC, &event, timer))
         return -1;
-    when.it_value.tv_sec = (time_t)seconds;
-    when.it_value.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) + 1;
-    if (when.it_value.tv_nsec > 999999999)
-        when.it_value.tv_nsec = 999999999;
-    when.it_interval.tv_sec = 0;
-    when.it_interval.tv_nsec = 50000000;
     if (timer_settime(*timer, 0, &when, NULL)) {
         timer_delete(*timer);
         return -1;
@@ -202,11 +195,6 @@ static void kb_clear_kick(struct kvm_run *run)
     run->immediate_exit = 0;
 }
 
-static int kb_ioperm(unsigned long first, unsigned long count, int on)
-{
-    return (int)syscall(SYS_ioperm, first, count, on);
-}
-
 static uint64_t kb_syscalls(int calls)
 {
     uint64_t begin = __rdtsc();
@@ -218,11 +206,6 @@ static uint64_t kb_syscalls(int calls)
 static int kb_kick(int thread)
 {
     return (int)syscall(SYS_tgkill, getpid(), thread, kb_signal());
-}
-
-static int kb_ioctl(int fd, unsigned long request, unsigned long argument)
-{
-    return ioctl(fd, request, argument);
 }
 
 #endif

@@ -10,31 +10,20 @@ import grp
 import os
 import platform
 import sys
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kvmbench.errors import KvmError, LiveError
+from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.host import cpu_flags, loaded_vendor
 
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome, Vm
 
-__all__ = [
-    "IOPERM_REMEDIES",
-    "NEEDS",
-    "Offer",
-    "cpus_allowed",
-    "held_bitmap_error",
-    "make",
-    "missing",
-    "offer",
-    "start",
-    "why_not",
-]
+__all__ = ["IOPERM_REMEDIES", "NEEDS", "NOT_VMX", "Offer", "cpus_allowed", "exception", "explain"]
+__all__ += ["held_bitmap_error", "make", "missing", "offer", "start", "why_not"]
 
 APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
 ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
@@ -49,42 +38,32 @@ class Offer:
     hypercall: str  # vmx or svm: whose instruction the CPU has
     capabilities: Mapping[str, int]
     quirk_off: bool
-    tsc_khz: int | None  # of the guest
     cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]
     tsx_ctrl: bool
     cpus: tuple[int, ...]  # host CPUs that this process may use
 
     def has(self, leaf: int, register: int, bit: int) -> bool:
-        """Say whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
+        """Return whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
         return bool(self.cpuid.get((leaf, 0), (0, 0, 0, 0))[register] >> bit & 1)
 
     @property
     def target(self) -> image.Target:
         """The target that guest code is assembled for."""
-        return image.Target(vendor=self.hypercall, x2apic=self.has(1, 2, 21))
+        return image.Target(vendor=self.hypercall)
 
 
-NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = MappingProxyType(
-    {
-        "x2apic": (lambda o: o.has(1, 2, 21), "this KVM offers no x2APIC"),
-        "tsc_deadline": (
-            lambda o: bool(o.capabilities["tsc_deadline"]),
-            "this KVM offers no TSC-deadline timer",
-        ),
-        "tsc_adjust": (lambda o: o.has(7, 1, 1), "this KVM offers no TSC_ADJUST"),
-        "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
-        "ibpb": (
-            lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
-            "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
-        ),
-        "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
-        "ioeventfd": (lambda o: bool(o.capabilities["ioeventfd"]), "this KVM has no ioeventfd"),
-        "second_cpu": (
-            lambda o: len(o.cpus) > 1,
-            "a second vCPU would share the one CPU that this process may use",
-        ),
-    }
-)
+NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = {
+    "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
+    "ibpb": (
+        lambda o: o.has(7, 3, 26) or o.has(0x80000008, 1, 12),
+        "this KVM offers no IBPB (CPUID 7, EDX 26; 0x80000008, EBX 12)",
+    ),
+    "tsx_ctrl": (lambda o: o.tsx_ctrl, "this KVM offers no TSX_CTRL (ARCH_CAPABILITIES 7)"),
+    "second_cpu": (
+        lambda o: len(o.cpus) > 1,
+        "a second vCPU would share the one CPU that this process may use",
+    ),
+}
 """What a workload may need: a test of the offer, and the reason for skipping the workload."""
 
 
@@ -106,23 +85,28 @@ def cpus_allowed() -> tuple[int, ...]:
 
 def held_bitmap_error() -> int:
     """Return 0 where a thread can hold an I/O bitmap, else the number of ioperm()'s error."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from kvmbench.live._kvm import ioperm
 
-    found: list[int] = []
     # A thread that ends: before 5.5 the kernel keeps a bitmap whose ports were all revoked.
-    thread = threading.Thread(target=lambda: found.append(ioperm(0x378, 3, True)))
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ioperm, 0x378, 3, True).result()
 
 
-IOPERM_REMEDIES: Mapping[int, str] = MappingProxyType(
-    {
-        errno.ENOSYS: "a kernel with CONFIG_X86_IOPL_IOPERM",
-        errno.EPERM: "CAP_SYS_RAWIO, without lockdown",
-    }
-)
+IOPERM_REMEDIES: Mapping[int, str] = {
+    errno.ENOSYS: "a kernel with CONFIG_X86_IOPL_IOPERM",
+    errno.EPERM: "CAP_SYS_RAWIO, without lockdown",
+}
 """The requirement of ioperm() that each error number says is missing."""
+
+
+NOT_VMX = (
+    "This is not VMX: no reload of TR depends on an I/O bitmap here. On SVM, Linux before 6.5 "
+    "reloads TR after every VM exit, with or without a bitmap; from 6.5 on it never does. A "
+    "thread that holds a bitmap pays for the bitmap's update at each return to userspace."
+)
+"""The meaning of a measurement with an I/O bitmap on another CPU than VMX."""
 
 
 def why_not() -> str | None:
@@ -130,14 +114,17 @@ def why_not() -> str | None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"measuring needs Linux on x86-64, this is {sys.platform} on {platform.machine()}"
     try:
-        from kvmbench.live._kvm import available
+        import kvmbench.live._kvm  # noqa: F401
     except ImportError:
         return (
             "kvmbench.live._kvm was not built: it needs a C compiler and the kernel's headers "
             "(linux/kvm.h; package linux-libc-dev or kernel-headers) when kvmbench is installed"
         )
-    number = available()
-    return None if number == 0 else device_remedy(number)
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return device_remedy(error.errno or 0)
+    return None
 
 
 def device_remedy(number: int, path: str = "/dev/kvm") -> str:
@@ -160,51 +147,47 @@ def device_remedy(number: int, path: str = "/dev/kvm") -> str:
 def _rights(path: str) -> str:
     """Return the command that gives this user the device."""
     user = os.environ.get("USER") or str(os.getuid())
-    try:
+    with suppress(OSError, KeyError):
         status = os.stat(path)
-        group = grp.getgrgid(status.st_gid).gr_name
-    except (OSError, KeyError):
-        return f"sudo setfacl -m u:{user}:rw {path}"
-    if status.st_gid and status.st_mode & 0o060 == 0o060:
-        return f"sudo usermod -aG {group} {user}, then log in again"
+        if status.st_gid and status.st_mode & 0o060 == 0o060:
+            group = grp.getgrgid(status.st_gid).gr_name
+            return f"sudo usermod -aG {group} {user}, then log in again"
     return f"sudo setfacl -m u:{user}:rw {path}"
 
 
 def _open(cpus: int = 1) -> Vm:
     """Return a new virtual machine. Raises LiveError where KVM makes none."""
+    if words := why_not():
+        raise LiveError(words)
     from kvmbench.live._kvm import Vm
 
     try:
         return Vm(cpus=cpus, memory=image.MEMORY)
-    except KvmError as error:
-        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
     except OSError as error:
-        raise LiveError(device_remedy(error.errno or 0)) from None
+        raise LiveError(f"/dev/kvm: {error.filename}: {error.strerror}") from None
 
 
-def make(target: image.Target, cpus: int = 2) -> Vm:
+def make(cpus: int = 2) -> Vm:
     """Return the Vm that measures every workload of a run, its local APICs enabled.
 
     Raises LiveError where KVM makes none or the guest does not start.
     """
     vm = _open(cpus)
     try:
-        for address, content in image.contents(target).items():
+        for address, content in image.contents().items():
             vm.write(address, content)
-        vm.write(image.CODE, image.boot(target))
+        vm.write(image.CODE, image.boot())
         for cpu in range(cpus):
-            if target.x2apic:
-                vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
+            vm.set_msr(cpu, APIC_BASE, (vm.get_msr(cpu, APIC_BASE) or 0) | APIC_X2APIC)
             start(vm, cpu)
             outcome = vm.run(cpu, stop=image.STOP, timeout=SECONDS)
             if (outcome["reason"], outcome["port"]) != ("stopped", image.STOP):
                 raise LiveError(f"the guest does not start: {explain(vm, cpu, outcome)}")
             vm.keep_lapic(cpu)
-        for address, port, data in image.EVENTS if vm.capabilities["ioeventfd"] else ():
+        for address, port, data in image.EVENTS:
             # As QEMU's pci-testdev has it. With EPT KVM does not emulate a store to an event of
             # any size (KVM_FAST_MMIO_BUS in handle_ept_misconfig, vmx.c).
-            any_size = not port and data is None and vm.capabilities["ioeventfd_any_length"]
-            vm.ioeventfd(address, 0 if any_size else 1, pio=port, data=data)
+            vm.ioeventfd(address, 0 if not port and data is None else 1, pio=port, data=data)
     except BaseException:
         vm.close()
         raise
@@ -220,13 +203,14 @@ def start(vm: Vm, cpu: int, *, rip: int = image.CODE, cpl: int = 0, iterations: 
 def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
     """Return the exception, or the other end, of a guest that did not complete its program."""
     if outcome["reason"] != "stopped":
-        return f"it ended with {outcome['reason']}"
+        return f"an end by {outcome['reason']}"
+    if outcome["port"] != image.STOP + 1:
+        return "its own stop"
     try:
         vector, error, rip = exception(vm, cpu)
     except IndexError:
         return "an exception with its stack lost"
-    name = EXCEPTIONS.get(vector, f"exception {vector}")
-    return f"{name} (error code {error:#x}) at {rip:#x}"
+    return f"{EXCEPTIONS.get(vector, f'exception {vector}')} (error code {error:#x}) at {rip:#x}"
 
 
 def exception(vm: Vm, cpu: int) -> tuple[int, int, int]:
@@ -247,22 +231,13 @@ EXCEPTIONS = {
 
 def offer() -> Offer:
     """Return the properties of a guest here. Raises LiveError where this host cannot measure."""
-    if words := why_not():
-        raise LiveError(words)
     with _open() as vm:
+        cpuid = vm.cpuid()
+        _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
+        maker = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
         return Offer(
-            module=loaded_vendor(),
-            hypercall="svm" if _amd(vm.cpuid()) else "vmx",
-            capabilities=dict(vm.capabilities),
-            quirk_off=vm.quirk_off,
-            tsc_khz=vm.tsc_khz(),
-            cpuid=vm.cpuid(),
+            module=loaded_vendor(), capabilities=dict(vm.capabilities), quirk_off=vm.quirk_off,
+            hypercall="svm" if maker in (b"AuthenticAMD", b"HygonGenuine") else "vmx",
             tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
-            cpus=cpus_allowed(),
-        )
-
-
-def _amd(cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]) -> bool:
-    _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
-    name = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
-    return name in (b"AuthenticAMD", b"HygonGenuine")
+            cpuid=cpuid, cpus=cpus_allowed(),
+        )  # fmt: skip

@@ -7,6 +7,7 @@ changes both sides alike (docs/statistics.md). `kvmbench plan` writes plans and 
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from msgspec import Meta, Struct, field
 
 from kvmbench import results
 from kvmbench.atomic import locked, replace_file
-from kvmbench.errors import ResultError, WrongKernelError
+from kvmbench.errors import ResultError, WrongKernelError, brief
 from kvmbench.results import Boot, Host, Result
 
 __all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "due", "make", "read", "record", "write"]
@@ -29,12 +30,20 @@ ORDERS: tuple[tuple[Side, ...], ...] = ((0, 1, 1, 0), (1, 0, 0, 1))
 
 
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the two kernels: its release, its command line's words, the file of its results."""
+    """One of the two kernels, with the words of its command line and the file of its results."""
 
     label: str
     release: str  # uname -r
     words: list[str] = field(default_factory=list)  # its command line must have them
-    results: str  # file, relative to the plan's folder
+    results: str  # the name of a file in the plan's folder
+
+    def __post_init__(self) -> None:
+        name = self.results
+        plain = name.isprintable() and not name.startswith(".") and os.sep not in name
+        if not plain or not name.endswith(".json"):
+            raise ValueError(
+                f"results is {brief(name)}, not the name of a .json file in the plan's folder"
+            )
 
     def mismatch(self, host: Host) -> str | None:
         """Return how the running kernel differs from this one; None where it is this one."""
@@ -131,6 +140,8 @@ def record(path: str | Path, number: int, boot: Boot, time: str) -> Plan:
         plan = read(path)
         kernel, step = plan.kernel(number), plan.steps[number]
         file = Path(path).parent / kernel.results
+        if file.is_symlink():  # which could lead out of the folder
+            raise ResultError(f"{file}: is a link, and a plan keeps its results in its own folder")
         boot = msgspec.structs.replace(boot, block=step.block)
         old = results.read(file) if file.exists() else None
         if not (old and any((b.id, b.block) == (boot.id, boot.block) for b in old.boots)):
@@ -148,6 +159,8 @@ def read(path: str | Path) -> Plan:
     plan = results.decode_json(_decoder, results.read_bytes(path), str(path))
     if plan.schema != SCHEMA:
         raise ResultError(f"{path}: $.schema: {plan.schema!r}, expected {SCHEMA!r}")
+    if len({Path(path).name, *(kernel.results for kernel in plan.kernels)}) < 3:
+        raise ResultError(f"{path}: $.kernels: the plan and its two results must be three files")
     return plan
 
 

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +16,70 @@ from kvmbench.live.worker import Job
 
 __all__ = ["Process"]
 
-SILENT = 30.0  # seconds without a line after which the engine ends a process
+SILENT = 30.0  # seconds beyond three rounds without a line, after which the engine ends a process
 GRACE, KILLED = 0.5, 10.0  # seconds that a process has to end by itself, and once killed
+WORKER = "import sys; sys.path.append(sys.argv[1]); from kvmbench.live import worker; worker.main()"
 
 
 class Process:
     """A process of kvmbench.live.worker that does `job`.
 
-    `doing` is for the engine: the workload at hand. `interrupted` says whether a Ctrl-C came while
-    the process ended.
+    It imports the standard library and kvmbench only: isolated and without `site`, Python takes no
+    module from the current folder, PYTHONPATH or site-packages. `doing` is for the engine: the
+    workload at hand. `interrupted` says whether a Ctrl-C came while the process ended.
     """
 
     def __init__(self, job: Job) -> None:
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.doing = ""
         self.interrupted = False
+        self.silence = SILENT + 3 * job["timeout"]
+        self.silent = False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kvmbench.live.worker"],
+            [sys.executable, "-I", "-S", "-c", WORKER, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
             process_group=0,  # so that a Ctrl-C at the terminal interrupts this process alone
         )
-        assert self.process.stdin is not None
         try:
-            with self.process.stdin as pipe:
-                pipe.write(json.dumps(job).encode())
-        except BrokenPipeError:
-            pass  # `lines` notices that it is dead
+            self._send(json.dumps(job).encode() + b"\n")
         except BaseException:
             self.end()
             raise
 
+    def _send(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # `lines` notices that the process is dead
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+
     def lines(self) -> Iterator[list[Any]]:
-        """Yield the lines of the process until it ends, or is silent for too long."""
+        """Yield the lines of the process until it ends, or is silent for too long.
+
+        The process waits at the begin of each round until the caller asks for the next line, so
+        that the caller does not compete with the round for a CPU.
+        """
         assert self.process.stdout is not None
         pipe, rest = self.process.stdout.fileno(), b""
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
-        while poll.poll(SILENT * 1000) and (read := os.read(pipe, 1 << 16)):
+        while poll.poll(self.silence * 1000):
+            if not (read := os.read(pipe, 1 << 16)):
+                return
             *whole, rest = (rest + read).split(b"\n")
-            yield from map(json.loads, whole)
+            for line in whole:
+                words = json.loads(line)
+                yield words
+                if words[0] == "begin":
+                    self._send(b"\n")
+        self.silent = True
 
     def end(self) -> str:
         """Wait for the end of the process, kill it where it goes on, and return its status."""
         assert self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdout.close()
+        with suppress(OSError):
+            self.process.stdin.close()
         for patience, then in ((GRACE, self.process.kill), (KILLED, None)):
             try:
                 status = self.process.wait(timeout=patience)
@@ -71,4 +89,6 @@ class Process:
                 if then is None:  # its thread is in the kernel and no signal reaches it
                     return "nothing: it cannot be killed"
                 then()
+        if self.silent:
+            return f"silence: no line for {self.silence:.0f} seconds"
         return f"signal {-status}" if status < 0 else f"status {status}"

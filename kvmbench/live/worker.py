@@ -1,7 +1,8 @@
 """One run: a fresh process with a fresh virtual machine that measures a job.
 
-The engine starts `python -m kvmbench.live.worker`, which reads the job as JSON from stdin and
-writes one line of JSON for each round, so that a crash loses no round before it.
+kvmbench.live.process starts it. It reads the job as a line of JSON from stdin and writes one line
+for each round, so that a crash loses no round before it. It imports kvmbench and the standard
+library only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
@@ -27,7 +28,6 @@ __all__ = ["Job", "Task", "main", "mark_tag"]
 
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
-ITERATIONS_MAX = 1 << 40
 
 
 class Task(TypedDict):
@@ -35,7 +35,7 @@ class Task(TypedDict):
 
     name: str
     code: str  # hex
-    other: str  # hex; empty for one vCPU
+    other: str  # hex, of the second vCPU; empty for one vCPU
     cpl: int
     iterations: int  # of a round; 0 for a calibration
 
@@ -43,7 +43,6 @@ class Task(TypedDict):
 class Job(TypedDict):
     """A run."""
 
-    target: dict[str, Any]  # of image.Target
     cpu: int  # of the host, for the first vCPU
     other_cpu: int | None  # for the second
     tasks: list[Task]
@@ -77,14 +76,13 @@ class Runner:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.target = image.Target(**job["target"])
-        self.vm = make(self.target)
+        self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
     def again(self) -> None:
         """Start with a new machine: the state of one that hung is unknown."""
         self.vm.close()
-        self.vm = make(self.target)
+        self.vm = make()
 
     def round(self, task: Task, iterations: int) -> Round:
         """Measure `iterations` of a workload. Raises Lost."""
@@ -111,7 +109,8 @@ class Runner:
         counts = {name: after[name] - before[name] for name in after}
         counts["answered"] = outcome["io"] + outcome["mmio"]
         counts["interrupts"] = int.from_bytes(vm.read(image.COUNT, 4), "little")
-        cycles = int.from_bytes(vm.read(image.RESULT, 8), "little")
+        if not (cycles := int.from_bytes(vm.read(image.RESULT, 8), "little")):
+            raise Lost("the guest stopped by itself before its loop ended")
         # A count of no exit stays: a KVM that counts none has no entry.
         moved = {name: n for name, n in counts.items() if n or name == "exits"}
         return Round(cycles, outcome["tsc"], moved)
@@ -145,14 +144,18 @@ class Runner:
         return outcome
 
     def calibrate(self, task: Task) -> int:
-        """Return how many iterations a round needs. Raises Lost."""
-        goal, iterations = self.job["seconds"], 1
-        while True:
-            took = self.round(task, iterations).host / self.tsc_hz
-            if took >= goal / 2 or iterations >= ITERATIONS_MAX:
-                return max(1, round(iterations * goal / max(took, 1e-9)))
-            wanted = iterations * goal / max(took, 1e-9)
-            iterations = max(iterations + 1, min(CHANGE * iterations, int(wanted)))
+        """Return the iterations that fill a round. Raises Lost.
+
+        They follow from the difference of two lengths, each the faster of two rounds or more, so
+        that neither a cold round nor the entry into the guest decides.
+        """
+        goal, iterations = self.job["seconds"] * self.tsc_hz, 1
+        first = took = min(self.round(task, 1).host for _ in range(3))
+        while took - first < goal / 2:
+            wanted = int(iterations * goal / took)
+            iterations = max(2 * iterations, min(CHANGE * iterations, wanted))
+            took = min(self.round(task, iterations).host for _ in range(2))
+        return max(1, round((iterations - 1) * goal / (took - first)))
 
 
 def mark_tag(name: str, ioperm: bool) -> int:
@@ -168,6 +171,14 @@ def say(*words: object) -> None:
     print(json.dumps(words), flush=True)
 
 
+def begin(name: str) -> None:
+    """Announce a round and wait until the engine sleeps. Raises BrokenPipeError as `say`."""
+    say("begin", name)
+    if not sys.stdin.readline():
+        raise BrokenPipeError
+    os.sched_yield()  # on a host of one CPU the engine goes to sleep first
+
+
 def run(job: Job) -> None:
     """Measure the job, and write a line for each round."""
     begun = time.monotonic()
@@ -177,7 +188,7 @@ def run(job: Job) -> None:
     runner = Runner(job)
     alive: dict[str, tuple[Task, int]] = {}
     for task in job["tasks"]:
-        say("begin", task["name"])
+        begin(task["name"])
         try:
             iterations = task["iterations"] or runner.calibrate(task)
             runner.round(task, iterations)  # caches, the EPT and KVM's own warm up
@@ -187,7 +198,7 @@ def run(job: Job) -> None:
         alive[task["name"]] = task, iterations
         say("ready", task["name"], iterations)
     draw = random.Random(job["seed"])
-    waiting, measuring = waited(), time.monotonic()
+    delayed = measured = 0.0
     for number in range(job["rounds"]):
         if number >= ROUNDS_MIN and time.monotonic() - begun > job["limit"]:
             break
@@ -195,15 +206,18 @@ def run(job: Job) -> None:
         draw.shuffle(order)
         for name in order:
             task, iterations = alive[name]
-            say("begin", name)
+            begin(name)
+            before, at = waited(), time.monotonic()
             try:
                 taken = runner.round(task, iterations)
             except Lost as lost:
                 _lost(runner, task, lost)
                 del alive[name]
                 continue
+            delayed += waited() - before
+            measured += time.monotonic() - at
             say("round", name, iterations, *taken)
-        say("waited", waited() - waiting, time.monotonic() - measuring)
+        say("waited", delayed, measured)
         if job["control"]:
             from kvmbench.live._kvm import syscall_cycles
 
@@ -240,16 +254,13 @@ def hold_bitmap() -> None:
 def main() -> None:
     """Run the job on stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine ends this process
-    job: Job = json.load(sys.stdin)
     try:
-        run(job)
+        if not (line := sys.stdin.readline()):
+            raise BrokenPipeError
+        run(json.loads(line))
     except BrokenPipeError:
         os._exit(1)  # the engine is gone; Python's own exit would print an error
     except LiveError as error:
         say("failed", str(error))
     except OSError as error:
         say("failed", f"{error.filename or 'KVM'}: {error.strerror or error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from kvmbench.report.document import (
     Table,
     Tone,
 )
-from kvmbench.report.escape import csv_cell
+from kvmbench.report.escape import csv_cell, visible
 from kvmbench.report.reported import Reported
 from kvmbench.report.text import WIDTH
 
@@ -59,7 +59,7 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
     `width` (columns) and `color` are of text only. Raises ValueError for another form.
     """
     if form in document.forms:
-        return document.forms[form]()
+        return visible(document.forms[form](), keep="\n\t")
     if form == "text":
         from kvmbench.report.text import text
 

@@ -11,15 +11,15 @@ from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench.errors import unknown_name
+from kvmbench.errors import brief, unknown_name
 from kvmbench.model import Policy, Profile
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
@@ -38,8 +38,8 @@ def _set_number(record: object, name: str, low: float, high: float) -> None:
     value = getattr(record, name)
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} is {value!r}, not a number")
-    if not isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value}, not in {low} to {high}")
+    if not low <= value <= high:  # nor is a NaN, and isfinite() takes no integer above 1e308
+        raise ValueError(f"{name} is {brief(value)}, not in {low} to {high}")
     object.__setattr__(record, name, value.item() if isinstance(value, np.generic) else value)
 
 
@@ -106,8 +106,9 @@ class Tasks:
             raise TypeError(f"mix is {self.mix!r}, not a table of weights")
         for kind, weight in self.mix.items():
             good = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            if not good or not isfinite(weight) or weight < 0:
-                raise ValueError(f"mix: weight of {kind!r} is {weight!r}, not a number from 0 on")
+            if not good or not 0 <= weight <= float_info.max:
+                shown = brief(weight)
+                raise ValueError(f"mix: weight of {kind!r} is {shown}, not a number from 0 on")
         if (self.type == "vcpu") != any(self.mix.values()):
             needs = "needs a weight above 0" if self.type == "vcpu" else f"not for {self.type}"
             raise ValueError(f"mix {needs}")

@@ -1,4 +1,4 @@
-"""A simulation next to a published table: the predicted changes, and what they leave over."""
+"""A simulation next to a published table: predicted changes, published ones, residuals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Residual:
 def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
     """Raise ValueError where `published` is not comparable with the simulated workloads `names`.
 
-    It must be about TR's reload, in cycles, a before and an after, and have one of the rows; and
-    it compares kernels, so a simulation with `ioperm` both does not.
+    It must compare two kernels before and after the change of TR's reload, in cycles, and have
+    one of the rows; with `ioperm` both a simulation compares no kernels.
     """
     if published.change != "tr-reload":
         raise ValueError(f"{published.name!r} is about another change: {published.title}")

@@ -1,4 +1,4 @@
-"""A simulation as a document, and in the patch's own form."""
+"""A simulation as a document, and in the form of the patch's changelog."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvmbench.causes import CAUSES
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
-from kvmbench.report.plain import count, signed
+from kvmbench.report.figures import count, signed
 from kvmbench.results import Result, builtins
 from kvmbench.simulation.against import Residual, against
 
@@ -28,15 +28,14 @@ FITTED = (
     "for the model."
 )
 
+WORKLOAD = Column("workload", "key")
+SIDES = tuple(Column(name, unit="cycles") for name in ("before", "after", "change"))
+
 
 def document(
-    simulation: Simulation,
-    *,
-    explain: bool = False,
-    published: Published | None = None,
-    result: Result | None = None,
+    simulation: Simulation, *, explain: bool, published: Published | None, result: Result | None
 ) -> Document:
-    """Return the document of a simulation; `Simulation.document` says what the options are."""
+    """Return the document of a simulation, with the options of `Simulation.document`."""
     residuals = against(simulation, published) if published else []
     blocks: list[Block] = [_main(simulation.rows), *map(Note, _footnotes(simulation))]
     if explain:
@@ -50,13 +49,9 @@ def document(
         if any(row.fitted for row in residuals):
             blocks.append(Note(FITTED))
     records = _records(simulation.rows, residuals)
-    return Document(
-        title=_title(simulation),
-        blocks=blocks,
-        records=records,
-        data=builtins(result or simulation.result(), records),
-        forms={"kut": lambda: _kut(simulation.rows)},
-    )
+    data = builtins(result or simulation.result(), records)
+    forms = {"kut": lambda: _kut(simulation.rows)}
+    return Document(_title(simulation), blocks, records, data, forms)
 
 
 def _title(simulation: Simulation) -> str:
@@ -80,12 +75,7 @@ def _footnotes(simulation: Simulation) -> Iterator[str]:
 
 
 def _main(rows: Sequence[Row]) -> Table:
-    columns = (
-        Column("workload", "key"),
-        *(Column(name, unit="cycles") for name in ("before", "after", "change")),
-        Column("change", unit="%"),
-        Column("TR reloads"),
-    )
+    columns = (WORKLOAD, *SIDES, Column("change", unit="%"), Column("TR reloads"))
     cells = [
         (
             row.workload,
@@ -102,11 +92,7 @@ def _main(rows: Sequence[Row]) -> Table:
 
 def _causes(rows: Sequence[Row]) -> Table:
     """Return a line for each cause that has cycles on either side, and their sum."""
-    columns = (
-        Column("workload", "key"),
-        Column("where", "word"),
-        *(Column(name, unit="cycles") for name in ("before", "after", "change")),
-    )
+    columns = (WORKLOAD, Column("where", "word"), *SIDES)
     cells = []
     for row in rows:
         found = {
@@ -122,21 +108,12 @@ def _causes(rows: Sequence[Row]) -> Table:
 
 
 def _residuals(residuals: Sequence[Residual]) -> Table:
-    columns = (
-        Column("workload", "key"),
-        *(Column(name, unit="cycles") for name in ("predicted", "published", "residual")),
-        Column("basis", "word"),
-    )
-    cells = [
-        (
-            row.workload,
-            signed(row.predicted),
-            signed(row.published),
-            signed(row.residual),
-            "fitted" if row.fitted else "",
-        )
-        for row in residuals
-    ]
+    figures = (Column(name, unit="cycles") for name in ("predicted", "published", "residual"))
+    columns = (WORKLOAD, *figures, Column("basis", "word"))
+    cells = []
+    for row in residuals:
+        words = map(signed, (row.predicted, row.published, row.residual))
+        cells.append((row.workload, *words, "fitted" if row.fitted else ""))
     return Table(columns, cells)
 
 
@@ -163,7 +140,7 @@ def _records(rows: Sequence[Row], residuals: Sequence[Residual]) -> list[Record]
 
 
 def _kut(rows: Sequence[Row]) -> str:
-    """Return the form that the patch has in its changelog."""
+    """Return the table in the form of the patch's changelog."""
     before = [f"{row.workload} {count(row.before.cycles)}" for row in rows]
     after = [f"{row.workload} {count(row.after.cycles)}" for row in rows]
     return "\n".join(("Before:", *before, "After:", *after)) + "\n"

@@ -79,7 +79,7 @@ class Simulation(Reported):
 
     profile: Profile
     policies: tuple[Policy, Policy]  # before and after; the same twice where ioperm is both
-    ioperm: str  # does the vCPU's thread hold an I/O bitmap: off, on, or both: before not, after so
+    ioperm: str  # the vCPU's thread holds an I/O bitmap: off, on, or both: only in the after
     vendor: Literal["vmx", "svm"]
     iterations: int
     rows: tuple[Row, ...]
@@ -90,12 +90,9 @@ class Simulation(Reported):
         return f"<Simulation {before} -> {after}: {len(self.rows)} rows>"
 
     def document(
-        self,
-        *,
-        explain: bool = False,
-        against: Published | None = None,
+        self, *, explain: bool = False, against: Published | None = None,
         result: Result | None = None,
-    ) -> Document:
+    ) -> Document:  # fmt: skip
         """Return the document: the table, and where `explain` the causes of each row's cycles.
 
         `against` adds the changes that a published table has, and raises ValueError as
@@ -104,14 +101,9 @@ class Simulation(Reported):
         return simulation_document(self, explain=explain, published=against, result=result)
 
     def result(
-        self,
-        *,
-        time: str | None = None,
-        command: Sequence[str] = (),
-        boot: str = "",
-        host: Host | None = None,
-        tool: str = "",
-    ) -> Result:
+        self, *, time: str | None = None, command: Sequence[str] = (), boot: str = "",
+        host: Host | None = None, tool: str = "",
+    ) -> Result:  # fmt: skip
         """Return the simulation as a result of one run, one series per workload and policy.
 
         A configuration is a policy, and `POLICY+bitmap` where the vCPU's thread holds an I/O
@@ -124,23 +116,14 @@ class Simulation(Reported):
             for policy, bitmap, cell in sides:
                 configuration = policy.name + ("+bitmap" if bitmap else "")
                 series[row.workload, configuration] = Series(
-                    workload=row.workload,
-                    configuration=configuration,
-                    kind="exact",
-                    values=[cell.cycles],
-                    policy=policy.name,
-                    reloads=cell.reloads,
+                    workload=row.workload, configuration=configuration, kind="exact",
+                    values=[cell.cycles], policy=policy.name, reloads=cell.reloads,
                     counts=dict(cell.segments),
-                )
+                )  # fmt: skip
         run = Run(
-            time=time,
-            engine="sim",
-            command=list(command),
-            model_version=self.model_version,
-            profile=self.profile.name,
-            vendor=self.vendor,
-            series=list(series.values()),
-        )
+            time=time, engine="sim", command=list(command), model_version=self.model_version,
+            profile=self.profile.name, vendor=self.vendor, series=list(series.values()),
+        )  # fmt: skip
         return Result(tool=tool, boots=[Boot(id=boot, host=host or Host(), runs=[run])])
 
 
@@ -177,9 +160,7 @@ def simulate(
     before, after = (named("policy", policy, Policy, policies) for policy in (before, after))
     profile = named("profile", profile, Profile, profiles)
     if workloads is None:
-        chosen = [
-            found for found in known_workloads().values() if not missing_kinds(found, profile)
-        ]
+        chosen = [w for w in known_workloads().values() if not missing_kinds(w, profile)]
     else:
         chosen = [named("workload", found, Workload, known_workloads) for found in workloads]
     if iterations < 1:
@@ -188,10 +169,10 @@ def simulate(
         raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
     for workload in chosen:
         _check(workload, profile, closed_form)
+    bitmap = ioperm == "on"
+    columns = ((before, bitmap), (after, bitmap))
     if ioperm == "both":
         columns = ((after, False), (after, True))
-    else:
-        columns = ((before, ioperm == "on"), (after, ioperm == "on"))
     rows = []
     for workload in chosen:
         cells = []
@@ -208,14 +189,8 @@ def simulate(
             cells.append(_cell(machine, workload, iterations, closed_form, report))
         exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
         rows.append(Row(workload.name, exits, *cells))
-    return Simulation(
-        profile=profile,
-        policies=(columns[0][0], columns[1][0]),
-        ioperm=ioperm,
-        vendor=vendor,
-        iterations=iterations,
-        rows=tuple(rows),
-    )
+    compared = (columns[0][0], columns[1][0])
+    return Simulation(profile, compared, ioperm, vendor, iterations, tuple(rows))
 
 
 def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
@@ -225,20 +200,16 @@ def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
             f"workload {workload.name!r} needs exit kind {names}, "
             f"which profile {profile.name!r} does not have"
         )
-    if closed_form and len(workload.exits) > 1:
-        count = len(workload.exits)
+    if closed_form and (exits := len(workload.exits)) > 1:
         raise ValueError(
-            f"workload {workload.name!r} has {count} exits per iteration: no closed form"
+            f"workload {workload.name!r} has {exits} exits per iteration: no closed form"
         )
 
 
 def _cell(
-    machine: Machine,
-    workload: Workload,
-    iterations: int,
-    closed_form: bool,
+    machine: Machine, workload: Workload, iterations: int, closed_form: bool,
     report: Callable[[float], None],
-) -> Cell:
+) -> Cell:  # fmt: skip
     kinds = [machine.profile.kind_index(name) for name in workload.exits]
     chunk = max(1, CHUNK // len(kinds))
     ops = np.zeros(min(iterations, chunk) * len(kinds), OP_DTYPE)

@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 
 def events(cpus, tasks, ports):
-    """Return all that could be tried, possible or not."""
+    """Return every operation, possible or not."""
     found = []
     for cpu in range(cpus):
         found += [(code, cpu, None) for code in CODES]
@@ -94,7 +94,7 @@ def explore(policy, sizes, most=10**9):
 def orbits(policy, seen, cpus, tasks):
     """Return how many states are left when names of CPUs and tasks do not count.
 
-    Nor does what a TSS's map holds behind an invalid base, where it is synced before it is seen.
+    Nor does what a TSS's map holds under an invalid base, where it is synced before it is seen.
     """
     left = set(seen)
     if syncs_first(policy):

@@ -62,7 +62,7 @@ def mutated_policies(draw: st.DrawFn) -> Policy:
 
 
 BUILT_IN = st.sampled_from(sorted(policies())).map(lambda name: policies()[name])
-# A task that keeps its map and loses TIF, which no built-in policy leaves behind.
+# A task that keeps its map and loses TIF, which no built-in policy leaves so.
 FORGETFUL = replace(policies()["eager"], name="forgetful", vm_exit=("clear_tif",))
 POLICIES = st.one_of(BUILT_IN, random_policies(), mutated_policies(), st.just(FORGETFUL))
 VENDORS = st.sampled_from(["vmx", "svm"])
@@ -120,7 +120,7 @@ class History:
         self.refused = np.zeros(n, np.bool_)
         op: tuple[int, ...] = ()
         for i in range(n):
-            # Runs of equal operations take a path of their own in the core.
+            # Runs of equal operations take a separate path in the core.
             if not op or rng.random() < 0.6:
                 op = draw_op(rng, model, n_kinds)
             self.ops[i] = op

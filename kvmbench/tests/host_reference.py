@@ -1,6 +1,6 @@
 """A slow, plain reference of docs/scenario.md, over the reference of the machine.
 
-It shares no code with the host loop but the two tables of kvmbench.sampling, which have tests of
+It shares no code with the host loop but the two tables of kvmbench.sampling, which have separate tests
 their own; its random numbers are numpy's.
 """
 

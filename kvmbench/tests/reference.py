@@ -401,7 +401,7 @@ class Reference:
         self._interrupt(cpu)
         task.in_run = 0
         self._hook("task_exit", cpu, HookRun(self.costs["switch_overlap"]))
-        # Whatever the policy left behind: the task is a new one from here on.
+        # Whatever the policy left: the task is a new one from here on.
         task.tif = 0
         task.map = None
         task.max = 0

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kvmbench import formats
+from kvmbench import results as results_module
 from kvmbench.errors import ResultError
 from kvmbench.results import Boot, Host, Result, Run, Series
 
@@ -36,6 +37,23 @@ THREE_RUNS = Result(
 )
 MEDIANS = {"cpuid": [1313, 1310.5, 1320], "vmcall": [1195.5]}
 
+HYPERFINE = """{"results": [
+ {"command": "sleep 0.1", "mean": 0.1, "median": 0.101, "times": [0.101, 0.102, 0.1],
+  "exit_codes": [0, 0, 1]},
+ {"command": "true", "mean": 0.001, "median": 0.002, "parameters": {"n": "3"}}]}"""
+# The second benchmark of a file written with --benchmark_repetitions=2.
+GOOGLE = """{"context": {"date": "2024-01-01T00:00:00", "host_name": "h", "num_cpus": 4},
+"benchmarks": [
+ {"name": "a/8", "run_name": "a/8", "run_type": "iteration", "iterations": 9, "real_time": 2.5,
+  "cpu_time": 2.4, "time_unit": "us"},
+ {"name": "b", "run_name": "b", "run_type": "iteration", "repetition_index": 0, "real_time": 7,
+  "cpu_time": 6, "time_unit": "ns", "label": "cold"},
+ {"name": "b", "run_name": "b", "run_type": "iteration", "repetition_index": 1, "real_time": 9,
+  "cpu_time": 6, "time_unit": "ns", "label": "cold"},
+ {"name": "b_mean", "run_name": "b", "run_type": "aggregate", "aggregate_name": "mean",
+  "real_time": 8, "cpu_time": 6, "time_unit": "ns"},
+ {"name": "c", "run_name": "c", "error_occurred": true, "error_message": "no file"}]}"""
+
 
 def values(result):
     """Return {(workload, configuration): [values of each run]}."""
@@ -61,7 +79,9 @@ def one(data, name="f", after=": "):
 
 WORDS = st.text(max_size=8) | st.sampled_from(["", "a/b", "w/o IPIv", "x-8", "50%", "Ä", "a|b"])
 NAMES = WORDS.filter(bool)
-FIGURES = st.integers(-(10**12), 10**12) | st.floats(-1e12, 1e12)
+FIGURES = st.integers(-(10**12), 10**12) | st.floats(-1e12, 1e12).filter(
+    lambda figure: figure == 0 or abs(figure) > results_module.SMALLEST
+)
 
 
 @st.composite
@@ -96,7 +116,7 @@ def results(
                     kind=rows[key][1],
                     better=rows[key][2],
                     values=draw(st.lists(figures, min_size=1, max_size=4)),
-                    quantum=draw(st.none() | st.floats(0, 10)),
+                    quantum=draw(st.none() | st.floats(0.001, 10)),
                     marks=draw(st.lists(WORDS, max_size=1)),
                 )
                 for key in chosen

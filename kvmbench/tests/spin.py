@@ -72,7 +72,7 @@ def breadth_first(policy, sizes, *flags):
 
 
 def disagreement(policy, sizes, *flags):
-    """Say how SPIN and the explorer differ on a policy; None where they do not."""
+    """Return how SPIN and the explorer differ on a policy; None where they do not."""
     mine = check(policy, cpus=sizes[0], tasks=sizes[1], ports=sizes[2], symmetry=False)
     theirs = breadth_first(policy, sizes, *flags)
     if mine.counterexample is not None:

@@ -1,4 +1,4 @@
-"""Named things from TOML: what ships, and what a file of one's own may and may not say."""
+"""Named things from TOML: what ships, and what a user's file may and may not say."""
 
 import re
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_published_patch():
     assert table.value("cpuidd", "Before") is None
 
 
-# A file of one's own
+# A user's file
 
 
 @pytest.fixture

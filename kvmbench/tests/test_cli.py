@@ -322,6 +322,19 @@ def test_what_run_writes_is_what_other_commands_read():
         assert (done.exit_code, done.stderr) == (0, "")
 
 
+def test_a_full_device_takes_no_output():
+    done = invoke("run", "--iterations", 5, "-o", "/dev/full")
+    assert (done.exit_code, done.stdout) == (1, run())
+    assert "/dev/full: No space left on device" in done.stderr
+
+
+def test_patterns_choose_the_rows_with_costs():
+    assert list(cycles("vmcall", "inl_*", "cpu?d", "cpuid")) == [
+        *("vmcall", "inl_from_pmtimer", "inl_from_qemu", "inl_from_kernel", "cpuid")
+    ]
+    assert cycles("*") == cycles()
+
+
 def test_output_goes_to_a_device_or_pipe():
     assert finished("run", "--format", "kut", "-o", "/dev/stdout") == (0, KUT, "")
     assert invoke("run", "-o", "/dev/null").exit_code == 0
@@ -360,9 +373,10 @@ def test_output_is_whole_or_not_at_all(monkeypatch, call):
 
     Path("table.txt").write_text("old")
     monkeypatch.setattr(os, call, fail)
+    table = run()
     done = invoke("run", "--iterations", 5, "-o", "table.txt")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "kvmbench: table.txt: No space left on device\n"
+    assert (done.exit_code, done.stdout) == (1, table)  # nothing is lost
+    assert done.stderr == "kvmbench: table.txt: No space left on device: printed instead\n"
     assert Path("table.txt").read_text() == "old"
     assert os.listdir() == ["table.txt"]
 
@@ -371,7 +385,7 @@ def test_output_is_not_cut_short():
     Path("table.txt").write_text("old")
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731
     found = finished("run", "--iterations", "5", "-o", "table.txt", preexec_fn=limit)
-    assert found == (1, "", "kvmbench: table.txt: File too large\n")
+    assert found == (1, run(), "kvmbench: table.txt: File too large: printed instead\n")
     assert Path("table.txt").read_text() == "old"
     assert os.listdir() == ["table.txt"]
 
@@ -476,7 +490,9 @@ def one_line(done, code, *words):
         ("run --workload-file no.py", 2, "no.py: No such file or directory"),
         ("run --against ./no.toml", 2, "./no.toml: No such file or directory"),
         ("show ./no.toml", 2, "./no.toml: No such file or directory"),
-        ("show no.py", 2, "no.py: No such file or directory"),
+        ("show no.py", 2, "no.py: only --workload-file runs Python"),
+        ("run x_*", 2, "'x_*' matches no workload; known: cpuid, "),
+        ("run hlt [c]puidd", 2, "'[c]puidd' matches no workload"),
         ("run --profile ./", 2, "Is a directory"),
         ("run --policy-file .", 2, "Is a directory"),
         ("run --workload-file .", 2, "Is a directory"),
@@ -485,7 +501,6 @@ def one_line(done, code, *words):
         ("run -o .", 1, "Is a directory"),
         ("run -o no/table.txt", 1, "no/table.txt: No such file or directory"),
         ("run -o no/", 1, "no/"),
-        ("run -o /dev/full", 1, "/dev/full: No space left on device"),
     ],
 )
 def test_wrong(arguments, code, words):
@@ -777,7 +792,6 @@ def test_show_says_what_is_there():
         ("mine.toml", '[mine]\nvcpu_put = ["reload"]\n', "vcpu_put"),
         ("mine.toml", HEAD + "[costs]\nltr = 12345\n", "12345"),
         ("mine.toml", TABLE, "1313"),
-        ("mine.py", WORKLOADS, "inl_from_qemu"),
     ],
 )
 def test_show_of_a_file(name, text, word):

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 
 import click
 import jsonschema
@@ -104,8 +106,9 @@ def test_what_cannot_be_written(folder):
     [
         ("no.json", None, 2, "no.json: No such file or directory"),
         ("./no", None, 2, "./no: No such file or directory"),
-        (".", None, 2, "unknown file or result '.'; known: "),
-        ("./", None, 2, "./: Is a directory"),
+        (".", None, 1, ".: no file of a known format"),
+        ("*.nope", None, 2, "unknown file or result '*.nope'; known: "),
+        ("./", None, 1, "./: no file of a known format"),
         ("patch-2071", None, 2, "did you mean 'patch-2017'?"),
         ("x.log", "nothing\n", 1, "x.log: of no known format"),
         ("x.json", '{"schema": "kvmbench.result/1"', 1, "x.json: ends in the middle of the JSON"),
@@ -138,6 +141,46 @@ def test_a_name_is_a_file_then_a_kept_result_then_a_published_table(folder):
     assert workloads("before") == {"ipi"}
     said = run("convert", "befor", "-", "--to", "csv", code=2)
     assert "did you mean 'before'?" in said
+
+
+def test_several_files_become_one(folder):
+    for name, cycles in (("a.log", 5), ("b.log", 6)):
+        (folder / name).write_text(f"cpuid {cycles}\n")
+    run("convert", "a.log", "b.log", "all.json")
+    found = results.read("all.json")
+    assert (values(found), len(found.boots)) == ({("cpuid", ""): [[5], [6]]}, 2)
+    (folder / "s.txt").write_text("BenchmarkX 1 5 ns\n")
+    said = run("convert", "a.log", "s.txt", "kauer-cpuid-2024", "-", "--to", "csv").decode()
+    assert "X" in said
+    (folder / "odd.csv").write_text("workload,unit,value\ncpuid,seconds,3\n")
+    said = run("convert", "a.log", "odd.csv", "x.json", code=1)
+    assert "seconds, noisy, lower, where an earlier run has cycles" in said
+    assert not (folder / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", ["logs", "logs/*.log", "logs/**/*.log"])
+def test_a_folder_and_a_glob_are_many_files(folder, name):
+    (folder / "logs").mkdir()
+    for number in (1, 2, 3):
+        (folder / "logs" / f"{number}.log").write_text(f"cpuid {number}\n")
+    run("convert", name, "all.json")
+    assert values(results.read("all.json")) == {("cpuid", ""): [[1], [2], [3]]}
+    (folder / "logs" / "4.log").write_text("PASS vmexit_cpuid\n")
+    if "*" in name:  # the user named this file
+        assert "logs/4.log: no figure" in run("convert", name, "all.json", code=1)
+    else:
+        run("convert", name, "all.json")
+        (note,) = results.read("all.json").notes
+        assert note.startswith("1 of 4 files passed over, the first: logs/4.log: no figure")
+
+
+def test_stdin(folder):
+    command = [sys.executable, "-m", "kvmbench", "convert", "-", "-", "--to", "csv"]
+    done = subprocess.run(command, input=b"cpuid 7\n", capture_output=True)
+    assert done.stdout.splitlines()[1].endswith(b",cpuid,,cycles,noisy,lower,time,0,7"), done.stderr
+    done = subprocess.run(command, input=b"hello\n", capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"kvmbench: stdin: of no known format (it begins 'hello')")
 
 
 def test_load_result_is_for_every_command(folder):

@@ -160,14 +160,68 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(measures):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_table_is_printed_where_it_cannot_be_kept(measures):
-    measures(made(1000))
+def test_a_target_that_cannot_be_written_is_refused_before_measuring(measures):
+    calls = measures(made(1000))
     Path("file").write_text("")
-    done = invoke("measure", "--save", "x", "--results-dir", "file/x")
-    assert (done.exit_code, "cpuid" in done.stdout) == (1, True)
-    assert "file/x" in done.stderr
-    assert invoke("measure", "-o", "nowhere/x.json").exit_code == 1
-    assert "cpuid" in ok("show", "last~1")
+    Path("folder").mkdir()
+    for arguments in (
+        ("--save", "x", "--results-dir", "file/x"),
+        *(("-o", output) for output in ("nowhere/x.json", "file/x", "folder", "folder/")),
+    ):
+        done = invoke("measure", *arguments)
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert arguments[-1] in done.stderr
+    assert calls == []
+
+
+@pytest.mark.parametrize("arguments", [("--save", "x"), ("-o", "x.json"), ("-o", "x.txt")])
+def test_a_table_is_printed_where_it_cannot_be_kept(measures, monkeypatch, arguments):
+    """The disk is full only when the measurement is over."""
+    measures(made(1000))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = invoke("measure", *arguments)
+    assert done.exit_code == 1
+    assert "cpuid" in done.stdout
+    assert "x" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("No space left on device") == 2  # nor could it be kept as last
+
+
+def test_measured_runs_that_came_meanwhile_are_not_replaced(monkeypatch):
+    """Another command keeps its measurement under the name after this one looked."""
+
+    def meanwhile(workloads, **_):
+        results.append("results/x.json", made(2000))
+        return made(1000)
+
+    Path("results").mkdir()
+    monkeypatch.setattr(engine, "measure", meanwhile)
+    done = invoke("measure", "--save", "x")
+    assert done.exit_code == 1
+    assert "results/x.json holds measured runs by now" in done.stderr
+    assert "cpuid" in done.stdout
+    assert next(results.read("results/x.json").series())[2].values == [2000]
+    ok("measure", "--save", "x", "--replace")
+
+
+def test_fewer_runs_than_asked_for_are_no_success(measures):
+    note = "1 of 9 runs ended with signal 9."
+    measures(made(1000, note))
+    done = invoke("measure", "--save", "x")
+    assert (done.exit_code, note in done.stderr) == (1, True)
+    assert "cpuid" in done.stdout
+    assert results.read("results/x.json").notes == [note]
+    assert "cpuid" in ok("measure", "--keep-going")
+
+
+def test_patterns_choose_workloads_with_guest_code(measures):
+    calls = measures(made(1000))
+    ok("measure", "mov_*_cr8", "hlt", "mov_to*")
+    assert calls[0]["workloads"] == ["mov_from_cr8", "mov_to_cr8", "hlt"]
+    assert invoke("measure", "nothing*").exit_code == 2
 
 
 def test_save(measures):

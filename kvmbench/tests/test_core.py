@@ -27,7 +27,7 @@ FULL, MIN = 0x206F, 0x67  # TR limits
 VALID, INVALID = 0x68, 0x2070  # io_bitmap_base
 POLICIES = ("eager", "deferred", "exit-to-user", "every-exit")
 
-# Every cost a power of two of its own, so that a sum names its terms; 128 copied lines stay
+# Every cost a different power of two, so that a sum names its terms; 128 copied lines stay
 # below the first wiped one.
 COSTS = Costs(
     irq_exit=1 << 0,
@@ -620,7 +620,7 @@ ALL = bitmap(slice(0, 65536))
 @pytest.mark.parametrize(
     ("granted", "port", "width", "allowed"),
     [
-        # The last byte and the terminator behind it.
+        # The last byte and the terminator after it.
         (ALL, 0xFFFF, 1, True),
         (ALL, 0xFFFF, 2, False),
         (ALL, 0xFFFF, 4, False),
@@ -648,7 +648,7 @@ def test_port_check(granted, port, width, allowed):
     for n in (1, 2**19):  # many checks are done in another way than few
         found = port_check(FULL, VALID, granted, np.full(n, port, np.uint16), width)
         assert (found == allowed).all()
-    # 104 bytes of hardware TSS are all that is left of the segment after a VM exit.
+    # 104 bytes of hardware TSS are left of the segment after a VM exit.
     assert not port_check(MIN, VALID, granted, [port], [width])[0]
     assert not port_check(FULL, INVALID, granted, [port], [width])[0]
 
@@ -1758,7 +1758,7 @@ use(2, 3, 3)
 
 
 def measured(script):
-    """Run a script in a Python of its own; return the megabytes that it prints."""
+    """Run a script in a fresh Python; return the megabytes that it prints."""
     paths = [str(Path(kvmbench.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     asan = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=0"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "ASAN_OPTIONS": asan}

@@ -18,7 +18,15 @@ from kvmbench import catalog, formats, results
 from kvmbench.errors import ResultError
 from kvmbench.formats import READABLE, WRITABLE, junit
 from kvmbench.results import Boot, Result, Run, Series
-from kvmbench.tests.result_examples import THREE_RUNS, again, one, values
+from kvmbench.tests.result_examples import (
+    GOOGLE,
+    HYPERFINE,
+    NAMES,
+    THREE_RUNS,
+    again,
+    one,
+    values,
+)
 from kvmbench.tests.result_examples import results as any_result
 
 # The registry
@@ -29,7 +37,7 @@ def test_every_format_has_its_module():
         assert formats.dump(THREE_RUNS, form)
     for form in READABLE:
         assert callable(formats._module(form).decode)
-    assert set(READABLE) - set(WRITABLE) == {"kut", "published"}
+    assert set(READABLE) - set(WRITABLE) == {"kut", "published", "hyperfine", "google-benchmark"}
 
 
 def test_a_module_is_loaded_when_it_is_needed():
@@ -48,17 +56,20 @@ def test_a_module_is_loaded_when_it_is_needed():
         (b"", "is empty"),
         (b"\xef\xbb\xbf  \n", "is empty"),
         (b'{"results": []}', "JSON of no known format; kvmbench reads kvmbench, kut, pytest-b"),
+        (b'{"schema": "kvmbench.plan/1"}', "$.schema: 'kvmbench.plan/1' is no result"),
         (b'{"benchmarks": 3}', "JSON of no known format"),
         (b'{"benchmarks": []}', "JSON of no known format"),
-        (b'{"benchmarks": [{"real_time": 1}]}', "JSON of no known format"),  # Google Benchmark
-        (b'[{"name": "x", "value": 3}]', "JSON, but an array; kvmbench reads"),
+        (b'{"benchmarks": [{"real_time": 1}]}', "JSON of no known format"),
+        (b'[{"n": "x", "value": 3}]', "JSON, but an array; kvmbench reads"),
         (b'{"schema": "kvmbench.result/9", "boots": []}', "kvmbench.result/9 is newer than this"),
         (b'{"benchmarks": [{"stats":', "ends in the middle of the JSON: cut off?"),
         (b'{"a": 1,}', "line 1, column 9: not JSON"),
         (b"\x1f\x8b\x08\x00", "is compressed with gzip: unpack it"),
-        (b"{" * 50_000, "not JSON"),
+        (b"{" * 40_000, "not JSON"),
+        (b"{" * 50_000, "50000 bytes would take over 20 times as much memory"),
         (b'{"benchmarks": ' + b"[" * 50_000, "not JSON"),
-        (b"\xff\xfe\x00", "of no known format"),
+        (b"\xff\xfe\x00", "damaged UTF-16-LE"),
+        (b"\x28\xb5\x2f\xfd\x00", "is compressed with zstd: unpack it"),
     ],
 )
 def test_what_cannot_be_read(data, said):
@@ -73,6 +84,8 @@ def test_any_bytes_are_a_result_or_an_error(form, data):
     whole = {
         "published": b'name = "x"\nconfigurations = ["a"]\nrows = [{name = "x"}]\n',
         "kut": b"cpuid 1\n  ipi cpuid 5\n3 cpuid 4\n",
+        "hyperfine": HYPERFINE.encode(),
+        "google-benchmark": GOOGLE.encode(),
     }.get(form) or formats.dump(THREE_RUNS, form)
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))
@@ -227,18 +240,56 @@ def test_a_comparison_as_junit():
     assert failure.message == "<slower> by 5.9 %\N{REPLACEMENT CHARACTER}[31m"
 
 
+ROW = ("cycles", "noisy", "lower", "time")
+
+
 def test_csv():
     lines = list(csv.reader(io.StringIO(formats.dump(THREE_RUNS, "csv").decode())))
     assert lines == [
         [*("boot", "block", "run", "workload", "configuration"),
-         *("unit", "kind", "iteration", "value")],
-        *(["0", "0", "0", "cpuid", "", "cycles", "noisy", str(i), v] for i, v in
+         *("unit", "kind", "better", "order", "iteration", "value")],
+        *(["0", "0", "0", "cpuid", "", *ROW, str(i), v] for i, v in
           enumerate(["1313", "1312", "1315"])),
-        ["0", "0", "0", "vmcall", "", "cycles", "noisy", "0", "1195.5"],
-        ["0", "0", "1", "cpuid", "", "cycles", "noisy", "0", "1311"],
-        ["0", "0", "1", "cpuid", "", "cycles", "noisy", "1", "1310"],
-        ["1", "1", "0", "cpuid", "", "cycles", "noisy", "0", "1320"],
+        ["0", "0", "0", "vmcall", "", *ROW, "0", "1195.5"],
+        ["0", "0", "1", "cpuid", "", *ROW, "0", "1311"],
+        ["0", "0", "1", "cpuid", "", *ROW, "1", "1310"],
+        ["1", "1", "0", "cpuid", "", *ROW, "0", "1320"],
     ]  # fmt: skip
+
+
+@given(any_result(names=st.text("ab =-+@'\"|,é", min_size=1, max_size=6), configurations=NAMES))
+@settings(deadline=None, max_examples=60)
+def test_csv_reads_back(result):
+    assume(all(s.configuration.isprintable() for _, _, s in result.series()))
+    found = again(result, "csv")
+    assert values(found) == values(result)
+    assert found.order == result.order
+    about = {(s.workload, s.configuration, s.unit, s.kind, s.better) for _, _, s in result.series()}
+    assume(all(unit.isprintable() for _, _, unit, _, _ in about))
+    assert {(s.workload, s.configuration, s.unit, s.kind, s.better)
+            for _, _, s in found.series()} == about  # fmt: skip
+    assert [boot.block for boot in found.boots] == [boot.block for boot in result.boots]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("workload,value\ncpuid,1\ncpuid,x\n", "line 3: could not convert string to float: 'x'"),
+        ("workload,value\ncpuid,1,2\n", "line 2: more cells than columns"),
+        ("workload,value,colour\n", "columns ['workload', 'value', 'colour'], expected boot"),
+        ("workload,unit\n", "line 1: columns ['workload', 'unit'], expected boot"),
+        ("workload,value,kind\na,1,odd\n", "Invalid enum value 'odd'"),
+        (f"workload,value\na,{'9' * 400}\n", "line 2: '9999"),
+        ("workload,value\na,1e999\n", "not a finite number"),
+    ],
+)
+def test_csv_that_is_broken(text, said):
+    assert said in one(text)
+
+
+def test_csv_needs_a_name_and_a_value_only():
+    found = formats.decode(b"workload,configuration,value\na,x,1\na,y,2.5\n", "f")
+    assert values(found) == {("a", "x"): [[1]], ("a", "y"): [[2.5]]}
 
 
 def test_markdown():

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from kvmbench import catalog, formats
 from kvmbench.errors import ResultError
 from kvmbench.results import Boot, Host, Result, Run, Series
-from kvmbench.tests.result_examples import MEDIANS, THREE_RUNS, again, one, values
+from kvmbench.tests.result_examples import (
+    GOOGLE,
+    HYPERFINE,
+    MEDIANS,
+    THREE_RUNS,
+    again,
+    one,
+    values,
+)
 from kvmbench.tests.result_examples import results as any_result
 
 # pytest-benchmark
@@ -224,7 +232,7 @@ def test_pyperf_holds_every_run():
 @pytest.mark.parametrize(
     ("series", "said"),
     [
-        ({"unit": "us"}, "pyperf has no unit 'us'; what can be said: seconds, bytes, integer, cyc"),
+        ({"unit": "us"}, "pyperf has no unit 'us'; it has seconds, bytes, integer, cyc"),
         ({"better": "higher"}, "higher is better, and pyperf takes lower for better"),
         ({"values": [3, 0]}, "0, and pyperf takes values above 0 only"),
         ({"values": [-2.5]}, "-2.5, and pyperf takes values above 0 only"),
@@ -322,7 +330,7 @@ def test_configuration_lines_that_change_are_configurations():
     ("line", "said"),
     [
         ("BenchmarkX 1.5 3 ns/op", "'1.5': expected a whole number of iterations"),
-        ("BenchmarkX -1 3 ns/op", "'-1': expected a whole number of iterations"),
+        ("BenchmarkX some log", "'some': expected a whole number of iterations"),
         ("BenchmarkX 10", "expected a value and its unit"),
         ("BenchmarkX 10 3", "expected a value and its unit"),
         ("BenchmarkX 10 3 ns/op 4", "expected a value and its unit"),
@@ -336,11 +344,123 @@ def test_configuration_lines_that_change_are_configurations():
 )
 def test_a_broken_line_of_go(line, said):
     text = f"Unit ok better=lower\nBenchmarkOk 1 2 ok\n{line}\n"
-    assert one(text) == f"line 3: {said}" or one(text).startswith(f"line 3: {said}")
+    result = formats.decode(text.encode(), "f")
+    assert values(result) == {("Ok", ""): [[2]]}
+    (note,) = result.notes
+    assert note.startswith(f"line 3, {line!r}, passed over: {said}")
 
 
-def test_go_values_beyond_a_float():
-    assert "not a finite number" in one("BenchmarkX 1 1e999 c\n")
+def test_go_text_without_a_result_names_its_first_broken_line():
+    said = one("Unit c better=lower\nBenchmarkX 1 1e999 c\n")
+    assert said.startswith("no line such as `BenchmarkExit 100000 1313 cycles`; line 2, 'Benchmark")
+    assert "'1e999': expected a finite number" in said
+    many = "BenchmarkX 1 1 c\n" + "BenchmarkX x 1 c\n" * 10
+    assert formats.decode(many.encode(), "f").notes[3:] == ["7 more malformed lines passed over"]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "+5"])
+@pytest.mark.parametrize("name", ["", "x", "ing/size=8", "É", "_8"])
+def test_names_and_counts_that_benchfmt_takes(name, count):
+    # benchfmt's parseBenchmarkLine takes any field after "Benchmark", and any integer.
+    text = f"Benchmark{name} {count} 5 ns/op\nBenchmark{name}\u2003 1\t6\u2003ns/op\r\n"
+    assert values(formats.decode(text.encode(), "f")) == {(name or "Benchmark", ""): [[5], [6]]}
+
+
+def go_json(*events):
+    lines = (
+        json.dumps({"Time": "t", "Action": a, "Package": p, "Output": o}) for p, a, o in events
+    )
+    return "\n".join(lines) + "\n"
+
+
+def test_go_test_json():
+    # test2json splits a line where the test prints it in parts, and mixes packages.
+    text = go_json(
+        ("a", "start", ""), ("a", "output", "pkg: a\n"), ("a", "output", "BenchmarkX-8  \t"),
+        ("b", "output", "pkg: b\n"), ("a", "output", " 100\t 5 ns/op\n"),
+        ("b", "output", "BenchmarkX-8 100 6 ns/op\n"), ("a", "pass", ""),
+    )  # fmt: skip
+    found = formats.decode(text.encode(), "f")
+    assert values(found) == {("X-8", "pkg=a"): [[5]], ("X-8", "pkg=b"): [[6]]}
+    assert "no line such as" in one(go_json(("a", "output", "PASS\n")))
+    assert one('{"Action": "output"}\n{"Action": 3}\n', after="").startswith(": line 2: $.Action")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks(encoding):
+    # PowerShell's > writes UTF-16.
+    for text, key in (("BenchmarkÉ 1 5 ns/op\r\n", "É"), ("cpuid 5\r\n", "cpuid")):
+        assert values(formats.decode(text.encode(encoding), "f")) == {(key, ""): [[5]]}
+    ours = formats.dump(THREE_RUNS, "kvmbench").decode().encode(encoding)
+    assert formats.decode(ours, "f") == THREE_RUNS
+
+
+# hyperfine and Google Benchmark
+
+
+def test_hyperfine():
+    found = formats.decode(HYPERFINE.encode(), "f")
+    assert values(found) == {
+        ("sleep 0.1", ""): [[0.101], [0.102], [0.1]],
+        ("true", "n=3"): [[0.002]],
+    }
+    marks = {s.workload: (s.unit, s.marks) for _, _, s in found.series()}
+    assert marks == {
+        "sleep 0.1": ("seconds", ["1 of its runs failed"]),
+        "true": ("seconds", ["the median of runs that the file does not have"]),
+    }
+    assert one('{"results": [{"command": "x"}]}') == "$.results[0]: neither times, median nor mean"
+
+
+def test_google_benchmark():
+    found = formats.decode(GOOGLE.encode(), "f")
+    assert values(found) == {("a/8", ""): [[2.5]], ("b", ""): [[7], [9]]}
+    first = {s.workload: s for _, _, s in found.series()}
+    assert (first["a/8"].unit, first["a/8"].counts) == ("us", {"cpu_time": 2.4})
+    assert (first["b"].unit, first["b"].marks) == ("ns", ["cold"])
+    run = found.boots[0].runs[0]
+    assert (run.time, run.skipped) == ("2024-01-01T00:00:00", {"c": "no file"})
+    assert found.boots[0].host.facts == {"host_name": "h", "num_cpus": "4"}
+
+
+def test_google_benchmark_with_aggregates_only():
+    entries = [
+        {"name": f"x_{kind}", "real_time": value, "time_unit": "s"}
+        for kind, value in (("mean", 3), ("median", 2), ("stddev", 1))
+    ]
+    found = formats.decode(json.dumps({"context": {}, "benchmarks": entries}).encode(), "f")
+    ((_, _, series),) = found.series()
+    assert (series.workload, series.values, series.unit) == ("x", [2], "seconds")
+    assert series.marks == ["the median of repetitions"]
+    text = json.dumps({"context": {}, "benchmarks": entries[2:]})
+    assert one(text) == "$.benchmarks: no real_time of a benchmark that ran"
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        # criterion's estimates.json, benchmark.json; `cargo bench`
+        ('{"mean": {"confidence_interval": {"confidence_level": 0.95}}}', "criterion"),
+        ('{"group_id": "fib", "function_id": null}', "criterion"),
+        ("fib 20                  time:   [26.029 us 26.251 us 26.505 us]\n", "criterion"),
+        ('{"commit_hash": "ab", "result_columns": ["result"], "results": {}}', "asv"),
+        ('[{"jmhVersion": "1.37", "benchmark": "a.B.c"}]', "JMH"),
+        ("Benchmark   Mode  Cnt  Score   Error  Units\nB.c  avgt  5  1.2\n", "JMH"),
+        ('{"a": {"latency": {"value": 88.0, "lower_value": 87.42}}}', "Bencher (BMF)"),
+        ('[{"name": "a", "unit": "ns", "value": 3}]', "github-action-benchmark"),
+        (" Performance counter stats for 'true':\n\n 1.2 msec task-clock\n", "perf stat"),
+        ('{"counter-value" : "3", "event" : "cycles"}\n{"counter-value" : "4"}\n', "perf stat"),
+        ("   VM-EXIT    Samples  Samples%\n     HLT      18940    68.75%\n", "perf kvm stat"),
+        ("Benchmark 1: sleep 0.1\n  Time (mean):  100 ms\n", "hyperfine as text"),
+        ("command,mean,stddev,median\nsleep 0.1,0.1,0,0.1\n", "hyperfine as text"),
+        (
+            "Benchmark          Time   CPU  Iterations\nfib  25 ns  25 ns  1\n",
+            "Google Benchmark as",
+        ),
+    ],
+)
+def test_programs_that_are_named_when_refused(text, program):
+    assert one(text).startswith(f"output of {program}")
 
 
 def test_ours_as_go():
@@ -361,8 +481,8 @@ def test_ours_as_go():
     ("rows", "said"),
     [
         ([{"unit": "two words"}], "unit 'two words' has a space in it"),
-        ([{}, {"kind": "exact"}], "the text says both once a unit"),
-        ([{}, {"better": "higher"}], "the text says both once a unit"),
+        ([{}, {"kind": "exact"}], "the text gives both once per unit"),
+        ([{}, {"better": "higher"}], "the text gives both once per unit"),
     ],
 )
 def test_what_go_cannot_carry(rows, said):
@@ -374,7 +494,7 @@ def test_what_go_cannot_carry(rows, said):
 
 
 def go_lines(text):
-    """Read the text by the grammar of golang.org/x/perf/benchfmt, apart from kvmbench's reader."""
+    """Read text by the grammar of golang.org/x/perf/benchfmt, without kvmbench's reader."""
     for line in text.splitlines():
         assert line == line.strip()
         word = line.split()[0]
@@ -408,7 +528,7 @@ def test_names_hold_nothing_that_go_reads_into_them():
     series = Series(workload="a b/c-8", configuration="50%-16", kind="noisy", values=[1])
     result = Result(boots=[Boot(runs=[Run(series=[series])])])
     line = formats.dump(result, "go").decode().splitlines()[-1]
-    # A number behind a dash at the end of a name is GOMAXPROCS.
+    # A number after a dash at the end of a name is GOMAXPROCS.
     assert line == "BenchmarkKvmbench/workload=a%20b%2Fc%2D8/configuration=50%25%2D16\t1\t1 cycles"
     assert values(again(result, "go")) == {("a b/c-8", "50%-16"): [[1]]}
 

@@ -31,9 +31,8 @@ from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 PROGRAMS = {workload.name: workload.guest for workload in (*BUILT_IN, *LIVE_ONLY)}
 
 ORIGIN = 0x60000
-INTEL = Target(vendor="vmx", x2apic=True)
-AMD = Target(vendor="svm", x2apic=True)
-OLD = Target(vendor="vmx", x2apic=False)
+INTEL = Target(vendor="vmx")
+AMD = Target(vendor="svm")
 NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 
 
@@ -176,7 +175,7 @@ def test_code_rejects(write, error, message):
 PROLOGUE = ["lfence", "rdtsc", "shl rdx, 0x20", "or rax, rdx"]
 
 
-@pytest.mark.parametrize("target", [INTEL, AMD, OLD], ids=["intel", "amd", "xapic"])
+@pytest.mark.parametrize("target", [INTEL, AMD], ids=["intel", "amd"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_a_timed_loop(name, target):
     text = disassemble(PROGRAMS[name].assemble(ORIGIN, target))
@@ -263,15 +262,6 @@ def test_the_hypercall_is_the_vendors():
     assert "vmcall" in disassemble(PROGRAMS["vmcall"].assemble(ORIGIN, INTEL))
 
 
-def test_without_x2apic_the_apic_is_memory():
-    text = disassemble(PROGRAMS["self_ipi_sti_nop"].assemble(ORIGIN, OLD))
-    assert "mov ebx, 0xfee00000" in text
-    assert "mov dword ptr [rbx + 0x300], 0x440b0" in text
-    code, _ = guest.handlers(OLD)
-    assert "mov dword ptr [rbx + 0xb0], 0" in disassemble(code, guest.HANDLERS)
-    assert "mov dword ptr [rbx + 0xf0], 0x1ff" in disassemble(guest.boot(OLD), guest.CODE)
-
-
 @pytest.mark.parametrize("name", [n for n, p in PROGRAMS.items() if p.other])
 def test_the_second_vcpus_code_never_ends(name):
     code = PROGRAMS[name].assemble_other(ORIGIN, INTEL)
@@ -281,7 +271,7 @@ def test_the_second_vcpus_code_never_ends(name):
 def test_programs_fit_where_they_are_put():
     for program in PROGRAMS.values():
         assert guest.CODE + len(program.assemble(ORIGIN, INTEL)) <= guest.OTHER_CODE
-    code, _ = guest.handlers(INTEL)
+    code, _ = guest.handlers()
     assert guest.HANDLERS + len(code) <= guest.CODE
 
 
@@ -289,7 +279,7 @@ def test_programs_fit_where_they_are_put():
 
 
 def test_handlers_push_the_vector_and_an_error_code():
-    code, addresses = guest.handlers(INTEL)
+    code, addresses = guest.handlers()
     pushing = {8, 10, 11, 12, 13, 14, 17, 21, 29, 30}  # SDM volume 3, table 7-1; AMD: 29, 30
     assert len(addresses) == 256
     for vector, address in enumerate(addresses):
@@ -305,7 +295,7 @@ def test_handlers_push_the_vector_and_an_error_code():
 
 
 def test_interrupt_handlers_leave_all_registers_as_they_were():
-    code, addresses = guest.handlers(INTEL)
+    code, addresses = guest.handlers()
     for vector, counter in ((0xB0, guest.COUNT), (0xB1, guest.ANSWER)):
         stub = list(
             Cs(CS_ARCH_X86, CS_MODE_64).disasm(
@@ -337,7 +327,7 @@ def test_gdt():
 
 
 def test_idt():
-    _, addresses = guest.handlers(INTEL)
+    _, addresses = guest.handlers()
     content = guest.idt(addresses)
     assert guest.TABLES["idt"] == (guest.IDT, len(content) - 1)
     for vector, address in enumerate(addresses):
@@ -377,7 +367,7 @@ def test_io_bitmap(ports, port):
 
 
 def test_memory_is_not_laid_out_over_itself():
-    content = guest.contents(INTEL)
+    content = guest.contents()
     assert guest.BALL + len(guest.BALL_STATE) <= guest.DATA + 0x1000
     spans = sorted((at, at + len(data)) for at, data in content.items())
     assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))

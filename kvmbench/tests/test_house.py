@@ -82,7 +82,7 @@ def test_every_modules_all(module):
         ("from kvmbench import Workload", {"numpy", "click"}),
         ("from kvmbench import Machine", {"click"}),
         ("import kvmbench.simulation.simulate, kvmbench.simulation.document", {"click"}),
-        ("import kvmbench.live.worker", {"click", "numpy", "kvmbench.live._kvm"}),
+        ("import kvmbench.live.worker", {"click", "numpy", "msgspec", "kvmbench.live._kvm"}),
         ("import kvmbench.scenario.scenario, kvmbench.scenario.document", {"click"}),
         ("import kvmbench.pytest_plugin", {"numpy", "click", "msgspec", "kvmbench.model"}),
         (

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from kvmbench.errors import LiveError
 from kvmbench.live import io_check
 from kvmbench.live.host import loaded_vendor
 from kvmbench.live.io_check import TSS_ROOM, Access, check_io, draw, judge
@@ -31,9 +32,21 @@ def test_draws_reach_every_corner():
 @pytest.mark.parametrize(
     ("facts", "words", "emulated"),
     [
-        (Host(kvm="kvm_intel", facts={"hypervisor": "no"}), "the processor (VMX)", False),
-        (Host(kvm="kvm_amd", facts={"hypervisor": "no"}), "the processor (SVM)", False),
-        (Host(kvm="kvm_intel", facts={"hypervisor": "yes"}), "(VMX), or the hypervisor", True),
+        (
+            Host(kvm="kvm_intel", facts={"hypervisor": "no"}),
+            "the processor (VMX; CPUID shows no hypervisor)",
+            False,
+        ),
+        (
+            Host(kvm="kvm_amd", facts={"hypervisor": "no"}),
+            "the processor (SVM; CPUID shows no hypervisor)",
+            False,
+        ),
+        (
+            Host(kvm="kvm_intel", facts={"hypervisor": "yes"}),
+            "(VMX), or the hypervisor that CPUID shows",
+            True,
+        ),
         (Host(kvm="kvm_pvm", facts={"hypervisor": "yes"}), "this is PVM", True),
         (Host(), "whose module kvmbench does not know", True),
     ],
@@ -114,6 +127,15 @@ def test_a_judge_that_is_the_processor_is_let_off_nothing(monkeypatch):
         assert (one.expected, one.found) == (False, True)
 
 
+@needs_kvm
+def test_a_judge_that_allows_nothing_does_not_blame_port_check(monkeypatch):
+    monkeypatch.setattr(io_check, "_try", lambda *_: False)
+    with pytest.raises(LiveError, match=r"denied all 300 accesses, .* no busy TSS, so kvmbench"):
+        check_io(300, seed=2)
+    monkeypatch.setattr(io_check, "port_check", lambda *_: False)  # nothing was to be allowed
+    assert check_io(300, seed=2).agreeing == 300
+
+
 def test_no_cases():
     with pytest.raises(ValueError, match="cases is 0, not 1 or more"):
         check_io(0)
@@ -121,7 +143,7 @@ def test_no_cases():
 
 def test_an_access_in_words():
     access = Access(limit=0x67, base=0x68, port=0x60, width=1, out=True, word=0)
-    one = io_check.Disagreement(number=0, access=access, word=0x1FF, expected=True, found=False)
+    one = io_check.Case(number=0, access=access, word=0x1FF, expected=True, found=False)
     assert str(one) == (
         "case 0: OUT of 1 byte at 0x60, TR limit 0x67, bitmap at 0x68, bytes 0xff 0x01: port_check "
         "says allowed, it was denied"

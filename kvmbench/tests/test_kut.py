@@ -169,7 +169,7 @@ def test_counted_lines_are_runs_whose_order_is_lost():
     assert result.order == "lost"
 
 
-@pytest.mark.parametrize("count", ["100001", "999999999999", "1" * 5000])
+@pytest.mark.parametrize("count", ["100001", "999999999999", "1" * 250])
 def test_a_count_that_is_none(count):
     with pytest.raises(ResultError, match=r"^log: line 2: \d+ runs of cpuid: more than 100000$"):
         decode(f"1 vmcall 5\n{count} cpuid 1087\n")
@@ -291,6 +291,164 @@ def test_no_row(text, said):
         decode(text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_stamped_console_of_an_unknown_name_are_noted():
+    result = decode("[ 1.5] cpuid 5\n[ 1.6] nr_irqs 456\n")
+    assert rows(result) == {("cpuid", ""): [[5]]}
+    assert result.notes == ["passed over, since their form is not known: line 2, 'nr_irqs 456'"]
+
+
+BOTH = {("cpuid", "a"): [[1313]], ("cpuid", "b"): [[1291]]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cpuid 1313 cycles", "cpuid: 1313", "cpuid = 1313 cyc", "cpuid\t1313", "- cpuid: 1313",
+        "* `cpuid` 1313", "| cpuid | 1313 |", "cpuid, 1,313"[:5] + " 1,313", "cpuid 1313\0",
+        "> cpuid 1313", "> > cpuid 1313 cycles", "[   68.348949] cpuid 1313",
+        "[   68.348949][    T1] cpuid 1313", "<6>[    1.000000] cpuid 1313",
+        "[Mon Feb 24 12:34:56 2020] cpuid 1313", "2020-02-24T12:34:56.123 cpuid 1313",
+        "2020-02-24T12:34:56.1234567Z cpuid 1313", "12:34:56.123 cpuid 1313",
+        "Feb 24 12:34:56 host kernel: cpuid 1313", "\x1b[32mcpuid 1313\x1b[0m", "cpuid 1313\u200b",
+        "cpuid,1313", "cpuid 1313 (+0.4%)", "\ufeffcpuid 1313", "cpuid 1313   ",
+    ],
+)  # fmt: skip
+def test_a_row_as_people_post_it(line):
+    result = decode(f"noise\n{line}\nmore noise\n")
+    assert rows(result) == {("cpuid", ""): [[1313]]}
+    assert {series.unit for _, _, series in result.series()} == {"cycles"}
+    assert result.notes == []
+
+
+@pytest.mark.parametrize(
+    ("words", "unit"),
+    [("cycles/iteration", "cycles"), ("clocks", "cycles"), ("ns", "ns"), ("µs", "us"), ("us", "us"),
+     ("ms", "ms"), ("s", "seconds"), ("ns/op", "ns")],
+)  # fmt: skip
+def test_a_unit_after_the_figure(words, unit):
+    ((_, _, series),) = decode(f"cpuid 1.5 {words}\n").series()
+    assert (series.unit, series.values) == (unit, [1.5])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("Baseline", "Patched"), ("old", "new"), ("w/o patch", "w/ patch"), ("6.1", "6.2-rc1"),
+     ("base", "series applied"), ("IPIv off", "IPIv on"), ("mitigations=off", "mitigations=auto")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "form", ["{}:", "{} :", "# {}", "**{}**", "== {} ==", "{}\n---", "{}", "> {}:"]
+)
+def test_any_pair_of_headings_parts_configurations(pair, form):
+    text = "".join(
+        f"\n{form.format(name)}\n\ncpuid {n}\nvmcall {n}\n" for n, name in enumerate(pair)
+    )
+    result = decode(text)
+    assert rows(result) == {
+        (row, name): [[n]] for n, name in enumerate(pair) for row in ("cpuid", "vmcall")
+    }
+    assert len(result.boots) == 2
+
+
+def test_headings_of_sections_are_no_configurations():
+    text = "Timer:\ntscdeadline {0}\nIPI:\nipi {0}\n"
+    assert rows(decode(text.format(1))) == {("tscdeadline", ""): [[1]], ("ipi", ""): [[1]]}
+    both = "Before:\n" + text.format(1) + "After:\n" + text.format(2)
+    assert rows(decode(both)) == {
+        (row, name): [[n]]
+        for row in ("tscdeadline", "ipi")
+        for n, name in ((1, "before"), (2, "after"))
+    }
+
+
+def test_rows_that_repeat_after_text_are_noted():
+    result = decode("cpuid 1\nand then again\ncpuid 2\n")
+    assert rows(result) == {("cpuid", ""): [[1], [2]]}
+    assert result.notes == [
+        "rows repeat, which is taken for another run, after: line 2, 'and then again'"
+    ]
+    assert decode("cpuid 1\ncpuid 2\n").notes == []
+
+
+def test_a_half_quoted_mail_is_read_whole():
+    text = "X wrote:\n> Before:\n> cpuid 1313\n> vmcall 1195\n\nMine:\n\ncpuid 1401\nvmcall 1210\n"
+    assert rows(decode(text)) == {
+        ("cpuid", "before"): [[1313]], ("vmcall", "before"): [[1195]],
+        ("cpuid", "Mine"): [[1401]], ("vmcall", "Mine"): [[1210]],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| test | a | b |\n|---|--:|--:|\n| cpuid | 1313 | 1291 |\n",
+        "| test | a | b | change |\n|:--|---|---|---|\n|`cpuid`| 1,313 | 1,291 cycles|-1.7% |\n",
+        "name  a  b\ncpuid 1313 1291\n",
+        "name\ta\tb\tdiff\ncpuid\t1313\t1291\t-22\n",
+        "name      a       b\n------------------\ncpuid     1313    1291  (-1.7%)\n",
+        "test,a,b\ncpuid,1313,1291\n".replace(",", "  "),
+    ],
+)
+def test_tables(text):
+    assert rows(decode(text)) == BOTH
+
+
+@pytest.mark.parametrize("arrow", ["->", "-->", "=>", "→", "to", "vs.", "vs"])
+@pytest.mark.parametrize("after", ["", " (-1.7%)", "  -1.7%", " cycles"])
+def test_arrows(arrow, after):
+    found = rows(decode(f"cpuid: 1313 {arrow} 1291{after}\n"))
+    assert found == {("cpuid", "before"): [[1313]], ("cpuid", "after"): [[1291]]}
+
+
+# The excerpt is of https://lore.kernel.org/all/1587468026-15753-1-git-send-email-wanpengli@tencent.com/
+def test_arrows_under_headings():
+    text = (
+        "w/o APICv:\ntscdeadline_immed: 4780.75 -> 3851    19.4%\n\n"
+        "w/ APICv:\ntscdeadline_immed: 2919    -> 2467.75 15.5%\n"
+    )
+    assert rows(decode(text)) == {
+        ("tscdeadline_immed", "w/o APICv before"): [[4780.75]],
+        ("tscdeadline_immed", "w/o APICv after"): [[3851]],
+        ("tscdeadline_immed", "w/ APICv before"): [[2919]],
+        ("tscdeadline_immed", "w/ APICv after"): [[2467.75]],
+    }
+
+
+@pytest.mark.parametrize("line", ["cpuid 1313 1291", "cpuid 1313-1291", "cpuid 2.6k", "1234 cpuid",
+                                  "cpuid takes 1313 cycles", "cpuid 13%"])  # fmt: skip
+def test_a_form_that_is_not_known_is_named(line):
+    with pytest.raises(ResultError) as caught:
+        decode(line + "\n")
+    assert str(caught.value) == (
+        f"log: '{line}' names a test of vmexit, but a row is such as `cpuid 1313`"
+    )
+    if not line.startswith("1234"):
+        (note,) = decode(f"vmcall 5\n{line}\n").notes
+        assert note == f"passed over, since their form is not known: line 2, '{line}'"
+
+
+# The columns of arm/micro-bench.c, whole and as a mail wraps them.
+@pytest.mark.parametrize("gap", ["   ", "\n"])
+def test_micro_bench(gap):
+    table = f"name      total ns      avg{gap}ns\n-----------\nhvc  20095360.0{gap}306.5\n"
+    text = f"Baseline:\n\n{table}ipi 126236640.0{gap}1926.0\n\nPatch:\n\n{table}"
+    result = decode(text)
+    assert rows(result) == {
+        ("hvc", "Baseline"): [[306.5]], ("ipi", "Baseline"): [[1926]], ("hvc", "Patch"): [[306.5]],
+    }  # fmt: skip
+    assert {series.unit for _, _, series in result.series()} == {"ns"}
+    assert result.notes == []
+
+
+@pytest.mark.parametrize(
+    "reason", ["npf", "hlt", "msr_write", "ept_violation", "external_interrupt"]
+)
+def test_counts_of_exit_reasons_are_no_cycles(reason):
+    text = f"cpuid 1234\n{reason} 88\nwbinvd 2\n"
+    with pytest.raises(ResultError, match=rf"^log: {reason} are exit reasons: .* counts of exits"):
+        decode(text)
+    assert len(rows(decode("Before:\n" + text))) == 3  # as its author says
 
 
 NAMES = sorted(kut.NAMES)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from kvmbench.guest import image
 from kvmbench.guest.assembler import RAX
 from kvmbench.guest.programs import Program
 from kvmbench.live import engine, io_check, machine, process, worker
-from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure
+from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure, shortfall
 from kvmbench.live.host import cpu_list, stolen
 from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
 from kvmbench.tests.command import HANGS
@@ -40,7 +41,7 @@ def _of(result, name):
 def test_the_budget_holds():
     plan = Plan(runs=7, rounds=10, seconds=45)
     each = plan.round_seconds(44)
-    assert 44 * each * (7 * 11 + 2) + 7 * engine.START == pytest.approx(45)
+    assert 44 * each * (7 * 11 + 4) + 7 * engine.START == pytest.approx(45)
     assert Plan(seconds=0.1).round_seconds(44) == engine.SHORTEST
     assert Plan(ioperm="both").round_seconds(4) < Plan().round_seconds(4) / 1.9
 
@@ -156,8 +157,8 @@ def test_ticks_that_were_stolen(tmp_path):
 
 def _offer(**changes):
     plain = dict(
-        module="kvm_intel", hypercall="vmx", capabilities={"tsc_deadline": 1, "ioeventfd": 1},
-        quirk_off=True, tsc_khz=2_000_000, cpuid={}, tsx_ctrl=False, cpus=(0, 1),
+        module="kvm_intel", hypercall="vmx", capabilities={"stats_fd": 1}, quirk_off=True,
+        cpuid={}, tsx_ctrl=False, cpus=(0, 1),
     )  # fmt: skip
     return Offer(**(plain | changes))
 
@@ -171,8 +172,6 @@ def _cpuid(leaf, register, bit):
 @pytest.mark.parametrize(
     ("need", "there"),
     [
-        ("x2apic", dict(cpuid=_cpuid(1, 2, 21))),  # CPUID.1:ECX.x2APIC
-        ("tsc_adjust", dict(cpuid=_cpuid(7, 1, 1))),  # CPUID.7:EBX.TSC_ADJUST
         ("spec_ctrl", dict(cpuid=_cpuid(7, 3, 26))),  # CPUID.7:EDX.IBRS_IBPB
         ("ibpb", dict(cpuid=_cpuid(7, 3, 26))),
         ("ibpb", dict(cpuid=_cpuid(0x80000008, 1, 12))),  # AMD's IBPB
@@ -185,13 +184,9 @@ def test_needs(need, there):
 
 
 def test_more_needs():
-    nothing = {"tsc_deadline": 0, "ioeventfd": 0}
-    for need in ("tsc_deadline", "ioeventfd"):
-        assert missing((need,), _offer()) is None
-        assert missing((need,), _offer(capabilities=nothing)) == NEEDS[need][1]
     assert "share the one CPU" in missing(("second_cpu",), _offer(cpus=(3,)))
     assert missing((), _offer()) is None
-    assert "'magic', which is none of x2apic, " in missing(("magic",), _offer())
+    assert "'magic', which is none of spec_ctrl, " in missing(("magic",), _offer())
 
 
 def test_the_remedy_for_a_device_that_does_not_open(monkeypatch, tmp_path):
@@ -262,20 +257,21 @@ def scripted(monkeypatch, *runs, workload="cpuid"):
 
 
 def _round(cycles, in_host, **counts):
-    return ["round", "cpuid", 10, cycles, in_host, counts]
+    return ["round", "cpuid", 100, cycles, in_host, counts]
 
 
-READY = [["begin", "cpuid"], ["ready", "cpuid", 10]]
+READY = [["begin", "cpuid"], ["ready", "cpuid", 100]]
 END = [["waited", 0.5, 10.0], ["end"]]
 
 
 def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
-    rounds = [_round(12_000, 12_500, exits=10, answered=20), _round(13_005, 13_500, exits=11)]
+    rounds = [_round(120_000, 125_000, exits=100, answered=200)]
+    rounds.append(_round(130_050, 135_000, exits=110))
     result = scripted(monkeypatch, [*READY, *rounds, *END], [*READY, *rounds, *END])
     for _, run in result.runs():
         (series,) = run.series
         assert series.values == [1200, 1300.5]
-        assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 10}
+        assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 100}
         assert (series.marks, series.reloads) == ([], None)
     assert "for 5% of the time, up to 5% in one run" in result.notes[-1]
 
@@ -284,8 +280,8 @@ def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
     ("counts", "reloads"),
     [
         (dict(exits=0), 0),
-        (dict(exits=1), None),  # of 20 iterations
-        (dict(exits=0, insn_emulation=20), None),
+        (dict(exits=2), None),  # of 200 iterations
+        (dict(exits=0, insn_emulation=200), None),
         (dict(), None),  # no counters: nothing is known
     ],
 )
@@ -300,9 +296,9 @@ def test_the_declaration_says_whether_an_iteration_waits_for_an_interrupt(monkey
     """The name does not: a user's loop may begin with hlt."""
     program = workloads()["hlt"].guest
     mine = Workload("hlt_free_loop", guest=program, waits_for_interrupt=waits)
-    for interrupts, marked in ((0, waits), (8, waits), (9, False)):  # in ten iterations
-        line = ["round", "hlt_free_loop", 10, 1, 1, dict(interrupts=interrupts)]
-        ready = ["ready", "hlt_free_loop", 10]
+    for interrupts, marked in ((0, waits), (89, waits), (90, False)):  # in a hundred iterations
+        line = ["round", "hlt_free_loop", 100, 1, 1, dict(interrupts=interrupts)]
+        ready = ["ready", "hlt_free_loop", 100]
         result = scripted(monkeypatch, [ready, line, *END], workload=mine)
         marks = result.boots[0].runs[0].series[0].marks
         wanted = "not every iteration was interrupted: KVM delivers some interrupts late"
@@ -345,6 +341,89 @@ def test_a_hang_is_tried_in_one_more_run(monkeypatch):
     hung = [READY[0], lost, ["end"]]
     with pytest.raises(LiveError, match="nothing was measured: cpuid: hung: why"):
         scripted(monkeypatch, hung, hung)
+
+
+def test_a_run_that_fails_loses_no_other(monkeypatch):
+    good = [*READY, _round(1, 1), *END]
+    result = scripted(monkeypatch, good, [["failed", "no memory"]], good)
+    assert [len(run.series) for _, run in result.runs()] == [1, 1]
+    assert shortfall(result) == "1 of 3 runs failed: no memory."
+    assert shortfall(scripted(monkeypatch, good, good)) is None
+
+
+def test_a_run_without_a_round_is_missing(monkeypatch):
+    lost = [READY[0], ["lost", "cpuid", "hung: why", True], ["end"]]
+    result = scripted(monkeypatch, [*READY, _round(1, 1), *END], lost)
+    assert shortfall(result) == "1 of 2 runs measured nothing."
+
+
+def test_an_early_end_is_counted_by_its_kind(monkeypatch):
+    dead = [*READY, _round(1, 1)]  # without an end
+    result = scripted(monkeypatch, dead, [*dead, *END])
+    assert shortfall(result) == "1 of 2 runs ended with status 0."
+    assert "not all of its rounds" in result.boots[0].runs[0].series[0].marks[0]
+    assert "for 5% of the time, up to 5% in one run" in result.notes[-1]  # of the other run
+
+
+def test_ctrl_c_in_the_last_run_keeps_its_rounds(monkeypatch):
+    """It is pressed again while the result is made."""
+
+    def stopped():
+        yield from [*READY, _round(100, 100)]
+        raise KeyboardInterrupt
+
+    def again():
+        pressed.append(1)
+        if len(pressed) < 3:
+            raise KeyboardInterrupt
+        return "boot"
+
+    pressed = []
+    monkeypatch.setattr(engine, "boot_id", again)
+    result = scripted(monkeypatch, [*READY, _round(1, 1), *END], stopped())
+    assert [series.values for series in _of(result, "cpuid")] == [[0.01], [1]]
+    assert "Stopped by Ctrl-C in run 2 of 2." in result.notes
+    assert shortfall(result) is None
+    assert len(pressed) == 3
+
+
+@pytest.mark.parametrize(("iterations", "marked"), [(19, True), (20, False)])
+def test_a_round_of_few_iterations_has_a_mark(monkeypatch, iterations, marked):
+    lines = [["ready", "cpuid", iterations], ["round", "cpuid", iterations, 9, 9, {}], *END]
+    marks = scripted(monkeypatch, lines).boots[0].runs[0].series[0].marks
+    wanted = "fewer than 20 iterations per round, which enters and leaves the guest once"
+    assert marks == [wanted] * marked
+
+
+class Timed:
+    """A Runner whose rounds take known times: `cold` the first, then fixed + each * iterations."""
+
+    job = {"seconds": 1e-3}
+    tsc_hz = 10**9  # a goal of a million cycles
+
+    def __init__(self, fixed, each, cold=0, late=()):
+        self.fixed, self.each, self.late, self.lengths = fixed, each, {0: cold, **dict(late)}, []
+
+    def round(self, task, iterations):
+        cycles = self.fixed + self.each * iterations + self.late.get(len(self.lengths), 0)
+        self.lengths.append(iterations)
+        return worker.Round(0, cycles, {})
+
+
+@pytest.mark.parametrize(
+    ("runner", "iterations"),
+    [
+        (Timed(0, 1000), 1000),
+        (Timed(0, 1000, cold=10**9), 1000),
+        (Timed(5_000_000, 1000), 1000),  # the entry alone is longer than a round
+        (Timed(20_000, 10), 100_000),
+        (Timed(0, 10**7), 1),
+        (Timed(0, 1000, late={2: 10**9, 4: 10**9, 6: 10**9}), 1000),  # preempted now and then
+    ],
+)
+def test_the_iterations_of_a_round(runner, iterations):
+    assert worker.Runner.calibrate(runner, {}) == pytest.approx(iterations, rel=0.01)
+    assert max(runner.lengths) <= 8 * iterations
 
 
 def test_a_process_that_fails_to_begin(monkeypatch):
@@ -398,7 +477,7 @@ def test_counts_are_what_the_guest_did(measured):
         assert "answered" not in series.counts
     for series in _of(measured, "hlt") + _of(measured, "tscdeadline"):
         assert series.counts["interrupts"] == 1
-        assert not series.marks
+        assert not [mark for mark in series.marks if "interrupted" in mark]
     assert {s.counts.get("cpl", 0) for s in _of(measured, "inb_cpl3")} == {3}
 
 
@@ -435,9 +514,7 @@ def _fault(code, _):
 def test_no_exit_is_not_the_same_as_no_counter():
     """A round without one exit, as a quiet host has them, tells so."""
     task = worker.Task(name="x", code="", other="", cpl=0, iterations=1)
-    runner = worker.Runner(
-        worker.Job(target=dict(vendor="vmx", x2apic=True), timeout=5, ioperm=False)
-    )
+    runner = worker.Runner(worker.Job(timeout=5, ioperm=False))
     task["code"] = workloads()["empty"].guest.assemble(image.CODE, TARGET).hex()
     try:
         if not runner.vm.counters(0):
@@ -505,7 +582,7 @@ def test_a_row_gets_no_interrupt_of_another():
 
     result = measure(
         [
-            Workload("arms", guest=Program(body=arm), needs=("tsc_deadline",)),
+            Workload("arms", guest=Program(body=arm)),
             Workload("waits", guest=Program(body=wait, interrupts=True)),
         ],
         Plan(runs=2, rounds=6, seconds=1),
@@ -651,6 +728,7 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(monkeypatch):
     assert len(second.series[0].values) > 1
     # On a busy host the row may have another mark, that its two clocks do not agree.
     assert "not all of its rounds: ended the process with signal 9" in first.series[0].marks
+    assert shortfall(result) == "1 of 2 runs ended with signal 9."
 
 
 @needs_kvm
@@ -670,7 +748,6 @@ def test_progress_reaches_the_end():
 @needs_kvm
 def test_the_seed_makes_the_order():
     def order(seed):
-        program = "import json, sys; from kvmbench.live import worker; worker.main()"
         tasks = [
             worker.Task(
                 name=name, code=workloads()[name].guest.assemble(image.CODE, TARGET).hex(),
@@ -679,14 +756,13 @@ def test_the_seed_makes_the_order():
             for name in ("empty", "cpuid", "mov_dr", "wbinvd", "invd")
         ]  # fmt: skip
         job = worker.Job(
-            target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+            cpu=machine.cpus_allowed()[0], other_cpu=None,
             tasks=tasks, rounds=6, limit=60, seconds=1e-3, timeout=5, seed=seed, ioperm=False,
             control=False,
         )  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", program], input=json.dumps(job), capture_output=True,
-            text=True,
-        )  # fmt: skip
+            WORKER, input=json.dumps(job) + 1000 * "\n", capture_output=True, text=True
+        )
         assert done.stderr == ""
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         assert lines[-1] == ["end"]
@@ -699,7 +775,8 @@ def test_the_seed_makes_the_order():
     assert len({tuple(names) for names in rounds}) > 1
 
 
-TARGET = image.Target(vendor="vmx", x2apic=True)
+TARGET = image.Target(vendor="vmx")
+WORKER = [sys.executable, "-c", process.WORKER, str(Path(engine.__file__).parents[2])]
 
 
 @needs_kvm
@@ -737,26 +814,80 @@ def test_both_sides_with_their_control(monkeypatch):
 
 
 @needs_kvm
-def test_a_worker_that_nobody_listens_to_ends_quietly():
-    program = [sys.executable, "-m", "kvmbench.live.worker"]
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "before the job"])
+def test_a_worker_whose_engine_is_gone_ends_quietly(closed):
     code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
     job = worker.Job(
-        target=dict(vendor="vmx", x2apic=True), cpu=machine.cpus_allowed()[0], other_cpu=None,
+        cpu=machine.cpus_allowed()[0], other_cpu=None,
         tasks=[worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5)],
         rounds=10**6, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parents[2])}
-    process = subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment,
+    with subprocess.Popen(
+        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if closed != "before the job":
+            process.stdin.write(json.dumps(job) + "\n\n\n")
+            process.stdin.flush()
+            assert process.stdout.readline()
+        (process.stdout if closed == "stdout" else process.stdin).close()
+        if closed == "stdout":
+            process.stdin.write(100 * "\n")
+            process.stdin.flush()
+        assert process.wait(timeout=HANGS) == 1
+        assert process.stderr.read() == ""
+
+
+@needs_kvm
+def test_the_process_imports_no_strange_module(monkeypatch, tmp_path):
+    """Neither from the current folder nor from PYTHONPATH or the user's site-packages."""
+    user = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    (tmp_path / user).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / user):
+        for name in ("random", "json", "zlib", "sitecustomize", "usercustomize", "kvmbench"):
+            (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "random.py"))
+    assert measure("cpuid", Plan(runs=1, rounds=3, seconds=0.1)).workloads() == ["cpuid"]
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_kvm
+def test_no_round_begins_before_the_engine_asks_for_it():
+    job = worker.Job(
+        cpu=machine.cpus_allowed()[0], other_cpu=None,
+        tasks=[], rounds=0, limit=60, seconds=1e-3, timeout=5, seed=0, ioperm=False, control=False,
     )  # fmt: skip
-    process.stdin.write(json.dumps(job))
-    process.stdin.close()
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=HANGS) == 1
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    code = workloads()["cpuid"].guest.assemble(image.CODE, TARGET).hex()
+    job["tasks"].append(worker.Task(name="cpuid", code=code, other="", cpl=0, iterations=5))
+    job["rounds"] = 2
+    run = process.Process(job)
+    lines = run.lines()
+    assert next(lines) == ["begin", "cpuid"]
+    assert select.select([run.process.stdout], [], [], 0.3)[0] == []
+    rest = [words[0] for words in lines]
+    assert rest == ["ready", "begin", "round", "waited", "begin", "round", "waited", "end"]
+    assert run.end() == "status 0"
+
+
+def test_a_silent_process_is_ended(monkeypatch):
+    monkeypatch.setattr(process, "SILENT", 0.1)
+    monkeypatch.setattr(process, "WORKER", "import time; time.sleep(1000)")
+    run = process.Process({"timeout": 0})
+    assert list(run.lines()) == []
+    assert run.end() == "silence: no line for 0 seconds"
+    assert run.process.returncode == -signal.SIGKILL
+
+
+@needs_kvm
+def test_a_guest_that_stops_by_itself_is_no_row():
+    early = Workload("early", guest=Program(body=lambda code, _: code.stop()))
+    other = Workload("pair", guest=Program(body=_hang, other=lambda code, _: code.stop()))
+    result = measure([early, "cpuid", other], Plan(runs=1, rounds=3, seconds=0.2))
+    assert result.workloads() == ["cpuid"]
+    skipped = result.boots[0].runs[0].skipped
+    assert skipped["early"] == "the guest stopped by itself before its loop ended"
 
 
 @needs_kvm

@@ -9,7 +9,7 @@ import pytest
 from kvmbench import results
 from kvmbench.live.document import costs, document, host_document, io_document, live_rows
 from kvmbench.live.fitness import Finding
-from kvmbench.live.io_check import Access, Disagreement, IoCheck
+from kvmbench.live.io_check import Access, Case, IoCheck
 from kvmbench.report import Cell, Table, write
 from kvmbench.results import Boot, Host, Result, Run, Series
 
@@ -47,7 +47,7 @@ def test_rows():
     assert cpuid.net == 104 - 14
     assert (cpuid.exits, cpuid.marks) == (1.0, ())
     assert (empty.median, empty.net, empty.marks) == (14, None, ())
-    assert cpl3.net is None  # there is no empty loop at CPL 3 beside it
+    assert cpl3.net is None  # there is no empty loop at CPL 3 in the result
     assert cr8.marks == ("KVM counted no exit",)
     assert cr8.net == 1
 
@@ -57,7 +57,7 @@ def test_rows_at_cpl3_are_net_of_the_loop_at_cpl3():
         result([series("empty", 3000), series("empty_cpl3", 1, cpl=3), series("x", 500, cpl=3)])
     )
     assert found[2].net == 499
-    assert found[2].exits is None  # no counters: nothing is said of exits
+    assert found[2].exits is None  # no counters: no column of exits
     assert found[2].marks == ()
     assert found[2].interval is None  # one run has none
 
@@ -157,6 +157,38 @@ def test_json_is_the_result_itself():
     assert [row["workload"] for row in read.rows] == sample().workloads()
 
 
+EXPLAINED = """\
+Counters from 0.001 per iteration on, means over the runs:
+
+workload          counter             per iteration
+
+in        bitmap  exits                       1.001
+                  host_state_reload           1.000
+          plain   exits                       0.000
+"""
+
+
+def test_counters_are_shown_on_request():
+    """Means of two runs; host_state_reload is KVM's count of vcpu_put()."""
+
+    def run(exits):
+        more = dict(host_state_reload=1, rare=0.0004)
+        return [
+            series("in", 5, configuration="bitmap", exits=exits, iterations=70, cpl=3, **more),
+            series("in", 5, configuration="plain", exits=0, iterations=70),
+        ]
+
+    found = result(run(1.0011249999), run(1.0))
+    text = write(document(found, explain=True), "text")
+    assert [line.split() for line in EXPLAINED.splitlines() if line] == [
+        line.split() for line in text[text.index("Counters") :].splitlines() if line
+    ]
+    assert "Counters" not in write(document(found), "text")
+    assert "KVM has no counters" in write(document(result([series("x", 1)]), explain=True), "text")
+    # The mean of a count has the digits of the counts.
+    assert json.loads(write(document(found), "json"))["rows"][0]["exits"] == 1.001
+
+
 # What a bitmap costs
 
 
@@ -225,7 +257,7 @@ def test_a_check_that_agrees():
 
 
 def test_a_check_that_does_not():
-    one = Disagreement(number=7, access=access(), word=0x34, expected=False, found=True)
+    one = Case(number=7, access=access(), word=0x34, expected=False, found=True)
     found = IoCheck(
         judge="x", emulated=True, cases=100, allowed=50, apart=9, apart_allowed=5, disagreeing=11,
         disagreements=[one],

@@ -122,6 +122,11 @@ def test_a_whole_plan_is_compared_by_block(tmp_path):
     assert (found.units, found.shift, found.interval) == ((6, 6), -10, (-10, -10))
 
 
+def kernels(first, *, results):
+    names = dict(zip(("old", "new"), (first, results), strict=True))
+    return [dict(label=k, release=k, results=name) for k, name in names.items()]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -130,6 +135,12 @@ def test_a_whole_plan_is_compared_by_block(tmp_path):
         ({"steps": [{"block": 1, "side": 2}]}, r"\$.steps\[0\].side"),
         ({"steps": [{"block": 0, "side": 1}]}, r"\$.steps\[0\].block"),
         ({"kernels": []}, r"\$.kernels"),
+        *(
+            ({"kernels": kernels("p-old.json", results=name)}, r"\$\.kernels\[1\]: results is ")
+            for name in ("/tmp/x.json", "../x.json", "a/x.json", ".x.json", "x", "\0.json", "")
+        ),
+        ({"kernels": kernels("x.json", results="x.json")}, "must be three files"),
+        ({"kernels": kernels("p.json", results="x.json")}, "must be three files"),
         ({"more": 1}, "more"),
     ],
 )
@@ -290,6 +301,54 @@ def test_steps_that_are_refused(folder, booted):
     assert "old.json: $.arguments: No such option '--engine'" in refused(
         1, "plan", "run", "old.json"
     )
+
+
+CODE = "open('ran', 'w')\nfrom kvmbench import Workload\nWORKLOADS = [Workload('mine')]\n"
+
+
+def test_a_plan_runs_code_only_where_it_was_allowed_both_times(folder, booted, measured):
+    Path("mine.py").write_text(CODE)
+    new = ("plan", "new", "6.11", "6.12", "--seed", 1)
+    code = ("--", "--workload-file", "mine.py")
+    assert "--allow-code" in refused(2, *new, *code)
+    ok(*new, "--allow-code", *code)
+    plan = json.loads(Path("plan.json").read_text())
+    booted(plan["kernels"][plan["steps"][0]["side"]]["release"], 1)
+    words = "plan.json: $.arguments: --workload-file runs Python, which only --allow-code permits"
+    assert words in refused(1, "plan", "run")
+    for changed in (["--workload-file=mine.py"], ["--workload-f", "mine.py"], ["--help"]):
+        Path("other.json").write_text(json.dumps(plan | dict(arguments=changed)))
+        assert "$.arguments" in refused(1, "plan", "run", "other.json")
+    assert not measured
+    assert not Path("ran").exists()
+    assert invoke("plan", "run", "--allow-code").exit_code == 0
+    assert measured[0]["workload_file"] == "mine.py"
+
+
+def test_results_stay_in_the_folder_of_the_plan(folder, booted, measured):
+    ok("plan", "new", "6.11", "6.12", "--seed", 1)
+    plan = json.loads(Path("plan.json").read_text())
+    kernel = plan["kernels"][plan["steps"][0]["side"]]
+    booted(kernel["release"], 1)
+    Path("elsewhere").mkdir()
+    Path(kernel["results"]).symlink_to("elsewhere/stolen.json")
+    done = invoke("plan", "run")
+    assert (done.exit_code, "is a link" in done.stderr) == (1, True)
+    assert not list(Path("elsewhere").iterdir())
+
+
+def test_a_step_of_fewer_runs_is_still_due_unless_the_plan_accepts_it(folder, booted, monkeypatch):
+    part = Result(
+        notes=["1 of 2 runs ended with signal 9."],
+        boots=[Boot(runs=[Run(series=[Series(workload="w", kind="noisy", values=[1])])])],
+    )
+    monkeypatch.setattr(plan_command, "measured", lambda **_: part)
+    for name, arguments, code in (("a", (), 1), ("b", ("--", "--keep-going"), 0)):
+        ok("plan", "new", "6.11", "6.12", "--seed", 1, "-o", f"{name}.json", *arguments)
+        plan = plans.read(f"{name}.json")
+        booted(plan.kernel(0).release, 1)
+        assert invoke("plan", "run", f"{name}.json").exit_code == code
+        assert (plans.read(f"{name}.json").next() == 0) == bool(code)
 
 
 def test_seeds_give_the_plan_again(folder):

@@ -1,4 +1,4 @@
-"""The pytest plugin, in sessions of its own: the fixture, beside pytest-benchmark, and the gate."""
+"""The pytest plugin, in separate sessions: the fixture, with pytest-benchmark, and the gate."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_wall(benchmark):
 
 @pytest.fixture
 def session(pytester, monkeypatch):
-    """Run pytest on test_it.py in a folder of its own; `new` is another text of it."""
+    """Run pytest on test_it.py in a fresh folder; `new` is another text of it."""
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)
 
@@ -246,7 +246,7 @@ def test_comparing_two_files_and_another_machine(session):
         bench["stats"]["mean"] -= 1
     (session.path / "a.json").write_text(json.dumps(saved))
     done = session(*compare, "--cycles-baseline=b.json", "--cycles-update", apart=True)
-    assert done.ret == 1  # with a traceback, and no "2 passed"; what the gate has to say is said
+    assert done.ret == 1  # with a traceback, and no "2 passed"; and the gate prints its lines
     done.stdout.fnmatch_lines(["2 tests, baseline written"])
     saved["benchmarks"][0]["extra_info"] = {}
     (session.path / "a.json").write_text(json.dumps(saved))

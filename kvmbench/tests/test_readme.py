@@ -95,7 +95,7 @@ def measured(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command, examples, measured):
     name, *arguments = shlex.split(command)
-    if name in ("measure", "check-io"):  # minutes, and run by tests of their own
+    if name in ("measure", "check-io"):  # minutes, and run by other tests
         chosen = main.get_command(click.Context(main), name)
         assert chosen.make_context(name, arguments).params
         return

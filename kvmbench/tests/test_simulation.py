@@ -14,7 +14,7 @@ from kvmbench.catalog import policies, profiles, published
 from kvmbench.causes import OF_EXITS
 from kvmbench.errors import ResultError
 from kvmbench.report import FORMS, write
-from kvmbench.report.plain import count, signed
+from kvmbench.report.figures import count, signed
 from kvmbench.results import decode
 from kvmbench.simulation.simulate import Cell, Row, Simulation, simulate
 from kvmbench.tests.patch_2017 import AFTER, BEFORE, NAMES

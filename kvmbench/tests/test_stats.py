@@ -119,7 +119,7 @@ def test_large_samples_take_scipys_normal_approximation(rng):
 
 
 def test_exact_and_normal_meet_on_the_safe_side(monkeypatch):
-    """The comment beside EXACT_PAIRS says how far apart they are."""
+    """The comment at EXACT_PAIRS says how far apart they are."""
     before = np.arange(71.0)
     after = before + 13.6  # p about .05
     exact, interval = (

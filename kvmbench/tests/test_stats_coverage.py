@@ -16,7 +16,7 @@ SIZES = range(4, 21)
 TRIALS = 1000
 
 # The probability of covering that the exact intervals at 95 % have for any continuous values;
-# it jumps since only so many orders exist. The sign test behind the median's jumps most: its
+# it jumps since only so many orders exist. The sign test of the median's jumps most: its
 # interval covers above .98 at n = 7 8 11 14 and 19.
 MEDIAN_ABOVE = {7: 0.9844, 8: 0.9922, 11: 0.9883, 14: 0.9871, 19: 0.9808}
 

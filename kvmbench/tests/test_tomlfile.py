@@ -1,4 +1,4 @@
-"""Where in a TOML file a key stands, and files that nobody means well with."""
+"""Where in a TOML file a key stands, and hostile files."""
 
 import tomllib
 from pathlib import Path

@@ -32,7 +32,7 @@ def test_built_in_are_the_patchs_in_its_order():
         assert workload.about
 
 
-# kvm-unit-tests' x86/vmexit.c, the names of tests[] behind the patch's eight; of pci-mem and pci-io
+# kvm-unit-tests' x86/vmexit.c, the names of tests[] after the patch's eight; of pci-mem and pci-io
 # what QEMU's pci-testdev makes of them.
 VMEXIT = """
 mov_dr tscdeadline_immed tscdeadline self_ipi_sti_nop self_ipi_sti_hlt self_ipi_tpr
@@ -51,7 +51,7 @@ def test_vmexits_names_are_there():
     own = {"empty", "empty_cpl3", "inb_cpl3", "mmio_read", "hlt"}
     assert names - set(VMEXIT.split()) == own
     for workload in (*BUILT_IN, *LIVE_ONLY):
-        # Behind a colon vmexit.c's own name for a row of QEMU's pci-testdev.
+        # After a colon vmexit.c's own name for a row of QEMU's pci-testdev.
         assert (workload.name.split(":")[-1] in workload.vmexit_rows) == (workload.name not in own)
 
 
@@ -59,9 +59,6 @@ def test_what_is_measured_has_guest_code_and_known_needs():
     for workload in (*BUILT_IN, *LIVE_ONLY):
         assert isinstance(workload.guest, Program)
         assert set(workload.needs) <= set(NEEDS)
-        assert ("eventfd" in workload.name and "no-eventfd" not in workload.name) == (
-            "ioeventfd" in workload.needs
-        )
 
 
 def test_what_waits_for_an_interrupt():

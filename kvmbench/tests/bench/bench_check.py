@@ -1,4 +1,4 @@
-"""The explorer beside SPIN on one model, in one run: `make bench`.
+"""The explorer next to SPIN on one model, in one run: `make bench`.
 
 SPIN's verifier is built with -O2 and given a hash table of the right size, and the run alone is
 timed. Its depth-first search is its faster one.

@@ -1,4 +1,4 @@
-"""The core beside plain C and others on the same job, in one run: `make bench`."""
+"""The core next to plain C and others on the same job, in one run: `make bench`."""
 
 import os
 import resource
@@ -170,15 +170,16 @@ def cpu_seconds(*command):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "beside", "target"), [(["--help"], "pass", 0.1), (["run"], "import numpy", 0.4)]
+    ("arguments", "yardstick", "target"),
+    [(["--help"], "pass", 0.1), (["run"], "import numpy", 0.4)],
 )
-def test_start(report, arguments, beside, target):
+def test_start(report, arguments, yardstick, target):
     script = os.path.join(os.path.dirname(sys.executable), "kvmbench")
-    more = cpu_seconds(script, *arguments) - cpu_seconds(sys.executable, "-c", beside)
+    more = cpu_seconds(script, *arguments) - cpu_seconds(sys.executable, "-c", yardstick)
     job = f"kvmbench {arguments[0]}, CPU time"
     report.figure(
         job,
-        f"python -c '{beside}'",
+        f"python -c '{yardstick}'",
         f"+ {more * 1e3:.0f} ms",
         f"+ {target * 1e3:.0f} ms",
         more < target,

@@ -1,6 +1,6 @@
-"""Whole hosts beside plain C of the same loop and generator, in one run: `make bench`.
+"""Whole hosts next to plain C of the same loop and generator, in one run: `make bench`.
 
-10^7 exits a round on 64 CPUs. The last job compares two threads with two processes of the plain
+10^7 exits per round on 64 CPUs. The last job compares two threads with two processes of the plain
 C, round by round at the same moment, since the cores may be shared with others.
 """
 
@@ -98,7 +98,7 @@ def our_seconds(threads):
 
 
 def test_two_threads(report):
-    """The speed-up of two threads beside that of two processes of the plain C, in turn."""
+    """The speed-up of two threads next to that of two processes of the plain C, in turn."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_two_threads(report):
         pipe.send(False)
         process.join()
     ratio = statistics.median(a / b for a, b in zip(threads, both, strict=True))
-    job = "scenario, 10^7 exits a round, 64 CPUs"
+    job = "scenario, 10^7 exits per round, 64 CPUs"
     alone = statistics.median(ones)
     report.figure(job, "plain C, 1 thread", f"{alone:.2f} x", "1 x", alone >= 1)
     speed_ups = f"{statistics.median(threads):.2f} against {statistics.median(both):.2f}"

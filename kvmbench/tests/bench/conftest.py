@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter, config):
         lines.append((job, against, value, target, "" if met else "missed"))
     if not lines:
         return
-    terminalreporter.section("kvmbench beside others: medians of this run")
+    terminalreporter.section("kvmbench next to others: medians of this run")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]

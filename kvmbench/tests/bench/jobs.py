@@ -14,7 +14,7 @@ CPUS, TASKS = 64, 256
 
 
 def equal_exits(n: int, kind: int) -> NDArray[np.void]:
-    """Return `n` EXITs of one kind on CPU 0, behind the SWITCH to task 0 that they need."""
+    """Return `n` EXITs of one kind on CPU 0, after the SWITCH to task 0 that they need."""
     ops = np.zeros(n + 1, OP_DTYPE)
     ops["a"] = kind
     ops[0] = (Op.SWITCH, 0, 0, 0, 0, 0)
@@ -25,7 +25,7 @@ def mix(n: int, profile: Profile, seed: int = 2017) -> NDArray[np.void]:
     """Return `n` operations on 64 CPUs and 256 tasks, 64 SWITCHes first.
 
     90 % EXIT over all kinds of the profile, 6 % IO, 3.5 % SWITCH, 0.5 % IOPERM of 1 to 8 ports
-    below 0x400; each on a CPU drawn anew, and every one of them can be done.
+    below 0x400; each on a CPU drawn again, and every one of them can be done.
     """
     rng = random.Random(seed)
     user = [kind.user for kind in profile.kinds]

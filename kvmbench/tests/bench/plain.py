@@ -1,4 +1,4 @@
-"""The plain C program beside which the core is timed: built when a benchmark first wants it."""
+"""The plain C program that the core is timed against: built when a benchmark first wants it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,221 @@
+"""Words of strangers in every command and form: none reaches a terminal or a spreadsheet raw.
+
+Names, notes and paths are drawn from escape sequences, bidirectional controls, formulas and markup.
+"""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kvmbench import results
+from kvmbench.formats import WRITABLE
+from kvmbench.live import engine
+from kvmbench.live import plan as plans
+from kvmbench.results import Boot, Host, Result, Run, Series
+from kvmbench.tests.command import ENV, invoke
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+# Python's table, not kvmbench's: controls and formats (bidirectional ones too), and separators.
+RAW = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
+PIECES = (
+    *("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\r", "\b", "\n", "\t", "\x7f", "\0"),
+    *("\u202e", "\u2066", "\u200f", "\u2028", "\u200b", "\ufeff", "\xad", "\u061c"),
+    *("=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "<script>", "![x](y)", "|", "`", "&", "a", "7", " "),
+)
+HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
+SOME = settings(
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def no_raw(done, separator=""):
+    """Check both streams of a command, which ended without an exception of Python.
+
+    `separator` is a control character that the form itself has.
+    """
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    for text in (done.stdout.replace(separator, "") if separator else done.stdout, done.stderr):
+        assert not RAW.search(text), RAW.search(text)
+        hidden = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")}
+        assert hidden <= {"\n"}
+    return done
+
+
+def hostile_result(words):
+    """Return a result with `words` wherever a file can have them."""
+    series = [
+        Series(workload=f"{words}{n}", configuration=words, kind="noisy", values=[n + 1.0],
+               marks=[words], policy=words)
+        for n in range(2)
+    ]  # fmt: skip
+    run = Run(engine="kvm", command=[words], time=words, skipped={words: words}, series=series)
+    host = Host(kernel=words, cpu=words, governor=words, facts={words: words})
+    return Result(
+        name=words, tool=words, source=words, notes=[words],
+        boots=[Boot(id=f"{words}{n}", host=host, runs=[run]) for n in range(3)],
+    )  # fmt: skip
+
+
+FORMS = ("text", "markdown", "csv", "json")
+
+
+@SOME
+@given(HOSTILE)
+def test_results(words):
+    results.write("a.json", hostile_result(words))
+    Path("results").mkdir(exist_ok=True)
+    results.write("results/kept.json", hostile_result(words))
+    commands = [("show", "a.json"), ("compare", "a.json", "a.json"), ("self-test", "a.json")]
+    for command in (*commands, ("list", "results")):
+        for form in FORMS:
+            text = no_raw(invoke(*command, "--format", form)).stdout
+            if form == "json" and text:
+                json.loads(text)
+            if form == "csv":
+                cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+                for cell in cells:
+                    assert not cell.startswith(("=", "@")), cell
+                    assert not cell.startswith(("+", "-")) or float(cell) is not None, cell
+            if form == "markdown":
+                assert not re.search(r"(?<!\\)<script|(?<!\\)\[x\]", text), text
+    no_raw(invoke("compare", "a.json", "a.json", "--format", "junit"))
+    no_raw(invoke("compare", f"{words}=a.json", "a.json"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
+        for form in WRITABLE:
+            no_raw(invoke("convert", "a.json", "-", "--to", form), "\t")
+    html = results.read("a.json")._repr_html_()
+    assert not RAW.search(html)
+    assert "<script>" not in html
+
+
+@SOME
+@given(HOSTILE.map(lambda words: words.replace("\0", "")))  # no argument can have one
+def test_names_on_the_command_line(words):
+    for arguments in (
+        *(("run", words), ("measure", words), ("show", words), ("list", words), (words,)),
+        *(("run", "--before", words), ("run", "--profile", words), ("run", "--against", words)),
+        *(("run", "--policy-file", words), ("run", "--workload-file", words)),
+        *(("run", "--save", words, "--iterations", words), ("run", f"--{words}")),
+        *(("run", "-o", f"nowhere/{words}"), ("scenario", words), ("compare", words, words)),
+        *(("scenario", "oversubscribed", "--vary", words), ("check", words), ("convert", words)),
+        *(("self-test", words), ("save", words, words), ("schema", words), ("completion", words)),
+        *(("plan", words), ("plan", "run", words), ("plan", "new", f"{words}=", "b")),
+        *(("list", "results", "--results-dir", f"nowhere/{words}"), ("convert", "ipiv-2022", "-")),
+    ):
+        done = no_raw(invoke(*arguments))
+        assert done.stderr.count("\n") <= 1
+
+
+@SOME
+@given(HOSTILE)
+def test_files_that_are_wrong(words):
+    quoted = json.dumps(words)
+    files = {
+        "x.toml": f"[{quoted}]\n{quoted} = {quoted}\n",
+        "y.toml": f"name = {quoted}\nextends = {quoted}\n",
+        "z.toml": f"[x]\nvcpu_put = [{quoted}]\nabout = {quoted}\n",
+        "w.py": f"raise ValueError({words!r})\n",
+        "x.json": json.dumps({"schema": words, words: words}),
+        "p.json": json.dumps(
+            {"schema": plans.SCHEMA, "seed": 1, "arguments": [words], "steps": [], words: 1}
+        ),
+    }
+    for name, text in files.items():
+        Path(name).write_text(text)
+    for arguments in (
+        *(("run", "--policy-file", f"{name}.toml") for name in "xyz"),
+        *(("show", f"./{name}") for name in files), ("run", "--profile", "./y.toml"),
+        *(("check", "--policy-file", f"{name}.toml") for name in "xz"),
+        *(("scenario", "./x.toml"), ("run", "--workload-file", "w.py"), ("plan", "run", "p.json")),
+        *(("compare", "x.json", "x.json"), ("convert", "x.json", "-"), ("save", "x.json", "new")),
+    ):  # fmt: skip
+        done = no_raw(invoke(*arguments))
+        assert done.stderr.count("\n") <= 1
+
+
+@SOME
+@given(HOSTILE)
+def test_measurements_and_plans(words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "measure", lambda *_, **__: hostile_result(words))
+        for form in FORMS:
+            no_raw(invoke("measure", "--format", form))
+    for file in Path().glob("plan*"):
+        file.unlink()
+    no_raw(invoke("plan", "new", f"a={words}x", f"b={words}y", "--", "cpuid"))
+    no_raw(invoke("plan", "run"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (RecursionError("maximum recursion"), "nested too deeply"),
+        (MemoryError(), "memory"),
+        (OverflowError("int too large"), "too large"),
+    ],
+)
+def test_inputs_beyond_pythons_limits_are_one_line(monkeypatch, raised, words):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("kvmbench.simulation.simulate.simulate", fail)
+    done = invoke("run")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.stderr.count("\n"), words in done.stderr) == (1, True)
+
+
+def test_warnings_of_libraries_do_not_reach_a_user():
+    program = (
+        "import sys, warnings; from kvmbench import __main__\n"
+        "import kvmbench.cli.main as command\n"
+        "command.main = lambda **_: warnings.warn('overflow', RuntimeWarning, stacklevel=1)\n"
+        "__main__.run()"
+    )
+    for more, shown in (((), False), (("-W", "default"), True)):
+        done = subprocess.run(
+            [sys.executable, *more, "-c", program], capture_output=True, text=True, env=ENV
+        )
+        assert (done.returncode, "overflow" in done.stderr) == (0, shown), done.stderr
+
+
+DEEP = "[" * 3000
+HUGE = "9" * 400
+HOST = 'name = "x"\nclock_hz = 1000\nseconds = 1\ntimeslice_us = 100\n'
+TASK = '[[tasks]]\nname = "a"\ntype = "vcpu"\ncount = 1\nguest_us = 5\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("check", "--policy-file", "./x.toml"), f"[mine]\nvm_exit = {DEEP}\n"),
+        (("show", "./x.toml"), f"[mine]\nvm_exit = {DEEP}\n"),
+        (("scenario", "./x.toml"), f"{HOST}cpus = {HUGE}\n{TASK}mix = {{ cpuid = 1 }}\n"),
+        (("scenario", "./x.toml"), f"{HOST}cpus = 1\n{TASK}mix = {{ cpuid = {HUGE} }}\n"),
+        (("run", "--profile", "./x.toml"), f'name="x"\nextends="patch-2017"\ncosts.ltr={HUGE}\n'),
+        (("run", "--against", "./x.toml"), f"rows = {DEEP}"),
+        (("run", "--workload-file", "x.toml"), "(" * 3000),
+        (("run", "--workload-file", "x.toml"), "-" * 200_000 + "1"),
+        (("run", "--workload-file", "x.toml"), "raise ValueError('x' * 100_000)"),
+        (("run", "--workload-file", "x.toml"), "#" * 10_000_001),
+        (("show", "x.json"), DEEP),
+    ],
+)
+def test_deep_and_large_files_are_one_short_line(arguments, text):
+    Path(arguments[-1]).write_text(text)
+    done = no_raw(invoke(*arguments))
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert len(done.stderr) < 1000
