@@ -91,7 +91,6 @@ _plan_options = together(
 @workload_options
 @click.option(
     "--kernel",
-    "kernels",
     multiple=True,
     required=True,
     metavar="[LABEL=]KERNEL",
@@ -112,7 +111,7 @@ def run(
     names: tuple[str, ...],
     workload_file: str | None,
     ioperm: Literal["off", "on", "both"],
-    kernels: tuple[str, ...],
+    kernel: tuple[str, ...],
     cpu: str,
     policy: str | None,
     runs: int,
@@ -146,8 +145,8 @@ def run(
     )  # fmt: skip
     with _Failures(), Progress() as show:
         emulator = _emulator()
-        found = [_kernel(text, cpu) for text in kernels]
-        labels = [kernel.label for kernel, _ in found]
+        found = [_kernel(text, cpu) for text in kernel]
+        labels = [one.label for one, _ in found]
         if len(set(labels)) < len(labels):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
         counted = measure(
@@ -165,7 +164,6 @@ def run(
 @command.command("check-io")
 @click.option(
     "--kernel",
-    "text",
     default="debian:6.12",
     show_default=True,
     metavar="KERNEL",
@@ -178,7 +176,7 @@ def run(
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random accesses.")
 @output_options("text", "markdown", "csv", "json")
 def check_io(
-    text: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
+    kernel: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
 ) -> None:
     """Compare the port check with accesses of a guest on the emulated CPU.
 
@@ -189,10 +187,10 @@ def check_io(
 
     with _Failures(), Progress() as show:
         emulator = _emulator()
-        kernel, vendor = _kernel(text, cpu)
+        chosen, vendor = _kernel(kernel, cpu)
         plan = lab.Plan(check_io=cases, seed=seed)
-        found = lab.check_io(kernel, vendor, plan, emulator, show)
-    emit(io_document(kernel.label, vendor, found), format, output)
+        found = lab.check_io(chosen, vendor, plan, emulator, show)
+    emit(io_document(chosen.label, vendor, found), format, output)
     if found["disagreeing"]:
         click.get_current_context().exit(1)
 
