@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binom
 
 from kvmbench.comparison.gates import Limit, gate
-from kvmbench.comparison.verdicts import Margin, compare
+from kvmbench.comparison.rows import Margin
+from kvmbench.comparison.verdicts import compare
 from kvmbench.tests.results_maker import of_runs, row, series, sides
 from kvmbench.units import Side
 
@@ -117,13 +118,13 @@ def test_the_sum_says_how_many_of_the_checks_failed():
 def test_figures_a_step_apart_look_different():
     exact = {"kind": "exact"}
     _, (line,) = held(row("w", [1234567], **exact), row("w", [1234568], **exact), "w:<=1234567")
-    assert "1234568 cycles, to be at most 1234567" in line
+    assert "1234568 cycles, expected at most 1234567" in line
     _, (line,) = held(row("w", [100], **exact), row("w", [1334], **exact), "w:2%")
     assert "1234 cycles (1234 %) worse" in line
     _, (line,) = held(row("w", [1234567.25], **exact), row("w", [1234568.5], **exact), "w:0")
     assert "1.25 cycles" in line
     _, (line,) = held(row("w", [1], **exact), row("w", [2300680.4], **exact), "w:<=2300680")
-    assert "2300680.4 cycles, to be at most 2300680" in line
+    assert "2300680.4 cycles, expected at most 2300680" in line
 
 
 def test_exact_figures_that_vary_fail_with_the_reason():
