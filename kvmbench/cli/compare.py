@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmbench.cli.common import complete, load_result, result_names
-from kvmbench.cli.options import results_dir_option
+from kvmbench.cli.options import Decorator, results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
+    from kvmbench.comparison.document import Sort
     from kvmbench.comparison.gates import Limit
-    from kvmbench.comparison.verdicts import Comparison, Family, Margin
+    from kvmbench.comparison.rows import Margin
+    from kvmbench.comparison.verdicts import Comparison, Family
     from kvmbench.units import Side
 
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
@@ -37,14 +39,11 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-MARGIN, LIMIT = Parsed("comparison.verdicts", "Margin"), Parsed("comparison.gates", "Limit")
+MARGIN, LIMIT = Parsed("comparison.rows", "Margin"), Parsed("comparison.gates", "Limit")
 
+MARGIN_HELP = "Largest shift that does not matter: 1% or 20. [default: the larger of 1% and two "
 margin_option = click.option(
-    "--margin",
-    type=MARGIN,
-    metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and two "
-    "quanta of the clock]",
+    "--margin", type=MARGIN, metavar="SHARE|NUMBER", help=MARGIN_HELP + "quanta of the clock]"
 )
 family_option = click.option(
     "--family",
@@ -53,6 +52,11 @@ family_option = click.option(
     show_default=True,
     help="Multiple-comparison correction.",
 )
+
+
+def _patterns(option: str, help: str) -> Decorator:
+    """Return an option that takes a pattern of row names, and may be repeated."""
+    return click.option(option, multiple=True, metavar="PATTERN", help=f"{help} May be repeated.")
 
 
 @click.command("compare")
@@ -73,19 +77,8 @@ family_option = click.option(
     help="Of each interval, and of all verdicts of a table together.",
 )
 @family_option
-@click.option(
-    "--primary",
-    multiple=True,
-    metavar="ROW",
-    help="Row (a pattern) chosen before the measurement; may be repeated.",
-)
-@click.option(
-    "--control",
-    multiple=True,
-    metavar="ROW",
-    help="Row (a pattern) that must not move; may be repeated. [default: rows without a reload "
-    "of TR on either side]",
-)
+@_patterns("--primary", "Rows chosen before the measurement.")
+@_patterns("--control", "Rows that must not move. [default: those without a reload of TR]")
 @click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
 @click.option(
     "--detect",
@@ -93,12 +86,15 @@ family_option = click.option(
     metavar="SHARE|NUMBER",
     help="Print how many runs detect this shift. [default: the margin]",
 )
+@_patterns("--rows", "Rows to print and to gate; the correction counts all.")
+@click.option("--only", type=click.Choice(["changed"]), help="Print only the rows that changed.")
+@click.option("--sort", type=click.Choice(["name", "shift", "verdict"]), help="Order of the rows.")
 @click.option(
     "--fail-on",
     type=LIMIT,
     multiple=True,
-    metavar="ROW:LIMIT",
-    help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
+    metavar="PATTERN:LIMIT",
+    help="Fail where a row is worse by more than 2% or 40, or not <=6500. May be repeated.",
 )
 @click.option(
     "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
@@ -117,6 +113,9 @@ def command(
     control: tuple[str, ...],
     no_controls: bool,
     detect: Margin | None,
+    rows: tuple[str, ...],
+    only: str | None,
+    sort: Sort | None,
     fail_on: tuple[Limit, ...],
     fail_on_any: bool,
     fail_inconclusive: bool,
@@ -128,15 +127,16 @@ def command(
     """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
     FILE#CONFIGURATION is one configuration of a file; NAME=FILE names it in the table. A single
-    file with two configurations is compared with itself. Each run counts once, whatever its
-    iterations; simulated figures are compared exactly.
+    file with two configurations is compared with itself; bounds such as <=6500 need no BEFORE.
+    Each run counts once, whatever its iterations; simulated figures are compared exactly.
 
     \b
     Examples:
       kvmbench compare before.json after.json
       kvmbench compare 6.11=a.json 6.12=b.json --margin 0.5%
-      kvmbench compare logs/vmexit.log new/vmexit.log
+      kvmbench compare old/vmexit.log new/vmexit.log --rows 'inl_*' --sort shift
       kvmbench compare main pr --fail-on 'inl_*:2%' --fail-inconclusive
+      kvmbench compare pr --fail-on 'cpuid:<=1400'
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
@@ -145,22 +145,26 @@ def command(
         raise click.UsageError("--control and --no-controls exclude each other")
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
-    sides = chosen_sides(names, results_dir, at_least_two=True)
 
     from kvmbench.comparison import gates
     from kvmbench.comparison.document import document
-    from kvmbench.comparison.verdicts import compare
+    from kvmbench.comparison.verdicts import alone, compare
     from kvmbench.errors import IncompatibleError
 
+    bounds = fail_on and not fail_on_any and all(limit.worse is None for limit in fail_on)
+    sides = chosen_sides(names, results_dir, lone=bool(bounds))
     try:
-        comparisons = [
-            compare(
-                sides[0], after, confidence=confidence, margin=margin, family=family,
-                primary=primary, controls=() if no_controls else control or None, detect=detect,
-                comparisons=len(sides) - 1,
-            )
-            for after in sides[1:]
-        ]  # fmt: skip
+        if len(sides) == 1:
+            comparisons = [alone(sides[0], confidence=confidence, rows=rows)]
+        else:
+            comparisons = [
+                compare(
+                    sides[0], after, confidence=confidence, margin=margin, family=family,
+                    primary=primary, controls=() if no_controls else control or None,
+                    detect=detect, comparisons=len(sides) - 1, rows=rows,
+                )
+                for after in sides[1:]
+            ]  # fmt: skip
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
     except IncompatibleError as error:
         raise _Incompatible(str(error)) from None
@@ -168,19 +172,16 @@ def command(
         raise click.UsageError(str(error)) from None
     if same_host:
         _check_hosts(comparisons)
-    emit(document(comparisons, explain=explain, gate=gate), format, output)
-    if gate is not None and gate.status == "regression":
-        _leave(gate.lines, REGRESSION, format, output)
-    if gate is not None and gate.status == "inconclusive" and fail_inconclusive:
-        _leave(gate.lines, INCONCLUSIVE, format, output)
-
-
-def _leave(lines: Sequence[str], code: int, format: str | None, output: str | None) -> None:
-    """End with `code`; print the reasons on stderr where stdout does not have them."""
-    if output is not None or format not in (None, "text", "markdown"):
-        for line in lines:
-            click.echo(f"kvmbench compare: {line}", err=True)
-    click.get_current_context().exit(code)
+    found = document(
+        comparisons, explain=explain, gate=gate, only_changed=only is not None, sort=sort
+    )
+    emit(found, format, output)
+    code = {"regression": REGRESSION, "inconclusive": INCONCLUSIVE if fail_inconclusive else 0}
+    if gate is not None and (status := code.get(gate.status)):
+        if output is not None or format not in (None, "text", "markdown"):
+            for line in gate.lines:  # stdout does not have them
+                click.echo(f"kvmbench compare: {line}", err=True)
+        click.get_current_context().exit(status)
 
 
 class _Incompatible(click.ClickException):
@@ -198,16 +199,18 @@ def _check_hosts(comparisons: Sequence[Comparison]) -> None:
             raise _Incompatible(f"--same-host: {'; '.join(found)}")
 
 
-def chosen_sides(
-    arguments: Sequence[str], results_dir: str, *, at_least_two: bool = False
-) -> list[Side]:
-    """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`."""
+def chosen_sides(arguments: Sequence[str], results_dir: str, *, lone: bool = True) -> list[Side]:
+    """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`.
+
+    A single one with two configurations is both, and another one is refused; with `lone`, it is
+    returned.
+    """
     from kvmbench.comparison.sides import compared_sides, load_sides
     from kvmbench.errors import ResultError
 
-    sides = compared_sides if at_least_two else load_sides
     try:
-        return sides(arguments, lambda name: load_result(name, results_dir))
+        sides = load_sides(arguments, lambda name: load_result(name, results_dir))
+        return sides if lone and len(sides) == 1 else compared_sides(sides)
     except ResultError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:

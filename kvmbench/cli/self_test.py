@@ -12,7 +12,8 @@ from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
-    from kvmbench.comparison.verdicts import Family, Margin
+    from kvmbench.comparison.rows import Margin
+    from kvmbench.comparison.verdicts import Family
 
 
 @click.command("self-test")

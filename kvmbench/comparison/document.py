@@ -162,18 +162,17 @@ def document(
             blocks += [Note(f"{labels} differ in:"), Items([str(entry) for entry in found])]
     rows = [row for comparison in comparisons for row in comparison.rows]
     rows = _sorted(rows, sort) if sort else rows
-    if only_changed:
-        others = Counter(row.verdict for row in rows if row.verdict not in (*CHANGED, None))
-        rows = [row for row in rows if row.verdict in CHANGED]
-        if others:
-            counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
-            blocks.append(Note(f"Rows that did not change: {counts}."))
+    others = Counter(row.verdict for row in rows if row.verdict not in (*CHANGED, None))
+    rows = [row for row in rows if row.verdict in CHANGED] if only_changed else rows
     first = comparisons[0]
     shown = _sorted([row for row in rows if row.missing is None])
     if _alone(first):
         blocks += summary.rows(first.sides[1], [row.workload for row in rows])[0]
     elif shown:
         blocks.append(_main(shown, first.confidence, several=len(comparisons) > 1))
+    if only_changed and others:
+        counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
+        blocks.append(Note(f"Rows that did not change: {counts}."))
     blocks += map(Note, dict.fromkeys(_notes(comparisons)))
     if explain and any(row.spread is not None for row in shown):
         level = first.replicates.level
@@ -182,7 +181,8 @@ def document(
     data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
     if gate is not None:
         data["gate"] = {"status": gate.status, "lines": gate.lines}
-        blocks += [Items(gate.lines[:-1]), Note(gate.lines[-1])]
+        blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
+        blocks.append(Note(gate.lines[-1]))
     forms = {"junit": lambda: _junit(rows, gate)}
     return Document(_title(comparisons), blocks, _records(rows), to_builtins(data), forms)
 
@@ -256,7 +256,7 @@ def _title(comparisons: Sequence[Comparison]) -> str:
         return ""
     afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
     rows = [row for comparison in comparisons for row in comparison.rows]
-    unit = _unit([row for row in rows if row.missing is None]) or "figures"
+    unit = _unit([row for row in rows if row.missing is None] or rows) or "figures"
     parts = [f"{first.sides[0].label} -> {afters}: {unit}{'' if '/' in unit else '/iteration'}"]
     counts = [_replicates(comparison) for comparison in comparisons]
     if any(counts):
