@@ -194,11 +194,7 @@ def two_groups(values: ArrayLike) -> tuple[float, float] | None:
     run or two is not a second mode. The cut taken has the largest D = (difference of the parts'
     means) / sqrt(variance within the parts, n - 2, + q**2 / 12), q being the smallest step between
     different values, which stands for the clock's. There are two groups when D > 4.2 + 36 / n.
-
-    The limit is calibrated: fewer than 1 % of samples of 6 to 100 normal, uniform, exponential,
-    Laplace or rounded values are called two groups. Two normal halves 8 standard deviations apart
-    are found in 60 % of samples of 10 values and 90 % of 16; 12 apart in 97 % of 10. Values of
-    which only two differ are never two groups: they may be one step of the clock apart.
+    docs/statistics.md has the limit's false alarms and its power.
     """
     x = np.sort(sample(values))
     n = len(x)
@@ -232,10 +228,8 @@ def minimum_detectable(
 
     It is for normal values and one row. In small samples (n m <= 400, or 30 pairs) it is the
     `power` quantile of the interval's upper end over 10,000 samples of shift 0, good to about
-    2 %. Beyond, it is the large-sample formula (z[1 - a/2] + z[power]) * sd * sqrt(1/n + 1/m) /
-    sqrt(3/pi) (Lehmann 1975), times sqrt(N / (N - 2)) with N values in all, which meets the
-    samples' power. The formula promises far too much of small samples: at its word, 6 pairs have
-    power 0.46 and not 0.8.
+    2 %; beyond, Lehmann's large-sample formula (1975), times sqrt(N / (N - 2)) with N values in
+    all. The formula promises too much of small samples: at its word, 6 pairs have power 0.46.
     """
     reach = _reach(n, m, confidence, power)
     return None if reach is None else reach * _positive("spread", spread)

@@ -34,11 +34,10 @@ K = TypeVar("K")
 
 def listed(pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:
     """Return the different words of each key, keys and words in the order of their first use."""
-    found: dict[K, list[str]] = {}
+    found: dict[K, dict[str, None]] = {}
     for key, words in pairs:
-        if words not in found.setdefault(key, []):
-            found[key].append(words)
-    return found
+        found.setdefault(key, {})[words] = None
+    return {key: list(words) for key, words in found.items()}
 
 
 class Key(NamedTuple):

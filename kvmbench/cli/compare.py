@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,7 @@ from kvmbench.cli.output import emit, output_options
 if TYPE_CHECKING:
     from kvmbench.comparison.document import Sort
     from kvmbench.comparison.gates import Limit
-    from kvmbench.comparison.rows import Margin
-    from kvmbench.comparison.verdicts import Comparison, Family
+    from kvmbench.comparison.verdicts import Comparison
     from kvmbench.units import Side
 
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
@@ -28,11 +27,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        if not isinstance(value, str):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return getattr(import_module(f"kvmbench.{self.module}"), self.name).parse(value)
         except ValueError as error:
@@ -106,14 +101,8 @@ def _patterns(option: str, help: str) -> Decorator:
 def command(
     names: tuple[str, ...],
     results_dir: str,
-    margin: Margin | None,
-    confidence: float,
-    family: Family,
-    primary: tuple[str, ...],
     control: tuple[str, ...],
     no_controls: bool,
-    detect: Margin | None,
-    rows: tuple[str, ...],
     only: str | None,
     sort: Sort | None,
     fail_on: tuple[Limit, ...],
@@ -123,6 +112,7 @@ def command(
     explain: bool,
     format: str | None,
     output: str | None,
+    **options: Any,
 ) -> None:
     """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
@@ -155,16 +145,12 @@ def command(
     sides = chosen_sides(names, results_dir, lone=bool(bounds))
     try:
         if len(sides) == 1:
-            comparisons = [alone(sides[0], confidence=confidence, rows=rows)]
+            chosen = {name: options[name] for name in ("confidence", "rows")}
+            comparisons = [alone(sides[0], **chosen)]
         else:
-            comparisons = [
-                compare(
-                    sides[0], after, confidence=confidence, margin=margin, family=family,
-                    primary=primary, controls=() if no_controls else control or None,
-                    detect=detect, comparisons=len(sides) - 1, rows=rows,
-                )
-                for after in sides[1:]
-            ]  # fmt: skip
+            options["controls"] = () if no_controls else control or None
+            options["comparisons"] = len(sides) - 1
+            comparisons = [compare(sides[0], after, **options) for after in sides[1:]]
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
     except IncompatibleError as error:
         raise _Incompatible(str(error)) from None
@@ -189,7 +175,7 @@ class _Incompatible(click.ClickException):
 
 
 def _check_hosts(comparisons: Sequence[Comparison]) -> None:
-    from kvmbench.comparison.differences import differences, unknown_hosts
+    from kvmbench.comparison.hosts import differences, unknown_hosts
 
     for comparison in comparisons:
         found = [str(entry) for entry in differences(comparison) if not entry.expected]

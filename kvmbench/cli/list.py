@@ -65,13 +65,11 @@ def command(what: str, results_dir: str, format: str | None, output: str | None)
 
 
 def _about(result: Result) -> str:
+    from kvmbench.report.figures import plural
+
     runs = [run for _, run in result.runs()]
     times = sorted(run.time for run in runs if run.time)
     configurations = ", ".join(filter(None, result.configurations()))
-    rows = ", ".join(filter(None, (_count(len(result.workloads()), "workload"), configurations)))
-    counts = f"{_count(len(runs), 'run')} in {_count(len(result.boots), 'boot')}"
+    rows = ", ".join(filter(None, (plural(len(result.workloads()), "workload"), configurations)))
+    counts = f"{plural(len(runs), 'run')} in {plural(len(result.boots), 'boot')}"
     return "; ".join((rows, counts, *sorted({r.engine for r in runs if r.engine}), *times[-1:]))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -41,17 +41,14 @@ def max_t_independent(
     table; NaN where a run has no value. `margins` [R], 0 or more, are in the columns' units.
 
     Westfall and Young's step-down max-T (1993): the runs' labels are permuted, jointly for all
-    columns, which keeps the columns' dependence. The statistic is Welch's t, |difference of
-    means| / standard error, with 0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer than
-    two values. `after` is first moved toward `before` by the margin, but not past it; so p is 1
-    where the observed difference of means is within the margin. All C(n+m, n) arrangements are
-    tried when they are at most 50,000; else `draws` random ones, and p = (reached + 1) / (draws +
-    1). The draws are ranks of PCG64(seed)'s raw 64-bit numbers, whose stream numpy guarantees.
+    columns, which keeps the columns' dependence. The statistic is Welch's t, with 0/0 = 0 and x/0 =
+    infinity; it is 0 where a side has fewer than two values. `after` is first moved toward `before`
+    by the margin, but not past it; so p is 1 where the observed difference of means is within the
+    margin. All C(n+m, n) arrangements are tried up to 50,000; else `draws` random ones, by ranks of
+    PCG64(seed)'s raw numbers, whose stream numpy guarantees, and p = (reached + 1) / (draws + 1).
 
-    The family-wise error holds where the runs are exchangeable between the sides in the columns
-    that did not change: independent, with the same spread. Where a side's spread is twice the
-    other's in all of 6 columns, 6 v 6 runs give 6.6 % false alarms instead of 5 %, three times
-    12 %. A NaN has to be as likely on either side.
+    The family-wise error holds where the columns that did not change are independent, with the same
+    spread and as many NaN on either side.
     """
     x, y = _table(before, "before"), _table(after, "after")
     n, runs = len(x), len(x) + len(y)
@@ -91,12 +88,9 @@ def max_t_paired(
 
     `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
     block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. It needs
-    6 blocks for p < 0.05, whatever R is, where the changed rows stand out of their spread.
-
-    The family-wise error holds where the differences of the columns that did not change are
-    symmetric about 0: as they are where a block's runs could be exchanged, and for symmetric noise
-    also where the sides' spreads differ.
+    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. The
+    family-wise error holds where the differences of the columns that did not change are symmetric
+    about 0.
     """
     table = _table(diffs, "diffs")
     n = len(table)
@@ -149,11 +143,10 @@ def _step_down(
     size = max(1, CHUNK // max(runs, len(t)))
     for start in range(0, total, size):
         lines = min(size, total - start)
-        chunk = (
-            drawn(generator.random_raw(lines * runs).reshape(lines, runs))
-            if every is None
-            else every[start : start + size].astype(np.float64)
-        )
+        if every is None:
+            chunk = drawn(generator.random_raw(lines * runs).reshape(lines, runs))
+        else:
+            chunk = every[start : start + size].astype(np.float64)
         # Each row competes with itself and the rows that stand out less than it.
         largest = np.maximum.accumulate(statistic(chunk)[:, order[::-1]], axis=1)[:, ::-1]
         reached += (largest >= t[order] / SAME).sum(axis=0)

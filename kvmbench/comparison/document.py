@@ -15,10 +15,10 @@ from msgspec import to_builtins
 
 from kvmbench import summary
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
-from kvmbench.comparison.differences import Difference, differences
+from kvmbench.comparison.hosts import Difference, differences
 from kvmbench.comparison.rows import VERDICTS, Row
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
-from kvmbench.report.figures import share
+from kvmbench.report.figures import plural, share
 from kvmbench.stats import POWER
 
 if TYPE_CHECKING:
@@ -114,13 +114,15 @@ def _junit(rows: Sequence[Row], gate: Gate | None) -> str:
     """Return one test case per row: a failure where the gate fails it, else a pass or a skip."""
     from kvmbench.formats.junit import Case, document
 
+    said: dict[tuple[str, str], dict[str, str]] = {}
+    for finding in gate.findings if gate else ():
+        said.setdefault((finding.workload, finding.to), {}).setdefault(
+            finding.status, finding.words
+        )
     cases = []
     for row in rows:
         entry = to_builtins(row)
-        found: dict[str, str] = {}
-        for finding in gate.findings if gate else ():
-            if (finding.workload, finding.to) == (row.workload, row.to):
-                found.setdefault(finding.status, finding.words)
+        found = said.get((row.workload, row.to), {})
         failed = found.get("regression")
         cases.append(
             Case(
@@ -161,6 +163,7 @@ def document(
             labels = " and ".join(side.label for side in comparison.sides)
             blocks += [Note(f"{labels} differ in:"), Items([str(entry) for entry in found])]
     rows = [row for comparison in comparisons for row in comparison.rows]
+    unit = _unit([row for row in rows if row.missing is None] or rows)
     rows = _sorted(rows, sort) if sort else rows
     others = Counter(row.verdict for row in rows if row.verdict not in (*CHANGED, None))
     rows = [row for row in rows if row.verdict in CHANGED] if only_changed else rows
@@ -169,7 +172,7 @@ def document(
     if _alone(first):
         blocks += summary.rows(first.sides[1], [row.workload for row in rows])[0]
     elif shown:
-        blocks.append(_main(shown, first.confidence, several=len(comparisons) > 1))
+        blocks.append(_main(shown, unit, first.confidence, several=len(comparisons) > 1))
     if only_changed and others:
         counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
         blocks.append(Note(f"Rows that did not change: {counts}."))
@@ -184,7 +187,7 @@ def document(
         blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
         blocks.append(Note(gate.lines[-1]))
     forms = {"junit": lambda: _junit(rows, gate)}
-    return Document(_title(comparisons), blocks, _records(rows), to_builtins(data), forms)
+    return Document(_title(comparisons, unit), blocks, _records(rows), to_builtins(data), forms)
 
 
 def _alone(comparison: Comparison) -> bool:
@@ -194,20 +197,17 @@ def _alone(comparison: Comparison) -> bool:
 
 def _sorted(rows: Sequence[Row], sort: Sort | None = None) -> list[Row]:
     """Return rows in the order asked for, the afters of one row together."""
-    order = [*VERDICTS, None]
 
     def key(row: Row) -> Any:
         if sort == "shift":
-            worse = (row.worse or 0.0) / abs(row.before or 1)
-            return (row.shift is None, -worse)
-        return order.index(row.verdict) if sort == "verdict" else row.workload
+            return (row.shift is None, -(row.worse or 0.0) / abs(row.before or 1))
+        return [*VERDICTS, None].index(row.verdict) if sort == "verdict" else row.workload
 
-    names = list(dict.fromkeys(row.workload for row in rows))
-    if sort:
-        best = {name: min(key(row) for row in rows if row.workload == name) for name in names}
-        names.sort(key=best.__getitem__)
-    place = {name: number for number, name in enumerate(names)}
-    return sorted(rows, key=lambda row: place[row.workload])
+    order: dict[str, Any] = {}
+    for number, row in enumerate(rows):
+        place = (key(row) if sort else 0, number)
+        order[row.workload] = min(order.get(row.workload, place), place)
+    return sorted(rows, key=lambda row: order[row.workload])
 
 
 def self_test_document(test: SelfTest) -> Document:
@@ -224,10 +224,12 @@ def self_test_document(test: SelfTest) -> Document:
         )
         records += [{"split": split.name, **record} for record in _records(comparison.rows)]
         said = [found.words for found in content["caveats"] if found.code in OF_VALUES]
-        end = f"; {_number(len(undecided), 'row')} undecided." if undecided else "."
+        end = f"; {plural(len(undecided), 'row')} undecided." if undecided else "."
         said.append(f"{'False alarm: ' if alarms else 'No false alarm'}{', '.join(alarms)}{end}")
         shown = [row for row in comparison.rows if row.missing is None]
-        blocks += [Heading(split.name), _main(shown, comparison.confidence), *map(Note, said)]
+        unit = _unit(shown)
+        heading = Heading(f"{split.name}, {_per_iteration(unit)}")
+        blocks += [heading, _main(shown, unit, comparison.confidence), *map(Note, said)]
         for row in shown:
             if row.interval is not None and row.before:
                 farthest = max(map(abs, row.interval)) / abs(row.before)
@@ -240,9 +242,9 @@ def self_test_document(test: SelfTest) -> Document:
                 f"shift within that {'of its row ' if len(found) > 1 else ''}may be noise."
             )
         )
-    number = sum(bool(split.false_alarms) for split in test.splits)
+    alarmed = sum(bool(split.false_alarms) for split in test.splits)
     words = (
-        f"False alarms in {number} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
+        f"False alarms in {alarmed} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
         f"split in {1 / (1 - confidence):.0f} may have one."
     )
     data = {"schema": "kvmbench.self-test/1", "label": test.label, "splits": splits}
@@ -250,19 +252,21 @@ def self_test_document(test: SelfTest) -> Document:
     return Document(title, [*blocks, Note(words)], records, to_builtins(data))
 
 
-def _title(comparisons: Sequence[Comparison]) -> str:
+def _title(comparisons: Sequence[Comparison], unit: str) -> str:
     first = comparisons[0]
     if _alone(first):
         return ""
     afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
-    rows = [row for comparison in comparisons for row in comparison.rows]
-    unit = _unit([row for row in rows if row.missing is None] or rows) or "figures"
-    parts = [f"{first.sides[0].label} -> {afters}: {unit}{'' if '/' in unit else '/iteration'}"]
+    parts = [f"{first.sides[0].label} -> {afters}: {_per_iteration(unit)}"]
     counts = [_replicates(comparison) for comparison in comparisons]
     if any(counts):
         parts.append(" or ".join(dict.fromkeys(filter(None, counts))))
         parts.append(f"margin {first.margin or 'the larger of 1 % and two quanta of the clock'}")
     return ", ".join(parts)
+
+
+def _per_iteration(unit: str) -> str:
+    return unit if "/" in unit else f"{unit or 'figures'}/iteration"
 
 
 def _unit(rows: Sequence[Row]) -> str:
@@ -278,12 +282,8 @@ def _replicates(comparison: Comparison) -> str:
     if not counts:
         return ""
     least = f"{counts[0]} to " if len(counts) > 1 else ""
-    units = f"{least}{_number(counts[-1], level)}"
+    units = f"{least}{plural(counts[-1], level)}"
     return f"{units} of alternating boots" if level == "block" else f"{units} per side"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class _Scale(NamedTuple):
@@ -325,9 +325,11 @@ def _scale(row: Row) -> _Scale:
     return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), most))
 
 
-def _main(rows: Sequence[Row], confidence: float, *, several: bool = False) -> Table:
-    """Return the table of rows, `several` afters of each one below the other."""
-    unit = _unit(rows)
+def _main(rows: Sequence[Row], unit: str, confidence: float, *, several: bool = False) -> Table:
+    """Return the table of rows, `several` afters of each one below the other.
+
+    It has a column of units where there is no one `unit`.
+    """
     noisy = any(row.kind == "noisy" for row in rows)
     interval = f"{100 * confidence:.4g} % interval" if noisy else "interval"
     columns = [
@@ -403,10 +405,10 @@ def _detectable(comparison: Comparison) -> str:
     if wanted := sorted(row.wanted for row in rows if row.wanted is not None):
         wish = comparison.detect or comparison.margin
         level = comparison.replicates.level
-        number = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
+        counts = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
         words += (
             f" To detect a shift {f'of {wish}' if wish else 'as large as the margin'}, measure "
-            f"{number} {level}s{'' if comparison.replicates.paired else ' per side'}."
+            f"{counts} {level}s{'' if comparison.replicates.paired else ' per side'}."
         )
     return words
 

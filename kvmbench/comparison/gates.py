@@ -15,7 +15,8 @@ from kvmbench import stats
 from kvmbench.comparison.rows import Margin, Row
 from kvmbench.comparison.verdicts import Comparison
 from kvmbench.errors import unknown_name
-from kvmbench.report.figures import share
+from kvmbench.report.figures import plural, share
+from kvmbench.units import listed
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
 
@@ -84,20 +85,18 @@ class Gate:
     @property
     def lines(self) -> tuple[str, ...]:
         """One line per row that is not ok, one for all that lack the same side, and the sum."""
-        lines: dict[str, list[str]] = {}  # with {} for the rows
-        for finding in self.findings:
-            if finding.missing:
-                words = f"{WORDS[finding.status]}: {{}}: {finding.missing}"
-                names = lines.setdefault(words, [])
-                names += [] if finding.workload in names else [finding.workload]
-            elif finding.status != "ok":
-                lines[f"{WORDS[finding.status]}: {finding.words}"] = []
+        lines = listed(
+            (f"{WORDS[found.status]}: {{}}: {found.missing}", found.workload)
+            if found.missing
+            else (f"{WORDS[found.status]}: {found.words}", "")
+            for found in self.findings
+            if found.missing or found.status != "ok"
+        )
         said = [line.replace("{}", ", ".join(names), 1) for line, names in lines.items()]
-        number = f"{len(self.findings)} check{'' if len(self.findings) == 1 else 's'}"
         counts = Counter(finding.status for finding in self.findings)
         parts = [f"{counts[status]} {WORDS[status]}" for status in GRAVE if counts[status]]
         of = f"{', '.join(parts)} of " if parts else ""
-        return (*said, f"Gate {WORDS[self.status]}: {of}{number}.")
+        return (*said, f"Gate {WORDS[self.status]}: {of}{plural(len(self.findings), 'check')}.")
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:

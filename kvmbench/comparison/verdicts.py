@@ -17,11 +17,12 @@ from msgspec.structs import replace
 
 from kvmbench import stats
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
-from kvmbench.comparison.controls import is_control
+from kvmbench.comparison.hosts import is_control
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, unknown_name
 from kvmbench.report import Document, Reported
+from kvmbench.report.figures import plural
 from kvmbench.stats import CONFIDENCE, POWER, QUANTA
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
@@ -62,7 +63,7 @@ class Comparison(Reported):
 
     def __repr__(self) -> str:
         found = Counter(row.verdict or "missing" for row in self.rows)
-        parts = [f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"]
+        parts = [plural(len(self.rows), "row")]
         parts += [f"{found[name]} {name}" for name in (*VERDICTS, "missing") if found[name]]
         before, after = (side.label for side in self.sides)
         return f"<Comparison {before} -> {after}: {', '.join(parts)}>"

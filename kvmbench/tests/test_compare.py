@@ -16,9 +16,8 @@ from kvmbench import stats
 from kvmbench.catalog import published
 from kvmbench.cli.main import main
 from kvmbench.comparison.caveats import caveats
-from kvmbench.comparison.controls import is_lightweight
-from kvmbench.comparison.differences import differences, unknown_hosts
 from kvmbench.comparison.document import document
+from kvmbench.comparison.hosts import differences, is_lightweight, unknown_hosts
 from kvmbench.comparison.rows import Margin
 from kvmbench.comparison.verdicts import compare
 from kvmbench.errors import IncompatibleError
