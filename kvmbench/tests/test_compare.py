@@ -1,6 +1,8 @@
 """Comparisons: what is compared with what, how surely, and what is said of it."""
 
 import json
+import re
+import tomllib
 from itertools import product
 from math import comb
 from pathlib import Path
@@ -34,6 +36,8 @@ from kvmbench.tests.results_maker import (
     table,
 )  # fmt: skip
 from kvmbench.units import Replicates, Side
+
+PACKAGE = Path(kvmbench.__file__).parent
 
 
 def one(before, after, **options):
@@ -566,6 +570,17 @@ def test_words_of_drift_and_groups_on_null_data():
 
 
 # Caveats: said when true, and only then
+
+
+def test_every_caveat_has_its_words_and_its_place_in_the_docs():
+    words = tomllib.loads((PACKAGE / "data/caveats.toml").read_text())
+    source = (PACKAGE / "comparison/caveats.py").read_text()
+    used = set(re.findall(r'(?:_caveat|_about|_each_side)\(\s*"([-a-z]+)"', source))
+    codes = {code.removeprefix("named-") for code in words}
+    assert used == codes
+    pages = PACKAGE.parent / "docs/statistics.md"
+    if pages.exists():  # an installed package has none
+        assert codes <= set(re.findall(r"`([-a-z]+)`", pages.read_text()))
 
 
 def test_drift_is_said():
