@@ -27,7 +27,7 @@ def document(result: Result, label: str = "") -> Document:
 
     Of measured rows: the median of the units (boots, or else runs), its interval between order
     statistics, the units' standard deviation, and the minimum detectable effect of a comparison of
-    two such results; of exact rows the figure. The records are unrounded. Raises ValueError for a
+    two such results; of exact rows the figure. The records are unrounded. Raises ResultError for a
     figure beyond 1e100.
     """
     side = Side(label, result)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from kvmbench.errors import IncompatibleError
+from kvmbench.errors import IncompatibleError, ResultError
 
 if TYPE_CHECKING:
     from kvmbench.results import Host, Result, Run, Series
@@ -171,12 +171,14 @@ class Replicates:
         """Return one figure per unit of either side, in the order of the file or of the blocks.
 
         Two arrays [units], in the row's unit, with NaN for a unit without the row. Raises
-        ValueError for a value beyond 1e100, whose squares and sums are no floats.
+        ResultError for a value beyond 1e100, whose squares and sums are no floats.
         """
         sides = self.cells(key)
         for series in (cell.series for cells in sides for cell in cells):
             if max(series.values) > LARGEST or min(series.values) < -LARGEST:
-                raise ValueError(f"{key.name}: a figure beyond {LARGEST:g} cannot be computed with")
+                raise ResultError(
+                    f"{key.name}: a figure beyond {LARGEST:g} cannot be computed with"
+                )
         before, after = (self._side(number, cells) for number, cells in enumerate(sides))
         return before, after
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvmbench.cli.common import complete, load_result, result_names
-from kvmbench.cli.options import Decorator, results_dir_option
+from kvmbench.cli.options import Decorator, results_dir_option, together
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import note
 
 if TYPE_CHECKING:
     from kvmbench.comparison.document import Sort
@@ -36,22 +38,20 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 MARGIN, LIMIT = Parsed("comparison.rows", "Margin"), Parsed("comparison.gates", "Limit")
 
-MARGIN_HELP = "Largest shift that does not matter: 1% or 20. [default: the larger of 1% and two "
 margin_option = click.option(
-    "--margin", type=MARGIN, metavar="SHARE|NUMBER", help=MARGIN_HELP + "quanta of the clock]"
-)
+    "--margin", type=MARGIN, metavar="SHARE|NUMBER", show_default="the larger of 1% and two quanta",
+    help="Largest shift that does not matter: 1% or 20.",
+)  # fmt: skip
 family_option = click.option(
-    "--family",
-    type=click.Choice(["max-t", "holm"]),
-    default="max-t",
-    show_default=True,
+    "--family", type=click.Choice(["max-t", "holm"]), default="max-t",
     help="Multiple-comparison correction.",
-)
+)  # fmt: skip
 
 
-def _patterns(option: str, help: str) -> Decorator:
+def _patterns(option: str, help: str, default: str = "") -> Decorator:
     """Return an option that takes a pattern of row names, and may be repeated."""
-    return click.option(option, multiple=True, metavar="PATTERN", help=f"{help} May be repeated.")
+    shown = default or None
+    return click.option(option, multiple=True, metavar="PATTERN", show_default=shown, help=help)
 
 
 @click.command("compare")
@@ -62,42 +62,40 @@ def _patterns(option: str, help: str) -> Decorator:
     metavar="BEFORE AFTER [MORE]...",
     shell_complete=complete(result_names),
 )
-@results_dir_option
-@margin_option
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Of each interval, and of all verdicts of a table together.",
-)
-@family_option
-@_patterns("--primary", "Rows chosen before the measurement.")
-@_patterns("--control", "Rows that must not move. [default: those without a reload of TR]")
-@click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
-@click.option(
-    "--detect",
-    type=MARGIN,
-    metavar="SHARE|NUMBER",
-    help="Print how many runs detect this shift. [default: the margin]",
-)
-@_patterns("--rows", "Rows to print and to gate; the correction counts all.")
-@click.option("--only", type=click.Choice(["changed"]), help="Print only the rows that changed.")
-@click.option("--sort", type=click.Choice(["name", "shift", "verdict"]), help="Order of the rows.")
-@click.option(
-    "--fail-on",
-    type=LIMIT,
-    multiple=True,
-    metavar="PATTERN:LIMIT",
-    help="Fail where a row is worse by more than 2% or 40, or not <=6500. May be repeated.",
-)
-@click.option(
-    "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
-)
-@click.option("--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive.")
-@click.option("--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel.")
-@click.option("--explain", is_flag=True, help="Show the spread and MDE of each row.")
-@output_options("text", "markdown", "csv", "json", "junit")
+@together(
+    results_dir_option,
+    margin_option,
+    click.option(
+        "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), default=0.95,
+        help="Of each interval, and of all verdicts of a table together.",
+    ),
+    family_option,
+    _patterns("--primary", "Rows chosen before the measurement; may be repeated."),
+    _patterns("--control", "Rows that must not move; may be repeated.", "rows without TR's reload"),
+    click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move."),
+    click.option(
+        "--detect", type=MARGIN, metavar="SHARE|NUMBER", show_default="the margin",
+        help="Print how many runs detect this shift.",
+    ),
+    _patterns("--rows", "Rows to print and gate, may be repeated; the correction counts all."),
+    click.option("--only", type=click.Choice(["changed"]), help="Print only what changed."),
+    click.option("--sort", type=click.Choice(["name", "shift", "verdict"]), help="Order of rows."),
+    click.option(
+        "--fail-on", type=LIMIT, multiple=True, metavar="PATTERN:LIMIT",
+        help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
+    ),
+    click.option(
+        "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
+    ),
+    click.option(
+        "--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive."
+    ),
+    click.option(
+        "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."
+    ),
+    click.option("--explain", is_flag=True, help="Show the spread and MDE of each row."),
+    output_options("text", "markdown", "csv", "json", "junit"),
+)  # fmt: skip
 def command(
     names: tuple[str, ...],
     results_dir: str,
@@ -139,11 +137,10 @@ def command(
     from kvmbench.comparison import gates
     from kvmbench.comparison.document import document
     from kvmbench.comparison.verdicts import alone, compare
-    from kvmbench.errors import IncompatibleError
 
     bounds = fail_on and not fail_on_any and all(limit.worse is None for limit in fail_on)
     sides = chosen_sides(names, results_dir, lone=bool(bounds))
-    try:
+    with _usage():
         if len(sides) == 1:
             chosen = {name: options[name] for name in ("confidence", "rows")}
             comparisons = [alone(sides[0], **chosen)]
@@ -152,10 +149,6 @@ def command(
             options["comparisons"] = len(sides) - 1
             comparisons = [compare(sides[0], after, **options) for after in sides[1:]]
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
-    except IncompatibleError as error:
-        raise _Incompatible(str(error)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     if same_host:
         _check_hosts(comparisons)
     found = document(
@@ -166,12 +159,27 @@ def command(
     if gate is not None and (status := code.get(gate.status)):
         if output is not None or format not in (None, "text", "markdown"):
             for line in gate.lines:  # stdout does not have them
-                click.echo(f"kvmbench compare: {line}", err=True)
+                note(line, "kvmbench compare")
         click.get_current_context().exit(status)
 
 
 class _Incompatible(click.ClickException):
     exit_code = INCOMPATIBLE
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Turn the error of an argument into a usage error; that of a file's content stays."""
+    from kvmbench.errors import IncompatibleError, KvmbenchError
+
+    try:
+        yield
+    except IncompatibleError as error:
+        raise _Incompatible(str(error)) from None
+    except KvmbenchError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _check_hosts(comparisons: Sequence[Comparison]) -> None:
@@ -192,12 +200,7 @@ def chosen_sides(arguments: Sequence[str], results_dir: str, *, lone: bool = Tru
     returned.
     """
     from kvmbench.comparison.sides import compared_sides, load_sides
-    from kvmbench.errors import ResultError
 
-    try:
+    with _usage():
         sides = load_sides(arguments, lambda name: load_result(name, results_dir))
         return sides if lone and len(sides) == 1 else compared_sides(sides)
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None

@@ -51,12 +51,9 @@ def command(what: str, results_dir: str, format: str | None, output: str | None)
             pairs.append((name, _about(formats.load(path))))
         except (OSError, ValueError) as error:
             pairs.append((name, f"cannot be read: {error}"))
-    try:
-        for name, thing in known(what).items() if what != "results" else ():
-            dated = f"{thing.date}: {thing.title}" if what == "published" else thing.about
-            pairs.append((name, dated))
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    for name, thing in known(what).items() if what != "results" else ():
+        dated = f"{thing.date}: {thing.title}" if what == "published" else thing.about
+        pairs.append((name, dated))
     if not pairs:
         note(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one")
         return

@@ -45,8 +45,4 @@ def command(
     from kvmbench.comparison.self_test import self_test
 
     (side,) = chosen_sides([name], results_dir)
-    try:
-        found = self_test(side, margin=margin, family=family)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    emit(found.document(), format, output)
+    emit(self_test(side, margin=margin, family=family).document(), format, output)

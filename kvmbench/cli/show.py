@@ -47,18 +47,15 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
     from kvmbench.report import Document
 
     found: list[Document] = []
-    try:
-        if is_file(name) and name.endswith((".toml", ".py")):
-            found = _from_file(name)
-        elif is_file(name) or name.endswith(RESULT_ENDINGS) or Path(name).is_file():
+    if is_file(name) and name.endswith((".toml", ".py")):
+        found = _from_file(name)
+    elif is_file(name) or name.endswith(RESULT_ENDINGS) or Path(name).is_file():
+        found.append(_result(name, results_dir))
+    else:
+        tables = {kind: known(kind) for kind in HOMES}
+        found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
+        if name in named_results(results_dir):
             found.append(_result(name, results_dir))
-        else:
-            tables = {kind: known(kind) for kind in HOMES}
-            found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
-            if name in named_results(results_dir):
-                found.append(_result(name, results_dir))
-    except ValueError as error:  # such as a result that its file's format can hold, and JSON cannot
-        raise click.ClickException(str(error)) from None
     if not found:
         raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
     blocks = [block for document in found for block in document.blocks]

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kvmbench.comparison.verdicts import Comparison, compare
+from kvmbench.errors import ResultError
 from kvmbench.report import Document, Reported
 from kvmbench.results import Result
 from kvmbench.stats import CONFIDENCE
@@ -73,16 +74,16 @@ def self_test(side: Side, **options: Any) -> SelfTest:
     `options` are those of `compare`. The confidence is lowered to the largest that so few units
     can have, such as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
 
-    Raises ValueError where the order of the runs is lost, for fewer than four units, and for exact
+    Raises ResultError where the order of the runs is lost, for fewer than four units, and for exact
     figures.
     """
     if side.result.order == "lost":
-        raise ValueError(
+        raise ResultError(
             f"{side.label}: the order of its runs is lost, so they cannot be split in time, and "
             "random halves would hide a drift"
         )
     if all(cell.series.kind == "exact" for cells in side.cells.values() for cell in cells):
-        raise ValueError(f"{side.label}: exact figures have no noise to test")
+        raise ResultError(f"{side.label}: exact figures have no noise to test")
     by_boot = len(side.boots) > 1
     what = "boots" if by_boot else "runs"
     units = side.boots if by_boot else list(side.runs)
@@ -91,12 +92,12 @@ def self_test(side: Side, **options: Any) -> SelfTest:
         for cells in side.cells.values()
     ):
         names = ", ".join(repr(name) for name in side.configurations)
-        raise ValueError(
+        raise ResultError(
             f"{side.label} has the configurations {names}, and not all in each of its {what}: "
             "choose one, FILE#NAME"
         )
     if len(units) < 4:
-        raise ValueError(f"{side.label}: {len(units)} {what}, expected 4 or more")
+        raise ResultError(f"{side.label}: {len(units)} {what}, expected 4 or more")
     attainable = 1 - 2 / comb(len(units), len(units) // 2)
     confidence = min(options.get("confidence", CONFIDENCE), attainable)
     options |= {"controls": (), "confidence": confidence}

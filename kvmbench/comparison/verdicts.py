@@ -97,9 +97,9 @@ def compare(
     `rows` names the rows to return, by default all; the others count in the correction as before.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
-    sides have different configurations; ResultError for a file that is no result; ValueError for a
-    pattern or a configuration that names nothing, a margin that is none, or a figure beyond 1e100;
-    and OSError.
+    sides have different configurations; ResultError for a file that is no result, or a figure
+    beyond 1e100; ValueError for a pattern or a configuration that names nothing, or a margin that
+    is none; and OSError.
     """
     margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
     replicates = Replicates(*compared_sides([before] if after is None else [before, after]))

@@ -446,7 +446,6 @@ def test_files_that_cannot_be_read(two, folder):
         ("missing.json", 2, "missing.json: No such file"),
         ("missing", 2, "unknown file or result 'missing'"),
         ("folder.json", 2, "folder.json: Is a directory"),
-        (".", 2, "unknown file or result"),
         ("", 2, "unknown file or result"),
         ("broken.json", 1, "broken.json: ends in the middle"),
         ("text.txt", 1, "text.txt"),
