@@ -343,7 +343,7 @@ READERS = {
     "scenarios": scenario.load_scenario,
     "data": catalog.load_policies,
 }
-DATA = sorted((PACKAGE / "data").rglob("*.*"))
+DATA = sorted((PACKAGE / "data").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
