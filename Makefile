@@ -9,7 +9,7 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kv
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test lint fmt types gate baseline bench check spin coverage clean
+.PHONY: run test lint fmt types gate baseline bench check spin lab lab-releases coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -51,6 +51,13 @@ check: lint types test
 spin:
 	ci/package
 	ci/spin
+
+# Debian's kernels on an emulated CPU; minutes, and it needs apt and g++.
+lab: $(VENV)/.dev
+	ci/lab
+
+lab-releases: $(VENV)/.dev
+	ci/lab-releases
 
 # Line coverage of the .pyx files; minutes, so it is not among the checks.
 coverage:

@@ -7,13 +7,13 @@ name, value and range.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from kvmbench.errors import brief, unknown_name
+from kvmbench.errors import brief, named
 
 __all__ = [
     "COUNTERS",
@@ -30,8 +30,6 @@ __all__ = [
     "record_dtype",
     "wrong_width",
 ]
-
-T = TypeVar("T")
 
 OP_DTYPE = np.dtype(
     [("code", "u1"), ("arg", "u1"), ("cpu", "u2"), ("a", "i4"), ("b", "i4"), ("c", "i4")]
@@ -111,20 +109,6 @@ def wrong_width(widths: NDArray[np.uint8]) -> ValueError:
     """Return the error that names the first width that no IN or OUT has."""
     wrong = widths[(widths != 1) & (widths != 2) & (widths != 4)]
     return ValueError(f"widths holds {wrong[0]}, not 1, 2 or 4 bytes")
-
-
-def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]) -> T:
-    """Return `value`, or the built-in one of that name."""
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, str):
-        found = built_in()
-        if value not in found:
-            raise ValueError(unknown_name(what, value, found))
-        return found[value]
-    raise TypeError(
-        f"{what} is {brief(value)}, neither a {kind.__name__} nor a built-in one's name"
-    )
 
 
 def operations(ops: ArrayLike) -> NDArray[np.void]:

@@ -5,6 +5,7 @@
     ├── FileError (ValueError)          a TOML or Python file that cannot be used
     ├── ResultError (ValueError)        a result, plan or foreign file that cannot be used
     ├── IncompatibleError (ValueError)  two results that cannot be compared
+    ├── LabError (RuntimeError)         no emulated machine, or one that did not do its job
     ├── LiveError (RuntimeError)        this host cannot measure
     │   └── WrongKernelError            another kernel is running than the plan's step measures
     └── KvmError (OSError)              an ioctl of /dev/kvm failed
@@ -17,18 +18,23 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 __all__ = [
     "FileError",
     "IncompatibleError",
     "KvmError",
     "KvmbenchError",
+    "LabError",
     "LiveError",
     "OperationError",
     "ResultError",
     "WrongKernelError",
     "brief",
+    "named",
     "unknown_name",
 ]
 
@@ -65,6 +71,10 @@ class IncompatibleError(KvmbenchError, ValueError):
     """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
 
 
+class LabError(KvmbenchError, RuntimeError):
+    """An emulated machine cannot be had or did not do its job, in one line with what would help."""
+
+
 class LiveError(KvmbenchError, RuntimeError):
     """Nothing can be measured on this host, in one line with what would help."""
 
@@ -95,3 +105,17 @@ def brief(value: object) -> str:
         return _brief.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a {type(value).__name__}"
+
+
+def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]) -> T:
+    """Return `value`, or the built-in one of that name."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        found = built_in()
+        if value not in found:
+            raise ValueError(unknown_name(what, value, found))
+        return found[value]
+    raise TypeError(
+        f"{what} is {brief(value)}, neither a {kind.__name__} nor a built-in one's name"
+    )

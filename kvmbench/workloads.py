@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kvmbench.atomic import read_bounded
-from kvmbench.errors import FileError
+from kvmbench.errors import FileError, named
 from kvmbench.guest import image
 from kvmbench.guest import programs as guest
 from kvmbench.guest.assembler import RAX, RBX
@@ -180,8 +180,6 @@ def select(chosen: Iterable[str | Workload] | str | Workload | None = None) -> l
     the nearest one, and for two workloads of one name; TypeError for other objects; FileError as
     `workloads`.
     """
-    from kvmbench.arrays import named  # needs numpy
-
     known = workloads()
     listed = [chosen] if isinstance(chosen, str | Workload) else chosen
     found: dict[str, Workload] = {}

@@ -25,6 +25,7 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "plan": ("plan", "Measure two kernels in turn, across reboots."),
     "host": ("host", "Report whether this host is fit to measure, with remedies."),
     "check-io": ("check_io", "Compare the port check with guests on /dev/kvm."),
+    "lab": ("lab", "Boot real kernels on an emulated CPU and count their work per VM exit."),
     "list": ("list", "List workloads, policies, cost profiles, results and other names."),
     "show": ("show", "Print the thing of a name, or a file."),
     "save": ("save", "Keep the last measurement, or any result, under a name."),

@@ -571,3 +571,22 @@ def syscall_cycles(int calls):
     with nogil:
         cycles = kb_syscalls(calls)
     return cycles
+
+
+cdef extern from *:
+    """
+    /* A NOP with a displacement that means something to an emulator (kvmbench/lab/instrument.cc).
+       The three arguments stand in RDI, RSI and RDX. */
+    static void kb_mark(uint64_t what, uint64_t first, uint64_t second)
+    {
+        __asm__ volatile(
+            ".byte 0x0f, 0x1f, 0x84, 0x00, 0x62, 0x6d, 0x76, 0x6b"
+            : : "D"(what), "S"(first), "d"(second) : "memory");
+    }
+    """
+    void kb_mark(uint64_t what, uint64_t first, uint64_t second) noexcept nogil
+
+
+def mark(uint64_t what, uint64_t first=0, uint64_t second=0):
+    """Execute a NOP that tells an emulator of `kvmbench lab` about the three; else do nothing."""
+    kb_mark(what, first, second)

@@ -66,6 +66,7 @@ class Plan:
     cpu: int | None = None  # of the host, for the vCPU's thread; None for kvmbench's choice
     ioperm: Ioperm = "off"
     seed: int = 0
+    iterations: int = 0  # of each round; 0 where they are to be calibrated
 
     def __post_init__(self) -> None:
         for name in ("runs", "rounds"):
@@ -326,7 +327,7 @@ def measure(
         chosen = [workload for workload in chosen if workload.guest is not None]
     offered, facts = offer(), host()
     cpu, other_cpu = _cpus(offered, facts, plan.cpu)
-    rows, skipped = _rows(chosen, offered)
+    rows, skipped = _rows(chosen, offered, plan.iterations)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
@@ -355,7 +356,9 @@ def shortfall(result: Result) -> str | None:
     return " ".join(filter(re.compile(r"\d+ of \d+ runs ").match, result.notes)) or None
 
 
-def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[dict[str, _Row], dict[str, str]]:
+def _rows(
+    workloads: Iterable[Workload], offered: Offer, iterations: int
+) -> tuple[dict[str, _Row], dict[str, str]]:
     """Return the workloads that can run, assembled, and the reason for skipping each other one."""
     rows, skipped = {}, {}
     for workload in workloads:
@@ -371,7 +374,7 @@ def _rows(workloads: Iterable[Workload], offered: Offer) -> tuple[dict[str, _Row
             skipped[workload.name] = why
         else:
             task = Task(
-                name=workload.name, cpl=program.cpl, iterations=0,
+                name=workload.name, cpl=program.cpl, iterations=iterations,
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
             )  # fmt: skip

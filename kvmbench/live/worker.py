@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from kvmbench.errors import LiveError
@@ -23,7 +24,7 @@ from kvmbench.live.machine import explain, make, start
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome
 
-__all__ = ["Job", "Task", "main"]
+__all__ = ["Job", "Task", "main", "mark_tag"]
 
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
@@ -85,16 +86,21 @@ class Runner:
 
     def round(self, task: Task, iterations: int) -> Round:
         """Measure `iterations` of a workload. Raises Lost."""
+        from kvmbench.live._kvm import mark
+
         vm = self.vm
         vm.write(image.DATA, bytes(image.DATA_ROOM))
         vm.write(image.BALL, image.BALL_STATE)
         vm.write(image.CODE, bytes.fromhex(task["code"]))
         start(vm, 0, cpl=task["cpl"], iterations=iterations)
         before = vm.counters(0)
+        tag = mark_tag(task["name"], self.job["ioperm"])
+        mark(tag, iterations)
         if task["other"]:
             outcome = self._with_other(task)
         else:
             outcome = vm.run(0, stop=image.STOP, timeout=self.job["timeout"])
+        mark(tag + 1, iterations)
         after = vm.counters(0)
         if outcome["reason"] == "kicked":
             raise Lost(f"hung: {iterations} iterations did not end", hung=True)
@@ -150,6 +156,14 @@ class Runner:
             iterations = max(2 * iterations, min(CHANGE * iterations, wanted))
             took = min(self.round(task, iterations).host for _ in range(2))
         return max(1, round((iterations - 1) * goal / (took - first)))
+
+
+def mark_tag(name: str, ioperm: bool) -> int:
+    """Return the even number that marks the begin of a workload's rounds; their end is one more.
+
+    An emulator of `kvmbench lab` counts between the two marks.
+    """
+    return (1 << 40) | zlib.crc32(name.encode()) << 2 | ioperm << 1
 
 
 def say(*words: object) -> None:

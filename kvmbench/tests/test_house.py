@@ -109,10 +109,12 @@ FLOORS = {
     **dict.fromkeys(("workloads", "results", "units", "summary"), 5),
     **dict.fromkeys(("formats",), 6),
     **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
+    "lab": 7,
     **dict.fromkeys(("cli", "pytest_plugin"), 8),
     **dict.fromkeys(("__main__",), 9),
 }
 ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
+ARROWS |= {("lab", "live"), ("lab", "simulation")}  # the same engine, inside a machine
 ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(

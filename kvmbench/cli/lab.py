@@ -1,0 +1,265 @@
+"""`kvmbench lab`: real kernels on an emulated machine, their work counted."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from kvmbench.cli.common import (
+    Group,
+    command_line,
+    complete,
+    known_workloads,
+    now,
+    pick,
+    policy_names,
+)
+from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import Progress
+from kvmbench.cli.store import keep_recent
+
+if TYPE_CHECKING:
+    from kvmbench.lab.emulator import Emulator
+    from kvmbench.lab.kernel import Kernel, Vendor
+    from kvmbench.workloads import Workload
+
+DEFAULT = ("cpuid", "vmcall", "mov_from_cr8", "mov_to_cr8", "inl_from_pmtimer", "inl_from_qemu",
+           "inl_from_kernel", "outl_to_kernel")  # fmt: skip
+
+
+@click.group("lab", cls=Group)
+def command() -> None:
+    """Boot real kernels on an emulated CPU and count their work per VM exit.
+
+    It needs no /dev/kvm, no root and no virtualization hardware. The counts are those of the
+    kernel's own instructions; they are no cycles.
+
+    \b
+    Examples:
+      kvmbench lab doctor
+      kvmbench lab run --kernel debian:6.1 --kernel debian:6.12
+      kvmbench lab run --kernel before=old/bzImage --kernel after=bzImage cpuid
+      kvmbench lab run --kernel debian:6.1 --ioperm both --save lab
+      kvmbench lab check-io --cases 1000 --cpu svm
+    """
+
+
+_cpu_option = click.option(
+    "--cpu",
+    type=click.Choice(["auto", "vmx", "svm"]),
+    default="auto",
+    show_default=True,
+    help="Emulated CPU; auto takes VMX for a kernel that has kvm-intel.",
+)
+
+_plan_options = together(
+    click.option(
+        "--runs",
+        type=click.IntRange(1, 100),
+        default=2,
+        show_default=True,
+        help="Fresh processes per length of round.",
+    ),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1, 1000),
+        default=3,
+        show_default=True,
+        help="Pairs of a short and a long round per run.",
+    ),
+    click.option(
+        "--iterations",
+        type=click.IntRange(1, 10**7),
+        default=500,
+        show_default=True,
+        help="Iterations of a short round; a long one has three times as many.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.IntRange(1),
+        default=3600,
+        show_default=True,
+        help="Seconds per kernel at most.",
+    ),
+)
+
+
+@command.command("run")
+@workload_options
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    required=True,
+    metavar="[LABEL=]KERNEL",
+    help="bzImage[,modules=FOLDER] or debian:RELEASE; each is a column.",
+)
+@_cpu_option
+@click.option(
+    "--policy",
+    metavar="POLICY",
+    shell_complete=complete(policy_names),
+    help="Policy of the kernels, or none for no reload; by default kvmbench looks it up.",
+)
+@_plan_options
+@click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
+@output_options("text", "markdown", "csv", "json")
+@keep_options
+def run(
+    names: tuple[str, ...],
+    workload_file: str | None,
+    ioperm: Literal["off", "on", "both"],
+    kernels: tuple[str, ...],
+    cpu: str,
+    policy: str | None,
+    runs: int,
+    rounds: int,
+    iterations: int,
+    timeout: int,
+    explain: bool,
+    format: str | None,
+    output: str | None,
+    save: str | None,
+    append: bool,
+    replace: bool,
+    results_dir: str,
+) -> None:
+    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default."""
+    from kvmbench.lab.document import document
+    from kvmbench.lab.run import Plan, measure, result_of
+
+    keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
+    known = known_workloads(workload_file)
+    workloads: list[Workload] = [
+        pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)
+    ]
+    if policy is not None and policy != "none":
+        from kvmbench.catalog import policies
+
+        pick("policy", policy, policies())
+    plan = Plan(
+        ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
+        limit=timeout,
+    )  # fmt: skip
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        found = [_kernel(text, cpu) for text in kernels]
+        labels = [kernel.label for kernel, _ in found]
+        if len(set(labels)) < len(labels):
+            raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
+        counted = measure(
+            found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
+            progress=show,
+        )  # fmt: skip
+    result = result_of(counted, command=command_line(), time=now())
+    keep_recent(result)
+    try:
+        keep(result)
+    finally:  # a full disk must not take the table too
+        emit(document(counted, result, explain=explain), format, output)
+
+
+@command.command("check-io")
+@click.option(
+    "--kernel",
+    "text",
+    default="debian:6.12",
+    show_default=True,
+    metavar="KERNEL",
+    help="bzImage[,modules=FOLDER] or debian:RELEASE.",
+)
+@_cpu_option
+@click.option(
+    "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random accesses.")
+@output_options("text", "markdown", "csv", "json")
+def check_io(
+    text: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
+) -> None:
+    """Compare the port check with accesses of a guest on the emulated CPU.
+
+    Exit code 1 where the two differ.
+    """
+    from kvmbench.lab import run as lab
+    from kvmbench.lab.document import io_document
+
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        kernel, vendor = _kernel(text, cpu)
+        plan = lab.Plan(check_io=cases, seed=seed)
+        found = lab.check_io(kernel, vendor, plan, emulator, show)
+    emit(io_document(kernel.label, vendor, found), format, output)
+    if found["disagreeing"]:
+        click.get_current_context().exit(1)
+
+
+@command.command("build")
+@click.option("--source", type=click.Path(), metavar="TARBALL", help="Source of Bochs 3.0.")
+def build(source: str | None) -> None:
+    """Build the emulator into the user's cache; by default from Debian's source package."""
+    from kvmbench.lab import emulator
+
+    with _Failures():
+        made = emulator.build(source, _say)
+    click.echo(f"{made.program}")
+
+
+@command.command("doctor")
+@output_options("text", "markdown", "csv", "json")
+def doctor(format: str | None, output: str | None) -> None:
+    """Report the parts that the lab has and lacks, each with the command that helps.
+
+    Exit code 1 where `kvmbench lab run` lacks a part.
+    """
+    from kvmbench.lab.doctor import findings, findings_document
+
+    found = findings()
+    emit(findings_document(found), format, output)
+    if not all(finding.good for finding in found):
+        click.get_current_context().exit(1)
+
+
+def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
+    from kvmbench.lab.kernel import kernel
+
+    if "debian:" in text:
+        _say(f"fetching {text}")
+    found = kernel(text)
+    able = found.vendors()
+    if cpu == "auto":
+        if not able:
+            raise click.ClickException(
+                f"{found.label}: neither kvm-intel nor kvm-amd is among its modules"
+            )
+        return found, able[0]
+    vendor: Vendor = "vmx" if cpu == "vmx" else "svm"
+    return found, vendor
+
+
+def _emulator() -> Emulator:
+    """Return the emulator, built on first use."""
+    from kvmbench.lab import emulator
+
+    return emulator.find() or emulator.build(report=_say)
+
+
+def _say(words: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"kvmbench: {words}", err=True)
+
+
+class _Failures:
+    """A context that turns the lab's exceptions into one line."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: Any) -> None:
+        from kvmbench.errors import KvmbenchError
+
+        if isinstance(error, KvmbenchError | OSError):
+            raise click.ClickException(str(error)) from None

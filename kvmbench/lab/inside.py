@@ -1,0 +1,139 @@
+"""The program of the emulated machine: load KVM, measure what the job says, hand the results out.
+
+`kvmbench.lab.image` makes it the machine's first process; `kvmbench.lab.run` reads its lines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TypedDict
+
+__all__ = ["END", "SECTION", "WRITE", "InnerJob", "main"]
+
+WRITE, END = 2, 3  # marks of instrument.cc
+SECTION = 1 << 41  # a mark from here on begins a section, whose number is added to it
+JOB = Path("/job.json")
+MODULES = Path("/modules")
+MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"))
+HOUR = 3600.0  # seconds of the machine's clock, which bounds nothing: the emulator's time does
+
+
+class InnerJob(TypedDict):
+    """What the machine is to do."""
+
+    workloads: list[str]
+    workload_files: list[str]
+    ioperm: str  # off, on or both
+    runs: int
+    rounds: int
+    iterations: list[int]  # of a short and of a long round
+    check_io: int  # cases; 0 for none
+    seed: int
+
+
+def main() -> None:
+    """Do the job of /job.json and end the emulator."""
+    status = 1
+    try:
+        _mount()
+        job: InnerJob = json.loads(JOB.read_text())
+        say("begin", os.uname().release)
+        for module in sorted(MODULES.glob("*.ko")):
+            _load(module)
+        say("kvm", Path("/dev/kvm").exists())
+        _do(job)
+        status = 0
+    except BaseException as error:  # noqa: BLE001, nobody else is here to say it
+        say("failed", str(error) or type(error).__name__, traceback.format_exc())
+    finally:
+        say("end")
+        mark(END, status)
+
+
+def mark(what: int, first: int = 0, second: int = 0) -> None:
+    """Execute the marker of instrument.cc."""
+    from kvmbench.live._kvm import mark as marker
+
+    marker(what, first, second)
+
+
+def say(*words: object) -> None:
+    """Hand one line of JSON out of the machine."""
+    line = json.dumps(words).encode() + b"\n"
+    buffer = ctypes.create_string_buffer(line, len(line))
+    mark(WRITE, ctypes.addressof(buffer), len(line))
+
+
+def _mount() -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    for kind, where in MOUNTS:
+        os.makedirs(where, exist_ok=True)
+        if library.mount(kind.encode(), where.encode(), kind.encode(), 0, None):
+            number = ctypes.get_errno()
+            if not os.path.ismount(where):
+                raise OSError(number, os.strerror(number), f"mount of {where}")
+    for name in ("TMPDIR", "HOME"):
+        os.environ[name] = "/tmp"
+
+
+def _load(module: Path) -> None:
+    """Load a kernel module; one whose hardware is not there says so in its error."""
+    library = ctypes.CDLL(None, use_errno=True)
+    image = module.read_bytes()
+    parameters = {"kvm": b"halt_poll_ns=0"}.get(module.stem.partition("-")[2], b"")
+    if library.syscall(175, image, ctypes.c_size_t(len(image)), parameters):  # init_module
+        number = ctypes.get_errno()
+        say("module", module.stem.partition("-")[2], os.strerror(number))
+
+
+def _do(job: InnerJob) -> None:
+    begun = time.monotonic()
+    if job["workloads"]:
+        _measure(job)
+    if job["check_io"]:
+        _check_io(job["check_io"], job["seed"])
+    say("took", time.monotonic() - begun)
+
+
+def _measure(job: InnerJob) -> None:
+    import msgspec
+
+    from kvmbench.live.engine import Plan, measure
+    from kvmbench.workloads import load_workloads, merge, workloads
+
+    known = dict(workloads())
+    for file in job["workload_files"]:
+        known = merge(known, load_workloads(file), file)
+    chosen = [known[name] for name in job["workloads"]]
+    section = 0
+    for number in range(job["runs"]):
+        for iterations in job["iterations"]:
+            mark(SECTION + section)
+            ioperm: Any = job["ioperm"]
+            plan = Plan(
+                runs=1, rounds=job["rounds"], iterations=iterations, ioperm=ioperm,
+                seconds=HOUR, seed=job["seed"] + section,
+            )  # fmt: skip
+            result = measure(chosen, plan, progress=lambda name, _: say("at", name))
+            say("result", section, number, iterations, msgspec.to_builtins(result))
+            section += 1
+
+
+def _check_io(cases: int, seed: int) -> None:
+    from dataclasses import asdict
+
+    from kvmbench.live.io_check import check_io
+
+    check = check_io(cases, seed=seed)
+    say("check_io", asdict(check) | {"disagreements": [str(d) for d in check.disagreements]})
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, "/site")
+    main()
