@@ -1,17 +1,18 @@
 """Estimators, exact intervals and exact tests: numbers in, numbers out.
 
-A value here is one run's value, as a rule the median of the run's iterations: runs are what was
-repeated independently, and iterations of one run are not independent samples. Pooling them makes
-false alarms (Kalibera & Jones, "Rigorous benchmarking in reasonable time", ISMM 2013).
+A value is one run's, as a rule the median of its iterations: runs are what was repeated
+independently, and pooled iterations make false alarms (Kalibera & Jones, "Rigorous benchmarking in
+reasonable time", ISMM 2013).
 
 Every function takes sequences or arrays of finite floats in any one unit and returns floats in
 that unit. Each raises ValueError for an empty sample, a value that is not finite, or a confidence
-or power outside (0, 1). Nothing here draws from global random state: the same arguments give the
-same answer.
+or power outside (0, 1). The same arguments give the same answer: no global random state is used.
+Memory grows with the number of values, not with that of their pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import ceil, comb, erfc, floor, sqrt
 from statistics import NormalDist
@@ -20,25 +21,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "CONFIDENCE",
-    "POWER",
-    "QUANTA",
-    "drift",
-    "hodges_lehmann",
-    "mann_whitney_interval",
-    "mann_whitney_p",
-    "median_interval",
-    "minimum_detectable",
-    "pooled_spread",
-    "pseudo_median",
-    "runs_needed",
-    "sample",
-    "signed_rank_interval",
-    "signed_rank_p",
-    "spread",
-    "two_groups",
-]
+__all__ = ["CONFIDENCE", "POWER", "QUANTA", "drift", "hodges_lehmann", "mann_whitney_interval"]
+__all__ += ["mann_whitney_p", "median_interval", "minimum_detectable", "pooled_spread"]
+__all__ += ["pseudo_median", "runs_needed", "sample", "signed_rank_interval", "signed_rank_p"]
+__all__ += ["spread", "two_groups"]
 
 Array: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
@@ -49,24 +35,21 @@ Interval: TypeAlias = tuple[float, float]
 EXACT_PAIRS = 5_000  # n * m
 EXACT_BLOCKS = 400  # paired differences
 EXACT_STEPS = 200  # values in a sequence
+SORTED_PAIRS = 4_000_000  # pairs that are sorted in memory; of more, each rank is looked for
+ALL_SLOPES = 2_000  # values in a sequence with the slopes of all pairs
 
-
-# Probabilities are sums of a few hundred floats: equal ones may differ in the last bits.
 CONFIDENCE = 0.95
 POWER = 0.8  # of the minimum detectable effect
 QUANTA = 2  # of the default margin: a step of the clock or of the print-out, either way
-SAME = 1 + 1e-9
+SAME = 1 + 1e-9  # sums of a few hundred floats: equal probabilities may differ in the last bits
 
 
 # Two independent samples
 
 
 def hodges_lehmann(before: ArrayLike, after: ArrayLike) -> float:
-    """Return the Hodges-Lehmann shift: the median of all after[j] - before[i].
-
-    The n * m differences are held in memory, here and in the interval.
-    """
-    return float(np.median(_differences(before, after)))
+    """Return the Hodges-Lehmann shift: the median of all after[j] - before[i]."""
+    return _middle(*_differences(before, after))
 
 
 def mann_whitney_interval(
@@ -78,9 +61,8 @@ def mann_whitney_interval(
     keeps the coverage at `confidence` or above; None where no k does: 3 v 3 runs reach 90 % at
     most. With ties it covers at least as often (the ends belong to it).
     """
-    differences = np.sort(_differences(before, after))
-    k = _rank_sum_order(np.size(before), np.size(after), confidence)
-    return (float(differences[k - 1]), float(differences[-k])) if k else None
+    x, y = _differences(before, after)
+    return _ends(x, y, _rank_sum_order(len(x), len(y), confidence))
 
 
 def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
@@ -88,9 +70,7 @@ def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
 
     Ties get midranks and the distribution over all arrangements of these very midranks.
     """
-    x, y = sample(before), sample(after)
-    if len(x) > len(y):  # fewer ranks to add up
-        x, y = y, x
+    x, y = sorted((sample(before), sample(after)), key=len)  # fewer ranks to add up
     n, m = len(x), len(y)
     ranks, sizes = _doubled_midranks(np.concatenate([x, y]))
     total = int(ranks[:n].sum())
@@ -108,7 +88,7 @@ def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
 
 def pseudo_median(diffs: ArrayLike) -> float:
     """Return the Hodges-Lehmann centre: the median of all (d[i] + d[j]) / 2 with i <= j."""
-    return float(np.median(_walsh(sample(diffs))))
+    return _middle(sample(diffs)) / 2
 
 
 def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval | None:
@@ -119,9 +99,8 @@ def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval
     differences are spread symmetrically, as the difference of two like samples is.
     """
     d = sample(diffs)
-    k = _signed_rank_order(len(d), confidence)
-    averages = np.sort(_walsh(d))
-    return (float(averages[k - 1]), float(averages[-k])) if k else None
+    ends = _ends(d, None, _signed_rank_order(len(d), confidence))
+    return (ends[0] / 2, ends[1] / 2) if ends else None
 
 
 def signed_rank_p(diffs: ArrayLike) -> float:
@@ -180,21 +159,26 @@ def drift(values: ArrayLike) -> tuple[float, float]:
 
     The p is exact, with ties too: it is that over all orders of these very values (up to 200
     values; beyond, the normal approximation with continuity and tie correction). It is 1 for a
-    sequence that cannot drift: fewer than two values, or all the same.
+    sequence that cannot drift: fewer than two values, or all the same. Of more than 2,000 values
+    the slope is the median over the pairs half a sequence apart (Theil's incomplete method, 1950).
     """
     x = sample(values)
     n = len(x)
-    i, j = np.triu_indices(n, 1)
-    if not len(i):
+    if n < 2:
         return 0.0, 1.0
-    rises = x[j] - x[i]
-    slope = float(np.median(rises / (j - i)))
     sizes = _doubled_midranks(x)[1]
+    if n > ALL_SLOPES:
+        half = n // 2
+        slope = float(np.median((x[-half:] - x[:half]) / (n - half)))
+        score = float(sum(np.sign(x[k + 1 :] - x[k]).sum() for k in range(n)))
+    else:
+        i, j = np.triu_indices(n, 1)
+        rises = x[j] - x[i]
+        slope, score = float(np.median(rises / (j - i))), float(np.sign(rises).sum())
     if n > EXACT_STEPS:
-        score = abs(float(np.sign(rises).sum()))
         variance = (n * (n - 1) * (2 * n + 5) - (sizes * (sizes - 1) * (2 * sizes + 5)).sum()) / 18
         # Without ties the score moves in steps of 2, so half a step is 1.
-        return slope, _normal_p(score, float(variance), half_step=1.0)
+        return slope, _normal_p(abs(score), float(variance), half_step=1.0)
     # The falling pairs of a random order of t1 equal values, t2 equal values ...: values of the
     # first kind against the second, then both against the third: Mann-Whitney counts that add up.
     null = np.ones(1)
@@ -210,11 +194,7 @@ def two_groups(values: ArrayLike) -> tuple[float, float] | None:
     run or two is not a second mode. The cut taken has the largest D = (difference of the parts'
     means) / sqrt(variance within the parts, n - 2, + q**2 / 12), q being the smallest step between
     different values, which stands for the clock's. There are two groups when D > 4.2 + 36 / n.
-
-    The limit is calibrated: fewer than 1 % of samples of 6 to 100 normal, uniform, exponential,
-    Laplace or rounded values are called two groups. Two normal halves 8 standard deviations apart
-    are found in 60 % of samples of 10 values and 90 % of 16; 12 apart in 97 % of 10. Values of
-    which only two differ are never two groups: they may be one step of the clock apart.
+    docs/statistics.md has the limit's false alarms and its power.
     """
     x = np.sort(sample(values))
     n = len(x)
@@ -239,12 +219,7 @@ def two_groups(values: ArrayLike) -> tuple[float, float] | None:
 
 
 def minimum_detectable(
-    spread: float,
-    n: int,
-    m: int | None = None,
-    *,
-    confidence: float = 0.95,
-    power: float = 0.8,
+    spread: float, n: int, m: int | None = None, *, confidence: float = 0.95, power: float = 0.8
 ) -> float | None:
     """Return the smallest shift whose exact interval excludes 0 with probability `power`.
 
@@ -253,10 +228,8 @@ def minimum_detectable(
 
     It is for normal values and one row. In small samples (n m <= 400, or 30 pairs) it is the
     `power` quantile of the interval's upper end over 10,000 samples of shift 0, good to about
-    2 %. Beyond, it is the large-sample formula (z[1 - a/2] + z[power]) * sd * sqrt(1/n + 1/m) /
-    sqrt(3/pi) (Lehmann 1975), times sqrt(N / (N - 2)) with N values in all, which meets the
-    samples' power. The formula promises far too much of small samples: at its word, 6 pairs have
-    power 0.46 and not 0.8.
+    2 %; beyond, Lehmann's large-sample formula (1975), times sqrt(N / (N - 2)) with N values in
+    all. The formula promises too much of small samples: at its word, 6 pairs have power 0.46.
     """
     reach = _reach(n, m, confidence, power)
     return None if reach is None else reach * _positive("spread", spread)
@@ -275,14 +248,11 @@ def runs_needed(
     The inverse of minimum_detectable, never below the smallest number at which the exact test can
     reach the level. None for shift 0, and for one below 1/10,000 of the spread.
     """
-    sides = 1 if paired else 2
-    size = _positive("shift", abs(shift))
-    sd = _positive("spread", spread)
+    size, sd = _positive("shift", abs(shift)), _positive("spread", spread)
     if not size or sd / size > 1e4:
         return None
     # The formula asks for too few in small samples and for the right number in large ones.
-    asked = sides * (_largesample(confidence, power) * sd / size) ** 2
-    n = max(1, int(asked))
+    n = max(1, int((1 if paired else 2) * (_largesample(confidence, power) * sd / size) ** 2))
     while True:
         reach = _reach(n, None if paired else n, confidence, power)
         if reach is not None and reach * sd <= size:
@@ -297,7 +267,6 @@ def _reach(n: int, m: int | None, confidence: float, power: float) -> float | No
         raise ValueError(f"power {power}: expected a number between 0 and 1")
     if min(n, n if m is None else m) < 1:
         raise ValueError("no runs: expected one or more on each side")
-    paired = m is None
     k = _signed_rank_order(n, confidence) if m is None else _rank_sum_order(n, m, confidence)
     if not k:
         return None
@@ -307,7 +276,7 @@ def _reach(n: int, m: int | None, confidence: float, power: float) -> float | No
         return _largesample(confidence, power) * sqrt(share)
     # Moving a sample moves its interval, so the shift is seen that exceeds the upper end at 0.
     normal = _normals(10_000, n + (m or 0))
-    if paired:
+    if m is None:
         i, j = np.triu_indices(n)
         points = (normal[:, i] + normal[:, j]) / 2
     else:
@@ -323,15 +292,76 @@ def _largesample(confidence: float, power: float) -> float:
 
 def _normals(lines: int, columns: int) -> Array:
     """Return standard normal numbers by Box and Muller from PCG64's raw stream."""
-    u = _uniforms(lines * columns * 2, 1)
-    half = lines * columns
-    found: Array = np.sqrt(-2 * np.log(u[:half])) * np.cos(2 * np.pi * u[half:])
-    return found.reshape(lines, columns)
+    raw = np.random.PCG64(1).random_raw(lines * columns * 2)
+    u, v = np.asarray(((raw >> np.uint64(11)) + 0.5) * 2.0**-53).reshape(2, lines, columns)
+    found: Array = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+    return found
 
 
-def _uniforms(count: int, seed: int) -> Array:
-    raw = np.random.PCG64(seed).random_raw(count)
-    return np.asarray(((raw >> np.uint64(11)) + 0.5) * 2.0**-53, dtype=np.float64)
+# Pairs: the differences of two samples, and the sums within one (twice the Walsh averages)
+
+
+def _differences(before: ArrayLike, after: ArrayLike) -> tuple[Array, Array]:
+    return np.sort(sample(after)), np.sort(-sample(before))
+
+
+def _middle(x: Array, y: Array | None = None) -> float:
+    number = len(x) * (len(x) + 1) // 2 if y is None else len(x) * len(y)
+    low, high = _ranked(x, y, [(number - 1) // 2, number // 2])
+    return (low + high) / 2
+
+
+def _ends(x: Array, y: Array | None, k: int) -> Interval | None:
+    """Return the k-th smallest and the k-th largest sum; None for k = 0."""
+    if not k:
+        return None
+    number = len(x) * (len(x) + 1) // 2 if y is None else len(x) * len(y)
+    low, high = _ranked(x, y, [k - 1, number - k])
+    return low, high
+
+
+def _ranked(x: Array, y: Array | None, ranks: Sequence[int]) -> list[float]:
+    """Return the sums x[i] + y[j] of these ranks, 0 first; without y those of x, i <= j."""
+    other = x if y is None else y
+    if len(x) * len(other) <= SORTED_PAIRS:
+        sums = np.add.outer(x, other)
+        flat = np.sort(sums[np.triu_indices(len(x))] if y is None else sums.ravel())
+        return [float(value) for value in flat[list(ranks)]]
+    x = np.sort(x)
+
+    def number(limit: float) -> int:
+        """Return how many sums are `limit` or less, by bisection for each value of the other."""
+        low, high = np.zeros(len(other), np.intp), np.full(len(other), len(x))
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            within = x[np.minimum(middle, len(x) - 1)] + other <= limit
+            low = np.where(open_ & within, middle + 1, low)
+            high = np.where(open_ & ~within, middle, high)
+        pairs = int(low.sum())
+        return (pairs + int((x + x <= limit).sum())) // 2 if y is None else pairs
+
+    found = []
+    for rank in ranks:  # bisect the floats themselves, as whole numbers in their order
+        low, high = _code(x.min() + other.min()), _code(x.max() + other.max())
+        while low < high:
+            middle = (low + high) // 2
+            if number(_decode(middle)) > rank:
+                high = middle
+            else:
+                low = middle + 1
+        found.append(_decode(low))
+    return found
+
+
+def _code(value: float) -> int:
+    """Return the place of a float in the order of all floats; 0 of 0."""
+    magnitude = int(np.float64(abs(value)).view(np.int64))
+    return -magnitude if value < 0 else magnitude
+
+
+def _decode(code: int) -> float:
+    value = float(np.int64(abs(code)).view(np.float64))
+    return -value if code < 0 else value
 
 
 # Null distributions
@@ -428,15 +458,6 @@ def _positive(name: str, value: float) -> float:
     if not (value >= 0 and np.isfinite(value)):
         raise ValueError(f"{name} {value}: expected a finite number, 0 or more")
     return float(value)
-
-
-def _differences(before: ArrayLike, after: ArrayLike) -> Array:
-    return np.subtract.outer(sample(after), sample(before)).ravel()
-
-
-def _walsh(d: Array) -> Array:
-    i, j = np.triu_indices(len(d))
-    return (d[i] + d[j]) / 2
 
 
 def _doubled_midranks(values: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

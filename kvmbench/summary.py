@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,32 +27,26 @@ def document(result: Result, label: str = "") -> Document:
 
     Of measured rows: the median of the units (boots, or else runs), its interval between order
     statistics, the units' standard deviation, and the minimum detectable effect of a comparison of
-    two such results; of exact rows the figure. The records are unrounded.
+    two such results; of exact rows the figure. The records are unrounded. Raises ResultError for a
+    figure beyond 1e100.
     """
     side = Side(label, result)
-    blocks: list[Block] = [Facts(_facts(side))]
-    records: list[Record] = []
-    if side.cells:
-        found, records = rows(side)
-        blocks += found
-    marks: dict[str, list[str]] = {}
-    for key, cells in side.cells.items():
-        for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
-            marks.setdefault(mark, []).append(key.name)
-    blocks += [Note(f"{', '.join(names)}: {mark}.") for mark, names in marks.items()]
+    blocks, records = rows(side) if side.cells else ([], [])
+    notes = [f"{', '.join(names)}: {mark}." for mark, names in side.marks().items()]
     skipped = {name: why for _, run in result.runs() for name, why in run.skipped.items()}
-    blocks += [Note(f"Skipped: {name}: {why}.") for name, why in skipped.items()]
-    return Document("", blocks, records)
+    notes += [f"Skipped: {name}: {why}." for name, why in skipped.items()]
+    return Document("", [Facts(_facts(side)), *blocks, *map(Note, notes)], records)
 
 
-def rows(side: Side) -> tuple[list[Block], list[Record]]:
-    """Return the table of a side's rows with its note, and the rows unrounded."""
+def rows(side: Side, names: Sequence[str] = ()) -> tuple[list[Block], list[Record]]:
+    """Return the table of a side's rows, or of those named, with its note, and them unrounded."""
     replicates = Replicates(side, side)
     level = replicates.level
     records = []
     for key, cells in side.cells.items():
-        figures = replicates.figures(key)[0]
-        records.append(_record(key, cells[0], figures[np.isfinite(figures)]))
+        if not names or key.name in names:
+            figures = replicates.figures(key)[0]
+            records.append(_record(key, cells[0], figures[np.isfinite(figures)]))
     columns = [
         Column("row", "key"), Column("unit", "word"), Column(f"{level}s"), Column("median"),
         Column(f"{100 * CONFIDENCE:g} % interval"), Column("spread", unit="%"),
@@ -86,7 +80,7 @@ def _facts(side: Side) -> list[tuple[str, str]]:
         "KVM": host.kvm,
     }
     found = [(name, value) for name, value in facts.items() if value]
-    return [*found, *(("note", note) for note in result.notes)]
+    return [*found, *(("note", note) for note in result.notes if note.strip())]
 
 
 def _distinct(values: Iterable[str | None]) -> str:

@@ -97,7 +97,7 @@ class Source:
         for key in keys:
             found = found[key - 1 if isinstance(key, int) else key]
         if not isinstance(found, dict):
-            raise self.error(keys, f"expected a table, found {found!r}")
+            raise self.error(keys, f"expected a table, found {brief(found)}")
         known = {**required, **optional}
         for key, value in found.items():
             if key not in known:

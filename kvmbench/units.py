@@ -7,25 +7,37 @@ theirs: a test of the pooled iterations finds differences between a thing and it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import nan
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from kvmbench.errors import IncompatibleError
+from kvmbench.errors import IncompatibleError, ResultError
 
 if TYPE_CHECKING:
     from kvmbench.results import Host, Result, Run, Series
 
-__all__ = ["Cell", "Figures", "Key", "Level", "Replicates", "Side"]
+__all__ = ["Cell", "Figures", "Key", "Level", "Replicates", "Side", "listed"]
 
 Figures = npt.NDArray[np.float64]  # [units], NaN where a unit has none
 Level = Literal["block", "boot", "run"]
+LARGEST = 1e100  # value that figures are made of
+
+
+K = TypeVar("K")
+
+
+def listed(pairs: Iterable[tuple[K, str]]) -> dict[K, list[str]]:
+    """Return the different words of each key, keys and words in the order of their first use."""
+    found: dict[K, dict[str, None]] = {}
+    for key, words in pairs:
+        found.setdefault(key, {})[words] = None
+    return {key: list(words) for key, words in found.items()}
 
 
 class Key(NamedTuple):
@@ -86,6 +98,15 @@ class Side:
                         found.setdefault(key, []).append(cell)
         return found
 
+    def marks(self) -> dict[str, list[str]]:
+        """Return the names of the rows that carry each mark."""
+        return listed(
+            (mark, key.name)
+            for key, cells in self.cells.items()
+            for cell in cells
+            for mark in cell.series.marks
+        )
+
     @cached_property
     def boots(self) -> list[int]:
         """The numbers of the boots with series of this side."""
@@ -94,10 +115,9 @@ class Side:
     @cached_property
     def hosts(self) -> list[Host]:
         """The hosts of this side's runs, in order; a boot in parts has several."""
-        used = set(map(id, self.runs.values()))
-        return [
-            boot.host for boot in self.result.boots if any(id(run) in used for run in boot.runs)
-        ]
+        boots = [n for n, boot in enumerate(self.result.boots) for _ in boot.runs]
+        used = dict.fromkeys(boots[run] for run in self.runs)
+        return [self.result.boots[n].host for n in used]
 
     @cached_property
     def runs(self) -> dict[int, Run]:
@@ -116,18 +136,16 @@ class Replicates:
     def __init__(self, before: Side, after: Side) -> None:
         self.sides = (before, after)
         self._check_configurations()
-        blocks = [
+        self._block_of = [
             {number: side.result.boots[number].block for number in side.boots}
             for side in self.sides
         ]
         self.left_out: list[int] = []  # blocks that one side has not, or not all boots of
         self.level: Level = "run"
-        if all(None not in found.values() for found in blocks) and (
-            set(blocks[0].values()) & set(blocks[1].values())
-        ):
+        first, second = (list(found.values()) for found in self._block_of)
+        if None not in (*first, *second) and set(first) & set(second):
             self.level = "block"
-            self._block_of = blocks
-            numbers = self._whole_blocks(*(list(found.values()) for found in blocks))
+            numbers = self._whole_blocks(first, second)
             self._numbers = [numbers, numbers]
         elif any(len(side.boots) > 1 for side in self.sides):
             self.level = "boot"
@@ -152,9 +170,16 @@ class Replicates:
     def figures(self, key: Key) -> tuple[Figures, Figures]:
         """Return one figure per unit of either side, in the order of the file or of the blocks.
 
-        Two arrays [units], in the row's unit, with NaN for a unit without the row.
+        Two arrays [units], in the row's unit, with NaN for a unit without the row. Raises
+        ResultError for a value beyond 1e100, whose squares and sums are no floats.
         """
-        before, after = (self._side(number, cells) for number, cells in enumerate(self.cells(key)))
+        sides = self.cells(key)
+        for series in (cell.series for cells in sides for cell in cells):
+            if max(series.values) > LARGEST or min(series.values) < -LARGEST:
+                raise ResultError(
+                    f"{key.name}: a figure beyond {LARGEST:g} cannot be computed with"
+                )
+        before, after = (self._side(number, cells) for number, cells in enumerate(sides))
         return before, after
 
     def _side(self, side: int, cells: Sequence[Cell]) -> Figures:

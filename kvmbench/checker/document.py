@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from dataclasses import dataclass, fields
+from typing import Literal, TypedDict
 
-from kvmbench.checker.history import Event, task_name
+from msgspec import UNSET, UnsetType, to_builtins
+
+from kvmbench.checker.history import Event
+from kvmbench.checker.verdict import Counterexample, Explored, Verdict
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
-
-if TYPE_CHECKING:
-    from kvmbench.checker.verdict import Counterexample, Verdict
 
 __all__ = ["SCHEMAS", "CheckDocument", "document"]
 
@@ -20,53 +21,13 @@ UNSHOWN = ("place", "task")  # columns that an event's text implies
 TONES: dict[str, Tone] = {"safe": "good", "unsafe": "bad", "undecided": "doubt"}
 
 
-class EventEntry(TypedDict):
-    """An event of a history; `changes` are the columns' values before and after it."""
-
-    cpu: int
-    task: str | None
-    event: str
-    text: str
-    changes: dict[str, tuple[str, str]]
-
-
-class CounterexampleEntry(TypedDict):
-    """A shortest history that ends in a violation; the three after it are null for a fault."""
-
-    violation: Literal["leak", "denial", "fault"]
-    port: int | None
-    owned: bool | None
-    allowed: bool | None
-    events: list[EventEntry]
-
-
-class WastedEntry(TypedDict):
-    """A step that reloads although the limit is full, and a shortest history that ends so."""
-
-    step: str
-    events: list[EventEntry]
-
-
-class VerdictEntry(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class VerdictEntry(Explored):
     """A verdict; `policy` is a mutation's name in `mutants`, which --mutations adds."""
 
     policy: str
-    cpus: int
-    tasks: int
-    ports: int
-    symmetry: bool
-    verdict: Literal["safe", "unsafe", "undecided"]
-    reason: str | None
-    states: int
-    transitions: int
-    depth: int
-    seconds: float
-    memory_bytes: int
-    counterexample: CounterexampleEntry | None
     replay: str | None
-    wasted_reloads: list[WastedEntry]
-    unreachable_steps: list[str]
-    mutants: NotRequired[list[VerdictEntry]]
+    mutants: list[VerdictEntry] | UnsetType = UNSET
 
 
 class CheckDocument(TypedDict):
@@ -89,10 +50,7 @@ def document(verdicts: Sequence[Verdict]) -> Document:
         records.append(_record(verdict))
         for name, mutant in verdict.mutants.items():
             records.append(_record(mutant) | {"policy": verdict.policy.name, "mutation": name})
-    data: CheckDocument = {
-        "schema": "kvmbench.check/1",
-        "verdicts": [_entry(verdict) for verdict in verdicts],
-    }
+    data = {"schema": "kvmbench.check/1", "verdicts": [_entry(verdict) for verdict in verdicts]}
     return Document(_title(verdicts[0]), blocks, records, data)
 
 
@@ -131,7 +89,7 @@ def _story(v: Verdict) -> Iterator[Block]:
             Column("changes", "word"),
         ]  # fmt: skip
         rows = [
-            (str(number), str(event.cpu), task_name(event.task), event.text, _changes(event))
+            (str(number), str(event.cpu), (event.task or "-"), event.text, _changes(event))
             for number, event in enumerate(bad.events, 1)
         ]
         yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
@@ -143,7 +101,7 @@ def _story(v: Verdict) -> Iterator[Block]:
         yield Note(f"{name}: not decided: {v.states:,} states explored, no violation ({v.reason}).")
     else:
         for wasted in v.wasted_reloads:
-            brief = "; ".join(f"CPU\xa0{e.cpu} {task_name(e.task)} {e.text}" for e in wasted.events)
+            brief = "; ".join(f"CPU\xa0{e.cpu} {e.task or '-'} {e.text}" for e in wasted.events)
             yield Note(
                 f"{name}: cost: {wasted.step!r} reloads although the limit is full, first after "
                 f"{_many(len(wasted.events), 'event')}: {brief}."
@@ -155,7 +113,7 @@ def _story(v: Verdict) -> Iterator[Block]:
 def _changes(event: Event) -> str:
     return ", ".join(
         f"{column}\xa0{old}\xa0->\xa0{new}"
-        for column, old, new in event.changes
+        for column, (old, new) in event.changes.items()
         if column.rpartition(" ")[2] not in UNSHOWN
     )
 
@@ -165,7 +123,7 @@ def _end(bad: Counterexample) -> str:
     if bad.port is None:
         return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
     return (
-        f"{bad.violation}: {task_name(event.task)}, in user mode on CPU {event.cpu}, "
+        f"{bad.violation}: {(event.task or '-')}, in user mode on CPU {event.cpu}, "
         f"{'owns' if bad.owned else 'does not own'} port {bad.port}; "
         f"the hardware {'allows' if bad.allowed else 'denies'} it"
     )
@@ -202,49 +160,10 @@ def _record(v: Verdict) -> Record:
     }  # fmt: skip
 
 
-def _entry(v: Verdict) -> VerdictEntry:
-    entry: VerdictEntry = {
-        "policy": v.policy.name,
-        "cpus": v.cpus,
-        "tasks": v.tasks,
-        "ports": v.ports,
-        "symmetry": v.symmetry,
-        "verdict": v.verdict,
-        "reason": v.reason or None,
-        "states": v.states,
-        "transitions": v.transitions,
-        "depth": v.depth,
-        "seconds": v.seconds,
-        "memory_bytes": v.memory,
-        "counterexample": None,
-        "replay": v.replayed or None,
-        "wasted_reloads": [
-            {"step": wasted.step, "events": _event_entries(wasted.events)}
-            for wasted in v.wasted_reloads
-        ],
-        "unreachable_steps": list(v.unreachable_steps),
-    }
-    if bad := v.counterexample:
-        entry["counterexample"] = {
-            "violation": bad.violation,
-            "port": bad.port,
-            "owned": bad.owned,
-            "allowed": bad.allowed,
-            "events": _event_entries(bad.events),
-        }
+def _entry(v: Verdict) -> Record:
+    """Return the content of a `VerdictEntry`, the policy first."""
+    shared = {entry.name: getattr(v, entry.name) for entry in fields(Explored)}
+    found = {"policy": v.policy.name, **shared, "replay": v.replayed}
     if v.mutants:
-        entry["mutants"] = [_entry(mutant) for mutant in v.mutants.values()]
-    return entry
-
-
-def _event_entries(events: Sequence[Event]) -> list[EventEntry]:
-    return [
-        {
-            "cpu": event.cpu,
-            "task": None if event.task is None else task_name(event.task),
-            "event": event.code,
-            "text": event.text,
-            "changes": {column: (old, new) for column, old, new in event.changes},
-        }
-        for event in events
-    ]
+        found["mutants"] = [_entry(mutant) for mutant in v.mutants.values()]
+    return to_builtins(found)  # type: ignore[no-any-return]

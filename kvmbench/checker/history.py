@@ -12,28 +12,26 @@ from typing import Any
 
 from kvmbench.model import Policy
 
-__all__ = ["Change", "Event", "State", "events", "task_name"]
+__all__ = ["Event", "RawEvent", "State", "events", "task_name"]
 
 State = Mapping[str, Sequence[Mapping[str, Any]]]
-Change = tuple[str, str, str]  # column, before, after
+RawEvent = tuple[str, int, Any]  # code, CPU, argument (docs/check.md, "Events")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a history: its CPU and task, a text for people, and the columns it changed.
+    """An event of a history, as JSON has it.
 
-    `code` and `argument` are the explorer's (docs/check.md, "Events"); `task` is the task that
-    the event is about, None where the CPU goes idle. `changes` are (column, before, after), and
-    `state` is the whole state after the event.
+    `event` is its code (docs/check.md, "Events"), `text` is for people. `task` is the letter of
+    the task that the event is about, None where the CPU goes idle. `changes` are the columns that
+    the event changed, with their values before and after it.
     """
 
-    code: str
     cpu: int
-    argument: Any
-    task: int | None
+    task: str | None
+    event: str
     text: str
-    changes: tuple[Change, ...]
-    state: State
+    changes: Mapping[str, tuple[str, str]]
 
 
 def task_name(task: int | None) -> str:
@@ -41,17 +39,18 @@ def task_name(task: int | None) -> str:
     return "-" if task is None else chr(ord("A") + task)
 
 
-def events(policy: Policy, history: Sequence[tuple[Any, State]]) -> tuple[Event, ...]:
+def events(policy: Policy, history: Sequence[tuple[RawEvent | None, State]]) -> tuple[Event, ...]:
     """Return the events of a history of `Explorer.path`, whose first entry is the start."""
     found = []
     for (_, before), (event, after) in pairwise(history):
+        assert event is not None  # only the start has none
         code, cpu, argument = event
         current = before["cpus"][cpu]["task"]
         task = argument if code == "schedule" else current
         place = "" if current is None else before["tasks"][current]["place"]
         text = _text(policy, code, argument, current, place)
         changes = _changes(before, after, cpu, task)
-        found.append(Event(code, cpu, argument, task, text, changes, after))
+        found.append(Event(cpu, None if task is None else task_name(task), code, text, changes))
     return tuple(found)
 
 
@@ -80,17 +79,17 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
     }[code]
 
 
-def _changes(before: State, after: State, cpu: int, task: int | None) -> tuple[Change, ...]:
+def _changes(before: State, after: State, cpu: int, task: int | None) -> dict[str, tuple[str, str]]:
     """Return the changed columns; those of another CPU or task than the event's bear its name."""
-    found = []
-    for kind, mine, names in (("cpus", cpu, "CPU {}"), ("tasks", task, "{}")):
+    found = {}
+    for kind, mine in (("cpus", cpu), ("tasks", task)):
         for number, (old, new) in enumerate(zip(before[kind], after[kind], strict=True)):
-            name = names.format(number if kind == "cpus" else task_name(number))
+            prefix = f"CPU {number} " if kind == "cpus" else f"{task_name(number)} "
             for column, value in old.items():
                 if value != new[column]:
-                    label = column if number == mine else f"{name} {column}"
-                    found.append((label, _shown(column, value), _shown(column, new[column])))
-    return tuple(found)
+                    label = column if number == mine else prefix + column
+                    found[label] = (_shown(column, value), _shown(column, new[column]))
+    return found
 
 
 def _shown(column: str, value: Any) -> str:

@@ -24,40 +24,39 @@ def mutations(policy: Policy) -> dict[str, Policy]:
     a hook has a step twice, the name of the second mutant ends in a number.
     """
     found: dict[str, Policy] = {}
-    known = [tuple(_trimmed(_entries(policy, hook)) for hook in HOOKS)]
+    known = {_body(policy)}
     for hook in HOOKS:
         for mutation, entries in _of_hook(hook, _entries(policy, hook)):
             label = f"{hook}: {mutation}"
             frozen = tuple(tuple(entry) for entry in entries if entry)
             mutant = replace(policy, name=label, about="", **{hook: frozen})  # type: ignore[arg-type]
-            body = tuple(_trimmed(_entries(mutant, name)) for name in HOOKS)
-            if body not in known:
-                known.append(body)
+            if _body(mutant) not in known:
+                known.add(_body(mutant))
                 same = sum(name.partition(" (")[0] == label for name in found)
                 label += f" ({same + 1})" if same else ""
                 found[label] = replace(mutant, name=label)
     return found
 
 
+def _body(policy: Policy) -> tuple[tuple[tuple[Step, ...], ...], ...]:
+    return tuple(tuple(region for region in policy.regions(hook) if region) for hook in HOOKS)
+
+
 def _entries(policy: Policy, hook: str) -> Entries:
     return [[str(step) for step in region] for region in policy.regions(hook)]
-
-
-def _trimmed(entries: Entries) -> Entries:
-    return [entry for entry in entries if entry]
 
 
 def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
     places = [(i, j) for i, entry in enumerate(entries) for j in range(len(entry))]
     for at, (i, j) in enumerate(places):
         step = entries[i][j]
-        yield f"without {step!r}", _without(entries, i, j)
-        if at + 1 < len(places):
-            k, n = places[at + 1]
-            other = [list(entry) for entry in entries]
+        rest = [[*entry] for entry in entries]
+        del rest[i][j]
+        yield f"without {step!r}", rest
+        for k, n in places[at + 1 : at + 2]:
+            other = [[*entry] for entry in entries]
             other[i][j], other[k][n] = other[k][n], other[i][j]
             yield f"{step!r} after {entries[k][n]!r}", other
-        rest = _without(entries, i, j)
         yield f"{step!r} first", [[step], *rest]
         yield f"{step!r} last", [*rest, [step]]
         # Only these two hooks can be preempted between their entries.
@@ -66,14 +65,7 @@ def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
             yield f"{step!r} after its list", [*rest[: i + 1], [step], *rest[i + 1 :]]
         parsed = Step.parse(step, hook)
         for condition in parsed.when:
-            weaker = Step(parsed.action, tuple(c for c in parsed.when if c != condition))
-            other = [list(entry) for entry in entries]
-            other[i][j] = str(weaker)
+            other = [[*entry] for entry in entries]
+            other[i][j] = str(parsed._replace(when=tuple(c for c in parsed.when if c != condition)))
             word = condition[0] if condition[1] else f"not {condition[0]}"
             yield f"{step!r} even if not {word!r}", other
-
-
-def _without(entries: Entries, i: int, j: int) -> Entries:
-    return [
-        entry[:j] + entry[j + 1 :] if k == i else list(entry) for k, entry in enumerate(entries)
-    ]

@@ -13,15 +13,26 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from kvmbench._core import Machine
-from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Step
+from kvmbench.checker.history import RawEvent, State
+from kvmbench.model import HOOKS, Costs, ExitKind, Op, Policy, Profile, Step
 
-__all__ = ["Event", "Refused", "Stepper", "machine_operations", "machine_shows", "stepper_shows"]
+__all__ = ["Refused", "Stepper", "machine_operations", "machine_shows", "stepper_shows"]
 
-Event = tuple[str, int, Any]  # code, CPU, argument (docs/check.md, "Events")
+Sizes = tuple[int, int, int]  # CPUs, tasks, ports
+Bad = tuple[str, int | None]  # violation, port
 
 FULL, MIN = 0x206F, 0x67  # TR limits, docs/model.md, section 2
 VALID, INVALID = 0x68, 0x2070
 APART = 64  # from one port of the check to the next: each has its own 64-bit word
+COUNTER = {"leak": "leaks", "denial": "denials", "fault": "faults"}
+BEFORE = {  # event: the places of a task to which it can happen
+    **dict.fromkeys(("enter", "return", "vm_exit", "leave"), ("KVM_RUN",)),
+    **dict.fromkeys(("kvm_run", "ioperm"), ("user",)),
+    "to_user": ("returning",),
+    "continue": ("call",),
+    "task_exit": ("returning", "user", "KVM_RUN"),
+}
+LOADED = {"enter": False, "return": False, "vm_exit": True, "leave": True}  # whether a guest is
 
 
 class Refused(ValueError):
@@ -80,15 +91,14 @@ class Stepper:
     cpus: list[Cpu] = field(init=False)
     tasks: list[Task] = field(init=False)
     sequence: int = 0
-    bad: tuple[str, int | None] | None = None
+    bad: Bad | None = None
     hooks: dict[str, tuple[tuple[Step, ...], ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         base = VALID if self.policy.io_base_at_start == "valid" else INVALID
         self.cpus = [Cpu(io_base=base) for _ in range(self.n_cpus)]
         self.tasks = [Task() for _ in range(self.n_tasks)]
-        names = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
-        self.hooks = {n: tuple(r for r in self.policy.regions(n) if r) for n in names}
+        self.hooks = {n: tuple(r for r in self.policy.regions(n) if r) for n in HOOKS}
 
     def copy(self) -> Stepper:
         """Return a stepper of the same state."""
@@ -105,62 +115,52 @@ class Stepper:
         """Let one event happen on a CPU."""
         cpu = self.cpus[number]
         if code == "schedule":
-            self._schedule(cpu, arg)
+            if arg == cpu.task or (arg is not None and any(c.task == arg for c in self.cpus)):
+                raise Refused("the task runs already")
+            self._interrupt(cpu)
+            self._switch(cpu, arg)
             return
         if cpu.task is None:
             raise Refused("the CPU is idle")
         task = self.tasks[cpu.task]
-        place = task.place
-        if code == "to_user":
-            _need(place == "returning")
-            self._hook("exit_to_user", cpu, task)
-            task.place = "user"
-            self._look(cpu, task)
-        elif code == "kvm_run":
-            _need(place == "user")
-            task.place = "KVM_RUN"
-        elif code == "enter":
-            _need(place == "KVM_RUN" and not cpu.guest)
-            cpu.guest = True
-        elif code == "vm_exit":
-            _need(place == "KVM_RUN" and cpu.guest)
-            self._vm_exit(cpu, task)
-        elif code == "leave":
-            _need(place == "KVM_RUN" and cpu.guest)
-            self._vm_exit(cpu, task)
-            cpu.guest = False
-            task.place, task.call = "call", Call("vcpu_put")
-            self._entry(cpu, task)
-        elif code == "return":
-            _need(place == "KVM_RUN" and not cpu.guest)
-            task.place = "returning"
-        elif code == "ioperm":
-            _need(place == "user")
-            port, on = APART * arg[0], arg[1]
-            task.owns = task.owns | {port} if on else task.owns - {port}
-            call = Call("ioperm", port=port, on=on, first=task.map is None)
-            task.place, task.call = "call", call
-            if not self.hooks["ioperm"]:
-                task.place, task.call = "returning", None
-        elif code == "continue":
-            _need(place == "call")
-            self._entry(cpu, task)
-        elif code == "task_exit":
-            _need(place != "call")
-            self._interrupt(cpu, task)
-            self._hook("task_exit", cpu, task)
-            self.tasks[cpu.task] = Task()
-            self._switch(cpu, None)
-        else:
-            raise AssertionError(code)
+        if task.place not in BEFORE[code] or cpu.guest != LOADED.get(code, cpu.guest):
+            raise Refused("the event cannot happen here")
+        match code:
+            case "to_user":
+                self._hook("exit_to_user", cpu, task)
+                task.place = "user"
+                self._look(cpu, task)
+            case "kvm_run":
+                task.place = "KVM_RUN"
+            case "enter":
+                cpu.guest = True
+            case "vm_exit":
+                self._vm_exit(cpu, task)
+            case "leave":
+                self._vm_exit(cpu, task)
+                cpu.guest = False
+                task.place, task.call = "call", Call("vcpu_put")
+                self._entry(cpu, task)
+            case "return":
+                task.place = "returning"
+            case "ioperm":
+                port, on = APART * arg[0], arg[1]
+                task.owns = task.owns | {port} if on else task.owns - {port}
+                task.place = "returning"
+                if self.hooks["ioperm"]:
+                    call = Call("ioperm", port=port, on=on, first=task.map is None)
+                    task.place, task.call = "call", call
+            case "continue":
+                self._entry(cpu, task)
+            case "task_exit":
+                self._interrupt(cpu)
+                self._hook("task_exit", cpu, task)
+                self.tasks[cpu.task] = Task()
+                self._switch(cpu, None)
 
-    def _schedule(self, cpu: Cpu, number: int | None) -> None:
-        _need(number != cpu.task and all(c.task != number for c in self.cpus if number is not None))
-        self._interrupt(cpu, None if cpu.task is None else self.tasks[cpu.task])
-        self._switch(cpu, number)
-
-    def _interrupt(self, cpu: Cpu, task: Task | None) -> None:
+    def _interrupt(self, cpu: Cpu) -> None:
         if cpu.guest:
+            task = None if cpu.task is None else self.tasks[cpu.task]
             self._vm_exit(cpu, task)
             cpu.guest = False
             self._hook("vcpu_put", cpu, task, sched=True)
@@ -192,8 +192,7 @@ class Stepper:
             real = APART * port
             inside = cpu.io_base + real // 8 + 1 <= cpu.tr_limit
             allowed = inside and real in cpu.tss
-            owned = real in task.owns
-            if allowed != owned and self.bad is None:
+            if allowed != (real in task.owns) and self.bad is None:
                 self.bad = ("leak" if allowed else "denial", port)
 
     # Steps
@@ -219,59 +218,60 @@ class Stepper:
         return False
 
     def _take(self, action: str, cpu: Cpu, task: Task | None, following: Task | None) -> None:
-        if action == "mark_available":
-            cpu.busy = False
-        elif action == "ltr":
-            self._ltr(cpu)
-        elif action == "clear_stale":
-            cpu.stale = False
-        elif action == "reload" or (action == "refresh" and cpu.stale):
-            cpu.busy = False
-            self._ltr(cpu)
-            cpu.stale = False
-        elif action == "mark_stale":
-            cpu.stale = True
-        elif action == "validate_base":
-            cpu.io_base = VALID
-        elif action == "invalidate_base":
-            cpu.io_base = INVALID
-        elif action == "copy_map":
-            if following is not None:
-                old = task.max if task is not None and task.tif else 0
-                _copy(cpu, following.map, max(old, following.max))
-        elif task is not None and action != "refresh":
-            self._take_of_task(action, cpu, task)
+        match action:
+            case "mark_available":
+                cpu.busy = False
+            case "ltr":
+                self._ltr(cpu)
+            case "clear_stale":
+                cpu.stale = False
+            case "reload" | "refresh":
+                if action == "reload" or cpu.stale:
+                    cpu.busy = False
+                    self._ltr(cpu)
+                    cpu.stale = False
+            case "mark_stale":
+                cpu.stale = True
+            case "validate_base":
+                cpu.io_base = VALID
+            case "invalidate_base":
+                cpu.io_base = INVALID
+            case "copy_map":
+                if following is not None:
+                    old = task.max if task is not None and task.tif else 0
+                    _copy(cpu, following.map, max(old, following.max))
+            case _:
+                if task is not None:
+                    self._take_of_task(action, cpu, task)
 
     def _take_of_task(self, action: str, cpu: Cpu, task: Task) -> None:
-        if action == "set_tif":
-            task.tif = True
-        elif action == "clear_tif":
-            task.tif = False
-        elif action == "alloc_map":
-            task.map = frozenset() if task.map is None else task.map
-        elif action == "edit_map":
-            assert task.call is not None
-            call = task.call
-            call.max_before = task.max
-            ports = task.map or frozenset()
-            task.map = ports | {call.port} if call.on else ports - {call.port}
-            task.max = 8 * (1 + max(task.map) // 64) if task.map else 8
-            self.sequence += 1
-            task.seq = self.sequence
-        elif action == "load_map":
-            assert task.call is not None
-            before = task.call.max_before
-            _copy(cpu, task.map, max(task.max if before is None else before, task.max))
-        elif action in ("wipe_map", "wipe_own"):
-            _copy(cpu, None, task.max)
-        elif action == "sync_map":
-            if cpu.map_seq != task.seq:
-                _copy(cpu, task.map, max(cpu.map_max, task.max))
-                cpu.map_max, cpu.map_seq = task.max, task.seq
-        elif action == "drop_map":
-            task.map, task.max, task.seq = None, 0, 0
-        else:
-            raise AssertionError(action)
+        call = task.call
+        match action:
+            case "set_tif" | "clear_tif":
+                task.tif = action == "set_tif"
+            case "alloc_map":
+                task.map = task.map or frozenset()
+            case "edit_map":
+                assert call is not None
+                call.max_before = task.max
+                ports = task.map or frozenset()
+                task.map = ports | {call.port} if call.on else ports - {call.port}
+                task.max = 8 * (1 + max(task.map) // 64) if task.map else 8
+                self.sequence += 1
+                task.seq = self.sequence
+            case "load_map":
+                assert call is not None
+                _copy(cpu, task.map, max(call.max_before or 0, task.max))
+            case "wipe_map" | "wipe_own":
+                _copy(cpu, None, task.max)
+            case "sync_map":
+                if cpu.map_seq != task.seq:
+                    _copy(cpu, task.map, max(cpu.map_max, task.max))
+                    cpu.map_max, cpu.map_seq = task.max, task.seq
+            case "drop_map":
+                task.map, task.max, task.seq = None, 0, 0
+            case _:
+                raise AssertionError(action)
 
     def _ltr(self, cpu: Cpu) -> None:
         if cpu.busy:
@@ -279,7 +279,7 @@ class Stepper:
         else:
             cpu.tr_limit, cpu.busy = FULL, True
 
-    def readable(self) -> dict[str, list[dict[str, Any]]]:
+    def readable(self) -> State:
         """Return the state in the explorer's words, `Explorer.path`."""
         owners = {task.seq: number for number, task in enumerate(self.tasks)}
         cpus = [
@@ -313,52 +313,44 @@ def _numbers(ports: frozenset[int]) -> tuple[int, ...]:
     return tuple(sorted(port // APART for port in ports))
 
 
-def _need(condition: bool) -> None:
-    if not condition:
-        raise Refused("the event cannot happen here")
-
-
-def _holds(
-    name: str, cpu: Cpu, task: Task | None, following: Task | None, sched: bool
-) -> bool:  # fmt: skip
-    if name in ("tif", "prev.tif"):
-        return task is not None and task.tif
-    if name == "next.tif":
-        return following is not None and following.tif
-    if name == "empty":
-        return task is None or not task.map
-    if name == "stale":
-        return cpu.stale
-    if name == "sched":
-        return sched
-    call = task.call if task is not None else None
-    assert call is not None
-    return {"first": call.first, "on": call.on}[name]
-
-
-def _copy(cpu: Cpu, ports: frozenset[int] | None, n: int) -> None:
-    """Make the first `n` bytes of the TSS's map those of a map; none lets no port through."""
-    new = {port for port in ports or () if port // 8 < n}
-    cpu.tss = frozenset({port for port in cpu.tss if port // 8 >= n} | new)
-
-
 def _place(task: Task) -> str:
     if task.call is None:
         return task.place
     return f"{'ioperm' if task.call.hook == 'ioperm' else 'put'}+{task.call.entry}"
 
 
+def _holds(name: str, cpu: Cpu, task: Task | None, following: Task | None, sched: bool) -> bool:
+    match name:
+        case "tif" | "prev.tif":
+            return task is not None and task.tif
+        case "next.tif":
+            return following is not None and following.tif
+        case "empty":
+            return task is None or not task.map
+        case "stale":
+            return cpu.stale
+        case "sched":
+            return sched
+    assert task is not None
+    assert task.call is not None
+    return {"first": task.call.first, "on": task.call.on}[name]
+
+
+def _copy(cpu: Cpu, ports: frozenset[int] | None, n: int) -> None:
+    """Make the first `n` bytes of the TSS's map those of a map; None lets no port through."""
+    new = {port for port in ports or () if port // 8 < n}
+    cpu.tss = frozenset({port for port in cpu.tss if port // 8 >= n} | new)
+
+
 # Replays
 
 
 def stepper_shows(
-    policy: Policy, sizes: tuple[int, int, int], history: Sequence[tuple[Event | None, Any]],
-    bad: tuple[str, int | None],
-) -> str | None:  # fmt: skip
+    policy: Policy, sizes: Sizes, history: Sequence[tuple[RawEvent | None, State]], bad: Bad
+) -> str | None:
     """Replay a history of `Explorer.path`; return the first difference, None without any.
 
-    Every state must be the explorer's, and the only violation `bad`, at the last event. `sizes`
-    are CPUs, tasks and ports.
+    Every state must be the explorer's, and the only violation `bad`, at the last event.
     """
     stepper = Stepper(policy, *sizes)
     for number, (event, state) in enumerate(history):
@@ -371,25 +363,15 @@ def stepper_shows(
                 return f"event {number}, {event[0]} on CPU {event[1]}, cannot happen"
         if stepper.readable() != state:
             return f"the state after event {number} differs"
-    if stepper.bad != bad:
-        return f"the history ends in {stepper.bad}, not in {bad}"
-    return None
+    return None if stepper.bad == bad else f"the history ends in {stepper.bad}, not in {bad}"
 
 
 STAY, LIGHT, HEAVY = 0, 1, 2  # exit kinds of the replay's profile
-
-
-def _profile() -> Profile:
-    kinds = (
-        ExitKind("stay", 0, exits=False),
-        ExitKind("light", 0),
-        ExitKind("heavy", 0, user=True),
-    )
-    return Profile("replay", Costs(**{entry.name: 0 for entry in fields(Costs)}), kinds)
+KINDS = (ExitKind("stay", 0, exits=False), ExitKind("light", 0), ExitKind("heavy", 0, user=True))
 
 
 def machine_operations(
-    policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event]
+    policy: Policy, sizes: Sizes, events: Sequence[RawEvent]
 ) -> list[tuple[int, ...]] | None:
     """Return a history as operations of `Machine`; None if Machine has none for it.
 
@@ -401,45 +383,42 @@ def machine_operations(
     ops: list[tuple[int, ...]] = []
     pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation without its last event yet
     for code, cpu, arg in events:
-        running = stepper.cpus[cpu].task
         if code in ("schedule", "task_exit", "return") and (cpu in pending or code == "return"):
             return None
         stepper.do(code, cpu, arg)
-        if code == "schedule":
-            op = (Op.SWITCH, 0, cpu, -1 if arg is None else arg, 0, 0)
-            if arg is None or stepper.tasks[arg].place == "KVM_RUN":
-                ops.append(op)
-            elif stepper.tasks[arg].place == "returning":
-                pending[cpu] = op
-            else:
-                return None
-        elif code == "kvm_run":
-            pending[cpu] = (Op.EXIT, 0, cpu, STAY, 0, 0)
-        elif code == "enter":
-            pending.pop(cpu, None)
-            ops.append((Op.EXIT, 0, cpu, STAY, 0, 0))
-        elif code == "vm_exit":
-            ops.append((Op.EXIT, 0, cpu, LIGHT, 0, 0))
-        elif code == "leave":
-            pending[cpu] = (Op.EXIT, 0, cpu, HEAVY, 0, 0)
-        elif code == "ioperm":
-            pending[cpu] = (Op.IOPERM, int(arg[1]), cpu, APART * arg[0], 1, 0)
-        elif code == "task_exit":
-            ops.append((Op.TASK_EXIT, 0, cpu, 0, 0, 0))
-        elif code == "to_user" and cpu in pending:
-            ops.append(pending.pop(cpu))
-        assert running is not None or code == "schedule"
+        match code:
+            case "schedule":
+                op = (Op.SWITCH, 0, cpu, -1 if arg is None else arg, 0, 0)
+                place = "KVM_RUN" if arg is None else stepper.tasks[arg].place
+                if place == "KVM_RUN":
+                    ops.append(op)
+                elif place == "returning":
+                    pending[cpu] = op
+                else:
+                    return None
+            case "kvm_run":
+                pending[cpu] = (Op.EXIT, 0, cpu, STAY, 0, 0)
+            case "enter":
+                pending.pop(cpu, None)
+                ops.append((Op.EXIT, 0, cpu, STAY, 0, 0))
+            case "vm_exit":
+                ops.append((Op.EXIT, 0, cpu, LIGHT, 0, 0))
+            case "leave":
+                pending[cpu] = (Op.EXIT, 0, cpu, HEAVY, 0, 0)
+            case "ioperm":
+                pending[cpu] = (Op.IOPERM, int(arg[1]), cpu, APART * arg[0], 1, 0)
+            case "task_exit":
+                ops.append((Op.TASK_EXIT, 0, cpu, 0, 0, 0))
+            case "to_user" if cpu in pending:
+                ops.append(pending.pop(cpu))
     # The rest is of CPUs other than the last event's, or ends in a fault before its last event.
     last = events[-1][1] if events else 0
-    if last in pending:
-        ops.append(pending[last])
-    return ops
+    return [*ops, pending[last]] if last in pending else ops
 
 
 def machine_shows(
-    policy: Policy, sizes: tuple[int, int, int], events: Sequence[Event],
-    bad: tuple[str, int | None],
-) -> bool | None:  # fmt: skip
+    policy: Policy, sizes: Sizes, events: Sequence[RawEvent], bad: Bad
+) -> bool | None:
     """Run a history through `Machine`, with the port access that it ends in.
 
     Returns whether the counter of leaks, denials or faults counts it, and nothing before it; None
@@ -448,17 +427,21 @@ def machine_shows(
     ops = machine_operations(policy, sizes, events)
     if ops is None:
         return None
-    machine = Machine(sizes[0], sizes[1], policy, _profile())
-    counter = {"leak": "leaks", "denial": "denials", "fault": "faults"}[bad[0]]
+    costs = Costs(**{entry.name: 0 for entry in fields(Costs)})
+    machine = Machine(sizes[0], sizes[1], policy, Profile("replay", costs, KINDS))
     machine.run(ops)
-    if bad[1] is not None:
-        end = Stepper(policy, *sizes)
-        for event in events:
-            end.do(*event)
-        task = end.tasks[end.cpus[events[-1][1]].task or 0]
-        if task.owns != (task.map or frozenset()):
-            return None  # Machine goes by the task's map, which differs from its requests
-        before = int(machine.counters[counter].sum())
-        machine.io(events[-1][1], APART * bad[1], 1)
-        return not before and int(machine.counters[counter].sum()) == 1
-    return int(machine.counters[counter].sum()) >= 1
+
+    def counted() -> int:
+        return int(machine.counters[COUNTER[bad[0]]].sum())
+
+    if bad[1] is None:
+        return counted() >= 1
+    end = Stepper(policy, *sizes)
+    for event in events:
+        end.do(*event)
+    task = end.tasks[end.cpus[events[-1][1]].task or 0]
+    if task.owns != (task.map or frozenset()):
+        return None  # Machine goes by the task's map, which differs from its requests
+    before = counted()
+    machine.io(events[-1][1], APART * bad[1], 1)
+    return not before and counted() == 1

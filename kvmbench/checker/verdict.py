@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from kvmbench.atomic import memory_left
 from kvmbench.catalog import find_policy
 from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
-from kvmbench.checker.history import Event, State, events
+from kvmbench.checker.history import Event, RawEvent, State, events
 from kvmbench.model import Policy
 from kvmbench.report import Document, Reported
 
@@ -24,6 +24,7 @@ __all__ = [
     "STATES_MAX",
     "TASKS_MAX",
     "Counterexample",
+    "Explored",
     "Explorer",
     "Verdict",
     "Wasted",
@@ -33,21 +34,22 @@ __all__ = [
 
 AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction of a second
 MEMORY = 8 * 10**9  # bytes
+STOPPED = "stopped by Ctrl-C"
+SHAPE = ("cpus", "tasks", "ports", "symmetry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counterexample:
-    """A shortest history that ends in a violation: "leak", "denial" or "fault".
+    """A shortest history that ends in a violation.
 
-    `port` is None for a fault, else `owned` says whether the task has the port and `allowed`
-    whether the hardware lets the access through. `start` is the state before the first event.
+    `port` is None for a fault, else `owned` tells whether the task has the port and `allowed`
+    whether the hardware lets the access through.
     """
 
     violation: Literal["leak", "denial", "fault"]
     port: int | None
     owned: bool | None
     allowed: bool | None
-    start: State
     events: tuple[Event, ...]
 
 
@@ -59,36 +61,44 @@ class Wasted:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Verdict(Reported):
-    """The verdict on a policy, on a machine of so many CPUs, tasks and ports.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """The fields of a verdict that its JSON has under the same names."""
 
-    `verdict` is "safe" (every state seen, no violation), "unsafe" or "undecided" (`reason` says
-    what ended the search). `depth` is the number of events that reach the last state, `seconds`
-    are of wall-clock time, `memory` is in bytes. `wasted_reloads` (they find the limit full) and
-    `unreachable_steps` (no history takes them) are costs, not faults, of the states that were
-    seen. `replayed` says how a replay confirmed the counterexample, and `mutants` are the
-    verdicts on the policy's mutants by mutation; both are empty unless asked for.
-
-    `str` prints as `kvmbench check` does; `records()` has a row per verdict.
-    """
-
-    policy: Policy
     cpus: int
     tasks: int
     ports: int
     symmetry: bool
     verdict: Literal["safe", "unsafe", "undecided"]
-    reason: str
+    reason: str | None
     states: int
     transitions: int
     depth: int
     seconds: float
-    memory: int
+    memory_bytes: int
     counterexample: Counterexample | None
     wasted_reloads: tuple[Wasted, ...]
     unreachable_steps: tuple[str, ...]
-    replayed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Verdict(Explored, Reported):
+    """The verdict on a policy, on a machine of so many CPUs, tasks and ports.
+
+    `verdict` is "safe" (every state seen, no violation), "unsafe" or "undecided"; only then
+    `reason` names the limit that ended the search. `depth` is the number of events that reach the
+    last state, `seconds` are of wall-clock time. `wasted_reloads` (they find the limit full) and
+    `unreachable_steps` (no history takes them) are costs, not faults, of the states that were
+    seen. `history` is that of the counterexample as `Explorer.path` returns it. `replayed` tells
+    how a replay confirmed it, and `mutants` are the verdicts on the policy's mutants by mutation;
+    both are empty unless the caller asks for them.
+
+    `str` prints as `kvmbench check` does; `records()` has a row per verdict.
+    """
+
+    policy: Policy
+    history: Sequence[tuple[RawEvent | None, State]] = ()
+    replayed: str | None = None
     mutants: Mapping[str, Verdict] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -106,7 +116,7 @@ class Verdict(Reported):
     @property
     def stopped(self) -> bool:
         """Whether Ctrl-C ended the search, or that of a mutant."""
-        return "Ctrl-C" in self.reason or any(v.stopped for v in self.mutants.values())
+        return self.reason == STOPPED or any(v.stopped for v in self.mutants.values())
 
     def replay(self) -> str:
         """Replay the counterexample without the explorer; return in a line how it was confirmed.
@@ -127,35 +137,33 @@ class Verdict(Reported):
         plain = check(
             self.policy, cpus=self.cpus, tasks=self.tasks, ports=self.ports, whole_calls=True,
             max_states=max(self.states, 10**6),
-        ).counterexample  # fmt: skip
-        if plain is None or not self._confirmed(plain):
+        )  # fmt: skip
+        shorter = plain.counterexample
+        if shorter is None or not plain._confirmed(shorter):
             return shown
         return (
-            f"{shown}, but counts the {plain.violation} of the shortest history without "
-            f"preemption in the kernel, {len(plain.events)} events"
+            f"{shown}, but counts the {shorter.violation} of the shortest history without "
+            f"preemption in the kernel, {len(shorter.events)} events"
         )
 
     def _confirmed(self, bad: Counterexample) -> bool:
-        """Replay a history; return whether Machine has operations for it."""
+        """Replay the history; return whether Machine has operations for it."""
         from kvmbench.checker import replay  # it needs the core, and so numpy
 
-        sizes = (self.cpus, self.tasks, self.ports)
-        found = (bad.violation, bad.port)
-        codes = [(event.code, event.cpu, event.argument) for event in bad.events]
-        states = [event.state for event in bad.events]
-        history = [(None, bad.start), *zip(codes, states, strict=True)]
-        differs = replay.stepper_shows(self.policy, sizes, history, found)
+        sizes, found = (self.cpus, self.tasks, self.ports), (bad.violation, bad.port)
+        differs = replay.stepper_shows(self.policy, sizes, self.history, found)
         if differs is not None:
             raise RuntimeError(f"{self.policy.name}: the replay differs: {differs}")
-        shown = replay.machine_shows(self.policy, sizes, codes, found)
+        events = [event for event, _ in self.history if event is not None]
+        shown = replay.machine_shows(self.policy, sizes, events, found)
         if shown is False:
             raise RuntimeError(f"{self.policy.name}: Machine does not show the {bad.violation}")
         return shown is not None
 
 
 def default_memory() -> int:
-    """Return the bytes that a search may take by default: 8 GB, or 3/4 of a smaller machine's."""
-    return min(MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
+    """Return the bytes that a search takes at most by default: 8 GB, or 3/4 of what is left."""
+    return min(MEMORY, int(min(memory_left(), 4 * MEMORY) * 3 / 4))
 
 
 def check(
@@ -197,19 +205,18 @@ def check(
         Called several times a second with the explorer: its `policy`, `states`, `queued` and
         `memory`.
 
-    Ctrl-C ends the search as a limit does, with the verdict "undecided". No signal handler is
-    installed, and any thread may call.
+    Ctrl-C ends the search as a limit does, with the verdict "undecided". The search installs no
+    signal handler, and any thread may call.
 
     Raises ValueError for a size out of range, an unknown name or a file of several policies,
     FileError for a file that is no policy, OSError if it cannot be read, MemoryError if the
     search has no room to begin, RuntimeError if a replay shows something else.
     """
     policy = find_policy(policy)
-    options: dict[str, Any] = {
-        "cpus": cpus, "tasks": tasks, "ports": ports, "symmetry": symmetry,
-        "whole_calls": whole_calls, "max_states": max_states,
-        "max_memory": default_memory() if max_memory is None else max_memory,
-    }  # fmt: skip
+    options = dict(
+        cpus=cpus, tasks=tasks, ports=ports, symmetry=symmetry, whole_calls=whole_calls,
+        max_states=max_states, max_memory=default_memory() if max_memory is None else max_memory,
+    )  # fmt: skip
     verdict = _explored(policy, options, progress)
     if replay and verdict.counterexample:
         verdict = replace(verdict, replayed=verdict.replay())
@@ -239,19 +246,27 @@ def _explored(
                 progress(explorer)
     except KeyboardInterrupt:
         ended = "stopped"
-    reason = {
-        "stopped": "stopped by Ctrl-C",
+    limits = {
+        "stopped": STOPPED,
         "max_states": f"limit of {options['max_states']:,} states",
         "max_memory": f"limit of {options['max_memory'] / 1e9:g} GB",
         "memory": "no memory left",
-    }.get(ended, "")
+    }
     verdicts: dict[str, Literal["safe", "unsafe"]] = {"all": "safe", "bad": "unsafe"}
+    found: dict[str, Any] = {name: options[name] for name in SHAPE}
+    if ended == "bad":
+        history, violation, port = explorer.path()
+        allowed = None if port is None else violation == "leak"
+        found["history"] = history
+        found["counterexample"] = Counterexample(
+            violation=violation, port=port, owned=None if allowed is None else not allowed,
+            allowed=allowed, events=events(policy, history),
+        )  # fmt: skip
     return Verdict(
-        policy=policy, cpus=options["cpus"], tasks=options["tasks"], ports=options["ports"],
-        symmetry=options["symmetry"], verdict=verdicts.get(ended, "undecided"), reason=reason,
+        **{"counterexample": None} | found,
+        policy=policy, verdict=verdicts.get(ended, "undecided"), reason=limits.get(ended),
         states=explorer.states, transitions=explorer.transitions, depth=explorer.depth,
-        seconds=time.perf_counter() - begun, memory=explorer.memory,
-        counterexample=_counterexample(explorer) if ended == "bad" else None,
+        seconds=time.perf_counter() - begun, memory_bytes=explorer.memory,
         wasted_reloads=tuple(
             Wasted(_step(policy, hook, index), events(policy, history))
             for hook, index, history in explorer.wasted()
@@ -262,12 +277,3 @@ def _explored(
 
 def _step(policy: Policy, hook: str, index: int) -> str:
     return f"{hook}: {policy.steps(hook)[index]}"
-
-
-def _counterexample(explorer: Explorer) -> Counterexample:
-    history, violation, port = explorer.path()
-    allowed = None if port is None else violation == "leak"
-    return Counterexample(
-        violation=violation, port=port, owned=None if allowed is None else not allowed,
-        allowed=allowed, start=history[0][1], events=events(explorer.policy, history),
-    )  # fmt: skip

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvmbench.cli.common import complete, known_policies, pick, policy_names
-from kvmbench.cli.options import policy_file_option
+from kvmbench.cli.options import policy_file_option, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
-    from kvmbench.checker.verdict import Explorer
     from kvmbench.model import Policy
 
 UNSAFE, UNDECIDED = 3, 4  # exit codes
@@ -36,50 +35,30 @@ class Size(click.ParamType[int]):
         return size
 
 
-class _States(Progress):
-    """The progress of a search, which does not know how long it takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.policy, self.begun, self.seen = "", 0.0, 0
-
-    def at(self, explorer: Explorer) -> None:
-        now = time.monotonic()
-        if explorer.policy.name != self.policy:
-            self.policy, self.begun, self.seen = explorer.policy.name, now, explorer.states
-        rate = (explorer.states - self.seen) / max(now - self.begun, 1e-9)
-        self(
-            f"{self.policy}: {explorer.states:,} states, {explorer.queued:,} queued, "
-            f"{rate:,.0f}/s, {explorer.memory / 1e6:,.0f} MB"
-        )
-
-
-def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
-    from kvmbench.checker import verdict as check
-
-    top = getattr(check, f"{str(param.name).upper()}_MAX")
-    if not 1 <= value <= top:
-        raise click.BadParameter(f"{value} is not in 1 to {top}.")
-    return value
+SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
+size_options = together(
+    *(
+        click.option(f"--{name}", type=click.IntRange(1, most), default=default, show_default=True)
+        for name, (default, most) in SIZES.items()
+    )
+)
 
 
 @click.command("check")
 @click.argument("names", nargs=-1, metavar="[POLICY]...", shell_complete=complete(policy_names))
 @policy_file_option
-@click.option("--cpus", type=int, default=2, show_default=True, callback=_sizes)
-@click.option("--tasks", type=int, default=3, show_default=True, callback=_sizes)
-@click.option("--ports", type=int, default=2, show_default=True, callback=_sizes)
+@size_options
 @click.option(
     "--no-symmetry",
     is_flag=True,
-    help="Keep states apart that differ only in names, or in maps that no task sees.",
+    help="Do not merge states that differ only in names, or in maps that no task sees.",
 )
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
     "--max-memory",
     type=Size(),
     metavar="SIZE",
-    help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of the machine's]",
+    help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of what is left]",
 )
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
@@ -89,15 +68,13 @@ def _sizes(_: click.Context, param: click.Parameter, value: int) -> int:
     metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
 )
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     names: tuple[str, ...],
     policy_file: str | None,
-    cpus: int,
-    tasks: int,
-    ports: int,
     no_symmetry: bool,
     max_states: int | None,
     max_memory: int | None,
@@ -106,6 +83,7 @@ def command(
     promela: str | None,
     format: str | None,
     output: str | None,
+    **sizes: Any,
 ) -> None:
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
@@ -130,33 +108,37 @@ def command(
         raise click.UsageError("--promela FILE excludes --mutations, --replay and --output")
     if mutations and replay:
         raise click.UsageError("--mutations and --replay exclude each other")
-    known = known_policies(policy_file)
-    policies = [pick("policy", name, known) for name in names] or _default(known, policy_file)
+    policies = _policies(names, policy_file)
     if promela is not None:
-        _promela(policies, promela, (cpus, tasks, ports))
+        from kvmbench.checker.promela import promela as model
+
+        if len(policies) != 1:
+            raise click.UsageError(f"--promela takes one POLICY, not {len(policies)}")
+        write_out(model(policies[0], **sizes), promela)
         return
     from kvmbench.checker.document import document
-    from kvmbench.checker.verdict import STATES_MAX, check
+    from kvmbench.checker.verdict import STATES_MAX, Explorer, check
 
-    show = _States()
     verdicts = []
     try:
-        for policy in policies:
-            verdicts.append(
-                check(
-                    policy, cpus=cpus, tasks=tasks, ports=ports, symmetry=not no_symmetry,
-                    max_states=min(max_states or STATES_MAX, STATES_MAX), max_memory=max_memory,
-                    replay=replay, mutations=mutations, progress=show.at,
-                )
-            )  # fmt: skip
-            if verdicts[-1].stopped:
-                break
-    except MemoryError as error:
-        raise click.ClickException(str(error) or "no memory") from None
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
-    finally:
-        show.clear()
+        with Progress() as show:
+
+            def report(e: Explorer) -> None:
+                size = f"{e.states:,} states, {e.queued:,} queued, {e.memory / 1e6:,.0f} MB"
+                show(f"{e.policy.name}: {size}")
+
+            for policy in policies:
+                verdicts.append(
+                    check(
+                        policy, **sizes, symmetry=not no_symmetry, max_memory=max_memory,
+                        max_states=min(max_states or STATES_MAX, STATES_MAX),
+                        replay=replay, mutations=mutations, progress=report,
+                    )
+                )  # fmt: skip
+                if verdicts[-1].stopped:
+                    break
+    except (MemoryError, RuntimeError) as error:
+        raise click.ClickException(str(error) or "no memory left") from None
     emit(document(verdicts), format, output)
     if verdicts[-1].stopped:
         raise click.Abort
@@ -166,16 +148,11 @@ def command(
         ctx.exit(UNDECIDED)
 
 
-def _default(known: dict[str, Policy], policy_file: str | None) -> list[Policy]:
+def _policies(names: tuple[str, ...], policy_file: str | None) -> list[Policy]:
+    """Return the policies of the names, or without a name those of the file, or the built-in."""
     from kvmbench.catalog import policies
 
-    built_in = policies()
-    return [p for name, p in known.items() if not policy_file or name not in built_in]
-
-
-def _promela(policies: list[Policy], path: str, sizes: tuple[int, int, int]) -> None:
-    from kvmbench.checker.promela import promela
-
-    if len(policies) != 1:
-        raise click.UsageError(f"--promela takes one POLICY, not {len(policies)}")
-    write_out(promela(policies[0], *sizes), path)
+    known = known_policies(policy_file)
+    if names:
+        return [pick("policy", name, known) for name in names]
+    return [p for name, p in known.items() if not policy_file or name not in policies()]

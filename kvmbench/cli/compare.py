@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvmbench.cli.common import complete, load_result, result_names
-from kvmbench.cli.options import results_dir_option
+from kvmbench.cli.options import Decorator, results_dir_option, together
 from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.progress import note
 
 if TYPE_CHECKING:
+    from kvmbench.comparison.document import Sort
     from kvmbench.comparison.gates import Limit
-    from kvmbench.comparison.verdicts import Comparison, Family, Margin
+    from kvmbench.comparison.verdicts import Comparison
     from kvmbench.units import Side
 
 REGRESSION, INCONCLUSIVE, INCOMPATIBLE = 3, 4, 5
@@ -26,33 +29,29 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        if not isinstance(value, str):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return getattr(import_module(f"kvmbench.{self.module}"), self.name).parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-MARGIN, LIMIT = Parsed("comparison.verdicts", "Margin"), Parsed("comparison.gates", "Limit")
+MARGIN, LIMIT = Parsed("comparison.rows", "Margin"), Parsed("comparison.gates", "Limit")
 
 margin_option = click.option(
-    "--margin",
-    type=MARGIN,
-    metavar="SHARE|NUMBER",
-    help="Largest shift that does not matter: 1% or 20. [default: the larger of 1% and two "
-    "quanta of the clock]",
-)
+    "--margin", type=MARGIN, metavar="SHARE|NUMBER", show_default="the larger of 1% and two quanta",
+    help="Largest shift that does not matter: 1% or 20.",
+)  # fmt: skip
 family_option = click.option(
-    "--family",
-    type=click.Choice(["max-t", "holm"]),
-    default="max-t",
-    show_default=True,
+    "--family", type=click.Choice(["max-t", "holm"]), default="max-t",
     help="Multiple-comparison correction.",
-)
+)  # fmt: skip
+
+
+def _patterns(option: str, help: str, default: str = "") -> Decorator:
+    """Return an option that takes a pattern of row names, and may be repeated."""
+    shown = default or None
+    return click.option(option, multiple=True, metavar="PATTERN", show_default=shown, help=help)
 
 
 @click.command("compare")
@@ -63,60 +62,47 @@ family_option = click.option(
     metavar="BEFORE AFTER [MORE]...",
     shell_complete=complete(result_names),
 )
-@results_dir_option
-@margin_option
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Of each interval, and of all verdicts of a table together.",
-)
-@family_option
-@click.option(
-    "--primary",
-    multiple=True,
-    metavar="ROW",
-    help="Row (a pattern) chosen before the measurement; may be repeated.",
-)
-@click.option(
-    "--control",
-    multiple=True,
-    metavar="ROW",
-    help="Row (a pattern) that must not move; may be repeated. [default: rows without a reload "
-    "of TR on either side]",
-)
-@click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move.")
-@click.option(
-    "--detect",
-    type=MARGIN,
-    metavar="SHARE|NUMBER",
-    help="Print how many runs detect this shift. [default: the margin]",
-)
-@click.option(
-    "--fail-on",
-    type=LIMIT,
-    multiple=True,
-    metavar="ROW:LIMIT",
-    help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
-)
-@click.option(
-    "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
-)
-@click.option("--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive.")
-@click.option("--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel.")
-@click.option("--explain", is_flag=True, help="Show the spread and MDE of each row.")
-@output_options("text", "markdown", "csv", "json", "junit")
+@together(
+    results_dir_option,
+    margin_option,
+    click.option(
+        "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), default=0.95,
+        help="Of each interval, and of all verdicts of a table together.",
+    ),
+    family_option,
+    _patterns("--primary", "Rows chosen before the measurement; may be repeated."),
+    _patterns("--control", "Rows that must not move; may be repeated.", "rows without TR's reload"),
+    click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move."),
+    click.option(
+        "--detect", type=MARGIN, metavar="SHARE|NUMBER", show_default="the margin",
+        help="Print how many runs detect this shift.",
+    ),
+    _patterns("--rows", "Rows to print and gate, may be repeated; the correction counts all."),
+    click.option("--only", type=click.Choice(["changed"]), help="Print only what changed."),
+    click.option("--sort", type=click.Choice(["name", "shift", "verdict"]), help="Order of rows."),
+    click.option(
+        "--fail-on", type=LIMIT, multiple=True, metavar="PATTERN:LIMIT",
+        help="Fail where a row is worse by more than 2% or 40, or not <=6500; may be repeated.",
+    ),
+    click.option(
+        "--fail-on-any", is_flag=True, help="Fail where any row is slower, or exact and worse."
+    ),
+    click.option(
+        "--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive."
+    ),
+    click.option(
+        "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."
+    ),
+    click.option("--explain", is_flag=True, help="Show the spread and MDE of each row."),
+    output_options("text", "markdown", "csv", "json", "junit"),
+)  # fmt: skip
 def command(
     names: tuple[str, ...],
     results_dir: str,
-    margin: Margin | None,
-    confidence: float,
-    family: Family,
-    primary: tuple[str, ...],
     control: tuple[str, ...],
     no_controls: bool,
-    detect: Margin | None,
+    only: str | None,
+    sort: Sort | None,
     fail_on: tuple[Limit, ...],
     fail_on_any: bool,
     fail_inconclusive: bool,
@@ -124,19 +110,21 @@ def command(
     explain: bool,
     format: str | None,
     output: str | None,
+    **options: Any,
 ) -> None:
     """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
     FILE#CONFIGURATION is one configuration of a file; NAME=FILE names it in the table. A single
-    file with two configurations is compared with itself. Each run counts once, whatever its
-    iterations; simulated figures are compared exactly.
+    file with two configurations is compared with itself; bounds such as <=6500 need no BEFORE.
+    Each run counts once, whatever its iterations; simulated figures are compared exactly.
 
     \b
     Examples:
       kvmbench compare before.json after.json
       kvmbench compare 6.11=a.json 6.12=b.json --margin 0.5%
-      kvmbench compare logs/vmexit.log new/vmexit.log
+      kvmbench compare old/vmexit.log new/vmexit.log --rows 'inl_*' --sort shift
       kvmbench compare main pr --fail-on 'inl_*:2%' --fail-inconclusive
+      kvmbench compare pr --fail-on 'cpuid:<=1400'
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
@@ -145,50 +133,57 @@ def command(
         raise click.UsageError("--control and --no-controls exclude each other")
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
-    sides = chosen_sides(names, results_dir, at_least_two=True)
 
     from kvmbench.comparison import gates
     from kvmbench.comparison.document import document
-    from kvmbench.comparison.verdicts import compare
-    from kvmbench.errors import IncompatibleError
+    from kvmbench.comparison.verdicts import alone, compare
 
-    try:
-        comparisons = [
-            compare(
-                sides[0], after, confidence=confidence, margin=margin, family=family,
-                primary=primary, controls=() if no_controls else control or None, detect=detect,
-                comparisons=len(sides) - 1,
-            )
-            for after in sides[1:]
-        ]  # fmt: skip
+    bounds = fail_on and not fail_on_any and all(limit.worse is None for limit in fail_on)
+    sides = chosen_sides(names, results_dir, lone=bool(bounds))
+    with _usage():
+        if len(sides) == 1:
+            chosen = {name: options[name] for name in ("confidence", "rows")}
+            comparisons = [alone(sides[0], **chosen)]
+        else:
+            options["controls"] = () if no_controls else control or None
+            options["comparisons"] = len(sides) - 1
+            comparisons = [compare(sides[0], after, **options) for after in sides[1:]]
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
-    except IncompatibleError as error:
-        raise _Incompatible(str(error)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     if same_host:
         _check_hosts(comparisons)
-    emit(document(comparisons, explain=explain, gate=gate), format, output)
-    if gate is not None and gate.status == "regression":
-        _leave(gate.lines, REGRESSION, format, output)
-    if gate is not None and gate.status == "inconclusive" and fail_inconclusive:
-        _leave(gate.lines, INCONCLUSIVE, format, output)
-
-
-def _leave(lines: Sequence[str], code: int, format: str | None, output: str | None) -> None:
-    """End with `code`; print the reasons on stderr where stdout does not have them."""
-    if output is not None or format not in (None, "text", "markdown"):
-        for line in lines:
-            click.echo(f"kvmbench compare: {line}", err=True)
-    click.get_current_context().exit(code)
+    found = document(
+        comparisons, explain=explain, gate=gate, only_changed=only is not None, sort=sort
+    )
+    emit(found, format, output)
+    code = {"regression": REGRESSION, "inconclusive": INCONCLUSIVE if fail_inconclusive else 0}
+    if gate is not None and (status := code.get(gate.status)):
+        if output is not None or format not in (None, "text", "markdown"):
+            for line in gate.lines:  # stdout does not have them
+                note(line, "kvmbench compare")
+        click.get_current_context().exit(status)
 
 
 class _Incompatible(click.ClickException):
     exit_code = INCOMPATIBLE
 
 
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Turn the error of an argument into a usage error; that of a file's content stays."""
+    from kvmbench.errors import IncompatibleError, KvmbenchError
+
+    try:
+        yield
+    except IncompatibleError as error:
+        raise _Incompatible(str(error)) from None
+    except KvmbenchError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 def _check_hosts(comparisons: Sequence[Comparison]) -> None:
-    from kvmbench.comparison.differences import differences, unknown_hosts
+    from kvmbench.comparison.hosts import differences, unknown_hosts
 
     for comparison in comparisons:
         found = [str(entry) for entry in differences(comparison) if not entry.expected]
@@ -198,17 +193,14 @@ def _check_hosts(comparisons: Sequence[Comparison]) -> None:
             raise _Incompatible(f"--same-host: {'; '.join(found)}")
 
 
-def chosen_sides(
-    arguments: Sequence[str], results_dir: str, *, at_least_two: bool = False
-) -> list[Side]:
-    """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`."""
-    from kvmbench.comparison.sides import compared_sides, load_sides
-    from kvmbench.errors import ResultError
+def chosen_sides(arguments: Sequence[str], results_dir: str, *, lone: bool = True) -> list[Side]:
+    """Return the sides that arguments name, `[LABEL=]FILE[#CONFIGURATION]`.
 
-    sides = compared_sides if at_least_two else load_sides
-    try:
-        return sides(arguments, lambda name: load_result(name, results_dir))
-    except ResultError as error:
-        raise click.ClickException(str(error)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    A single one with two configurations is both, and another one is refused; with `lone`, it is
+    returned.
+    """
+    from kvmbench.comparison.sides import compared_sides, load_sides
+
+    with _usage():
+        sides = load_sides(arguments, lambda name: load_result(name, results_dir))
+        return sides if lone and len(sides) == 1 else compared_sides(sides)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,14 +15,22 @@ from kvmbench.cli.store import saved_results
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
-    from kvmbench.scenario.scenario import Scenario
+
+HOMES = {  # kind: the module with the function of that name
+    "workloads": "workloads",
+    "scenarios": "scenario.scenario",
+    **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
+}
+
+
+def known(kind: str) -> Mapping[str, Any]:
+    """Return the things of a kind by name. Raises ValueError where the package's data is broken."""
+    found: Mapping[str, Any] = getattr(import_module(f"kvmbench.{HOMES[kind]}"), kind)()
+    return found
 
 
 @click.command("list")
-@click.argument(
-    "what",
-    type=click.Choice(["workloads", "scenarios", "policies", "profiles", "published", "results"]),
-)
+@click.argument("what", type=click.Choice([*HOMES, "results"]))
 @results_dir_option
 @output_options("text", "markdown", "csv", "json")
 def command(what: str, results_dir: str, format: str | None, output: str | None) -> None:
@@ -33,62 +42,31 @@ def command(what: str, results_dir: str, format: str | None, output: str | None)
       kvmbench list published
       kvmbench list results
     """
-    from kvmbench import catalog, workloads
+    from kvmbench import formats
     from kvmbench.report import Document, Facts, Record
 
-    try:
-        known = {
-            "workloads": lambda: {n: w.about for n, w in workloads.workloads().items()},
-            "scenarios": lambda: {n: s.about for n, s in _scenarios().items()},
-            "policies": lambda: {n: p.about for n, p in catalog.policies().items()},
-            "profiles": lambda: {n: p.about for n, p in catalog.profiles().items()},
-            "published": lambda: {
-                n: f"{t.date}: {t.title}" for n, t in catalog.published().items()
-            },
-            "results": lambda: _results(results_dir),
-        }[what]()
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    if not known:
+    pairs: list[tuple[str, str]] = []
+    for name, path in saved_results(results_dir).items() if what == "results" else ():
+        try:
+            pairs.append((name, _about(formats.load(path))))
+        except (OSError, ValueError) as error:
+            pairs.append((name, f"cannot be read: {error}"))
+    for name, thing in known(what).items() if what != "results" else ():
+        dated = f"{thing.date}: {thing.title}" if what == "published" else thing.about
+        pairs.append((name, dated))
+    if not pairs:
         note(f"no {what} in {results_dir}: `kvmbench run --save NAME` keeps one")
         return
-    records: list[Record] = [{"name": name, "about": about} for name, about in known.items()]
-    emit(Document("", [Facts(list(known.items()))], records, records), format, output)
-
-
-def _scenarios() -> Mapping[str, Scenario]:
-    from kvmbench.scenario.scenario import scenarios
-
-    return scenarios()
-
-
-def _results(results_dir: str) -> dict[str, str]:
-    """Return the results kept in a folder by name, each with a description."""
-    from kvmbench import formats
-
-    found = {}
-    for name, path in saved_results(results_dir).items():
-        try:
-            found[name] = _about(formats.load(path))
-        except (OSError, ValueError) as error:
-            found[name] = f"cannot be read: {error}"
-    return found
+    records: list[Record] = [{"name": name, "about": about} for name, about in pairs]
+    emit(Document("", [Facts(pairs)], records, records), format, output)
 
 
 def _about(result: Result) -> str:
+    from kvmbench.report.figures import plural
+
     runs = [run for _, run in result.runs()]
-    engines = {run.engine for run in runs if run.engine}
     times = sorted(run.time for run in runs if run.time)
-    parts = [
-        f"{_count(len(result.workloads()), 'workload')}, {', '.join(result.configurations())}"
-        if any(result.configurations())
-        else _count(len(result.workloads()), "workload"),
-        f"{_count(len(runs), 'run')} in {_count(len(result.boots), 'boot')}",
-        *sorted(engines),
-        *times[-1:],
-    ]
-    return "; ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    configurations = ", ".join(filter(None, result.configurations()))
+    rows = ", ".join(filter(None, (plural(len(result.workloads()), "workload"), configurations)))
+    counts = f"{plural(len(runs), 'run')} in {plural(len(result.boots), 'boot')}"
+    return "; ".join((rows, counts, *sorted({r.engine for r in runs if r.engine}), *times[-1:]))

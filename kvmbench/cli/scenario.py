@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from kvmbench.cli.common import chosen_policies, chosen_profile, complete, is_fi
 from kvmbench.cli.options import machine_options
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
     from kvmbench.scenario.result import Comparison, Sweep
@@ -36,14 +38,13 @@ def _scenario_names(_: click.Context) -> Iterable[str]:
     show_default=True,
     help="Threads that simulate; the result is the same.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Instead of the scenario's own.")
-@click.option("--seconds", type=float, help="Simulated, instead of the scenario's own.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Instead of the scenario's.")
+@click.option("--seconds", type=float, help="Simulated, instead of the scenario's.")
 @click.option(
-    "--vary",
-    metavar="PARAM=a:b:n",
+    "--vary", metavar="PARAM=a:b:n",
     help="Print the curve over n values of a parameter, from a to b.",
-)
-@output_options("text", "markdown", "csv", "json")
+)  # fmt: skip
+@output_options(*FORMS)
 def command(
     name: str,
     before: str,
@@ -86,15 +87,15 @@ def command(
                 run = min(int(share * runs) + 1, runs)
                 show(f"run {run} of {runs}: {scenario.name}", share)
 
-            options: dict[str, Any] = {
-                "threads": threads, "seed": seed, "vendor": vendor, "progress": report,
-            }  # fmt: skip
+            options: dict[str, Any] = dict(
+                threads=threads, seed=seed, vendor=vendor, progress=report
+            )
             if vary is None:
                 found = scenario.compare(*policies, costs, **options)
             else:
                 found = scenario.sweep(parameter, values, *policies, costs, **options)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
+    except (ValueError, MemoryError) as error:
+        raise click.ClickException(str(error) or "no memory left") from None
     emit(found.document(), format, output)
 
 
@@ -104,16 +105,26 @@ def _scenario(name: str) -> Scenario:
     return read(load_scenario, name) if is_file(name) else pick("scenario", name, scenarios())
 
 
+def _exact(text: str) -> Fraction:
+    """Return a decimal number of a size that a scenario can have, without rounding."""
+    value = Decimal(text)
+    if not value.is_finite() or abs(value.adjusted()) > 30 or len(text) > 60:
+        raise ValueError(text)
+    return Fraction(value)
+
+
 def _varied(vary: str, scenario: Scenario) -> tuple[str, list[float]]:
     """Return the parameter and the values of --vary, each of which the scenario can have."""
+    from kvmbench.errors import brief
+
     parameter, _, span = vary.partition("=")
     try:
         first, last, n = span.split(":")
-        low, high, points = Fraction(first), Fraction(last), int(n)
-    except (ValueError, ZeroDivisionError):
+        low, high, points = _exact(first), _exact(last), int(n)
+    except (ValueError, ArithmeticError):
         raise click.UsageError(f"--vary {vary}: expected PARAM=a:b:n") from None
     if not 1 <= points <= POINTS_MAX:
-        raise click.UsageError(f"--vary {vary}: n is {points}, not in 1 to {POINTS_MAX}")
+        raise click.UsageError(f"--vary {vary}: n is {brief(points)}, not in 1 to {POINTS_MAX}")
     exact = [low + (high - low) * i / max(points - 1, 1) for i in range(points)]
     values = [int(value) if value.denominator == 1 else float(value) for value in exact]
     try:

@@ -12,7 +12,8 @@ from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
-    from kvmbench.comparison.verdicts import Family, Margin
+    from kvmbench.comparison.rows import Margin
+    from kvmbench.comparison.verdicts import Family
 
 
 @click.command("self-test")
@@ -44,8 +45,4 @@ def command(
     from kvmbench.comparison.self_test import self_test
 
     (side,) = chosen_sides([name], results_dir)
-    try:
-        found = self_test(side, margin=margin, family=family)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    emit(found.document(), format, output)
+    emit(self_test(side, margin=margin, family=family).document(), format, output)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmbench.cli.common import complete, is_file, load_result, read
+from kvmbench.cli.list import HOMES, known
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
@@ -18,19 +19,11 @@ if TYPE_CHECKING:
     from kvmbench.model import Policy, Profile
     from kvmbench.report import Block, Document
     from kvmbench.scenario.scenario import Scenario
-    from kvmbench.workloads import Workload
 
 
 def _names(ctx: click.Context) -> Iterable[str]:
-    from kvmbench import catalog, workloads
-    from kvmbench.scenario import scenario
-
-    tables = (
-        *(catalog.policies(), catalog.profiles(), catalog.published()),
-        *(workloads.workloads(), scenario.scenarios()),
-    )
     kept = named_results(ctx.params.get("results_dir") or "results")
-    return sorted({name for table in (*tables, kept) for name in table})
+    return sorted({name for table in (*map(known, HOMES), kept) for name in table})
 
 
 @click.command("show")
@@ -50,31 +43,21 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
       kvmbench show ./mine.toml
       kvmbench show logs/vmexit.log
     """
-    from kvmbench import catalog, workloads
     from kvmbench.errors import unknown_name
     from kvmbench.report import Document
-    from kvmbench.scenario import scenario
 
+    found: list[Document] = []
     if is_file(name) and name.endswith((".toml", ".py")):
         found = _from_file(name)
     elif is_file(name) or name.endswith(RESULT_ENDINGS) or Path(name).is_file():
-        found = [_result(name, results_dir)]
+        found.append(_result(name, results_dir))
     else:
-        try:
-            groups: list[tuple[Callable[[Any], Document], Any]] = [
-                (_workload, workloads.workloads()),
-                (_scenario, scenario.scenarios()),
-                (_policy, catalog.policies()),
-                (_profile, catalog.profiles()),
-                (_published, catalog.published()),
-            ]
-        except ValueError as error:
-            raise click.ClickException(str(error)) from None
-        found = [show(known[name]) for show, known in groups if name in known]
+        tables = {kind: known(kind) for kind in HOMES}
+        found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
         if name in named_results(results_dir):
             found.append(_result(name, results_dir))
-        if not found:
-            raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
+    if not found:
+        raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
     blocks = [block for document in found for block in document.blocks]
     records = [record for document in found for record in document.records]
     data = found[0].data if len(found) == 1 else [document.data for document in found]
@@ -83,18 +66,14 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
 
 def _from_file(path: str) -> list[Document]:
     """Return the documents of a user's file; its top level tells its kind."""
-    import tomllib
-
     from kvmbench import catalog
     from kvmbench.scenario import scenario
+    from kvmbench.tomlfile import Source
 
     if path.endswith(".py"):
         words = f"{path}: only --workload-file runs Python: kvmbench run --workload-file {path}"
         raise click.UsageError(words)
-    try:
-        top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        top = {}  # the reader below says what is wrong
+    top = read(lambda name: Source(Path(name)), path).data
     if "tasks" in top or "cpus" in top:
         return [_scenario(read(scenario.load_scenario, path))]
     if "rows" in top or "configurations" in top:
@@ -104,11 +83,18 @@ def _from_file(path: str) -> list[Document]:
     return [_policy(found) for found in read(catalog.load_policies, path).values()]
 
 
+def _shown(kind: str, thing: Any) -> Document:
+    """Return the document of a thing of one of the kinds that `list` knows."""
+    if kind == "workloads":
+        return _facts("workload", thing, {"exits": ", ".join(thing.exits)})
+    known_as: dict[str, Callable[[Any], Document]] = {
+        "scenarios": _scenario, "policies": _policy, "profiles": _profile,
+    }  # fmt: skip
+    return known_as.get(kind, _published)(thing)
+
+
 def _result(name: str, results_dir: str) -> Document:
-    try:
-        return load_result(name, results_dir).document(Path(name).name)
-    except ValueError as error:  # a result that its file's format can hold, and JSON cannot
-        raise click.ClickException(str(error)) from None
+    return load_result(name, results_dir).document(Path(name).name)
 
 
 def _facts(kind: str, thing: object, facts: dict[str, object], *more: Block) -> Document:
@@ -119,10 +105,6 @@ def _facts(kind: str, thing: object, facts: dict[str, object], *more: Block) -> 
     shown = {name: "-" if value in ("", ()) else str(value) for name, value in pairs.items()}
     record = {name: value for name, value in shown.items() if pairs[name] is not None}
     return Document("", [Facts(list(record.items())), *more], [record], record)
-
-
-def _workload(workload: Workload) -> Document:
-    return _facts("workload", workload, {"exits": ", ".join(workload.exits)})
 
 
 def _policy(policy: Policy) -> Document:

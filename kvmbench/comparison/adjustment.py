@@ -5,7 +5,7 @@ Numbers in, numbers out, as in `kvmbench.stats`, which has the tests of single r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 from math import comb
 from typing import Any
@@ -33,12 +33,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def max_t_independent(
-    before: ArrayLike,
-    after: ArrayLike,
-    margins: ArrayLike,
-    *,
-    draws: int = 20_000,
-    seed: int = 1,
+    before: ArrayLike, after: ArrayLike, margins: ArrayLike, *, draws: int = 20_000, seed: int = 1
 ) -> list[float]:
     """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
 
@@ -46,51 +41,44 @@ def max_t_independent(
     table; NaN where a run has no value. `margins` [R], 0 or more, are in the columns' units.
 
     Westfall and Young's step-down max-T (1993): the runs' labels are permuted, jointly for all
-    columns, which keeps the columns' dependence. The statistic is Welch's t, |difference of
-    means| / standard error, with 0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer than
-    two values. `after` is first moved toward `before` by the margin, but not past it; so p is 1
-    where the observed difference of means is within the margin. All C(n+m, n) arrangements are
-    tried when they are at most 50,000; else `draws` random ones, and p = (reached + 1) / (draws +
-    1). The draws are ranks of PCG64(seed)'s raw 64-bit numbers, whose stream numpy guarantees.
+    columns, which keeps the columns' dependence. The statistic is Welch's t, with 0/0 = 0 and x/0 =
+    infinity; it is 0 where a side has fewer than two values. `after` is first moved toward `before`
+    by the margin, but not past it; so p is 1 where the observed difference of means is within the
+    margin. All C(n+m, n) arrangements are tried up to 50,000; else `draws` random ones, by ranks of
+    PCG64(seed)'s raw numbers, whose stream numpy guarantees, and p = (reached + 1) / (draws + 1).
 
-    The family-wise error holds where the runs are exchangeable between the sides in the columns
-    that did not change: independent, with the same spread. Where a side's spread is twice the
-    other's in all of 6 columns, 6 v 6 runs give 6.6 % false alarms instead of 5 %, three times
-    12 %. A NaN has to be as likely on either side.
+    The family-wise error holds where the columns that did not change are independent, with the same
+    spread and as many NaN on either side.
     """
     x, y = _table(before, "before"), _table(after, "after")
-    n, m = len(x), len(y)
+    n, runs = len(x), len(x) + len(y)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"before has {x.shape[1]} columns, after {y.shape[1]}: expected the same")
     margin = _margins(margins, x.shape[1])
     both = np.concatenate([x, y])
-    if not both.shape[1]:
-        return []
     both -= _column(np.median, both)
     shift = _column(np.mean, both[n:]) - _column(np.mean, both[:n])
     both[n:] -= np.clip(shift, -margin, margin)
     values, valid = _exact_steps(both)
-    first = np.zeros((1, n + m))
-    first[0, :n] = 1.0
+    parts = (valid, values, values**2)
+    sums = [part.sum(axis=0) for part in parts]
 
     def statistic(labels: Array) -> Array:
-        count, sums, squares = (labels @ part for part in (valid, values, values**2))
-        others = [part.sum(axis=0) for part in (valid, values, values**2)]
-        left = _mean_and_error(count, sums, squares)
-        right = _mean_and_error(others[0] - count, others[1] - sums, others[2] - squares)
+        first = [labels @ part for part in parts]
+        second = [total - part for total, part in zip(sums, first, strict=True)]
+        left, right = _mean_and_error(*first), _mean_and_error(*second)
         t = _ratio(np.abs(left[0] - right[0]), np.sqrt(left[1] + right[1]))
-        t[(count < 2) | (others[0] - count < 2)] = 0.0
+        t[(first[0] < 2) | (second[0] < 2)] = 0.0
         return t
 
-    arrangements = comb(n + m, n)
-    exhaustive = arrangements <= EXHAUSTIVE_LABELS
-    size = _chunk_size(n + m, both.shape[1])
-    labels = (
-        _all_labels(n, m, arrangements, size)
-        if exhaustive
-        else _random_labels(n, m, _draws(draws), seed, size)
-    )
-    return _step_down(statistic, first, labels, exhaustive, within=np.abs(shift) <= margin)
+    def drawn(raw: NDArray[np.uint64]) -> Array:
+        """Return labels with 1 for the n runs of the lowest keys."""
+        return (raw <= np.partition(raw, n - 1, axis=1)[:, n - 1 : n]).astype(np.float64)
+
+    number = comb(runs, n)
+    observed = np.where(np.arange(runs) < n, 1.0, 0.0)
+    every = _all_labels(runs, n, number) if number <= EXHAUSTIVE_LABELS else None
+    return _step_down(statistic, observed, every, drawn, draws, seed, np.abs(shift) <= margin)
 
 
 def max_t_paired(
@@ -100,21 +88,16 @@ def max_t_paired(
 
     `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
     block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. It needs
-    6 blocks for p < 0.05, whatever R is, where the changed rows stand out of their spread.
-
-    The family-wise error holds where the differences of the columns that did not change are
-    symmetric about 0: as they are where a block's runs could be exchanged, and for symmetric noise
-    also where the sides' spreads differ.
+    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. The
+    family-wise error holds where the differences of the columns that did not change are symmetric
+    about 0.
     """
     table = _table(diffs, "diffs")
+    n = len(table)
     margin = _margins(margins, table.shape[1])
-    if not table.shape[1]:
-        return []
     shift = _column(np.mean, table)
     values, valid = _exact_steps(table - np.clip(shift, -margin, margin))
-    count = valid.sum(axis=0)
-    squares = (values**2).sum(axis=0)
+    count, squares = valid.sum(axis=0), (values**2).sum(axis=0)
 
     def statistic(signs: Array) -> Array:
         mean, error = _mean_and_error(count, signs @ values, squares)
@@ -122,11 +105,13 @@ def max_t_paired(
         t[:, count < 2] = 0.0
         return t
 
-    n = len(table)
-    exhaustive = n <= EXHAUSTIVE_SIGNS
-    size = _chunk_size(n, table.shape[1])
-    signs = _all_signs(n, size) if exhaustive else _random_signs(n, _draws(draws), seed, size)
-    return _step_down(statistic, np.ones((1, n)), signs, exhaustive, np.abs(shift) <= margin)
+    def drawn(raw: NDArray[np.uint64]) -> Array:
+        return np.where(raw >> np.uint64(63), -1.0, 1.0)
+
+    every: NDArray[Any] | None = None
+    if n <= EXHAUSTIVE_SIGNS:
+        every = np.where(np.arange(1 << n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
+    return _step_down(statistic, np.ones(n), every, drawn, draws, seed, np.abs(shift) <= margin)
 
 
 # Permutations
@@ -135,25 +120,51 @@ def max_t_paired(
 def _step_down(
     statistic: Callable[[Array], Array],
     observed: Array,
-    arrangements: Iterator[Array],
-    exhaustive: bool,
+    every: NDArray[Any] | None,
+    drawn: Callable[[NDArray[np.uint64]], Array],
+    draws: int,
+    seed: int,
     within: NDArray[np.bool_],
 ) -> list[float]:
-    """Return Westfall and Young's step-down max-T p of each column (1993, algorithm 4.1)."""
-    t = statistic(observed)[0]
+    """Return Westfall and Young's step-down max-T p of each column (1993, algorithm 4.1).
+
+    `every` has all arrangements, one a line; without it `drawn` makes some of random keys.
+    """
+    if draws < 1:
+        raise ValueError(f"draws {draws}: expected 1 or more")
+    if not len(within):
+        return []
+    t = statistic(observed[None])[0]
     t[within] = 0.0
     order = np.argsort(-t, kind="stable")
-    reached, total = np.zeros(len(t), dtype=np.int64), 0
-    for chunk in arrangements:
+    reached = np.zeros(len(t), dtype=np.int64)
+    generator = np.random.PCG64(seed)
+    runs, total = len(observed), draws if every is None else len(every)
+    size = max(1, CHUNK // max(runs, len(t)))
+    for start in range(0, total, size):
+        lines = min(size, total - start)
+        if every is None:
+            chunk = drawn(generator.random_raw(lines * runs).reshape(lines, runs))
+        else:
+            chunk = every[start : start + size].astype(np.float64)
         # Each row competes with itself and the rows that stand out less than it.
         largest = np.maximum.accumulate(statistic(chunk)[:, order[::-1]], axis=1)[:, ::-1]
         reached += (largest >= t[order] / SAME).sum(axis=0)
-        total += len(chunk)
-    if not exhaustive:  # the observed arrangement is one of those that could have been drawn
+    if every is None:  # the observed arrangement is one of those that could have been drawn
         reached, total = reached + 1, total + 1
     p = np.empty(len(t))
     p[order] = np.maximum.accumulate(reached / total)
     return [float(value) for value in p]
+
+
+def _all_labels(runs: int, n: int, number: int) -> NDArray[np.int8]:
+    """Return the `number` ways to choose n of the runs: lines with 1 for the chosen ones."""
+    flat = np.fromiter(
+        chain.from_iterable(combinations(range(runs), n)), dtype=np.intp, count=number * n
+    )
+    labels = np.zeros((number, runs), dtype=np.int8)
+    np.put_along_axis(labels, flat.reshape(number, n), 1, axis=1)
+    return labels
 
 
 def _exact_steps(table: Array) -> tuple[Array, Array]:
@@ -181,53 +192,6 @@ def _ratio(distance: Array, error: Array) -> Array:
     """Return distance / error with 0/0 = 0 and x/0 = infinity."""
     t = np.where(distance > 0, np.inf, 0.0)
     return np.divide(distance, error, out=t, where=error > 0)
-
-
-def _all_labels(n: int, m: int, arrangements: int, size: int) -> Iterator[Array]:
-    chosen = combinations(range(n + m), n)
-    flat = np.fromiter(chain.from_iterable(chosen), dtype=np.intp, count=arrangements * n)
-    return _labels(flat.reshape(arrangements, n), n + m, size)
-
-
-def _random_labels(n: int, m: int, draws: int, seed: int, size: int) -> Iterator[Array]:
-    generator = np.random.PCG64(seed)
-    for start in range(0, draws, size):
-        lines = min(size, draws - start)
-        keys = generator.random_raw(lines * (n + m)).reshape(lines, n + m)
-        yield from _labels(np.argsort(keys, axis=1, kind="stable")[:, :n], n + m, size)
-
-
-def _labels(chosen: NDArray[np.intp], runs: int, size: int) -> Iterator[Array]:
-    """Yield [size, runs] arrays with 1 where a run is of the first side."""
-    for start in range(0, len(chosen), size):
-        part = chosen[start : start + size]
-        labels = np.zeros((len(part), runs))
-        np.put_along_axis(labels, part, 1.0, axis=1)
-        yield labels
-
-
-def _all_signs(n: int, size: int) -> Iterator[Array]:
-    for start in range(0, 1 << n, size):
-        code = np.arange(start, min(start + size, 1 << n))[:, None]
-        yield np.where(code >> np.arange(n) & 1, -1.0, 1.0)
-
-
-def _random_signs(n: int, draws: int, seed: int, size: int) -> Iterator[Array]:
-    generator = np.random.PCG64(seed)
-    for start in range(0, draws, size):
-        lines = min(size, draws - start)
-        raw = generator.random_raw(lines * n).reshape(lines, n)
-        yield np.where(raw >> np.uint64(63), -1.0, 1.0)
-
-
-def _chunk_size(runs: int, columns: int) -> int:
-    return max(1, CHUNK // max(runs, columns))
-
-
-def _draws(draws: int) -> int:
-    if draws < 1:
-        raise ValueError(f"draws {draws}: expected 1 or more")
-    return draws
 
 
 # Arguments

@@ -1,13 +1,16 @@
 """Caveats: what speaks against the verdicts of a comparison, with a code, the rows and words.
 
-The documents print the words, the JSON has all three, and gates read the codes.
+The documents print the words (of data/caveats.toml), the JSON has all three.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +18,11 @@ import numpy as np
 from kvmbench import stats
 from kvmbench.results import Run
 from kvmbench.stats import CONFIDENCE
-from kvmbench.units import Figures
+from kvmbench.units import Figures, listed
 
 if TYPE_CHECKING:
-    from kvmbench.comparison.verdicts import Comparison, Row
+    from kvmbench.comparison.rows import Row
+    from kvmbench.comparison.verdicts import Comparison
 
 __all__ = ["OF_VALUES", "Caveat", "caveats", "least_units"]
 
@@ -60,98 +64,87 @@ def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
     raise ValueError(f"confidence {confidence}: no 99 units have an interval")
 
 
-def _about(
-    code: str, rows: Sequence[Row], words: str, among: Sequence[Row] = ()
-) -> Iterator[Caveat]:
-    """Yield a caveat of `rows`, if any, with their names for {}: of many rows the first few."""
-    names = tuple(row.workload for row in rows)
-    listed = ", ".join(names)
-    if len(names) > NAMED:
-        listed = f"{len(names)} rows ({', '.join(names[:3])} ...)"
-    if len(names) == len(among):
-        listed = "Every row"
+@cache
+def _words() -> dict[str, str]:
+    text = files("kvmbench").joinpath("data", "caveats.toml").read_text(encoding="utf-8")
+    return {code: words.strip() for code, words in tomllib.loads(text).items()}
+
+
+def _caveat(code: str, names: Sequence[str] = (), named: str = "", **fields: object) -> Caveat:
+    """Return the caveat with its words, or the words of code `named`, and the fields in them."""
+    words = _words()[named or code].format(**{"rows": ", ".join(names)} | fields)
+    return Caveat(code, tuple(names), words)
+
+
+def _about(code: str, names: Sequence[str], among: int = 0, **fields: str) -> Iterator[Caveat]:
+    """Yield a caveat of rows, if any: of many rows, or of all `among`, it does not name each."""
+    if len(names) == among:
+        fields["rows"] = "Every row"
+    elif len(names) > NAMED:
+        fields["rows"] = f"{len(names)} rows ({', '.join(names[:3])} ...)"
     if names:
-        yield Caveat(code, names, words.replace("{}", listed, 1))
+        yield _caveat(code, names, **fields)
+
+
+def _names(comparison: Comparison, which: Callable[[Row], object]) -> list[str]:
+    return [row.workload for row in comparison.rows if which(row)]
 
 
 def _remarks(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the files' own remarks, and the rows that one side lacks or that vary."""
-    notes: dict[str, list[str]] = {}  # note -> the sides that have it
-    marks: dict[tuple[tuple[str, ...], str], list[str]] = {}  # rows and their mark -> the sides
-    for side in comparison.sides:
-        for note in dict.fromkeys(side.result.notes):
-            notes.setdefault(note, []).append(side.label)
-        marked: dict[str, list[str]] = {}
-        for key, cells in side.cells.items():
-            for mark in dict.fromkeys(mark for cell in cells for mark in cell.series.marks):
-                marked.setdefault(mark, []).append(key.name)
-        for mark, names in marked.items():
-            marks.setdefault((tuple(names), mark), []).append(side.label)
-    for note, labels in notes.items():
-        yield Caveat("note", (), f"{', '.join(labels)}: {note}")
-    for why in dict.fromkeys(row.missing for row in comparison.rows if row.missing):
-        names = [row.workload for row in comparison.rows if row.missing == why]
-        yield Caveat("missing", tuple(names), f"{why}: {', '.join(names)}.")
-    words = "{}: called exact, but the figure differs between runs. The table has the median."
-    yield from _about("varies", [row for row in comparison.rows if row.varies], words)
-    for (rows, mark), labels in marks.items():
-        yield Caveat("mark", rows, f"{', '.join(rows)} ({', '.join(labels)}): {mark}.")
+    sides = comparison.sides
+    notes = [(note, s.label) for s in sides for note in s.result.notes if note.strip()]
+    for note, labels in listed(notes).items():
+        yield _caveat("note", sides=", ".join(labels), note=note)
+    missing = [(row.missing, row.workload) for row in comparison.rows if row.missing]
+    for why, names in listed(missing).items():
+        yield _caveat("missing", names, why=why)
+    yield from _about("varies", _names(comparison, lambda row: row.varies))
+    marks = [((tuple(names), mark), s.label) for s in sides for mark, names in s.marks().items()]
+    for (rows, mark), labels in listed(marks).items():
+        yield _caveat("mark", rows, sides=", ".join(labels), mark=mark)
 
 
 def _controls(comparison: Comparison) -> Iterator[Caveat]:
-    named = comparison.named_controls
-    rows = [row for row in comparison.rows if row.control and row.kind == "noisy"]
-    if moved := [row for row in rows if row.verdict in ("faster", "slower")]:
-        words = "Verdicts with ? are in doubt: {} moved, "
-        words += "named as a control" if named else "where the model predicts no reload of TR"
-        words += ". What moved the controls can move every row."
-        if not named:
-            words += " If the change is not about the reload of TR, use --no-controls."
-        yield from _about("controls-moved", moved, words)
-        return
+    named = "named-" if comparison.named_controls else ""
     differ = [
-        row for row in rows
-        if row.verdict == "no-verdict" and row.percent and abs(row.shift or 0) > row.quantum
+        row for row in comparison.rows
+        if row.control and row.verdict == "no-verdict" and row.percent
+        and abs(row.shift or 0) > row.quantum
     ]  # fmt: skip
-    if differ:
+    if comparison.moved:
+        yield from _about("controls-moved", comparison.moved, named=f"{named}controls-moved")
+    elif differ:
         worst = max(differ, key=lambda row: abs(row.percent or 0))
         size = f"by up to {worst.percent:+.1f} % ({worst.workload})"
-        words = f"Named as controls, {{}} differ {size}."
-        if not named:
-            words = (
-                f"The model predicts no reload of TR in {{}}, and they differ {size}. A change to "
-                "the reload of TR does not explain differences of that size here."
-            )
-        yield from _about("controls-differ", differ, words)
+        rows = [row.workload for row in differ]
+        yield from _about("controls-differ", rows, named=f"{named}controls-differ", size=size)
 
 
 def _undecided(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the rows without a verdict, with the least that would decide them."""
-    noisy = [row for row in comparison.rows if row.kind == "noisy" and row.shift is not None]
-    open_ = [row for row in noisy if row.verdict == "inconclusive"]
-    paired, level = comparison.replicates.paired, comparison.replicates.level
-    words = (
-        f"{{}}: one {level} on a side has no spread to compare a difference with, so there is no "
-        f"verdict. Measure several {level}s per side."
-    )
-    yield from _about("one-unit", [r for r in noisy if r.verdict == "no-verdict"], words, noisy)
-    if few := [row for row in open_ if row.interval is None]:
-        words = (
-            f"{{}}: too few {level}s for an interval at {100 * comparison.confidence:.4g} %. "
-            f"Measure {least_units(paired, comparison.confidence)} {level}s"
-            f"{'' if paired else ' per side'} or more."
-        )
-        yield from _about("few-units", few, words, noisy)
-    number = sum(row.p is not None for row in comparison.rows)
-    table = f"the {number} rows together" if number > 1 else "the row"
+    noisy = len(_names(comparison, lambda row: row.kind == "noisy" and row.shift is not None))
+    paired, confidence = comparison.replicates.paired, comparison.confidence
+    level = comparison.replicates.level
+    single = _names(comparison, lambda row: row.verdict == "no-verdict")
+    yield from _about("one-unit", single, noisy, level=level)
+    few = _names(comparison, lambda row: row.verdict == "inconclusive" and row.interval is None)
+    if few:
+        yield from _about(
+            "few-units", few, noisy, level=level, confidence=f"{100 * confidence:.4g}",
+            least=str(least_units(paired, confidence)), per_side="" if paired else " per side",
+        )  # fmt: skip
+    table = f"the {comparison.tested} rows together" if comparison.tested > 1 else "the row"
     if comparison.comparisons > 1:
         table += f" in {comparison.comparisons} comparisons"
-    words = (
-        f"{{}}: the interval is beyond the margin, but the test of {table} does not confirm it "
-        f"({comparison.family}: adjusted p above {1 - comparison.confidence:.2g}). Measure more "
-        f"{level}s."
-    )
-    yield from _about("unconfirmed", [row for row in open_ if _beyond(row, row.margin)], words)
+    yield from _about(
+        "unconfirmed", _names(comparison, _unconfirmed), level=level, table=table,
+        family=comparison.family, alpha=f"{1 - confidence:.2g}",
+    )  # fmt: skip
+
+
+def _unconfirmed(row: Row) -> bool:
+    return row.verdict == "inconclusive" and row.beyond(row.margin or 0.0)
 
 
 def _design(comparison: Comparison) -> Iterator[Caveat]:
@@ -162,22 +155,12 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     )
     boots = [side.result.boots[side.boots[0]].id for side in sides]
     if decided and replicates.level == "run" and all(boots) and boots[0] != boots[1]:
-        words = (
-            "Each side is one boot. Boots of one kernel differ among themselves, and that "
-            "difference is in the shift and not in the interval. Compare several boots per side "
-            "(kvmbench plan new)."
-        )
-        yield Caveat("one-boot", (), words)
+        yield _caveat("one-boot")
     if decided and not replicates.paired and _in_sequence(comparison):
-        words = (
-            "One side was measured wholly before the other. A drift of the host over that time is "
-            "in the shift and not in the interval. Alternate the sides (kvmbench plan new)."
-        )
-        yield Caveat("sequence", (), words)
+        yield _caveat("sequence")
     if left_out := replicates.left_out:
-        numbers = ", ".join(map(str, left_out))
-        words = f"Left out as incomplete: block{'s' if len(left_out) > 1 else ''} {numbers}."
-        yield Caveat("incomplete-blocks", (), words)
+        blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        yield _caveat("incomplete-blocks", blocks=blocks)
 
 
 def _in_sequence(comparison: Comparison) -> bool:
@@ -197,9 +180,9 @@ def _when(run: Run) -> datetime | None:
 
 
 def _each_side(
-    comparison: Comparison, look: Callable[[Row, Figures], str | None]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the label of each side in which `look` finds something, and its words by row."""
+    code: str, comparison: Comparison, look: Callable[[Row, Figures], str | None]
+) -> Iterator[tuple[str, Caveat]]:
+    """Yield the label of each side in which `look` finds something, and the caveat of it."""
     for number, side in enumerate(comparison.sides):
         found = {}
         for row in comparison.rows:
@@ -208,81 +191,63 @@ def _each_side(
             if row.kind == "noisy" and len(figures) and (words := look(row, figures)):
                 found[row.workload] = words
         if found:
-            yield side.label, found
-
-
-def _joined(found: dict[str, str]) -> str:
-    return "; ".join(f"{name} {words}" for name, words in found.items())
+            joined = "; ".join(f"{name} {words}" for name, words in found.items())
+            level = comparison.replicates.level
+            yield (
+                side.label,
+                _caveat(code, list(found), level=level, label=side.label, found=joined),
+            )
 
 
 def _drift(comparison: Comparison) -> Iterator[Caveat]:
     if comparison.replicates.paired:
         return  # blocks cancel it
-    tests = 2 * max(1, sum(row.kind == "noisy" for row in comparison.rows))
-    lost = {side.label for side in comparison.sides if side.result.order == "lost"}
-    level = comparison.replicates.level
+    noisy = [row for row in comparison.rows if row.kind == "noisy"]
+    lost = [
+        (side.label, max((row.units[n] for row in noisy), default=0))
+        for n, side in enumerate(comparison.sides)
+        if side.result.order == "lost"
+    ]
 
     def look(row: Row, figures: Figures) -> str | None:
         if len(figures) < LEAST_OF_DRIFT:
             return None
         slope, p = stats.drift(figures)
-        if p * tests > DRIFT_LEVEL or not slope:
+        if p * 2 * len(noisy) > DRIFT_LEVEL or not slope:
             return None
         share = f", {100 * slope / abs(centre):+.2f} %" if (centre := np.median(figures)) else ""
         return f"by {slope:+.3g} {row.unit}{share}"
 
-    for label, found in _each_side(comparison, look):
-        if label not in lost:
-            words = (
-                f"Drift: from {level} to {level} of {label} moves {_joined(found)}. Unless the "
-                "sides were measured in turn, it is in the shift and not in the interval."
-            )
-            yield Caveat("drift", tuple(found), words)
-    rows = [row for row in comparison.rows if row.kind == "noisy"]
-    blind = [
-        side.label for n, side in enumerate(comparison.sides)
-        if side.label in lost and max((row.units[n] for row in rows), default=0) >= LEAST_OF_DRIFT
-    ]  # fmt: skip
-    if blind:
-        words = f"The order of the {level}s is lost ({', '.join(blind)}): no drift can be seen."
-        yield Caveat("order-lost", (), words)
+    for label, caveat in _each_side("drift", comparison, look):
+        if label not in dict(lost):
+            yield caveat
+    if blind := [label for label, units in lost if units >= LEAST_OF_DRIFT]:
+        level = comparison.replicates.level
+        yield _caveat("order-lost", level=level, sides=", ".join(blind))
 
 
 def _groups(comparison: Comparison) -> Iterator[Caveat]:
-    def look(row: Row, figures: Figures) -> str | None:
+    def look(_: Row, figures: Figures) -> str | None:
         groups = stats.two_groups(figures)
         return f"near {groups[0]:.6g} and {groups[1]:.6g}" if groups else None
 
-    for label, found in _each_side(comparison, look):
-        words = (
-            f"Two groups of {comparison.replicates.level}s in {label}: {_joined(found)}. The host "
-            "was in one of two states, and a centre between them is that of neither. Find the two "
-            "states before you believe the shift."
-        )
-        yield Caveat("two-groups", tuple(found), words)
+    yield from (caveat for _, caveat in _each_side("two-groups", comparison, look))
 
 
 def _intervals(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the rows with a correction that is too lenient, and those with a known sign alone."""
-    unlike = []
-    for row in comparison.rows:
-        if row.verdict in ("faster", "slower") and min(row.units) >= LEAST_FOR_SPREADS:
-            sides = comparison.figures[row.workload]
-            low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
-            if high > UNLIKE * low:
-                unlike.append(row)
+
+    def unlike(row: Row) -> bool:
+        if row.verdict not in ("faster", "slower") or min(row.units) < LEAST_FOR_SPREADS:
+            return False
+        sides = comparison.figures[row.workload]
+        low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
+        return high > UNLIKE * low
+
     if not comparison.replicates.paired and comparison.family == "max-t":
-        words = (
-            f"{{}}: one side spreads more than {UNLIKE:g} times as much as the other. There max-t "
-            "gives too many false alarms; --family holm gives fewer."
-        )
-        yield from _about("unequal-spreads", unlike, words)
-    open_ = [row for row in comparison.rows if row.verdict == "inconclusive"]
-    rows = [row for row in open_ if _beyond(row, 0) and not _beyond(row, row.margin)]
-    words = "{}: the interval is to one side of 0, but a part of it is within the margin."
-    yield from _about("sign-only", rows, words)
-
-
-def _beyond(row: Row, limit: float) -> bool:
-    """Say whether the whole interval is more than `limit` to one side of 0."""
-    return row.interval is not None and (row.interval[0] > limit or row.interval[1] < -limit)
+        yield from _about("unequal-spreads", _names(comparison, unlike), ratio=f"{UNLIKE:g}")
+    rows = _names(
+        comparison,
+        lambda row: row.verdict == "inconclusive" and row.beyond(0) and not _unconfirmed(row),
+    )
+    yield from _about("sign-only", rows)

@@ -6,22 +6,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import floor, log10
-from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from msgspec import to_builtins
 
+from kvmbench import summary
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
-from kvmbench.comparison.differences import Difference, differences
+from kvmbench.comparison.hosts import Difference, differences
+from kvmbench.comparison.rows import VERDICTS, Row
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
-from kvmbench.report.figures import share
+from kvmbench.report.figures import plural, share
 from kvmbench.stats import POWER
 
 if TYPE_CHECKING:
     from kvmbench.comparison.gates import Gate
     from kvmbench.comparison.self_test import SelfTest
-    from kvmbench.comparison.verdicts import Comparison, Row
+    from kvmbench.comparison.verdicts import Comparison
 
 __all__ = ["SCHEMAS", "ComparisonDocument", "SelfTestDocument", "document", "self_test_document"]
 
@@ -29,6 +32,9 @@ DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 SECONDS = ("s", "sec", "second", "seconds", "sec/op")
 TONES: dict[str | None, Tone] = {"faster": "good", "slower": "bad", "changed": "mark"}
+CHANGED = ("faster", "slower", "changed")
+
+Sort = Literal["name", "shift", "verdict"]
 
 
 # The JSON
@@ -41,36 +47,6 @@ class GateDocument(TypedDict):
     lines: list[str]
 
 
-RowDocument = TypedDict(
-    "RowDocument",
-    {
-        "workload": str,
-        "unit": str,
-        "kind": str,
-        "better": str,
-        "from": str,
-        "to": str,
-        "before": int | float | None,
-        "after": int | float | None,
-        "shift": int | float | None,
-        "interval": tuple[float, float] | None,
-        "percent": float | None,
-        "verdict": str | None,
-        "marked": bool,
-        "margin": float | None,
-        "p_adjusted": float | None,
-        "units": tuple[int, int],
-        "spread": float | None,
-        "detectable": float | None,
-        "wanted": int | None,
-        "control": bool,
-        "primary": bool,
-        "missing": str | None,
-    },
-)
-"""A row of a comparison: the fields of `kvmbench.comparison.verdicts.Row`, unrounded."""
-
-
 class _Compared(TypedDict):
     labels: list[str]
     level: str
@@ -79,12 +55,12 @@ class _Compared(TypedDict):
     family: str
     differences: list[Difference]
     caveats: list[Caveat]
-    rows: list[RowDocument]
+    rows: list[Row]
     gate: NotRequired[GateDocument]
 
 
 class ComparisonDocument(_Compared):
-    """What `kvmbench compare --format json` prints."""
+    """The JSON of `kvmbench compare`."""
 
     schema: Literal["kvmbench.comparison/1"]
 
@@ -98,7 +74,7 @@ class SplitDocument(_Compared):
 
 
 class SelfTestDocument(TypedDict):
-    """What `kvmbench self-test --format json` prints."""
+    """The JSON of `kvmbench self-test`."""
 
     schema: Literal["kvmbench.self-test/1"]
     label: str
@@ -109,72 +85,58 @@ SCHEMAS = {"comparison": ComparisonDocument, "self-test": SelfTestDocument}
 """The JSON documents of this folder by kind; the schema's name is `kvmbench.KIND/1`."""
 
 
-def _compared(comparisons: Sequence[Comparison], gate: Gate | None = None) -> _Compared:
+def _compared(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> _Compared:
     first = comparisons[0]
-    content: _Compared = {
-        "labels": [first.sides[0].label, *(c.sides[1].label for c in comparisons)],
+    labels = [first.sides[0].label, *(c.sides[1].label for c in comparisons)]
+    return {
+        "labels": labels[1:] if _alone(first) else labels,
         "level": first.replicates.level,
         "confidence": first.confidence,
         "power": POWER,
         "family": first.family,
         "differences": [found for c in comparisons for found in differences(c)],
         "caveats": list(dict.fromkeys(found for c in comparisons for found in caveats(c))),
-        "rows": [_entry(row, c) for c in comparisons for row in c.rows],
+        "rows": list(rows),
     }
-    if gate is not None:
-        content["gate"] = {"status": gate.status, "lines": list(gate.lines)}
-    return content
 
 
-def _entry(row: Row, comparison: Comparison) -> RowDocument:
-    more = {
-        "from": comparison.sides[0].label,
-        "to": comparison.sides[1].label,
-        "margin": row.margin if row.kind == "noisy" else None,
-        "p_adjusted": row.p,
-    }
-    names = RowDocument.__annotations__
-    found = {name: more[name] if name in more else getattr(row, name) for name in names}
-    return cast(RowDocument, found)
-
-
-def _records(comparisons: Sequence[Comparison]) -> list[Record]:
+def _records(rows: Sequence[Row]) -> list[Record]:
     records = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            record: Record = {**_entry(row, comparison)}
-            low, high = record.pop("interval") or (None, None)
-            before, after = record.pop("units")
-            more = {"low": low, "high": high, "units_before": before, "units_after": after}
-            records.append(record | more)
+    for record in to_builtins(rows):
+        low, high = record.pop("interval") or (None, None)
+        before, after = record.pop("units")
+        more = {"low": low, "high": high, "units_before": before, "units_after": after}
+        records.append(record | more)
     return records
 
 
-def _junit(comparisons: Sequence[Comparison], gate: Gate | None) -> str:
+def _junit(rows: Sequence[Row], gate: Gate | None) -> str:
     """Return one test case per row: a failure where the gate fails it, else a pass or a skip."""
     from kvmbench.formats.junit import Case, document
 
+    said: dict[tuple[str, str], dict[str, str]] = {}
+    for finding in gate.findings if gate else ():
+        said.setdefault((finding.workload, finding.to), {}).setdefault(
+            finding.status, finding.words
+        )
     cases = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            entry: Record = {**_entry(row, comparison)}
-            name, before, after = entry.pop("workload"), entry["from"], entry["to"]
-            found: dict[str, str] = {}
-            for finding in gate.findings if gate else ():
-                if (finding.workload, finding.to) == (name, after):
-                    found.setdefault(finding.status, finding.words)
-            failed = found.get("regression")
-            cases.append(
-                Case(
-                    name=name, classname=f"{before} -> {after}", failure=failed,
-                    properties={
-                        key: value if isinstance(value, str) else json.dumps(value)
-                        for key, value in entry.items()
-                        if value is not None
-                    },
-                    skipped=None if failed else found.get("inconclusive", row.missing),
-                )
-            )  # fmt: skip
+    for row in rows:
+        entry = to_builtins(row)
+        found = said.get((row.workload, row.to), {})
+        failed = found.get("regression")
+        cases.append(
+            Case(
+                name=entry.pop("workload"),
+                classname=" -> ".join(filter(None, (row.from_, row.to))),
+                failure=failed,
+                properties={
+                    key: value if isinstance(value, str) else json.dumps(value)
+                    for key, value in entry.items()
+                    if value is not None
+                },
+                skipped=None if failed else found.get("inconclusive", row.missing),
+            )
+        )
     return document("kvmbench compare", cases).decode()
 
 
@@ -182,27 +144,70 @@ def _junit(comparisons: Sequence[Comparison], gate: Gate | None) -> str:
 
 
 def document(
-    comparisons: Sequence[Comparison], *, explain: bool = False, gate: Gate | None = None
+    comparisons: Sequence[Comparison],
+    *,
+    explain: bool = False,
+    gate: Gate | None = None,
+    only_changed: bool = False,
+    sort: Sort | None = None,
 ) -> Document:
     """Return the document of comparisons of one before with one or more afters.
 
-    `explain` adds what the spread of each row allows to see; `gate` the outcome of a gate.
+    `explain` adds what the spread of each row allows to see; `gate` the outcome of a gate. With
+    `only_changed` it has the rows that are faster, slower or changed, and a count of the others.
+    `sort` orders the rows by name, by shift (the worst first) or by verdict.
     """
     blocks: list[Block] = []
     for comparison in comparisons:
         if found := differences(comparison):
             labels = " and ".join(side.label for side in comparison.sides)
             blocks += [Note(f"{labels} differ in:"), Items([str(entry) for entry in found])]
-    blocks.append(_main(comparisons))
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    unit = _unit([row for row in rows if row.missing is None] or rows)
+    rows = _sorted(rows, sort) if sort else rows
+    others = Counter(row.verdict for row in rows if row.verdict not in (*CHANGED, None))
+    rows = [row for row in rows if row.verdict in CHANGED] if only_changed else rows
+    first = comparisons[0]
+    shown = _sorted([row for row in rows if row.missing is None])
+    if _alone(first):
+        blocks += summary.rows(first.sides[1], [row.workload for row in rows])[0]
+    elif shown:
+        blocks.append(_main(shown, unit, first.confidence, several=len(comparisons) > 1))
+    if only_changed and others:
+        counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
+        blocks.append(Note(f"Rows that did not change: {counts}."))
     blocks += map(Note, dict.fromkeys(_notes(comparisons)))
-    if explain and any(row.spread is not None for c in comparisons for row in c.rows):
-        blocks += [Heading("Spread and minimum detectable effect (MDE)"), _explained(comparisons)]
+    if explain and any(row.spread is not None for row in shown):
+        level = first.replicates.level
+        table = _explained(shown, level, several=len(comparisons) > 1)
+        blocks += [Heading("Spread and minimum detectable effect (MDE)"), table]
+    data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
     if gate is not None:
-        blocks += [Items(gate.lines[:-1]), Note(gate.lines[-1])]
-    data = {"schema": "kvmbench.comparison/1", **_compared(comparisons, gate)}
-    forms = {"junit": lambda: _junit(comparisons, gate)}
-    records = _records(comparisons)
-    return Document(_title(comparisons), blocks, records, to_builtins(data), forms)
+        data["gate"] = {"status": gate.status, "lines": gate.lines}
+        blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
+        blocks.append(Note(gate.lines[-1]))
+    forms = {"junit": lambda: _junit(rows, gate)}
+    return Document(_title(comparisons, unit), blocks, _records(rows), to_builtins(data), forms)
+
+
+def _alone(comparison: Comparison) -> bool:
+    """Return whether a comparison has no before: bounds of a gate need none."""
+    return not any(row.from_ for row in comparison.rows)
+
+
+def _sorted(rows: Sequence[Row], sort: Sort | None = None) -> list[Row]:
+    """Return rows in the order asked for, the afters of one row together."""
+
+    def key(row: Row) -> Any:
+        if sort == "shift":
+            return (row.shift is None, -(row.worse or 0.0) / abs(row.before or 1))
+        return [*VERDICTS, None].index(row.verdict) if sort == "verdict" else row.workload
+
+    order: dict[str, Any] = {}
+    for number, row in enumerate(rows):
+        place = (key(row) if sort else 0, number)
+        order[row.workload] = min(order.get(row.workload, place), place)
+    return sorted(rows, key=lambda row: order[row.workload])
 
 
 def self_test_document(test: SelfTest) -> Document:
@@ -211,17 +216,21 @@ def self_test_document(test: SelfTest) -> Document:
     splits: list[SplitDocument] = []
     records: list[Record] = []
     reach: dict[str, float] = {}  # row -> the farthest end of all its intervals, of before
-    for name, comparison, alarms, undecided in (
-        (s.name, s.comparison, s.false_alarms, s.undecided) for s in test.splits
-    ):
-        content = _compared([comparison])
-        splits.append({"name": name, "false_alarms": alarms, "undecided": undecided, **content})
-        records += [{"split": name, **record} for record in _records([comparison])]
+    for split in test.splits:
+        comparison, alarms, undecided = split.comparison, split.false_alarms, split.undecided
+        content = _compared([comparison], comparison.rows)
+        splits.append(
+            {"name": split.name, "false_alarms": alarms, "undecided": undecided, **content}
+        )
+        records += [{"split": split.name, **record} for record in _records(comparison.rows)]
         said = [found.words for found in content["caveats"] if found.code in OF_VALUES]
-        end = f"; {_number(len(undecided), 'row')} undecided." if undecided else "."
+        end = f"; {plural(len(undecided), 'row')} undecided." if undecided else "."
         said.append(f"{'False alarm: ' if alarms else 'No false alarm'}{', '.join(alarms)}{end}")
-        blocks += [Heading(name), _main([comparison]), *map(Note, said)]
-        for row in comparison.rows:
+        shown = [row for row in comparison.rows if row.missing is None]
+        unit = _unit(shown)
+        heading = Heading(f"{split.name}, {_per_iteration(unit)}")
+        blocks += [heading, _main(shown, unit, comparison.confidence), *map(Note, said)]
+        for row in shown:
             if row.interval is not None and row.before:
                 farthest = max(map(abs, row.interval)) / abs(row.before)
                 reach[row.workload] = max(reach.get(row.workload, 0.0), farthest)
@@ -233,9 +242,9 @@ def self_test_document(test: SelfTest) -> Document:
                 f"shift within that {'of its row ' if len(found) > 1 else ''}may be noise."
             )
         )
-    number = sum(bool(split.false_alarms) for split in test.splits)
+    alarmed = sum(bool(split.false_alarms) for split in test.splits)
     words = (
-        f"False alarms in {number} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
+        f"False alarms in {alarmed} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
         f"split in {1 / (1 - confidence):.0f} may have one."
     )
     data = {"schema": "kvmbench.self-test/1", "label": test.label, "splits": splits}
@@ -243,17 +252,27 @@ def self_test_document(test: SelfTest) -> Document:
     return Document(title, [*blocks, Note(words)], records, to_builtins(data))
 
 
-def _title(comparisons: Sequence[Comparison]) -> str:
+def _title(comparisons: Sequence[Comparison], unit: str) -> str:
     first = comparisons[0]
+    if _alone(first):
+        return ""
     afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
-    units = {_scale(row).unit for comparison in comparisons for row in comparison.rows}
-    unit = units.pop() if len(units) == 1 else "figures"
-    parts = [f"{first.sides[0].label} -> {afters}: {unit}{'' if '/' in unit else '/iteration'}"]
+    parts = [f"{first.sides[0].label} -> {afters}: {_per_iteration(unit)}"]
     counts = [_replicates(comparison) for comparison in comparisons]
     if any(counts):
         parts.append(" or ".join(dict.fromkeys(filter(None, counts))))
         parts.append(f"margin {first.margin or 'the larger of 1 % and two quanta of the clock'}")
     return ", ".join(parts)
+
+
+def _per_iteration(unit: str) -> str:
+    return unit if "/" in unit else f"{unit or 'figures'}/iteration"
+
+
+def _unit(rows: Sequence[Row]) -> str:
+    """Return the unit that all rows are printed in; empty where they have several."""
+    units = {_scale(row).unit for row in rows}
+    return units.pop() if len(units) == 1 else ""
 
 
 def _replicates(comparison: Comparison) -> str:
@@ -263,12 +282,8 @@ def _replicates(comparison: Comparison) -> str:
     if not counts:
         return ""
     least = f"{counts[0]} to " if len(counts) > 1 else ""
-    units = f"{least}{_number(counts[-1], level)}"
+    units = f"{least}{plural(counts[-1], level)}"
     return f"{units} of alternating boots" if level == "block" else f"{units} per side"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class _Scale(NamedTuple):
@@ -310,29 +325,28 @@ def _scale(row: Row) -> _Scale:
     return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), most))
 
 
-def _main(comparisons: Sequence[Comparison]) -> Table:
-    rows = [(row, comparison) for comparison in comparisons for row in comparison.rows]
-    order = list(dict.fromkeys(row.workload for row, _ in rows))
-    units = {_scale(row).unit for row, _ in rows}
-    unit = units.pop() if len(units) == 1 else ""
-    several = len(comparisons) > 1
-    noisy = any(row.kind == "noisy" for row, _ in rows)
-    interval = f"{100 * comparisons[0].confidence:.4g} % interval" if noisy else "interval"
+def _main(rows: Sequence[Row], unit: str, confidence: float, *, several: bool = False) -> Table:
+    """Return the table of rows, `several` afters of each one below the other.
+
+    It has a column of units where there is no one `unit`.
+    """
+    noisy = any(row.kind == "noisy" for row in rows)
+    interval = f"{100 * confidence:.4g} % interval" if noisy else "interval"
     columns = [
         Column("workload", "key"),
         *([] if unit else [Column("unit", "word")]),
         *([Column("side", "key")] if several else []),
-        *(Column(name, unit=unit) for name in ("before", "after", "shift", interval)),
-        *(Column("shift", unit="%"), Column("verdict", "word")),
+        *map(Column, ("before", "after", "shift", interval, "%")),
+        Column("verdict", "word"),
     ]
     lines: list[list[str | Cell]] = []
-    for row, comparison in sorted(rows, key=lambda found: order.index(found[0].workload)):
+    for row in rows:
         scale = _scale(row)
         lines.append(
             [
                 row.workload,
                 *([] if unit else [scale.unit]),
-                *([comparison.sides[1].label] if several else []),
+                *([row.to] if several else []),
                 *(scale(row.before), scale(row.after), scale(row.shift, sign=True)),
                 *(_interval(row, scale), _percent(row), _verdict(row)),
             ]
@@ -341,7 +355,7 @@ def _main(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _interval(row: Row, scale: _Scale) -> str:
-    if row.kind == "exact" and row.shift is not None:
+    if row.kind == "exact":
         return "exact"
     if row.interval is None:
         return "-"
@@ -357,7 +371,7 @@ def _percent(row: Row) -> str:
 def _verdict(row: Row) -> Cell:
     if row.marked:
         return Cell(f"{row.verdict}?", "doubt")
-    return Cell(row.verdict or "missing", TONES.get(row.verdict, ""))
+    return Cell(row.verdict or "-", TONES.get(row.verdict, ""))
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -391,10 +405,10 @@ def _detectable(comparison: Comparison) -> str:
     if wanted := sorted(row.wanted for row in rows if row.wanted is not None):
         wish = comparison.detect or comparison.margin
         level = comparison.replicates.level
-        number = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
+        counts = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
         words += (
             f" To detect a shift {f'of {wish}' if wish else 'as large as the margin'}, measure "
-            f"{number} {level}s{'' if comparison.replicates.paired else ' per side'}."
+            f"{counts} {level}s{'' if comparison.replicates.paired else ' per side'}."
         )
     return words
 
@@ -406,10 +420,7 @@ def _range(shares: Sequence[tuple[float, str]]) -> str:
     return words if len(shares) == 1 else f"{words} ({first}) to {share(100 * high)} % ({last})"
 
 
-def _explained(comparisons: Sequence[Comparison]) -> Table:
-    level = comparisons[0].replicates.level
-    several = len(comparisons) > 1
-
+def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:
     def percent(value: float | None, row: Row) -> str:
         return f"{100 * value / abs(row.before):.2f}" if value is not None and row.before else "-"
 
@@ -423,14 +434,13 @@ def _explained(comparisons: Sequence[Comparison]) -> Table:
     lines = [
         [
             row.workload,
-            *([comparison.sides[1].label] if several else []),
+            *([row.to] if several else []),
             ", ".join(map(str, dict.fromkeys(row.units))),
             *(percent(value, row) for value in (row.spread, row.detectable, row.margin)),
             "-" if row.wanted is None else str(row.wanted),
             "-" if row.p is None else f"{row.p:.2g}",
         ]
-        for comparison in comparisons
-        for row in comparison.rows
+        for row in rows
         if row.spread is not None
     ]
     return Table(columns, lines)

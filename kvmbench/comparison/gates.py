@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.verdicts import Comparison, Margin, Row
+from kvmbench.comparison.rows import Margin, Row
+from kvmbench.comparison.verdicts import Comparison
 from kvmbench.errors import unknown_name
-from kvmbench.report.figures import share
+from kvmbench.report.figures import plural, share
+from kvmbench.units import listed
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
 
@@ -22,6 +24,8 @@ VARIES = "is not the same in every run"
 
 Status = Literal["ok", "regression", "inconclusive"]
 GRAVE: tuple[Status, ...] = ("regression", "inconclusive")  # the gravest first
+WORDS = {"ok": "passed", "regression": "failed", "inconclusive": "inconclusive"}
+Found = tuple[Status, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Finding:
     to: str  # the label of the side that is judged
     status: Status
     words: str
+    missing: str = ""  # why the row cannot be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,62 +84,67 @@ class Gate:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line per row that is not ok, and the sum."""
-        words = {"ok": "passed", "regression": "failed", "inconclusive": "inconclusive"}
-        bad = [finding for finding in self.findings if finding.status != "ok"]
-        said = tuple(f"{words[finding.status]}: {finding.words}" for finding in bad)
-        number = f"{len(self.findings)} check{'' if len(self.findings) == 1 else 's'}"
-        counts = Counter(finding.status for finding in bad)
-        parts = [f"{counts[status]} {words[status]}" for status in GRAVE if counts[status]]
+        """One line per row that is not ok, one for all that lack the same side, and the sum."""
+        lines = listed(
+            (f"{WORDS[found.status]}: {{}}: {found.missing}", found.workload)
+            if found.missing
+            else (f"{WORDS[found.status]}: {found.words}", "")
+            for found in self.findings
+            if found.missing or found.status != "ok"
+        )
+        said = [line.replace("{}", ", ".join(names), 1) for line, names in lines.items()]
+        counts = Counter(finding.status for finding in self.findings)
+        parts = [f"{counts[status]} {WORDS[status]}" for status in GRAVE if counts[status]]
         of = f"{', '.join(parts)} of " if parts else ""
-        return (*dict.fromkeys(said), f"Gate {words[self.status]}: {of}{number}.")
+        return (*said, f"Gate {WORDS[self.status]}: {of}{plural(len(self.findings), 'check')}.")
 
 
 def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bool) -> Gate:
     """Check comparisons against `limits`, and with `any_row` that no row is slower.
 
     A noisy row fails where its whole interval is beyond a limit, and passes where all of it is
-    within; otherwise it is inconclusive. A row that one side lacks fails. Raises ValueError for a
-    limit whose pattern names no row.
+    within; otherwise it is inconclusive. A row that after lacks fails; one that before lacks
+    passes, and a bound on after holds for it too. Raises ValueError for a limit whose pattern names
+    no row, or that is no bound where there is no before.
     """
-    findings = []
-    names = list(dict.fromkeys(row.workload for c in comparisons for row in c.rows))
+    rows = [(row, comparison) for comparison in comparisons for row in comparison.rows]
+    names = list(dict.fromkeys(row.workload for row, _ in rows))
     for limit in limits:
         if not any(fnmatchcase(name, limit.pattern) for name in names):
             raise ValueError(unknown_name("row", limit.pattern, names))
-    for comparison in comparisons:
-        to = comparison.sides[1].label
-        for row in comparison.rows:
-            for limit in limits:
-                if fnmatchcase(row.workload, limit.pattern):
-                    status, words = _held(row, limit, comparison)
-                    findings.append(Finding(row.workload, to, status, words))
-            if any_row:
-                status, words = _any(row)
-                findings.append(Finding(row.workload, to, status, words))
+    findings = []
+    for row, comparison in rows:
+        checks: list[Limit | None] = [*limits, *([None] if any_row else [])]
+        for check in checks:
+            if check is None or fnmatchcase(row.workload, check.pattern):
+                bound = check is not None and check.worse is None
+                missing = "" if bound and row.after is not None else row.missing or ""
+                missing = missing[:1].lower() + missing[1:]
+                if missing:
+                    found: Found = "ok" if row.new else "regression", f"{row.workload}: {missing}"
+                elif check is None:
+                    found = _any(row)
+                else:
+                    found = (_bounded if bound else _held)(row, check, comparison)
+                findings.append(Finding(row.workload, row.to, *found, missing))
     return Gate(tuple(findings))
 
 
-Found = tuple[Status, str]
+def _judged(low: float, high: float, most: float, said: str) -> Found:
+    return "regression" if low > most else "ok" if high <= most else "inconclusive", said
 
 
-def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
-    if row.missing or row.shift is None:
-        return _absent(row)
-    if limit.worse is None:
-        return _bounded(row, limit, comparison)
+def _held(row: Row, limit: Limit, _: Comparison) -> Found:
+    assert limit.worse is not None
     allowed = limit.worse.of(row.before or 0.0)
     said = f"{row.workload} is {_worse(row)}, the limit is {limit.worse}"
+    if row.varies:
+        return "regression", f"{said}, and {VARIES}"
     if row.kind == "exact":
-        worse = row.worse or 0.0
-        if row.varies:
-            return "regression", f"{said}, and {VARIES}"
-        return ("regression" if worse > allowed else "ok"), said
+        return _judged(row.worse or 0.0, row.worse or 0.0, allowed, said)
     if row.worse_interval is None:
-        return "inconclusive", f"{said}, and {_why(row)}"
-    low, high = row.worse_interval
-    said += f", the interval {_span(row)}"
-    return "regression" if low > allowed else "ok" if high <= allowed else "inconclusive", said
+        return "inconclusive", f"{said}, and {_why(row.units)}"
+    return _judged(*row.worse_interval, allowed, f"{said}, the interval {_span(row)}")
 
 
 def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
@@ -145,41 +155,29 @@ def _bounded(row: Row, limit: Limit, comparison: Comparison) -> Found:
     assert bound is not None
     assert row.after is not None
     word = "at most" if sign > 0 else "at least"
-    said = f"{row.workload} is {_figure(row.after)} {row.unit}, to be {word} {_figure(bound)}"
+    said = f"{row.workload} is {_figure(row.after)} {row.unit}, expected {word} {_figure(bound)}"
     if row.varies:
         return "regression", f"{said}, and {VARIES}"
     if row.kind == "exact":
-        low = high = sign * row.after
-    else:
-        interval = stats.median_interval(figures, comparison.confidence)
-        if interval is None:
-            return "inconclusive", f"{said}, and {_why(row)}"
-        said += f", the interval [{_figure(interval[0])}, {_figure(interval[1])}]"
-        low, high = sorted(sign * end for end in interval)
-    bound *= sign
-    return "regression" if low > bound else "ok" if high <= bound else "inconclusive", said
-
-
-def _absent(row: Row) -> Found:
-    missing = row.missing or ""
-    return "regression", f"{row.workload}: {missing[:1].lower()}{missing[1:]}"
+        return _judged(sign * row.after, sign * row.after, sign * bound, said)
+    interval = stats.median_interval(figures, comparison.confidence)
+    if interval is None:
+        return "inconclusive", f"{said}, and {_why([len(figures)])}"
+    said += f", the interval [{_figure(interval[0])}, {_figure(interval[1])}]"
+    low, high = sorted(sign * end for end in interval)
+    return _judged(low, high, sign * bound, said)
 
 
 def _any(row: Row) -> Found:
-    if row.missing or row.shift is None:
-        return _absent(row)
-    said = f"{row.workload} is {row.verdict}, {_worse(row)}"
-    if row.kind == "noisy":
-        said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.kind == "exact":
+        said = f"{row.workload} is {row.verdict}, {_worse(row)}"
         if row.varies:
             return "regression", f"{said}, and {VARIES}"
-        return "regression" if (row.worse or 0.0) > 0 else "ok", said
+        return _judged(row.worse or 0.0, row.worse or 0.0, 0.0, said)
+    said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.verdict == "slower":
         return "regression", f"{said}, the interval {_span(row)}"
-    if row.verdict in ("inconclusive", "no-verdict"):
-        return "inconclusive", said
-    return "ok", said
+    return "inconclusive" if row.verdict in ("inconclusive", "no-verdict") else "ok", said
 
 
 def _worse(row: Row) -> str:
@@ -206,5 +204,5 @@ def _figure(value: float) -> str:
     return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.1f}"
 
 
-def _why(row: Row) -> str:
-    return "one run has no spread" if min(row.units) < 2 else "the runs are too few for an interval"
+def _why(units: Sequence[int]) -> str:
+    return "one run has no spread" if min(units) < 2 else "the runs are too few for an interval"

@@ -6,19 +6,27 @@ drift, the commonest reason for two measurements of one thing to differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from kvmbench.comparison.verdicts import Comparison, compare
+from kvmbench.errors import ResultError
 from kvmbench.report import Document, Reported
 from kvmbench.results import Result
 from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Side
 
 __all__ = ["SelfTest", "Split", "self_test"]
+
+SPLITS = (  # name, labels, and whether unit i of n is in the first part
+    ("first half of the {} against the second", ("first", "last"), lambda i, n: i < n // 2),
+    ("every other of the {}, ABAB", ("odd", "even"), lambda i, _: i % 2 == 0),
+    ("the {} in turn, ABBA", ("outer", "inner"), lambda i, _: i % 4 in (0, 3)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +39,15 @@ class Split:
     @property
     def false_alarms(self) -> list[str]:
         """The rows with the verdict faster or slower, though nothing changed."""
-        rows = self.comparison.rows
-        return [row.workload for row in rows if row.verdict in ("faster", "slower")]
+        return self._rows("faster", "slower")
 
     @property
     def undecided(self) -> list[str]:
         """The rows without a verdict."""
-        rows = self.comparison.rows
-        return [row.workload for row in rows if row.verdict in ("inconclusive", "no-verdict")]
+        return self._rows("inconclusive", "no-verdict")
+
+    def _rows(self, *verdicts: str) -> list[str]:
+        return [row.workload for row in self.comparison.rows if row.verdict in verdicts]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,17 +74,16 @@ def self_test(side: Side, **options: Any) -> SelfTest:
     `options` are those of `compare`. The confidence is lowered to the largest that so few units
     can have, such as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
 
-    Raises ValueError where the order of the runs is lost, for fewer than four units, and for exact
+    Raises ResultError where the order of the runs is lost, for fewer than four units, and for exact
     figures.
     """
-    result = side.result
-    if result.order == "lost":
-        raise ValueError(
+    if side.result.order == "lost":
+        raise ResultError(
             f"{side.label}: the order of its runs is lost, so they cannot be split in time, and "
             "random halves would hide a drift"
         )
     if all(cell.series.kind == "exact" for cells in side.cells.values() for cell in cells):
-        raise ValueError(f"{side.label}: exact figures have no noise to test")
+        raise ResultError(f"{side.label}: exact figures have no noise to test")
     by_boot = len(side.boots) > 1
     what = "boots" if by_boot else "runs"
     units = side.boots if by_boot else list(side.runs)
@@ -84,54 +92,37 @@ def self_test(side: Side, **options: Any) -> SelfTest:
         for cells in side.cells.values()
     ):
         names = ", ".join(repr(name) for name in side.configurations)
-        raise ValueError(
+        raise ResultError(
             f"{side.label} has the configurations {names}, and not all in each of its {what}: "
             "choose one, FILE#NAME"
         )
     if len(units) < 4:
-        raise ValueError(f"{side.label}: {len(units)} {what}, expected 4 or more")
-    options["controls"] = ()
+        raise ResultError(f"{side.label}: {len(units)} {what}, expected 4 or more")
     attainable = 1 - 2 / comb(len(units), len(units) // 2)
-    options["confidence"] = min(options.get("confidence", CONFIDENCE), attainable)
+    confidence = min(options.get("confidence", CONFIDENCE), attainable)
+    options |= {"controls": (), "confidence": confidence}
     splits = []
-    for name, labels, first in _splits(len(units)):
-        parts = (
-            _part(side, {unit for n, unit in enumerate(units) if (n in first) is one}, by_boot)
-            for one in (True, False)
+    for name, labels, in_first in SPLITS:
+        first = [unit for n, unit in enumerate(units) if in_first(n, len(units))]
+        last = [unit for n, unit in enumerate(units) if not in_first(n, len(units))]
+        sides = (
+            Side(f"{label} {what}", _part(side, part, by_boot), side.configuration)
+            for label, part in zip(labels, (first, last), strict=True)
         )
-        before, after = (
-            Side(f"{label} {what}", part, side.configuration)
-            for label, part in zip(labels, parts, strict=True)
-        )
-        splits.append(Split(name.format(what), compare(before, after, **options)))
+        splits.append(Split(name.format(what), compare(*sides, **options)))
     return SelfTest(side.label, tuple(splits))
 
 
-def _splits(number: int) -> list[tuple[str, tuple[str, str], set[int]]]:
-    """Return the ways to split `number` units: name, labels, and the numbers of the first part.
-
-    The parts of an odd number differ by one.
-    """
-    order = range(number)
-    return [
-        ("first half of the {} against the second", ("first", "last"), set(order[: number // 2])),
-        ("every other of the {}, ABAB", ("odd", "even"), set(order[::2])),
-        ("the {} in turn, ABBA", ("outer", "inner"), {i for i in order if i % 4 in (0, 3)}),
-    ]
-
-
-def _part(side: Side, chosen: set[int], by_boot: bool) -> Result:
-    """Return the result with the chosen boots only, or the chosen runs; numbers as the side's."""
-    result = side.result
+def _part(side: Side, units: Sequence[int], by_boot: bool) -> Result:
+    """Return the result with these boots or runs only; numbers as the side's."""
+    chosen = set(units)
     boots = []
-    number = 0
-    for n, boot in zip(side.boot_numbers, result.boots, strict=True):
-        numbers = range(number, number + len(boot.runs))
-        number += len(boot.runs)
-        runs = boot.runs
-        if not by_boot:
-            runs = [run for i, run in zip(numbers, boot.runs, strict=True) if i in chosen]
-        if (n in chosen) if by_boot else runs:
+    run_number = 0
+    for number, boot in zip(side.boot_numbers, side.result.boots, strict=True):
+        numbered = enumerate(boot.runs, run_number)
+        run_number += len(boot.runs)
+        runs = [run for n, run in numbered if (number if by_boot else n) in chosen]
+        if runs:
             # Blocks paired two kernels; the parts of one are not pairs.
-            boots.append(msgspec.structs.replace(boot, runs=runs, block=None))
-    return msgspec.structs.replace(result, boots=boots, notes=[])
+            boots.append(replace(boot, runs=runs, block=None))
+    return replace(side.result, boots=boots, notes=[])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from kvmbench import formats
 from kvmbench.errors import ResultError, unknown_name
+from kvmbench.report.figures import plural
 from kvmbench.results import Result
 from kvmbench.units import Side
 
@@ -38,7 +39,7 @@ def load_sides(
     """
     if all(isinstance(source, Side) for source in sources):
         return [source for source in sources if isinstance(source, Side)]
-    found = [_found(number, source, load) for number, source in enumerate(sources)]
+    found = [_found(place, source, load) for place, source in enumerate(sources)]
     labels = next(labels for labels in _candidates(found) if len(set(labels)) == len(labels))
     return [
         Side(label, side.result, side.configuration)
@@ -46,50 +47,43 @@ def load_sides(
     ]
 
 
-def compared_sides(
-    sources: Sequence[Source], load: Callable[[str], Result] = formats.load
-) -> list[Side]:
+def compared_sides(sources: Sequence[Source]) -> list[Side]:
     """Return the before and the afters that `sources` name; one with two configurations is both.
 
     Raises ValueError for a single source with another number of configurations, and as
     `load_sides`.
     """
-    sides = load_sides(sources, load)
+    sides = load_sides(sources)
     if len(sides) > 1:
         return sides
     (side,) = sides
     if side.configuration is None and len(side.configurations) == 2:
         return [Side(name, side.result, name) for name in side.configurations]
-    count = len(side.configurations)
     raise ValueError(
-        f"{side.label} alone has {count} configuration{'' if count == 1 else 's'}, and two are "
+        f"{side.label} alone has {plural(len(side.configurations), 'configuration')}, and two are "
         "compared: name a BEFORE and an AFTER"
     )
 
 
-def _found(number: int, source: Source, load: Callable[[str], Result]) -> _Found:
+def _found(place: int, source: Source, load: Callable[[str], Result]) -> _Found:
     if isinstance(source, Side):
         return _Found(source.label, source.label, source)
     if isinstance(source, Result):
-        label = source.name or ("after" if number else "before")
-        _check(source, label)
-        return _Found(label, label, Side(label, source))
-    argument = str(source)
-    label, equals, name = argument.partition("=")
-    if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
-        label, name = "", argument
-    name, configuration = _parted(name)
-    result = load(name)
-    _check(result, name)
-    known = result.configurations()
-    if configuration is not None and configuration not in known:
-        raise ValueError(f"{name}: {unknown_name('configuration', configuration, known)}")
-    return _Found(label, name, Side(label, result, configuration))
-
-
-def _check(result: Result, name: str) -> None:
-    if not any(result.series()):
-        raise ResultError(f"{name}: holds no figures")
+        label = path = source.name or ("after" if place else "before")
+        side = Side(label, source)
+    else:
+        argument = str(source)
+        label, equals, path = argument.partition("=")
+        if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
+            label, path = "", argument
+        path, configuration = _parted(path)
+        side = Side(label, load(path), configuration)
+    known = side.result.configurations()
+    if not known:
+        raise ResultError(f"{path}: holds no figures")
+    if side.configuration not in (None, *known):
+        raise ValueError(f"{path}: {unknown_name('configuration', side.configuration, known)}")
+    return _Found(label, path, side)
 
 
 def _parted(argument: str) -> tuple[str, str | None]:
@@ -111,15 +105,17 @@ def _candidates(found: Sequence[_Found]) -> Iterator[list[str]]:
         ]
     if all(configurations):
         yield configurations
-    parts = [PurePath(path).parts for _, path, _ in found]
-    for depth in range(1, max(map(len, parts)) + 1):
-        for tails in (
-            [part[-depth] if len(part) >= depth else "" for part in parts],
-            ["/".join(part[-depth:]) for part in parts],
-        ):
-            if all(tails):
-                yield [label or tail for (label, _, _), tail in zip(found, tails, strict=True)]
-    yield [f"{stem} {number}" for number, stem in enumerate(stems, 1)]
+    paths = [PurePath(path).parts for _, path, _ in found]
+    for depth in range(1, max(map(len, paths)) + 1):
+        if all(len(parts) >= depth for parts in paths):
+            yield [
+                label or parts[-depth] for (label, _, _), parts in zip(found, paths, strict=True)
+            ]
+        yield [
+            label or "/".join(parts[-depth:])
+            for (label, _, _), parts in zip(found, paths, strict=True)
+        ]
+    yield [f"{stem} {place}" for place, stem in enumerate(stems, 1)]
 
 
 def _stem(path: str) -> str:

@@ -7,111 +7,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite, nan
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from kvmbench import stats
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
-from kvmbench.comparison.controls import is_control
+from kvmbench.comparison.hosts import is_control
+from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, unknown_name
 from kvmbench.report import Document, Reported
+from kvmbench.report.figures import plural
 from kvmbench.stats import CONFIDENCE, POWER, QUANTA
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
-__all__ = ["VERDICTS", "Comparison", "Family", "Margin", "Row", "compare"]
+__all__ = ["Comparison", "Family", "alone", "compare"]
 
-VERDICTS = (
-    *("faster", "slower", "same", "inconclusive"),  # of noisy figures
-    *("changed", "unchanged"),  # of exact ones
-    "no-verdict",  # of noisy figures with one unit on one side
-)
 MARGIN = 0.01  # of before, where none is asked for
-LARGEST = 1e100  # figure that is compared
 
 Pair = tuple[Figures, Figures]
 Family = Literal["max-t", "holm"]
-
-
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """The largest shift that does not matter: a share of before, or in the row's unit.
-
-    Raises ValueError for text that is neither `1%` nor `20`, and for what is negative.
-    """
-
-    value: float
-    relative: bool = True
-
-    @classmethod
-    def parse(cls, text: str) -> Margin:
-        """Return the margin that `1%` or `20` says."""
-        number = text.strip().removesuffix("%")
-        try:
-            value = float(number)
-        except ValueError:
-            value = nan
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{text!r} is neither a share such as 1% nor a number such as 20")
-        return cls(value / 100, True) if text.strip().endswith("%") else cls(value, False)
-
-    def of(self, centre: float) -> float:
-        """Return the margin in the unit of a row whose centre before is `centre`."""
-        return self.value * abs(centre) if self.relative else self.value
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:g} %" if self.relative else f"{self.value:g}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row of a comparison. Figures are in `unit`, per iteration of the workload."""
-
-    workload: str  # `workload/configuration` where the sides have several
-    unit: str
-    kind: Literal["exact", "noisy"]
-    better: Literal["lower", "higher"]
-    before: float | None  # centre: the median of the units; None where the side has no such row
-    after: float | None
-    units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
-    control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
-    primary: bool  # chosen before the measurement
-    missing: str | None = None  # the side without the row, and why
-    varies: bool = False  # an exact figure that differs between the runs of one side
-    quantum: float = 0.0  # the step of the clock or of the print-out
-    margin: float = 0.0  # the largest shift that does not matter
-    shift: float | None = None  # after less before: Hodges-Lehmann, or the blocks' pseudo-median
-    interval: tuple[float, float] | None = None  # of the shift; None where the units are too few
-    p: float | None = None  # adjusted over the family, of a shift within the margin
-    spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    detectable: float | None = None  # smallest shift that such a comparison detects at POWER
-    wanted: int | None = None  # units per side, or blocks, that detect the margin or `detect`
-    verdict: str | None = None  # one of VERDICTS; None where a side has no such row
-    marked: bool = False  # a control moved, so something else than the change did
-
-    @property
-    def percent(self) -> float | None:
-        """The shift in percent of before; None where that has no meaning."""
-        if self.shift is None or not self.before:
-            return None
-        percent = 100 * self.shift / abs(self.before)
-        return percent if isfinite(percent) else None
-
-    @property
-    def worse(self) -> float | None:
-        """The shift, positive where after is worse."""
-        return self.shift if self.shift is None or self.better == "lower" else -self.shift
-
-    @property
-    def worse_interval(self) -> tuple[float, float] | None:
-        """The interval of `worse`."""
-        if self.interval is None or self.better == "lower":
-            return self.interval
-        return -self.interval[1], -self.interval[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -122,11 +42,13 @@ class Comparison(Reported):
     rows: tuple[Row, ...]
     figures: Mapping[str, Pair]  # row -> one figure per unit of replication, before and after
     confidence: float
-    family: Family
-    comparisons: int  # of afters with one before; p is adjusted for all of them
-    named_controls: bool  # the user named the controls, and TR is not why they must not move
-    margin: Margin | None  # None: the default
-    detect: Margin | None
+    family: Family = "max-t"
+    comparisons: int = 1  # of afters with one before; p is adjusted for all of them
+    tested: int = 0  # rows whose p are adjusted together
+    moved: tuple[str, ...] = ()  # controls that moved, also those that are not among `rows`
+    named_controls: bool = False  # the user named the controls, and TR is not why they stay
+    margin: Margin | None = None  # None: the default
+    detect: Margin | None = None
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -141,7 +63,7 @@ class Comparison(Reported):
 
     def __repr__(self) -> str:
         found = Counter(row.verdict or "missing" for row in self.rows)
-        parts = [f"{len(self.rows)} row{'' if len(self.rows) == 1 else 's'}"]
+        parts = [plural(len(self.rows), "row")]
         parts += [f"{found[name]} {name}" for name in (*VERDICTS, "missing") if found[name]]
         before, after = (side.label for side in self.sides)
         return f"<Comparison {before} -> {after}: {', '.join(parts)}>"
@@ -158,6 +80,7 @@ def compare(
     controls: Sequence[str] | None = None,
     detect: Margin | str | None = None,
     comparisons: int = 1,
+    rows: Sequence[str] = (),
 ) -> Comparison:
     """Compare two results row by row.
 
@@ -171,50 +94,81 @@ def compare(
     that must not move; by default those for which the model predicts no reload of TR on either
     side, and none with `()`. `detect` is the shift for which the number of runs is wanted, by
     default the margin. `comparisons` is the number of afters that are compared with one before.
+    `rows` names the rows to return, by default all; the others count in the correction as before.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
-    sides have different configurations; ResultError for a file that is no result; ValueError for a
-    pattern or a configuration that names nothing, a margin that is none, or a figure beyond 1e100;
-    and OSError.
+    sides have different configurations; ResultError for a file that is no result, or a figure
+    beyond 1e100; ValueError for a pattern or a configuration that names nothing, or a margin that
+    is none; and OSError.
     """
     margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
     replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
-    keys = replicates.keys()
-    names = [key.name for key in keys]
-    for pattern in (*primary, *(controls or ())):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(unknown_name("row", pattern, names))
-    figures = {key.name: replicates.figures(key) for key in keys}
-    _check_size(names, figures)
-    rows = []
-    for key in keys:
-        row = _described(key, replicates, figures[key.name])
+    figures, found = _described(replicates, (*primary, *(controls or ()), *rows))
+    for number, row in enumerate(found):
+        more: dict[str, Any] = {"primary": not primary or _matches(row.workload, primary)}
         if controls is not None:
-            row = replace(row, control=_matches(key.name, controls))
-        if primary:
-            row = replace(row, primary=_matches(key.name, primary))
-        rows.append(
-            _measured(row, figures[key.name], replicates.paired, confidence, margin, detect)
-        )
-    rows = _adjusted(rows, figures, replicates.paired, family, comparisons)
-    rows = [replace(row, verdict=_verdict(row, confidence)) for row in rows]
-    if any(row.control and row.verdict in ("faster", "slower") for row in rows):
-        rows = [
-            replace(row, marked=row.kind == "noisy" and row.verdict is not None) for row in rows
-        ]
+            more["control"] = _matches(row.workload, controls)
+        if row.missing is None:
+            more |= _measured(
+                row, figures[row.workload], replicates.paired, confidence, margin, detect
+            )
+        found[number] = replace(row, **more)
+    able = [row for row in found if row.interval is not None]
+    first = [row for row in able if row.primary]
+    p = _family(able, figures, replicates.paired, family)
+    if len(first) < len(able):
+        p |= _family(first, figures, replicates.paired, family)
+    for number, row in enumerate(found):
+        if row.workload in p:
+            row = replace(row, p=min(1.0, comparisons * p[row.workload]))
+        found[number] = replace(row, verdict=_verdict(row, confidence))
+    moved = tuple(r.workload for r in found if r.control and r.verdict in ("faster", "slower"))
     return Comparison(
-        replicates=replicates, rows=tuple(rows), figures=figures, confidence=confidence,
-        family=family, comparisons=comparisons, named_controls=controls is not None,
-        margin=margin, detect=detect,
+        replicates=replicates, figures=figures, confidence=confidence, family=family,
+        comparisons=comparisons, tested=len(p), moved=moved,
+        named_controls=controls is not None, margin=margin, detect=detect,
+        rows=tuple(
+            replace(row, marked=bool(moved) and row.kind == "noisy" and row.verdict is not None)
+            for row in found
+            if not rows or _matches(row.workload, rows)
+        ),
     )  # fmt: skip
 
 
+def alone(side: Side, *, confidence: float = CONFIDENCE, rows: Sequence[str] = ()) -> Comparison:
+    """Return the rows of a side without a before, for bounds on its figures.
+
+    Raises ValueError for a pattern of `rows` that names none.
+    """
+    replicates = Replicates(side, side)
+    figures, found = _described(replicates, rows)
+    chosen = [row for row in found if not rows or _matches(row.workload, rows)]
+    lone = tuple(replace(row, from_="", before=None) for row in chosen)
+    return Comparison(replicates=replicates, rows=lone, figures=figures, confidence=confidence)
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether one of the patterns, as a shell's, fits a name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
-    """Return the row without its statistics; say why a side does not have it."""
+def _described(
+    replicates: Replicates, patterns: Sequence[str]
+) -> tuple[dict[str, Pair], list[Row]]:
+    """Return the figures of each row, and the rows without their statistics.
+
+    Raises ValueError for one of the patterns that fits no row.
+    """
+    keys = replicates.keys()
+    names = [key.name for key in keys]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(unknown_name("row", pattern, names))
+    figures = {key.name: replicates.figures(key) for key in keys}
+    return figures, [_row(key, replicates, figures[key.name]) for key in keys]
+
+
+def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
     cells = replicates.cells(key)
     first = (cells[0] or cells[1])[0].series
     for _, _, series in (*cells[0], *cells[1]):
@@ -225,13 +179,15 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
                     f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]
-    before, after = (
+    centres = [
         _centre(found, side) if len(found) else None
         for found, side in zip(present, cells, strict=True)
-    )
+    ]
     missing = None
     for side, found in zip(replicates.sides, present, strict=True):
-        if not len(found):
+        if not len(found) and key in side.cells:
+            missing = f"In no complete block of {side.label}"
+        elif not len(found):
             skips = (
                 run.skipped.get(key.workload)
                 for number, (_, run) in enumerate(side.result.runs())
@@ -239,22 +195,19 @@ def _described(key: Key, replicates: Replicates, figures: Pair) -> Row:
             )
             why = next(filter(None, skips), None)
             missing = f"Not in {side.label}" + (f" ({why})" if why else "")
-            if key in side.cells:
-                missing = f"In no complete block of {side.label}"
+    units = (len(present[0]), len(present[1]))
+    if replicates.paired and missing is None:
+        count = int(np.isfinite(figures[1] - figures[0]).sum())
+        units = (count, count)
+        missing = None if count else "In no complete block of both sides"
     return Row(
-        workload=key.name,
-        unit=first.unit,
-        kind=first.kind,
-        better=first.better,
-        before=before,
-        after=after,
-        units=(len(present[0]), len(present[1])),
-        control=is_control(replicates.sides, cells),
-        primary=True,
-        missing=missing,
+        workload=key.name, unit=first.unit, kind=first.kind, better=first.better,
+        from_=replicates.sides[0].label, to=replicates.sides[1].label, before=centres[0],
+        after=centres[1], units=units, control=is_control(replicates.sides, cells),
+        missing=missing, new=not cells[0],
         varies=first.kind == "exact" and any(_varies(side) for side in cells),
         quantum=max((c.series.quantum or 0.0 for side in cells for c in side), default=0.0),
-    )
+    )  # fmt: skip
 
 
 def _centre(figures: Figures, cells: Sequence[Cell]) -> float:
@@ -273,13 +226,6 @@ def _plain(value: float) -> float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _check_size(names: Sequence[str], figures: Mapping[str, Pair]) -> None:
-    """Refuse figures whose squares overflow."""
-    for name in names:
-        if any(np.abs(side[np.isfinite(side)]).max(initial=0) > LARGEST for side in figures[name]):
-            raise ValueError(f"{name}: a figure beyond {LARGEST:g} cannot be compared")
-
-
 def _measured(
     row: Row,
     figures: Pair,
@@ -287,36 +233,31 @@ def _measured(
     confidence: float,
     margin: Margin | None,
     detect: Margin | None,
-) -> Row:
-    """Return the row with its shift, its interval, and its minimum detectable effect."""
-    if row.before is None or row.after is None:
-        return row
+) -> dict[str, Any]:
+    """Return the fields of a row on both sides: shift, interval, minimum detectable effect."""
+    assert row.before is not None
+    assert row.after is not None
     if row.kind == "exact":
-        return replace(row, shift=_plain(row.after - row.before))
-    allowed = (
-        margin.of(row.before)
-        if margin
-        else max(Margin(MARGIN).of(row.before), QUANTA * row.quantum)
-    )
-    wish = detect.of(row.before) if detect else allowed
-    before, after = (found[np.isfinite(found)] for found in figures)
+        shift = _plain(row.after - row.before)
+        return {"shift": shift, "percent": _percent(shift, row.before)}
+    allowed = max(Margin(MARGIN).of(row.before), QUANTA * row.quantum)
+    if margin:
+        allowed = margin.of(row.before)
     if paired:
-        differences = _differences(figures)
+        differences = figures[1] - figures[0]
         differences = differences[np.isfinite(differences)]
-        count = len(differences)
-        row = replace(row, units=(count, count))
-        if not count:
-            return replace(row, margin=allowed, missing="In no complete block of both sides")
         shift = stats.pseudo_median(differences)
         interval = stats.signed_rank_interval(differences, confidence)
-        spread = stats.spread(differences) if count > 1 else None
+        spread = stats.spread(differences) if len(differences) > 1 else None
     else:
+        before, after = (found[np.isfinite(found)] for found in figures)
         shift = stats.hodges_lehmann(before, after)
         single = min(row.units) < 2  # the one may be any run of its kind: no interval
         interval = None if single else stats.mann_whitney_interval(before, after, confidence)
         spread = None if single else stats.pooled_spread(before, after)
     detectable = wanted = None
     if spread is not None:
+        wish = detect.of(row.before) if detect else allowed
         count, other = row.units
         detectable = stats.minimum_detectable(
             spread, count, None if paired else other, confidence=confidence, power=POWER
@@ -324,47 +265,26 @@ def _measured(
         if detectable is not None:  # where every run has the same figure, the steps are the limit
             detectable = max(detectable, QUANTA * row.quantum)
         wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
-    return replace(
-        row, margin=allowed, shift=_plain(shift), interval=interval, spread=spread,
-        detectable=detectable, wanted=wanted,
-    )  # fmt: skip
+    shift = _plain(shift)
+    return {
+        "shift": shift, "percent": _percent(shift, row.before), "interval": interval,
+        "margin": allowed, "spread": spread, "detectable": detectable, "wanted": wanted,
+    }  # fmt: skip
 
 
-def _differences(figures: Pair) -> Figures:
-    difference: Figures = figures[1] - figures[0]
-    return difference
-
-
-def _adjusted(
-    rows: list[Row],
-    figures: Mapping[str, Pair],
-    paired: bool,
-    family: Family,
-    comparisons: int,
-) -> list[Row]:
-    """Return the rows with their p-values: the primary ones' adjusted among themselves."""
-    able = [row for row in rows if row.interval is not None]
-    p = _family(able, figures, paired, family)
-    primary = [row for row in able if row.primary]
-    if len(primary) < len(able):
-        p |= _family(primary, figures, paired, family)
-    return [
-        replace(row, p=min(1.0, comparisons * p[row.workload])) if row.workload in p else row
-        for row in rows
-    ]
+def _percent(shift: float, before: float) -> float | None:
+    percent = 100 * shift / abs(before) if before else nan
+    return percent if isfinite(percent) else None
 
 
 def _family(
-    rows: Sequence[Row],
-    figures: Mapping[str, Pair],
-    paired: bool,
-    family: Family,
+    rows: Sequence[Row], figures: Mapping[str, Pair], paired: bool, family: Family
 ) -> dict[str, float]:
     """Return the adjusted p-value of each row, of the hypothesis |shift| <= margin."""
     if not rows:
         return {}
     names = [row.workload for row in rows]
-    margins = [row.margin for row in rows]
+    margins = [row.margin or 0.0 for row in rows]
     before, after = (np.column_stack([figures[name][side] for name in names]) for side in (0, 1))
     if family == "max-t":
         if paired:
@@ -373,13 +293,12 @@ def _family(
             p = max_t_independent(_present(before), _present(after), margins)
         return dict(zip(names, p, strict=True))
     single = []
-    for number, row in enumerate(rows):
+    for row, margin, first, second in zip(rows, margins, before.T, after.T, strict=True):
         shift = row.shift or 0.0
-        if abs(shift) <= row.margin:
+        if abs(shift) <= margin:
             single.append(1.0)
             continue
-        moved = after[:, number] - np.copysign(row.margin, shift)
-        first = before[:, number]
+        moved = second - np.copysign(margin, shift)
         if paired:
             differences = moved - first
             single.append(stats.signed_rank_p(differences[np.isfinite(differences)]))
@@ -404,14 +323,11 @@ def _verdict(row: Row, confidence: float) -> str | None:
         return "changed" if row.shift or row.varies else "unchanged"
     if min(row.units) < 2:
         return "no-verdict"
-    if row.worse_interval is None:
+    if row.worse_interval is None or row.margin is None:
         return "inconclusive"
     low, high = row.worse_interval
     if -row.margin <= low and high <= row.margin:
         return "same"
-    if row.p is not None and row.p <= 1 - confidence + 1e-12:
-        if low > row.margin:
-            return "slower"
-        if high < -row.margin:
-            return "faster"
+    if row.p is not None and row.p <= 1 - confidence + 1e-12 and row.beyond(row.margin):
+        return "slower" if low > 0 else "faster"
     return "inconclusive"

@@ -54,7 +54,7 @@ def decode(data: bytes, name: str) -> Result:
             order="lost" if lost else "time",
             boots=[
                 Boot(
-                    block=int(blocks[boot]) if blocks[boot] else None,
+                    block=_block(blocks[boot]),
                     runs=[
                         Run(
                             series=[
@@ -70,6 +70,13 @@ def decode(data: bytes, name: str) -> Result:
         )
     except (csv.Error, ValueError, ValidationError) as error:
         raise ResultError(f"{name}: line {reader.line_num}: {error}") from None
+
+
+def _block(cell: str) -> int | None:
+    block = int(cell) if cell else None
+    if block is not None and block < 0:
+        raise ValueError(f"block {brief(cell)}, expected 0 or more")
+    return block
 
 
 def _number(cell: str) -> Number:

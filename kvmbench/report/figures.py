@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "figure", "share", "signed"]
+__all__ = ["count", "figure", "plural", "share", "signed"]
 
 Number = int | float
 
@@ -32,3 +32,8 @@ def figure(value: Number) -> str:
 def share(percent: float) -> str:
     """Return a percentage, 0 or more, to two digits, and without an exponent where it is large."""
     return f"{percent:.2g}" if percent < 99.5 else f"{percent:.0f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural but for 1."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -90,13 +90,19 @@ def _wrapped(words: str, width: int, indent: str = "") -> str:
 
 
 def _facts(pairs: Sequence[tuple[str, str]], width: int) -> str:
-    """Return `name  value` lines, the values aligned and wrapped below themselves."""
-    name_width = max((len(visible(name)) for name, _ in pairs), default=0) + GAP
+    """Return `name  value` lines, the values aligned and wrapped below themselves.
+
+    A name that is longer than half a line stands above its value.
+    """
+    names = [visible(name) for name, _ in pairs]
+    room = max((len(name) for name in names if len(name) <= width // 2), default=0) + GAP
     lines = []
-    for name, value in pairs:
-        wrapped = _wrapped(value or "-", max(width - name_width, 1)).splitlines()
-        heads = [visible(name), *[""] * (len(wrapped) - 1)]
-        lines += [f"{head:{name_width}}{line}" for head, line in zip(heads, wrapped, strict=True)]
+    for name, (_, value) in zip(names, pairs, strict=True):
+        first, *more = _wrapped(value or "-", width - room).splitlines()
+        if len(name) + GAP > room:
+            lines.append(name)
+            name = ""
+        lines += [f"{name:{room}}{first}", *(" " * room + line for line in more)]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ The results' `document` and `kvmbench scenario` make them; `kvmbench schema scen
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kvmbench.causes import CAUSES
 from kvmbench.report import Block, Column, Document, Note, Record, Table
@@ -15,12 +15,7 @@ from kvmbench.report import Block, Column, Document, Note, Record, Table
 if TYPE_CHECKING:
     from kvmbench.scenario.result import ScenarioResult, Sweep, Worth
 
-__all__ = [
-    "SCHEMAS",
-    "ScenarioDocument",
-    "host_document",
-    "sweep_document",
-]
+__all__ = ["SCHEMAS", "ScenarioDocument", "host_document", "sweep_document"]
 
 PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
@@ -91,13 +86,10 @@ def host_document(results: Sequence[ScenarioResult], worth: Worth | None = None)
 def sweep_document(sweep: Sweep) -> Document:
     """Return the document of a sweep: its curve, and the points that lose the gain."""
     columns = [
-        Column(sweep.parameter, "key"),
-        Column("switches", unit="1/s"),
-        Column("before", unit="reloads/s"),
-        Column("after", unit="reloads/s"),
-        Column("worth", unit="% of CPU time"),
-        Column("gain", "word"),
-    ]
+        Column(sweep.parameter, "key"), Column("switches", unit="1/s"),
+        *(Column(side, unit="reloads/s") for side in ("before", "after")),
+        Column("worth", unit="% of CPU time"), Column("gain", "word"),
+    ]  # fmt: skip
     gains = [point.worth.percent or 0 for point in sweep.comparisons]
     gone = [gain <= max(0, *gains) / GONE for gain in gains]
     rows = [
@@ -174,18 +166,13 @@ def _document(
     """Return the document with its records and data, a point per value of the parameter."""
     results = points[0][0]
     first = results[0]
+    shared = {
+        "scenario": first.scenario.name, "profile": first.profile.name, "vendor": first.vendor,
+    }  # fmt: skip
     entries = [_point(value, *point) for value, point in zip(values, points, strict=True)]
-    data: ScenarioDocument = {
-        "schema": "kvmbench.scenario/1",
-        "engine": "sim",
-        "model_version": first.model_version,
-        "scenario": first.scenario.name,
-        "profile": first.profile.name,
-        "vendor": first.vendor,
-        "parameter": parameter,
-        "points": entries,
-    }
-    records = [_record(first.scenario.name, parameter, entry) for entry in entries]
+    head = {"schema": "kvmbench.scenario/1", "engine": "sim", "model_version": first.model_version}
+    data = {**head, **shared, "parameter": parameter, "points": entries}
+    records = [_record(shared, parameter, entry) for entry in entries]
     return Document(_title(results, parameter), blocks, records, data)
 
 
@@ -204,9 +191,8 @@ def _title(results: Sequence[ScenarioResult], parameter: str | None) -> str:
     return f"{names}, simulated host {scenario.name}: {', '.join(filter(None, facts))}"
 
 
-def _point(
-    value: float | None, results: Sequence[ScenarioResult], found: Worth | None
-) -> PointEntry:
+def _point(value: float | None, results: Sequence[ScenarioResult], worth: Worth | None) -> Record:
+    """Return the content of a `PointEntry`."""
     before, *after = results
     return {
         "value": value,
@@ -215,36 +201,31 @@ def _point(
         "seed": before.seed,
         "before": _side(before),
         "after": _side(after[0]) if after else None,
-        "worth": None if found is None else {
-            "percent": found.percent, "error": found.error, "cores_per_1000": found.cores,
-        },
-    }  # fmt: skip
+        "worth": worth and {**worth._asdict(), "cores_per_1000": worth.cores},
+    }
 
 
-def _side(result: ScenarioResult) -> SideEntry:
+def _side(result: ScenarioResult) -> Record:
+    """Return the content of a `SideEntry`."""
     return {
         "policy": result.policy.name,
         "share": {cause: result.share(cause) for cause in CAUSES},
         "per_second": {name: result.rate(name) for name in RATES},
         "exit_cycles": {f"p{percent}": result.percentile(percent) for percent in PERCENTILES},
-        "leaks": result.counts["leaks"],
-        "denials": result.counts["denials"],
-        "faults": result.counts["faults"],
+        **{name: result.counts[name] for name in EVER},
         "operations": result.operations,
     }
 
 
-def _record(scenario: str, parameter: str | None, point: PointEntry) -> Record:
-    record: Record = {"scenario": scenario}
-    if parameter is not None:
-        record[parameter] = point["value"]
-    sides: list[tuple[str, Any]] = [("", point["before"])]
-    if point["after"] is not None:
-        sides = [("_before", point["before"]), ("_after", point["after"])]
-    for suffix, side in sides:
-        for key, value in side.items():
+def _record(shared: Record, parameter: str | None, point: Record) -> Record:
+    """Return a point as a flat dict."""
+    record = shared | ({parameter: point["value"]} if parameter else {})
+    record |= {name: point[name] for name in ("cpus", "seconds", "seed")}
+    for side in ("before", "after") if point["after"] else ("before",):
+        suffix = f"_{side}" if point["after"] else ""
+        for key, value in point[side].items():
+            flat = {key: value}
             if isinstance(value, dict):
-                record |= {f"{key}_{name}{suffix}": figure for name, figure in value.items()}
-            else:
-                record[f"{key}{suffix}"] = value
+                flat = {f"{key}_{name}": figure for name, figure in value.items()}
+            record |= {f"{name}{suffix}": figure for name, figure in flat.items()}
     return record | (point["worth"] or {})

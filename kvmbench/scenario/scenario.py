@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -25,30 +25,33 @@ from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
 from kvmbench.scenario.result import Comparison, ScenarioResult, Sweep
 from kvmbench.scenario.simulation import Progress, Vendor
-from kvmbench.tomlfile import Source, declared
+from kvmbench.tomlfile import Schema, Source, declared
 
 __all__ = ["Scenario", "Tasks", "load_scenario", "scenarios"]
 
 US = 10**6
 TIME_MAX = 2**31 - 1  # cycles of a timeslice or an epoch: one ADVANCE holds it
 MEAN_MAX = 2**40  # cycles
+TASKS_MAX = 2**20
+NAME_MAX = 100  # characters
 
 
-def _set_number(record: object, name: str, low: float, high: float) -> None:
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
+        raise ValueError(f"name is {brief(name)}, not 1 to {NAME_MAX} printable characters")
+
+
+def _set_number(record: object, name: str, low: float, high: float, *, whole: bool = False) -> None:
+    """Check a field of a frozen record, and make it a number of Python's."""
     value = getattr(record, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}, not a number")
-    if not low <= value <= high:  # nor is a NaN, and isfinite() takes no integer above 1e308
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {brief(value)}, not a number")
+    if not low <= value <= high:  # NaN is in no range
         raise ValueError(f"{name} is {brief(value)}, not in {low} to {high}")
-    object.__setattr__(record, name, value.item() if isinstance(value, np.generic) else value)
-
-
-def _set_integer(record: object, name: str, low: int, high: int) -> None:
-    _set_number(record, name, low, high)
-    value = getattr(record, name)
-    if value != int(value):
+    if whole and value != int(value):
         raise ValueError(f"{name} is {value}, not an integer")
-    object.__setattr__(record, name, int(value))
+    object.__setattr__(record, name, int(value) if whole else value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +81,15 @@ class Tasks:
     ports: int = 3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isprintable() or not self.name:
-            raise ValueError(f"name is {self.name!r}, not a printable, non-empty string")
+        _check_name(self.name)
         for what, known in (("type", TYPES), ("times", ("exponential", "fixed"))):
             if getattr(self, what) not in known:
                 raise ValueError(f"{what} {unknown_name(what, getattr(self, what), known)}")
         if not isinstance(self.ioperm, bool):
-            raise TypeError(f"ioperm is {self.ioperm!r}, not true or false")
-        _set_integer(self, "count", 0, 2**20)
-        _set_integer(self, "port", 0, 65535)
-        _set_integer(self, "ports", 1, 65536)
+            raise TypeError(f"ioperm is {brief(self.ioperm)}, not true or false")
+        _set_number(self, "count", 0, 2**20, whole=True)
+        _set_number(self, "port", 0, 65535, whole=True)
+        _set_number(self, "ports", 1, 65536, whole=True)
         _set_number(self, "run_us", 0, 1e9)
         _set_number(self, "sleep_us", 0, 1e9)
         if bool(self.run_us) != bool(self.sleep_us):
@@ -103,12 +105,12 @@ class Tasks:
 
     def _check_mix(self) -> None:
         if not isinstance(self.mix, Mapping):
-            raise TypeError(f"mix is {self.mix!r}, not a table of weights")
+            raise TypeError(f"mix is {brief(self.mix)}, not a table of weights")
         for kind, weight in self.mix.items():
-            good = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            if not good or not 0 <= weight <= float_info.max:
-                shown = brief(weight)
-                raise ValueError(f"mix: weight of {kind!r} is {shown}, not a number from 0 on")
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0 <= weight <= float_info.max:
+                found = f"mix: weight of {brief(kind)} is {brief(weight)}"
+                raise ValueError(f"{found}, not a finite number from 0 on")
         if (self.type == "vcpu") != any(self.mix.values()):
             needs = "needs a weight above 0" if self.type == "vcpu" else f"not for {self.type}"
             raise ValueError(f"mix {needs}")
@@ -116,11 +118,7 @@ class Tasks:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a MappingProxyType does not pickle
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"mix": dict(self.mix)}
-        return _tasks, (values,)
-
-
-def _tasks(values: dict[str, Any]) -> Tasks:
-    return Tasks(**values)
+        return partial(Tasks, **values), ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,24 +146,26 @@ class Scenario:
     about: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isprintable() or not self.name:
-            raise ValueError(f"name is {self.name!r}, not a printable, non-empty string")
+        _check_name(self.name)
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        _set_integer(self, "cpus", 1, 2**16)
-        _set_integer(self, "clock_hz", 1, 10**12)
+        _set_number(self, "cpus", 1, 2**16, whole=True)
+        _set_number(self, "clock_hz", 1, 10**12, whole=True)
         _set_number(self, "seconds", 0, 1e9)
         _set_number(self, "timeslice_us", 0, 1e9)
         _set_number(self, "epoch_us", 0, 1e9)
         _set_number(self, "migrations", 0, 1e6)
         _set_number(self, "ioperm_share", 0, 1)
-        _set_integer(self, "seed", 0, 2**64 - 1)
+        _set_number(self, "seed", 0, 2**64 - 1, whole=True)
         for what in ("timeslice_us", "epoch_us"):
             self._check_cycles(what, getattr(self, what), TIME_MAX)
         self._check_cycles("seconds", self.seconds * US, 2**61)
-        names = [group.name for group in self.tasks]
+        if self.n_tasks > TASKS_MAX:
+            raise ValueError(f"tasks: {self.n_tasks:,} in all, more than {TASKS_MAX:,}")
+        seen = set()
         for group in self.tasks:
-            if names.count(group.name) > 1:
+            if group.name in seen:
                 raise ValueError(f"tasks: two groups are named {group.name!r}")
+            seen.add(group.name)
             for what in ("guest_us", "work_us", "run_us", "sleep_us"):
                 if getattr(group, what):
                     said = f"tasks: {group.name}.{what}"
@@ -234,7 +234,12 @@ class Scenario:
         Raises ValueError for an unknown name, or a profile that lacks an exit kind of a mix;
         FileError and OSError for files.
         """
-        return simulation.run(self, policy, profile, threads, seed, vendor, progress)
+        if not 1 <= threads <= 256:
+            raise ValueError(f"threads is {threads}, not in 1 to 256")
+        workers = min(threads, self.cpus)
+        host = simulation.host_of(self, policy, profile, vendor, seed, workers)
+        simulation.simulate(host, workers, progress)
+        return simulation.result_of(self, host, self.seed if seed is None else seed)
 
     def compare(
         self,
@@ -248,13 +253,12 @@ class Scenario:
         progress: Progress | None = None,
     ) -> Comparison:
         """Simulate the host under two policies, as `kvmbench scenario` does; see `run`."""
-        both = [
-            simulation.run(
-                self, policy, profile, threads, seed, vendor, simulation.part(progress, i, 2)
-            )
+        first, second = (
+            self.run(policy, profile, threads=threads, seed=seed, vendor=vendor,
+                     progress=simulation.part(progress, i, 2))
             for i, policy in enumerate((before, after))
-        ]
-        return Comparison(*both)
+        )  # fmt: skip
+        return Comparison(first, second)
 
     def sweep(
         self,
@@ -307,9 +311,6 @@ class Scenario:
 
 # Files
 
-_SCENARIO = [f.name for f in fields(Scenario) if f.name not in ("name", "tasks")]
-_TASKS = [f.name for f in fields(Tasks) if f.name not in ("name", "type", "count")]
-
 
 def load_scenario(source: str | Path) -> Scenario:
     """Return the built-in scenario of a name, or the scenario of a TOML file.
@@ -327,22 +328,28 @@ def scenarios() -> Mapping[str, Scenario]:
     return _built_in()
 
 
+def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:
+    """Return the required and the optional keys of a table that declares a `kind`.
+
+    Scenario and Tasks check the other figures: they name the figure, its value and its range.
+    """
+    required: dict[str, type] = {}
+    optional: dict[str, type] = {}
+    for entry in fields(kind):
+        needed = entry.default is MISSING and entry.default_factory is MISSING
+        (required if needed else optional)[entry.name] = types.get(entry.name, object)
+    return required, optional
+
+
 def _scenario(source: Source) -> Scenario:
-    # Figures are left to Scenario and Tasks, which name the figure, its value and its range.
-    required = {"name": str, "tasks": list}
-    optional = {**dict.fromkeys(_SCENARIO, object), "about": str}
-    top = source.table((), required, optional)
-    for name in ("cpus", "clock_hz", "seconds", "timeslice_us"):
-        if name not in top:
-            raise source.error((), f"{name!r} is missing")
+    top = source.table((), *_keys(Scenario, name=str, tasks=list, about=str))
+    known = {f.name for f in fields(Scenario)} - {"tasks", "about"}
     groups = []
     for number in range(1, len(top["tasks"]) + 1):
-        keys = ("tasks", number)
-        needed = {"name": str, "type": str, "count": object}
-        table = source.table(keys, needed, {**dict.fromkeys(_TASKS, object), "mix": dict})
-        with declared(source, keys, {*_TASKS, "type", "count", "name"}):
+        table = source.table(("tasks", number), *_keys(Tasks, name=str, type=str, mix=dict))
+        with declared(source, ("tasks", number), {f.name for f in fields(Tasks)}):
             groups.append(Tasks(**table))
-    with declared(source, (), {*_SCENARIO, "name"}):
+    with declared(source, (), known):
         return Scenario(**{**top, "tasks": tuple(groups)})
 
 

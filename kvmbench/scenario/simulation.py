@@ -24,7 +24,7 @@ from kvmbench.scenario.result import ScenarioResult
 if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario, Tasks
 
-__all__ = ["Progress", "Vendor", "host_of", "part", "run", "simulate", "task_rows"]
+__all__ = ["Progress", "Vendor", "host_of", "part", "result_of", "simulate", "task_rows"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
 Progress = Callable[[float], None]
@@ -32,28 +32,8 @@ Vendor = Literal["vmx", "svm"]
 
 
 def part(progress: Progress | None, done: int, parts: int) -> Progress | None:
-    """Return the progress of one of several equal parts of the work, after `done` of them."""
+    """Return the progress function of one of several equal parts of the work."""
     return None if progress is None else lambda share: progress((done + share) / parts)
-
-
-def run(
-    scenario: Scenario,
-    policy: str | Path | Policy,
-    profile: str | Path | Profile,
-    threads: int,
-    seed: int | None,
-    vendor: Vendor,
-    progress: Progress | None,
-) -> ScenarioResult:
-    """Simulate a scenario under one policy; see `Scenario.run`."""
-    if not 1 <= threads <= 256:
-        raise ValueError(f"threads is {threads}, not in 1 to 256")
-    workers = min(threads, scenario.cpus)
-    host = host_of(scenario, policy, profile, vendor, seed, workers)
-    simulate(host, workers, progress)
-    if progress is not None:
-        progress(1)
-    return _result(scenario, host, scenario.seed if seed is None else seed)
 
 
 def host_of(
@@ -139,9 +119,12 @@ def simulate(host: Host, workers: int, progress: Progress | None) -> None:
         for thread in started:
             thread.join()
         host.finish()
+    if progress is not None:
+        progress(1)
 
 
-def _result(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
+def result_of(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
+    """Return the sums over the CPUs of a host that has run to its end."""
     machine = host.machine
     counters = machine.counters
     outside = host.guest_outside

@@ -1,7 +1,7 @@
 """A slow, plain reference of docs/scenario.md, over the reference of the machine.
 
-It shares no code with the host loop but the two tables of kvmbench.sampling, which have separate tests
-their own; its random numbers are numpy's.
+It shares no code with the host loop but the two tables of kvmbench.scenario.sampling, which have
+separate tests; its random numbers are numpy's.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def result(name, kind="noisy"):
 
 
 def test_a_write_waits_for_an_append(tmp_path):
-    """What one writer wrote is in the file, whichever writer came between its reading and its writing."""
+    """No writer comes between the reading and the writing of another one."""
     path = tmp_path / "r.json"
     write(path, result("first"))
     reached, go = threading.Event(), threading.Event()

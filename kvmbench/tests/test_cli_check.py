@@ -12,7 +12,9 @@ import pytest
 
 from kvmbench import load_policies
 from kvmbench.checker.document import SCHEMAS
+from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, TASKS_MAX
 from kvmbench.checker.promela import promela
+from kvmbench.cli.check import SIZES
 from kvmbench.tests import command
 
 FILE = """\
@@ -230,8 +232,8 @@ def test_promela():
     ("arguments", "code", "message"),
     [
         (["defered"], 2, "unknown policy 'defered'; did you mean 'deferred'?"),
-        (["--cpus", 4], 2, "4 is not in 1 to 3"),
-        (["--tasks", 0], 2, "0 is not in 1 to 6"),
+        (["--cpus", 4], 2, "4 is not in the range 1<=x<=3"),
+        (["--tasks", 0], 2, "0 is not in the range 1<=x<=6"),
         (["--ports", "x"], 2, "'x' is not a valid integer"),
         (["--max-memory", "8X"], 2, "'8X' is not a size such as 500M or 8G"),
         (["--max-memory", "0"], 2, "'0' is not a size"),
@@ -249,6 +251,11 @@ def test_refusals(arguments, code, message):
     assert (done.exit_code, done.stdout) == (code, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_options_take_every_size_of_the_explorer():
+    most = {name: top for name, (_, top) in SIZES.items()}
+    assert most == {"cpus": CPUS_MAX, "tasks": TASKS_MAX, "ports": PORTS_MAX}
 
 
 def test_environment_sets_options():

@@ -145,9 +145,10 @@ def test_figures_of_every_size(unit, value, shown):
     keep("a.json", row("w", [value] * 4, unit=unit))
     keep("b.json", row("w", [value * 1.5] * 4, unit=unit))
     shown, want = shown.rsplit(" ", 1)
-    title, _, _, units, line, *_ = ok("compare", "a.json", "b.json", "--margin", "2%").splitlines()
+    text = ok("compare", "a.json", "b.json", "--margin", "2%")
+    title, _, _, line, *_ = text.splitlines()
     assert title.startswith(f"a -> b: {shown}/iteration, 4 runs per side, margin 2 %")
-    assert re.split("  +", units.strip()) == [*[shown] * 4, "%"]  # before, after, shift, interval
+    assert len(re.findall(rf"\b{shown}\b", text)) == 1  # a unit is printed once
     before, after = map(float, line.removeprefix("w").split()[:2])
     assert before == pytest.approx(float(want))
     assert after == pytest.approx(1.5 * float(want), rel=0.01)
@@ -362,7 +363,75 @@ def test_controls_by_option(two):
     assert "Verdicts with ? are in doubt: inl_from_qemu moved" in text
 
 
+# Rows
+
+
+def names_of(*arguments):
+    found = json.loads(ok("compare", *arguments, "--format", "json"))
+    return [entry["workload"] for entry in found["rows"]], found
+
+
+def test_rows_are_chosen_and_the_correction_stays(two):
+    every = names_of(*two)[1]["rows"]
+    names, found = names_of(*two, "--rows", "inl_*", "--rows", "cpuid")
+    assert names == [name for name in EIGHT if name.startswith(("inl_", "cpuid"))]
+    assert found["rows"] == [entry for entry in every if entry["workload"] in names]
+    assert "unknown row 'nothing'" in refused(2, "compare", *two, "--rows", "nothing")
+    gate = ("--fail-on-any", "--rows", "cpuid")
+    assert invoke("compare", *two, *gate).exit_code == 0
+    # A control that moved is named though its row is not asked for.
+    text = ok("compare", *two, "--control", "inl_from_qemu", "--rows", "cpuid")
+    assert "same?" in text
+    assert "in doubt: inl_from_qemu moved" in text
+
+
+def test_order_and_only_changed(two):
+    assert names_of(*two, "--sort", "name")[0] == sorted(EIGHT)
+    assert names_of(*two, "--sort", "shift")[0][0] == "inl_from_qemu"
+    assert names_of(*two, "--sort", "verdict")[0][0] == "inl_from_qemu"
+    assert names_of(*two, "--only", "changed")[0] == ["inl_from_qemu"]
+    assert "Rows that did not change: 7 same." in ok("compare", *two, "--only", "changed")
+
+
+def test_names_that_one_side_lacks_are_one_paragraph(two):
+    keep("other.json", of_runs({f"w{n}": n for n in range(40)} | {"cpuid": 1313}))
+    text = ok("compare", "before.json", "other.json")
+    assert (
+        sum(line.startswith("w") for line in text.split("Not in")[0].splitlines()) == 1
+    )  # heading
+    paragraphs = [part for part in text.split("\n\n") if part.startswith("Not in")]
+    assert [part.split(":")[0] for part in paragraphs] == ["Not in other", "Not in before"]
+    keep("none.json", of_runs({"x": 1}))
+    assert ok("compare", "other.json", "none.json").startswith("other -> none: cycles/iteration")
+
+
+def test_bounds_without_a_before(two):
+    assert "Gate passed: 1 check." in ok("compare", two[1], "--fail-on", "cpuid:<=1400")
+    assert invoke("compare", two[1], "--fail-on", "cpuid:<=1200").exit_code == 3
+    assert invoke("compare", two[1], "--fail-on", "cpuid:<=1200", "--format", "json").exit_code == 3
+    valid(ok("compare", two[1], "--fail-on", "cpuid:<=1400", "--format", "json"), "comparison")
+    assert "alone has 1 configuration" in refused(2, "compare", two[1], "--fail-on", "cpuid:2%")
+    assert invoke("compare", two[1], "--fail-on", "cpuid:<=1400", "--fail-on-any").exit_code == 2
+
+
 # Arguments
+
+
+def test_figures_beyond_floats_are_one_line():
+    series_text = '{"workload": "w", "kind": "noisy", "values": [1.7e308, 1.6e308]}'
+    boots = ", ".join([f'{{"runs": [{{"series": [{series_text}]}}]}}'] * 4)
+    Path("huge.json").write_text(f'{{"schema": "kvmbench.result/1", "boots": [{boots}]}}')
+    for arguments in (("show",), ("self-test",), ("compare", "huge.json")):
+        assert "1e+100" in refused(1, *arguments, "huge.json")
+
+
+def test_long_names_and_blank_notes(two):
+    keep("blank.json", of_runs({"w": 1}, notes=[" "]))
+    assert "note" not in ok("show", "blank.json")
+    assert ": \n" not in ok("compare", "blank.json", "blank.json")
+    Path("results").mkdir()
+    keep(f"results/{'n' * 85}.json", of_runs({"w": 1}))
+    assert ok("list", "results").splitlines() == ["n" * 85, "  1 workload; 1 run in 1 boot"]
 
 
 def test_files_that_cannot_be_read(two, folder):
@@ -373,8 +442,7 @@ def test_files_that_cannot_be_read(two, folder):
     for name, code, words in (
         ("missing.json", 2, "missing.json: No such file"),
         ("missing", 2, "unknown file or result 'missing'"),
-        ("folder.json", 2, "folder.json: Is a directory"),
-        (".", 2, "unknown file or result"),
+        ("folder.json", 1, "folder.json: no file of a known format"),
         ("", 2, "unknown file or result"),
         ("broken.json", 1, "broken.json: ends in the middle"),
         ("text.txt", 1, "text.txt"),

@@ -85,6 +85,8 @@ def test_formats_agree():
     (document,) = valid(run(*given, "--format", "json"))["points"]
     assert float(row["percent"]) == document["worth"]["percent"]
     assert row["policy_after"] == "exit-to-user"
+    facts = ("scenario", "profile", "vendor", "cpus", "seconds", "seed")
+    assert [row[name] for name in facts] == ["mine", "patch-2017", "vmx", "2", "0.002", "1"]
     assert int(row["operations_before"]) == document["before"]["operations"]
     assert "| TR reloads | 1/s |" in run(*given, "--format", "markdown")
 
@@ -151,6 +153,13 @@ def test_policy_file_and_output():
         (["mine.toml", "--vary", "cpu=1:2:2"], 2, "--vary cpu=1:2:2: unknown parameter 'cpu'"),
         (["mine.toml", "--vary", "cpus=1:2:3"], 2, "--vary cpus=1:2:3: cpus is 1.5, not an int"),
         (["mine.toml", "--vary", "cpus=0/0:2:3"], 2, "--vary cpus=0/0:2:3: expected PARAM"),
+        (
+            ["mine.toml", "--vary", "cpus=1e999999999:2:3"],
+            2,
+            "--vary cpus=1e999999999:2:3: expected",
+        ),
+        (["mine.toml", "--vary", "cpus=1:1e-999999999:3"], 2, "--vary cpus=1:1e-999999999:3: exp"),
+        (["mine.toml", "--vary", "cpus=nan:2:3"], 2, "--vary cpus=nan:2:3: expected PARAM"),
     ],
 )
 def test_errors_are_one_line(arguments, code, message):
@@ -172,6 +181,15 @@ def test_errors_in_a_file():
         "kvmbench: task group 'vm' needs exit kind 'hlt', which profile 'patch-2017' "
         "does not have\n"
     )
+
+
+def test_a_long_name_is_kept_whole_and_leaves_room_for_the_figures():
+    name = "g" * 100
+    Path("long.toml").write_text(FILE.replace('"vm"', f'"{name}"').replace('"mine"', f'"{name}"'))
+    for more in ([], ["--vary", f"{name}.count=1:2:2"]):
+        said = run("long.toml", *more)
+        assert "".join(said.split()).count("g" * 100) == 1 + bool(more)
+        assert max(map(len, said.splitlines())) <= 110
 
 
 def test_list_and_show():

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from kvmbench.comparison.document import document
 from kvmbench.comparison.gates import Limit, gate
-from kvmbench.comparison.verdicts import Margin, compare
-from kvmbench.tests.results_maker import of_runs, row, series, sides
+from kvmbench.comparison.rows import Margin
+from kvmbench.comparison.verdicts import alone, compare
+from kvmbench.report.text import text
+from kvmbench.tests.results_maker import of_boots, of_runs, row, series, sides
 from kvmbench.units import Side
 
 FLAT = [100, 100, 100, 100, 100, 100]
@@ -117,13 +120,13 @@ def test_the_sum_says_how_many_of_the_checks_failed():
 def test_figures_a_step_apart_look_different():
     exact = {"kind": "exact"}
     _, (line,) = held(row("w", [1234567], **exact), row("w", [1234568], **exact), "w:<=1234567")
-    assert "1234568 cycles, to be at most 1234567" in line
+    assert "1234568 cycles, expected at most 1234567" in line
     _, (line,) = held(row("w", [100], **exact), row("w", [1334], **exact), "w:2%")
     assert "1234 cycles (1234 %) worse" in line
     _, (line,) = held(row("w", [1234567.25], **exact), row("w", [1234568.5], **exact), "w:0")
     assert "1.25 cycles" in line
     _, (line,) = held(row("w", [1], **exact), row("w", [2300680.4], **exact), "w:<=2300680")
-    assert "2300680.4 cycles, to be at most 2300680" in line
+    assert "2300680.4 cycles, expected at most 2300680" in line
 
 
 def test_exact_figures_that_vary_fail_with_the_reason():
@@ -171,6 +174,42 @@ def test_missing_rows_fail_and_keep_their_labels():
         "failed: b: not in PR",
         "Gate failed: 2 failed, 1 inconclusive of 3 checks.",
     )
+
+
+def test_a_row_that_only_after_has_passes_and_its_bound_holds():
+    before, after = of_runs({"a": 100}), of_runs(*({"a": 100, "b": 7, "c": 8} for _ in range(6)))
+    status, lines = held(before, after, "[bc]:2%")
+    assert status == "ok"
+    assert lines == ("passed: b, c: not in before",)
+    assert held(before, after, "b:<=7", any_row=True)[0] == "inconclusive"  # a has one run
+    status, (line,) = held(before, after, "[bc]:<=7")
+    assert status == "regression"
+    assert line == "failed: c is 8 cycles, expected at most 7, the interval [8, 8]"
+    # An after without the row fails, whatever the limit is.
+    assert held(after, before, "b:<=7")[0] == "regression"
+
+
+def test_a_block_that_one_side_lacks_is_no_new_row():
+    before = of_boots(("a", 1, [{"w": 1, "v": 1}]), ("b", 2, [{"v": 1}]))
+    after = of_boots(("c", 1, [{"v": 1}]), ("d", 2, [{"w": 1, "v": 1}]))
+    assert held(before, after, "w:2%") == (
+        "regression", ("failed: w: in no complete block of both sides",)
+    )  # fmt: skip
+
+
+def test_bounds_need_no_before():
+    (after,) = (Side("pr", row("w", [105, 106, 107, 108, 109, 110])),)
+    for limit, status in (
+        ("w:<=110", "ok"),
+        ("w:<=104", "regression"),
+        ("*:>=106", "inconclusive"),
+    ):
+        assert gate([alone(after)], [Limit.parse(limit)], any_row=False).status == status
+    found = document([alone(after)], gate=gate([alone(after)], [Limit.parse("w:<=104")], False))
+    assert found.data["labels"] == ["pr"]
+    (entry,) = found.data["rows"]
+    assert (entry["before"], entry["after"], entry["verdict"]) == (None, 107.5, None)
+    assert "Gate failed: 1 failed of 1 check." in text(found)
 
 
 def test_a_regression_is_graver_than_what_is_undecided():

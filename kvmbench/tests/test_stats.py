@@ -1,6 +1,7 @@
 """kvmbench.stats against enumeration, SciPy, values by hand and the laws of its estimators."""
 
 import math
+import tracemalloc
 from itertools import combinations, pairwise, permutations, product
 from statistics import NormalDist, median, stdev
 
@@ -639,6 +640,45 @@ def test_runs_needed_inverts_minimum_detectable(paired, shift):
     assert smallest(n) <= abs(shift)
     assert stats.runs_needed(3, 3 * smallest(n), paired=paired) == n
     assert smallest(n - 1) is None or smallest(n - 1) > abs(shift)
+
+
+# Large samples
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-300, 1e200])
+@pytest.mark.parametrize("whole", [False, True])
+def test_ranks_of_many_pairs_are_those_of_the_sorted_pairs(monkeypatch, scale, whole):
+    rng = np.random.default_rng(11)
+    before, after = rng.normal(0, 3, 90) * scale, rng.normal(1, 4, 71) * scale
+    if whole:
+        before, after = np.rint(before), np.rint(after)
+    differences = np.sort(np.subtract.outer(after, before).ravel())
+    i, j = np.triu_indices(90)
+    averages = np.sort((before[i] + before[j]) / 2)
+    small = stats.mann_whitney_interval(before, after), stats.signed_rank_interval(before)
+    monkeypatch.setattr(stats, "SORTED_PAIRS", 0)
+    assert stats.hodges_lehmann(before, after) == np.median(differences)
+    assert stats.pseudo_median(before) == np.median(averages)
+    assert (
+        stats.mann_whitney_interval(before, after), stats.signed_rank_interval(before)
+    ) == small  # fmt: skip
+    assert set(small[0]) <= set(differences)
+
+
+def test_large_samples_take_little_memory():
+    """20,000 v 20,000: the pairs alone would be 3 GB."""
+    rng = np.random.default_rng(12)
+    before, after = rng.normal(1000, 3, 20_000), rng.normal(1001, 3, 20_000)
+    tracemalloc.start()
+    shift = stats.hodges_lehmann(before, after)
+    low, high = stats.mann_whitney_interval(before, after)
+    slope, p = stats.drift(before + np.arange(20_000) * 1e-4)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert low < shift < high
+    assert shift == pytest.approx(1, abs=0.1)  # 3 deviations of sqrt(2/20,000) * 3
+    assert slope == pytest.approx(1e-4, rel=0.1)
+    assert p < 1e-9
 
 
 # Bad arguments

@@ -1,17 +1,23 @@
-"""The facts of the hosts and of the model in which the sides of a comparison differ."""
+"""Hosts and models: the facts in which two sides differ, and the rows that must not move."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import nan
 from typing import TYPE_CHECKING
 
+from kvmbench.catalog import profiles
 from kvmbench.results import Host
-from kvmbench.units import Side
+from kvmbench.units import Cell, Side, listed
+from kvmbench.workloads import workloads
 
 if TYPE_CHECKING:
     from kvmbench.comparison.verdicts import Comparison
 
-__all__ = ["Difference", "differences", "unknown_hosts"]
+__all__ = ["Difference", "differences", "is_control", "is_lightweight", "unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
 
@@ -59,7 +65,7 @@ def differences(comparison: Comparison) -> list[Difference]:
 
 
 def unknown_hosts(comparison: Comparison) -> bool:
-    """Say whether the rows are measured and neither side knows its host."""
+    """Return whether the rows are measured and neither side knows its host."""
     noisy = any(row.kind == "noisy" for row in comparison.rows)
     return noisy and not any(_facts(side) for side in comparison.sides)
 
@@ -71,11 +77,8 @@ def _of_runs(side: Side, what: str) -> str:
 
 def _facts(side: Side) -> dict[str, str]:
     """Return the facts of a side's hosts in words; several where its boots differ."""
-    found: dict[str, list[str]] = {}
-    for host in side.hosts:
-        for what, value in _words(host).items():
-            found.setdefault(what, []).append(value)
-    return {what: " | ".join(sorted(set(values))) for what, values in found.items()}
+    found = listed(fact for host in side.hosts for fact in _words(host).items())
+    return {what: " | ".join(sorted(values)) for what, values in found.items()}
 
 
 def _words(host: Host) -> dict[str, str]:
@@ -89,3 +92,48 @@ def _words(host: Host) -> dict[str, str]:
     found |= {"governor": host.governor, "SMT": host.smt}
     found["TSC frequency"] = f"{host.tsc_hz:,} Hz" if host.tsc_hz else None
     return {what: value for what, value in found.items() if value}
+
+
+def is_control(sides: tuple[Side, Side], cells: tuple[Sequence[Cell], Sequence[Cell]]) -> bool:
+    """Return whether the model predicts no reload of TR in any cell of a row, on either side."""
+
+    def predicted(side: Side, cell: Cell) -> float:
+        if cell.series.reloads is not None:
+            return cell.series.reloads
+        if _reloads_every_exit(side.result.boots[cell.boot].host):
+            return nan
+        return 0.0 if cell.series.workload in _lightweight() else nan
+
+    return all(
+        found and all(predicted(side, cell) == 0 for cell in found)
+        for side, found in zip(sides, cells, strict=True)
+    )
+
+
+def is_lightweight(exits: Sequence[str]) -> bool:
+    """Return whether all of these exit kinds are known and none returns to userspace."""
+    user = _returns_to_userspace()
+    return all(kind in user and not user[kind] for kind in exits)
+
+
+@cache
+def _returns_to_userspace() -> dict[str, bool]:
+    return {kind.name: kind.user for profile in profiles().values() for kind in profile.kinds}
+
+
+@cache
+def _lightweight() -> set[str]:
+    """Return the names of the workloads whose iterations have lightweight exits only."""
+    return {name for name, workload in workloads().items() if is_lightweight(workload.exits)}
+
+
+def _reloads_every_exit(host: Host) -> bool:
+    """Return whether the host's KVM may execute LTR after every VM exit, lightweight or not.
+
+    On AMD it did so up to Linux 6.4 (svm_vcpu_run, arch/x86/kvm/svm/svm.c; commit 0d3518d2f8c3
+    removed it in 6.5).
+    """
+    if host.kvm != "kvm_amd":
+        return False
+    version = re.match(r"(\d+)\.(\d+)", host.kernel or "")
+    return version is None or (int(version[1]), int(version[2])) < (6, 5)
