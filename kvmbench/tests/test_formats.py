@@ -280,7 +280,7 @@ def test_csv_reads_back(result):
         ("workload,value,colour\n", "columns ['workload', 'value', 'colour'], expected boot"),
         ("workload,unit\n", "line 1: columns ['workload', 'unit'], expected boot"),
         ("workload,value,kind\na,1,odd\n", "Invalid enum value 'odd'"),
-        ("workload,value,block\na,1,-5\n", "Expected `int` >= 0"),
+        ("workload,value,block\na,1,-5\n", "block '-5', expected 0 or more"),
         (f"workload,value\na,{'9' * 400}\n", "line 2: '9999"),
         ("workload,value\na,1e999\n", "not a finite number"),
     ],
