@@ -26,7 +26,18 @@ from kvmbench.errors import ResultError, brief
 from kvmbench.report import Document, Reported
 
 __all__ = [
-    *("SCHEMA", "SCHEMAS", "Boot", "Host", "Result", "Run", "Series", "append", "builtins"),
+    *(
+        "SCHEMA",
+        "SCHEMAS",
+        "Block",
+        "Boot",
+        "Host",
+        "Result",
+        "Run",
+        "Series",
+        "append",
+        "builtins",
+    ),
     *("check", "check_growth", "decode", "decode_json", "encode", "is_measured", "json_schema"),
     *("merge", "read", "read_bytes", "utf8", "write"),
 ]
@@ -39,6 +50,7 @@ GROWTH = 20  # times its size that a file may take of memory while it is read
 FLOOR = 32e6  # bytes of memory that a small file may take
 LONGEST = 500  # characters of a workload's, a configuration's or a unit's name
 GREATEST, SMALLEST = 1e100, 1e-100  # of a number that is not 0
+LARGEST_INTEGER = 2**63 - 1  # that JSON readers take
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -53,6 +65,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", 
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
+Block = Annotated[int, Meta(ge=0, le=2**62)]
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -106,7 +119,7 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     """One boot of one kernel; `block` pairs it with the boots of the other side of a plan."""
 
     id: str = ""  # /proc/sys/kernel/random/boot_id
-    block: Annotated[int, Meta(ge=0)] | None = None
+    block: Block | None = None
     host: Host = field(default_factory=Host)
     runs: Annotated[list[Run], Meta(min_length=1)]
 
@@ -378,7 +391,8 @@ def check(result: Result, name: str) -> None:
                         f"{', '.join(map(_short, before))}"
                     )
                 for where, value in _numbers(series):
-                    if not (SMALLEST <= abs(value) <= GREATEST or value == 0):
+                    most = LARGEST_INTEGER if isinstance(value, int) else GREATEST
+                    if not (SMALLEST <= abs(value) <= most or value == 0):
                         raise ResultError(f"{place}.{where}: {_out_of_range(value)}")
 
 
@@ -389,7 +403,7 @@ def _short(words: str) -> str:
 def _out_of_range(value: Number) -> str:
     if not abs(value) <= float_info.max:  # an integer may be larger, too
         return "not a finite number"
-    return f"a number must be 0 or of {SMALLEST:g} to {GREATEST:g}"
+    return f"a number must be 0 or of {SMALLEST:g} to {GREATEST:g}, an integer below 2**63"
 
 
 def _numbers(series: Series) -> Iterator[tuple[str, Number]]:

@@ -76,6 +76,7 @@ _REFUSED = {
 
 _HOME = {"kvmbench": "kvmbench.results"}
 _keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _entries = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
@@ -255,7 +256,7 @@ def _json_format(data: bytes, name: str) -> str:
     except ResultError as error:
         known = _unknown(data[:SNIFF])  # perf stat -j and others write one object per line
         raise ResultError(f"{name}: {known}") if known else error from None
-    schema = msgspec.json.decode(head.get("schema", b"null"))
+    schema = decode_json(_any, bytes(head.get("schema", b"null")), name)
     if isinstance(schema, str) and schema.startswith(FAMILY):
         return "kvmbench"
     if isinstance(schema, str) and schema.startswith("kvmbench."):

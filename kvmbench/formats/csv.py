@@ -74,13 +74,13 @@ def decode(data: bytes, name: str) -> Result:
 
 def _block(cell: str) -> int | None:
     block = int(cell) if cell else None
-    if block is not None and block < 0:
+    if block is not None and not 0 <= block < 2**62:
         raise ValueError(f"block {brief(cell)}, expected 0 or more")
     return block
 
 
 def _number(cell: str) -> Number:
-    if re.fullmatch(r"-?\d{1,40}", cell):
+    if re.fullmatch(r"-?\d{1,18}", cell, re.ASCII):
         return int(cell)
     if len(cell) > 40:
         raise ResultError(f"{brief(cell)}: expected a number")

@@ -41,7 +41,7 @@ from kvmbench.results import (
 __all__ = ["decode", "encode"]
 
 OWN = "Kvmbench/workload="
-ABOUT = ("result", "source", "order")  # the keys of our own text about the result as a whole
+ABOUT = ("result", "source", "order")  # the keys of kvmbench's text about the result as a whole
 HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
 LONGEST_LINE = 20_000  # characters
 MOST_KEYS = 50  # keys that take several values in a file
@@ -134,11 +134,7 @@ class _Reader:
         return self.shared.setdefault(words, words)
 
     def _values(self, line: str) -> Iterator[_Value]:
-        name, *fields = (
-            line.removeprefix("Benchmark").split()
-            if line[9:10].strip()
-            else ("", *line[9:].split())
-        )
+        name, *fields = re.split(r"\s+", line.removeprefix("Benchmark").rstrip())
         if not fields:
             return  # `go test -v` prints the name on a separate line first
         if not re.fullmatch(r"[-+]?\d{1,19}", fields[0], re.ASCII):
@@ -225,7 +221,7 @@ class _Reader:
                 config.update(self.changes[at : value.version])
                 at = value.version
                 said = (f"{key}={config[key]}" for key in changing if config.get(key))
-                suffix = self._name(" ".join(said))
+                suffix = " ".join(said)
             workload, configuration = names[value.name]
             if len(several[value.name]) > 1:
                 workload += f" {value.unit}"

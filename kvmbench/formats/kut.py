@@ -20,7 +20,7 @@ import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -107,7 +107,7 @@ _SEPARATOR = re.compile(r"[\s|:+=*~_`-]*")
 _BEFORE_AFTER = re.compile(
     r"(?P<which>(?:\S.{0,60}\s)?(?:before|after))(?:\s+(?:the\s+)?patch(?:es)?)?", re.IGNORECASE
 )
-_DIFFERENCE = re.compile(r"[^A-Za-z]*|.*(?:diff|delta|change|ratio|gain|speedup|%).*", re.I)
+_DIFFERENCE = re.compile(r".*(?:diff|delta|change|ratio|gain|speedup|%).*", re.I)
 _KERNEL = re.compile(r"-kernel\s+(\S+)|\brun\s+((?:x86|arm)/\S+\.(?:flat|efi))")
 _NO_KVM = re.compile(
     r"-accel[= ]tcg\b|accel=tcg\b|\bACCEL=tcg\b|TCG doesn't support requested feature"
@@ -167,8 +167,8 @@ class _Line:
     heading: int
     machine: int = 0
     count: int | None = None  # of uniq -c
-    reason: str = ""  # of a skip
     above: tuple[int, str] | None = None  # the line of text above a row, with its number
+    reason: str = ""  # of a skip
 
 
 @dataclass(slots=True)
@@ -310,31 +310,26 @@ class _Reader:
             elif "%" not in cell["remark"]:
                 remark = cell["remark"].strip("()")
         plain = [cell for cell in found if not cell["percent"]]
+        labels, labelled = [""], plain
         if arrow and len(plain) == 2:
-            labels: list[str] = ["before", "after"]
-        elif len(plain) == 1:
-            labels = [""]
-        else:
-            labels = self._labels(len(found), len(plain))
-        if len(labels) != len(plain):
+            labels = ["before", "after"]
+        elif len(plain) != 1:
+            labels = self._labels(found) or self._labels(plain)
+            labelled = found if len(labels) == len(found) else plain
+        if len(labels) != len(labelled):
             return [], None
-        cells = zip(labels, plain, strict=True)
         return [
             (label, cell["figure"].replace(",", ""), _unit(cell["unit"] or "cycles"))
-            for label, cell in cells
-            if len(plain) == 1 or arrow or not _DIFFERENCE.fullmatch(label)
+            for label, cell in zip(labels, labelled, strict=True)
+            if not cell["percent"] and not _DIFFERENCE.fullmatch(label)
         ], remark
 
-    def _labels(self, *counts: int) -> list[str]:
-        """Return the headings of as many columns of figures, the percents left out."""
+    def _labels(self, cells: Sized) -> list[str]:
+        """Return as many headings of a table's last columns; none where the table has others."""
         for pattern in (r"\s*\|\s*", r"\t+|\s{2,}", r"\s+"):
-            cells = [cell.strip("*`# ") for cell in re.split(pattern, self.header.strip("| \t"))]
-            for count in counts:
-                if 1 < count <= len(cells) <= count + 1:
-                    labels = cells[-count:]
-                    percents = count > counts[-1]
-                    return [label for label in labels
-                            if not (percents and _DIFFERENCE.fullmatch(label))]  # fmt: skip
+            labels = [label.strip("*`# ") for label in re.split(pattern, self.header.strip("| \t"))]
+            if 1 < len(cells) <= len(labels) <= len(cells) + 1:
+                return labels[-len(cells) :]
         return []
 
     def _row(
@@ -377,7 +372,7 @@ class _Reader:
                 raise ResultError(f"{count[:12]} runs of {series.workload}: more than {MOST_RUNS}")
         number = None if count is None else int(count)
         heading, machine = len(self.headings) - 1, len(self.commands)
-        row = _Line(series.workload, series, heading, machine, number, above=self.above)
+        row = _Line(series.workload, series, heading, machine, number, self.above)
         self.lines.append(row)
         self.above = None
 

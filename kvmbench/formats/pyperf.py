@@ -108,7 +108,7 @@ def _boot_key(metadata: dict[str, Any]) -> tuple[int, int | None, str]:
     number, block = metadata.get("kvmbench_boot"), metadata.get("kvmbench_block")
     return (
         number if isinstance(number, int) else 0,
-        block if isinstance(block, int) and block >= 0 else None,
+        block if isinstance(block, int) and 0 <= block < 2**62 else None,
         _string(metadata, "kvmbench_boot_id") or "",
     )
 

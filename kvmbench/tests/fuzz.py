@@ -23,7 +23,18 @@ CORPUS = {
     for form in READABLE
 }
 TOKENS = [
-    *(b"9" * 400, b"1e308", b"-1e309", b"1e-320", b"NaN", b"-0", b"1_000", b"0x10", b"\xd9\xa3"),
+    *(
+        b"9" * 400,
+        b"9" * 30,
+        b"1e308",
+        b"-1e309",
+        b"1e-320",
+        b"NaN",
+        b"-0",
+        b"1_000",
+        b"0x10",
+        b"\xd9\xa3",
+    ),
     *(b"[" * 3000, b"{" * 3000, b'{"a":' * 500, b"(" * 300, b"null", b"true", b'""', b"[]", b"{}"),
     *(b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xae", b"\x1b[31m"),
     *(
