@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from msgspec import UNSET, UnsetType, to_builtins
 
-from kvmbench.checker.history import Event
-from kvmbench.checker.verdict import Counterexample, Explored, Verdict
+from kvmbench.checker.history import Counterexample, Event, Explored
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
+
+if TYPE_CHECKING:
+    from kvmbench.checker.verdict import Verdict
 
 __all__ = ["SCHEMAS", "CheckDocument", "document"]
 

@@ -277,22 +277,17 @@ cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
         for k in range(s.n_orders):
             ordered = True
             for i in range(1, s.n_cpus):
-                if cpus[s.order[k][i - 1]] > cpus[s.order[k][i]]:
-                    ordered = False
-                    break
+                ordered &= cpus[s.order[k][i - 1]] <= cpus[s.order[k][i]]
             if not ordered:
                 continue
             for i in range(s.n_tasks):
                 tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
             _sort(tried, s.n_tasks)
-            if have:
-                for i in range(s.n_tasks):
-                    if tried[i] != best[i]:
-                        break
-                else:
-                    continue
-                if tried[i] > best[i]:
-                    continue
+            i = 0
+            while have and i < s.n_tasks and tried[i] == best[i]:
+                i += 1
+            if have and (i == s.n_tasks or tried[i] > best[i]):
+                continue
             have = True
             memcpy(best, tried, sizeof(best))
             for i in range(s.n_cpus):

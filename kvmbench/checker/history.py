@@ -1,6 +1,6 @@
-"""A history of the explorer in words: events on CPUs, and the columns that each changed.
+"""A history of the explorer in words, and the findings that hold histories.
 
-`verdict` keeps histories as these events; `document` prints them.
+`verdict` makes them; `document` prints them and writes them as JSON, under the same names.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from kvmbench.model import Policy
 
-__all__ = ["Event", "RawEvent", "State", "events", "task_name"]
+__all__ = ["Counterexample", "Event", "Explored", "RawEvent", "State", "Wasted", "events"]
+__all__ += ["task_name"]
 
 State = Mapping[str, Sequence[Mapping[str, Any]]]
 RawEvent = tuple[str, int, Any]  # code, CPU, argument (docs/check.md, "Events")
@@ -32,6 +33,49 @@ class Event:
     event: str
     text: str
     changes: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counterexample:
+    """A shortest history that ends in a violation.
+
+    `port` is None for a fault, else `owned` tells whether the task has the port and `allowed`
+    whether the hardware lets the access through.
+    """
+
+    violation: Literal["leak", "denial", "fault"]
+    port: int | None
+    owned: bool | None
+    allowed: bool | None
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wasted:
+    """A step that reloads although the limit is full, and a shortest history that ends so."""
+
+    step: str
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """The fields of a verdict that its JSON has under the same names."""
+
+    cpus: int
+    tasks: int
+    ports: int
+    symmetry: bool
+    verdict: Literal["safe", "unsafe", "undecided"]
+    reason: str | None
+    states: int
+    transitions: int
+    depth: int
+    seconds: float
+    memory_bytes: int
+    counterexample: Counterexample | None
+    wasted_reloads: tuple[Wasted, ...]
+    unreachable_steps: tuple[str, ...]
 
 
 def task_name(task: int | None) -> str:

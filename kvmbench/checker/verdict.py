@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from kvmbench.atomic import memory_left
 from kvmbench.catalog import find_policy
+from kvmbench.checker.document import document
 from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
-from kvmbench.checker.history import Event, RawEvent, State, events
+from kvmbench.checker.history import Counterexample, Explored, RawEvent, State, Wasted, events
 from kvmbench.model import Policy
 from kvmbench.report import Document, Reported
 
@@ -24,7 +25,6 @@ __all__ = [
     "STATES_MAX",
     "TASKS_MAX",
     "Counterexample",
-    "Explored",
     "Explorer",
     "Verdict",
     "Wasted",
@@ -36,49 +36,6 @@ AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction
 MEMORY = 8 * 10**9  # bytes
 STOPPED = "stopped by Ctrl-C"
 SHAPE = ("cpus", "tasks", "ports", "symmetry")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counterexample:
-    """A shortest history that ends in a violation.
-
-    `port` is None for a fault, else `owned` tells whether the task has the port and `allowed`
-    whether the hardware lets the access through.
-    """
-
-    violation: Literal["leak", "denial", "fault"]
-    port: int | None
-    owned: bool | None
-    allowed: bool | None
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wasted:
-    """A step that reloads although the limit is full, and a shortest history that ends so."""
-
-    step: str
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explored:
-    """The fields of a verdict that its JSON has under the same names."""
-
-    cpus: int
-    tasks: int
-    ports: int
-    symmetry: bool
-    verdict: Literal["safe", "unsafe", "undecided"]
-    reason: str | None
-    states: int
-    transitions: int
-    depth: int
-    seconds: float
-    memory_bytes: int
-    counterexample: Counterexample | None
-    wasted_reloads: tuple[Wasted, ...]
-    unreachable_steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -109,8 +66,6 @@ class Verdict(Explored, Reported):
 
     def document(self) -> Document:
         """Return the document that `kvmbench check` prints."""
-        from kvmbench.checker.document import document
-
         return document([self])
 
     @property

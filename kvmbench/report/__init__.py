@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 from kvmbench.report.document import (
     Block,
@@ -21,28 +22,12 @@ from kvmbench.report.document import (
     Tone,
 )
 from kvmbench.report.escape import csv_cell, visible
+from kvmbench.report.markdown import markdown
 from kvmbench.report.reported import Reported
-from kvmbench.report.text import WIDTH
+from kvmbench.report.text import WIDTH, text
 
-__all__ = [
-    "ENDINGS",
-    "FORMS",
-    "WIDTH",
-    "Block",
-    "Cell",
-    "Code",
-    "Column",
-    "Document",
-    "Facts",
-    "Heading",
-    "Items",
-    "Note",
-    "Record",
-    "Reported",
-    "Table",
-    "Tone",
-    "write",
-]
+__all__ = ["ENDINGS", "FORMS", "WIDTH", "Block", "Cell", "Code", "Column", "Document", "Facts"]
+__all__ += ["Heading", "Items", "Note", "Record", "Reported", "Table", "Tone", "write"]
 
 FORMS = ("text", "markdown", "csv", "json")
 """The forms that every document with records has."""
@@ -60,27 +45,24 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
     """
     if form in document.forms:
         return visible(document.forms[form](), keep="\n\t")
-    if form == "text":
-        from kvmbench.report.text import text
-
-        return text(document, width, color=color)
-    if form == "markdown":
-        from kvmbench.report.markdown import markdown
-
-        return markdown(document)
-    if form == "csv":
-        return _csv(document)
-    if form == "json":
-        return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
-    known = ", ".join((*FORMS, *document.forms))
-    raise ValueError(f"form is {form!r}, not one of {known}")
+    match form:
+        case "text":
+            return text(document, width, color=color)
+        case "markdown":
+            return markdown(document)
+        case "csv":
+            return _csv(document)
+        case "json":
+            return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
+    raise ValueError(f"form is {form!r}, not one of {', '.join((*FORMS, *document.forms))}")
 
 
 def _csv(document: Document) -> str:
     headings = list(dict.fromkeys(key for record in document.records for key in record))
+    rows: list[list[Any]] = [
+        headings,
+        *([record.get(key) for key in headings] for record in document.records),
+    ]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(csv_cell, headings))
-    for record in document.records:
-        writer.writerow([csv_cell(record.get(key)) for key in headings])
+    csv.writer(out, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     return out.getvalue()

@@ -8,17 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from kvmbench.report.document import (
-    Block,
-    Cell,
-    Code,
-    Document,
-    Facts,
-    Heading,
-    Items,
-    Note,
-    Table,
-)
+from kvmbench.report.document import Block, Cell, Code, Document, Facts, Heading, Items, Note, Table
 from kvmbench.report.escape import visible
 
 if TYPE_CHECKING:
@@ -134,15 +124,13 @@ def _table(table: Table, width: int, color: bool) -> str:
     last: list[str] = []
     for row, words in zip(table.rows, shown, strict=True):
         cells = []
-        for n, (cell, said) in enumerate(zip(row, words, strict=True)):
-            repeats = table.grouped and words[: n + 1] == last[: n + 1]
-            blank = repeats and table.columns[n].kind == "key"
-            tone = "" if isinstance(cell, str) else TONES[cell.tone]
-            if table.columns[n].kind == "word":
-                said = _wrapped(said, max(widths[n], 1)).rstrip(
-                    "\n"
-                )  # rich breaks at no-break spaces
-            cells.append(Text("" if blank else said, style=tone))
+        for n, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            said = words[n]
+            if column.kind == "word":  # rich breaks lines at no-break spaces
+                said = _wrapped(said, max(widths[n], 1)).rstrip("\n")
+            elif table.grouped and column.kind == "key" and words[: n + 1] == last[: n + 1]:
+                said = ""
+            cells.append(Text(said, style="" if isinstance(cell, str) else TONES[cell.tone]))
         last = words
         drawn.add_row(*cells)
     return _drawn(drawn, sum(widths) + GAP * (len(widths) - 1), color)

@@ -104,10 +104,8 @@ def sweep_document(sweep: Sweep) -> Document:
         for value, point, lost in zip(sweep.values, sweep.comparisons, gone, strict=True)
     ]
     places = ", ".join(row[0] for row in rows if row[-1])
-    said = (
-        f"The gain is gone, less than 1/{GONE} of the largest here is left, "
-        f"at {sweep.parameter} {places}."
-    )
+    said = f"The gain is gone, less than 1/{GONE} of the largest here is left, at "
+    said += f"{sweep.parameter} {places}."
     if not any(gone):
         said = "The gain does not disappear at any of these points."
     elif all(gone):
