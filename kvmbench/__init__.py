@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WrongKernelError,
     )
     from kvmbench.formats import load, save
+    from kvmbench.live.engine import measure
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance, Workload
     from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.simulation.simulate import simulate
@@ -51,12 +52,13 @@ _HOME = {
     "Scenario": "scenario.scenario",
     "Workload": "model",
     "WrongKernelError": "errors",
+    "check": "checker.verdict",
     "compare": "comparison.verdicts",
     "load": "formats",
-    "check": "checker.verdict",
     "load_policies": "catalog",
     "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
+    "measure": "live.engine",
     "policies": "catalog",
     "port_check": "_ports",
     "profiles": "catalog",
@@ -92,6 +94,7 @@ __all__ = [
     "load_policies",
     "load_profile",
     "load_scenario",
+    "measure",
     "policies",
     "port_check",
     "profiles",

@@ -65,7 +65,7 @@ class Side:
 
     label: str
     result: Result
-    configuration: str | None = None  # only this one; None for all that the result has
+    configuration: str | None = None  # only this one; None for every one of the result
 
     @cached_property
     def configurations(self) -> list[str]:

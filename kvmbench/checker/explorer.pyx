@@ -242,7 +242,7 @@ cdef void _sort(uint32_t* words, int n) noexcept nogil:
 
 
 cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the one that stands for all that differ from it in names.
+    """Pack a state; under symmetry, the one that stands for those that differ from it in names.
 
     Then too, a TSS's map that must be synced before it is seen again is as good as none.
     """
@@ -971,7 +971,7 @@ cdef class Explorer:
     cdef _path(self, uint32_t last, Event last_event):
         """Return a history from the start to a stored state and through one event more.
 
-        Stored states have no names, and those of the start are kept: of all that can happen,
+        Stored states have no names, and those of the start are kept: of every event that can happen,
         that is taken which leads, in other names, to the next state of the chain of parents.
         """
         cdef Space* s = self.s
@@ -998,7 +998,7 @@ cdef class Explorer:
         for known in reversed(chain):
             if known is not None:
                 number = known
-            s.symmetry = False          # for all that can happen, not one of each kind
+            s.symmetry = False          # for every event that can happen, not one of each kind
             n = _enabled(s, &w, events)
             s.symmetry = symmetry
             for i in range(n):

@@ -84,7 +84,7 @@ class Gate:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line per row that is not ok, one for all that lack the same side, and the sum."""
+        """One line per row that is not ok, one for those that lack the same side, and the sum."""
         lines = listed(
             (f"{WORDS[found.status]}: {{}}: {found.missing}", found.workload)
             if found.missing

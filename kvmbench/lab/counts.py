@@ -94,7 +94,7 @@ def exact(value: float) -> float:
 
 
 def label_of(name: str, vendor: str) -> str:
-    """Return what a count is called: `WRMSR KERNEL_GS_BASE`, `exit CPUID`."""
+    """Return the label of a count: `WRMSR KERNEL_GS_BASE`, `exit CPUID`."""
     if name.startswith(("wrmsr_", "rdmsr_")):
         number = int(name[6:], 16)
         return f"{name[:5].upper()} {MSRS.get(number, f'{number:#x}')}"

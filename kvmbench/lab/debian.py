@@ -28,14 +28,14 @@ FRESH = 24 * 3600.0  # seconds for which a list of packages is taken as it is
 def cache_folder() -> Path:
     """Return the folder below the user's cache that the lab keeps its files in."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules: a relative path is to be ignored.
+    # The XDG rules: programs ignore a relative path.
     top = Path(base) if base.startswith("/") else Path.home() / ".cache"
     return top / "kvmbench" / "lab"
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite of Debian's archive, with lists of its own below the lab's cache.
+    """A suite of Debian's archive, with separate lists below the lab's cache.
 
     `kind` is `deb` for packages, `deb-src` for sources. Every method raises LabError, with apt's
     own words, where apt cannot do it.
@@ -50,7 +50,7 @@ class Suite:
         return cache_folder() / "apt" / f"{self.name}-{self.kind}"
 
     def update(self) -> None:
-        """Fetch the list of packages where there is none of the last day."""
+        """Fetch the list of packages unless one of the last day exists."""
         stamp = self.folder / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH:
             return
@@ -134,7 +134,7 @@ class Suite:
 
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:
-    """Return what a command prints. Raises LabError with its first error."""
+    """Return a command's output. Raises LabError with its first error."""
     words = " ".join([command[0], *(word for word in command[1:] if not word.startswith("-"))])
     try:
         done = subprocess.run(

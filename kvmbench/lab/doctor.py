@@ -28,7 +28,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Return what the lab needs, found or not, in the order of its use."""
+    """Return the needs of the lab, found or not, in the order of its use."""
     linux = sys.platform == "linux" and platform.machine() == "x86_64"
     found = [
         Finding("machine", linux, f"{sys.platform} on {platform.machine()}",

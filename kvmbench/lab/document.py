@@ -193,7 +193,7 @@ def _record(name: str, side: _Side, row: Row) -> dict[str, Any]:
 
 
 def io_document(label: str, vendor: str, found: dict[str, Any]) -> Document:
-    """Return what `lab check-io` says of a check inside the machine."""
+    """Return the document of a check inside the machine."""
     agreeing = found["cases"] - found["apart_allowed"] - found["disagreeing"]
     notes = [f"{label} on {KINDS[vendor]}: {agreeing:,} of {found['cases']:,} accesses at CPL 3 "
              f"were decided as port_check says, {found['allowed']:,} of them allowed."]  # fmt: skip

@@ -122,7 +122,7 @@ def _tree(folder: Path, below: str) -> Iterator[tuple[str, Path]]:
 
 
 def _python(numpy: bool) -> dict[str, Path]:
-    """Return what Python and the measuring process need: path in the machine -> file here."""
+    """Return the files of Python and the measuring process: path in the machine -> file here."""
     standard = Path(os.__file__).parent
     interpreter = Path(sys.executable).resolve()
     found = dict(_tree(standard, str(standard)[1:]))

@@ -49,7 +49,7 @@ def main() -> None:
         say("kvm", Path("/dev/kvm").exists())
         _do(job)
         status = 0
-    except BaseException as error:  # noqa: BLE001, nobody else is here to say it
+    except BaseException as error:  # noqa: BLE001, no other process reports it
         say("failed", str(error) or type(error).__name__, traceback.format_exc())
     finally:
         say("end")

@@ -379,9 +379,9 @@ def _simulated(
 
 
 def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: str = "") -> Result:
-    """Return what was counted as a result: one boot per kernel, one configuration each.
+    """Return the counts as a result: one boot per kernel, one configuration each.
 
-    A row's instructions are noisy; each count is a row of its own, `cpuid:ltr`, and exact.
+    A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact.
     """
     boots = []
     for one in counted:

@@ -66,7 +66,7 @@ class Plan:
     cpu: int | None = None  # of the host, for the vCPU's thread; None for kvmbench's choice
     ioperm: Ioperm = "off"
     seed: int = 0
-    iterations: int = 0  # of each round; 0 where they are to be calibrated
+    iterations: int = 0  # of each round; 0 where kvmbench calibrates them
 
     def __post_init__(self) -> None:
         for name in ("runs", "rounds"):

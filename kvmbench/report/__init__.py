@@ -39,7 +39,7 @@ ENDINGS = {
 
 
 def write(document: Document, form: str, *, width: int = WIDTH, color: bool = False) -> str:
-    """Return `document` in one of FORMS or of its own forms, with a newline at its end.
+    """Return `document` in one of FORMS or of the document's forms, with a newline at its end.
 
     `width` (columns) and `color` are of text only. Raises ValueError for another form.
     """

@@ -59,7 +59,7 @@ class Tasks:
     """Tasks of a host that behave alike; times are means, in microseconds.
 
     `type` is `vcpu` (a guest that runs `guest_us` between exits of `mix`, exit kind -> weight),
-    `plain` (works) or `io` (works `work_us` between accesses of its own port). A task runs
+    `plain` (works) or `io` (works `work_us` between accesses of the task's port). A task runs
     `run_us` in all, then sleeps `sleep_us`; 0 means that it never sleeps. `times` are
     `exponential` or `fixed`. With `ioperm`, and always where the type is `io`, each task holds an
     I/O bitmap with its own `ports` ports, the group's first at `port`.

@@ -36,7 +36,7 @@ def ok(*arguments, **env):
 
 
 def refused(code, *arguments):
-    """Return what is said of a command that ends with `code`: one line, and no output."""
+    """Return the line of a command that ends with `code`: one line, and no output."""
     done = invoke(*arguments)
     assert (done.exit_code, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -83,7 +83,7 @@ VERDICTS = ("faster", "slower", "same", "inconclusive")
 
 
 def wrapped(name, text):
-    """Say whether a name begins a line of a table: whole, or in parts of a column's width."""
+    """Return whether a name begins a line of a table: whole, or in parts of a column's width."""
     return any(
         re.search(rf"^{re.escape(name[:cut])}(  |$)", text, re.MULTILINE)
         and re.search(rf"^{re.escape(name[cut:])}(  |$)", text, re.MULTILINE)

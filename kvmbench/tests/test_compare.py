@@ -1,4 +1,4 @@
-"""Comparisons: what is compared with what, how surely, and what is said of it."""
+"""Comparisons: what is compared with what, how surely, and in which words."""
 
 import json
 import re
@@ -251,7 +251,7 @@ def test_missing_rows_are_said_with_the_reason():
 
 
 def test_ipiv_2022_against_scipy_and_by_hand():
-    """20 runs a side as published: the interval holds the shifts that SciPy's test accepts."""
+    """20 runs per side as published: the interval holds the shifts that SciPy's test accepts."""
     name = published()["ipiv-2022"]
     result = from_published(name)
     before, after = (
@@ -727,7 +727,7 @@ def test_a_reload_on_one_side_is_no_control():
         (["cpuid", "vmcall"], True),
         (["cpuid", "inl_from_qemu"], False),  # the second returns to userspace
         (["inl_from_qemu", "cpuid"], False),
-        (["cpuid", "nothing-of-the-kind"], False),  # nobody knows where it is handled
+        (["cpuid", "nothing-of-the-kind"], False),  # where it is handled is not known
     ],
 )
 def test_lightweight_is_every_exit_of_an_iteration(exits, lightweight):

@@ -69,7 +69,7 @@ def test_pytest_benchmark_is_read(benchmarked):
         bench["fullname"]: bench["stats"]["data"]
         for bench in json.loads((benchmarked / "out.json").read_text())["benchmarks"]
     }
-    # Rounds are iterations of one run: never runs of their own.
+    # Rounds are iterations of one run: never separate runs.
     assert {name: found for (name, _), found in values(result).items()} == {
         name: [data] for name, data in theirs.items()
     }

@@ -120,7 +120,7 @@ def test_one_vcpu_by_hand():
     tasks = vm(count=1, guest_us=1, mix={"vmcall": 1}, times="fixed")
     scenario = host(tasks, cpus=1, seconds=0.0001, timeslice_us=1000, epoch_us=1000)
     result = scenario.run("deferred")
-    rounds = math.ceil((100_000 - 2000 - 250) / 2181)  # behind the switch and the host save
+    rounds = math.ceil((100_000 - 2000 - 250) / 2181)  # after the switch and the host save
     assert rounds == 45
     last = 100_000 - 2000 - 250 - 44 * 2181
     assert last > 1000  # the last guest run fits, its exit ends past the time

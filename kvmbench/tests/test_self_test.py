@@ -1,4 +1,4 @@
-"""A against A: taken apart in time, and never at random."""
+"""A against A: split in time, and never at random."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_nothing_is_marked_for_a_control_that_moved():
 
 
 def test_one_configuration_of_a_file():
-    """The published runs of a configuration, taken apart by their own numbers."""
+    """The published runs of a configuration, split by their own numbers."""
     name = published()["ipiv-2022"]
     second = name.configurations[1]
     (line,) = (r for r in name.rows if r.configuration == second)
