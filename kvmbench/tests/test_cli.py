@@ -497,7 +497,7 @@ def one_line(done, code, *words):
         ("run --policy-file .", 2, "Is a directory"),
         ("run --workload-file .", 2, "Is a directory"),
         ("run --against ./", 2, "Is a directory"),
-        ("show ./", 2, "Is a directory"),
+        ("show ./", 1, "no file of a known format"),
         ("run -o .", 1, "Is a directory"),
         ("run -o no/table.txt", 1, "no/table.txt: No such file or directory"),
         ("run -o no/", 1, "no/"),
@@ -817,15 +817,21 @@ def test_the_examples_of_the_help_work():
     work = "[[tasks]]\nname = 'work'\ntype = 'plain'\ncount = 1\n"
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
     runs = [
-        Run(series=[Series(workload="inl_from_qemu", kind="noisy", values=[6200 + n % 3])])
+        Run(
+            series=[
+                Series(workload="inl_from_qemu", kind="noisy", values=[6200 + n % 3]),
+                Series(workload="cpuid", kind="noisy", values=[1290 + n % 3]),
+            ]
+        )
         for n in range(8)
     ]
-    for folder in ("results", "logs", "new"):
+    for folder in ("results", "logs", "old", "new"):
         Path(folder).mkdir()
     for name in ("before", "after", "a", "b", "results/main", "results/pr"):
         results.write(f"{name}.json", results.Result(boots=[results.Boot(runs=runs)]))
-    write("vmexit.log", "inl_from_qemu 6209\n")
-    for folder in ("logs", "new"):
+    for name in ("vmexit", "boot1", "boot2", "boot3"):
+        write(f"{name}.log", "inl_from_qemu 6209\n")
+    for folder in ("logs", "old", "new"):
         write(f"{folder}/vmexit.log", "inl_from_qemu 6209\n")
     found = []
     for arguments in ([], *([name] for name in COMMANDS), ["plan", "new"]):
