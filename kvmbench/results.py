@@ -50,7 +50,7 @@ GROWTH = 20  # times its size that a file may take of memory while it is read
 FLOOR = 32e6  # bytes of memory that a small file may take
 LONGEST = 500  # characters of a workload's, a configuration's or a unit's name
 GREATEST, SMALLEST = 1e100, 1e-100  # of a number that is not 0
-LARGEST_INTEGER = 2**63 - 1  # that JSON readers take
+LARGEST_INTEGER = 2**80 - 1  # more than the clocks of 65,536 CPUs sum to
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -403,7 +403,7 @@ def _short(words: str) -> str:
 def _out_of_range(value: Number) -> str:
     if not abs(value) <= float_info.max:  # an integer may be larger, too
         return "not a finite number"
-    return f"a number must be 0 or of {SMALLEST:g} to {GREATEST:g}, an integer below 2**63"
+    return f"a number must be 0 or of {SMALLEST:g} to {GREATEST:g}, an integer below 2**80"
 
 
 def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
