@@ -215,6 +215,13 @@ cdef int _exit(Shared* s, Worker* w, int64_t cpu, int32_t kind) noexcept nogil:
     return status
 
 
+cdef int _io(Shared* s, Worker* w, int64_t cpu, int32_t port) noexcept nogil:
+    cdef uint64_t spent
+    cdef uint8_t allowed
+    cdef int status = _note(s, &s.lanes[cpu], KB_IO, 1, cpu, port, 0)
+    return kb_io(&w.m, cpu, port, 1, &allowed, &spent) if status == KB_OK else status
+
+
 cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
     """Count an EXIT that was interpreted; the others are counted by transition."""
     cdef Cost* old
@@ -298,49 +305,24 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
     c.current.in_run = last.in_run
 
 
-cdef int _vcpu(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+cdef int _go_on(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+    """Let a task run until `stop` or the end of its burst."""
     cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef const Group* group = actor.group
     cdef uint64_t bits, room
     cdef int status = KB_OK
-    while c.cycles < stop and actor.burst > 0:
-        if s.ops == NULL:
+    while c.cycles < stop and actor.burst > 0 and status == KB_OK:
+        if group.type == VCPU and s.ops == NULL:
             _make_transitions(s, w, actor, cpu, stop)
             if actor.kind == NONE:
                 return KB_OK
         elif actor.kind == NONE:
-            bits = _draw(s, &s.lanes[cpu], cpu)
-            actor.left = _time(actor.group, actor.group.mean, bits)
-            actor.kind = _choose(actor.group, bits)
-        room = min(stop - c.cycles, actor.burst)
-        if actor.left > room:
-            actor.left -= room
-            actor.burst -= room
-            return _advance(s, w, cpu, room)
-        status = _advance(s, w, cpu, actor.left)
-        if status == KB_OK:
-            actor.burst -= actor.left
-            status = _exit(s, w, cpu, actor.kind)
-            actor.kind = NONE
-        if status != KB_OK:
-            return status
-    return KB_OK
-
-
-cdef int _plain(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
-    cdef uint64_t room = min(stop - w.m.cpus[cpu].cycles, actor.burst)
-    actor.burst -= room
-    return _advance(s, w, cpu, room) if room else KB_OK
-
-
-cdef int _io(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
-    cdef KbCpu* c = &w.m.cpus[cpu]
-    cdef uint64_t room, spent
-    cdef uint8_t allowed
-    cdef int status
-    while c.cycles < stop and actor.burst > 0:
-        if actor.kind == NONE:
-            actor.left = _time(actor.group, actor.group.mean, _draw(s, &s.lanes[cpu], cpu))
             actor.kind = 0
+            actor.left = UINT64_MAX     # a plain task only works
+            if group.type != PLAIN:
+                bits = _draw(s, &s.lanes[cpu], cpu)
+                actor.left = _time(group, group.mean, bits)
+                actor.kind = _choose(group, bits) if group.type == VCPU else 0
         room = min(stop - c.cycles, actor.burst)
         if actor.left > room:
             actor.left -= room
@@ -349,13 +331,12 @@ cdef int _io(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noe
         status = _advance(s, w, cpu, actor.left)
         if status == KB_OK:
             actor.burst -= actor.left
+            if group.type == VCPU:
+                status = _exit(s, w, cpu, actor.kind)
+            else:
+                status = _io(s, w, cpu, actor.port)
             actor.kind = NONE
-            status = _note(s, &s.lanes[cpu], KB_IO, 1, cpu, actor.port, 0)
-        if status == KB_OK:
-            status = kb_io(&w.m, cpu, actor.port, 1, &allowed, &spent)
-        if status != KB_OK:
-            return status
-    return KB_OK
+    return status
 
 
 # -- A CPU's queue ---------------------------------------------------------------------------------
@@ -428,13 +409,7 @@ cdef int _run_cpu(Shared* s, Worker* w, int64_t cpu, uint64_t end) noexcept nogi
                 lane.slice_end = c.cycles + s.timeslice
             continue
         actor = &s.actors[task]
-        until = min(lane.slice_end, end)
-        if actor.group.type == VCPU:
-            status = _vcpu(s, w, actor, cpu, until)
-        elif actor.group.type == IO:
-            status = _io(s, w, actor, cpu, until)
-        else:
-            status = _plain(s, w, actor, cpu, until)
+        status = _go_on(s, w, actor, cpu, min(lane.slice_end, end))
         if actor.burst == 0 and status == KB_OK:
             _sleep(s, lane, task, cpu, c.cycles)
             _wake(s, lane, c.cycles)
