@@ -799,14 +799,10 @@ cdef class Explorer:
         cdef Space* s = self.s
         cdef int i = 0, h, k
         for h, hook in enumerate(HOOKS):
-            s.hook[h] = i
-            regions = self.policy.regions(hook)
-            s.n_entries[h] = 0
-            for region in regions:
-                if not region:
-                    continue
-                s.entry[h][s.n_entries[h]] = i
-                s.n_entries[h] += 1
+            regions = [region for region in self.policy.regions(hook) if region]
+            s.hook[h], s.n_entries[h] = i, len(regions)
+            for k, region in enumerate(regions):
+                s.entry[h][k] = i
                 for step in region:
                     action, look, want = step.compiled()
                     s.steps[i] = KbStep(action=action, look=look, want=want)
@@ -816,14 +812,13 @@ cdef class Explorer:
         s.sync_first = syncs_first(self.policy)
         s.valid_at_start = self.policy.io_base_at_start == "valid"
         reads = 0
+        readers = {"edit_map": READS_PORT | READS_ON, "load_map": READS_BEFORE, "on": READS_ON,
+                   "first": READS_FIRST}
         regions = [region for region in self.policy.regions("ioperm") if region]
         for k in range(len(regions) - 1, -1, -1):
             for step in regions[k]:
-                words = {name for name, _ in step.when}
-                reads |= READS_PORT | READS_ON if step.action == "edit_map" else 0
-                reads |= READS_ON if "on" in words else 0
-                reads |= READS_FIRST if "first" in words else 0
-                reads |= READS_BEFORE if step.action == "load_map" else 0
+                for word in (step.action, *(name for name, _ in step.when)):
+                    reads |= readers.get(word, 0)
             s.reads[k] = reads
 
     cdef _orders(self):
@@ -861,7 +856,7 @@ cdef class Explorer:
         """Find the successors of up to `states` states more; return how the search ended.
 
         None while it has not; "all" states are seen, "bad" was found, or the limit "max_states",
-        "max_memory" or "memory" (there was none to get) was met. The GIL is released.
+        "max_memory" or "memory" (none is left) was met. The GIL is released.
         """
         cdef uint64_t n = states
         self._claim()
@@ -912,8 +907,7 @@ cdef class Explorer:
         ]
 
     def _places(self):
-        steps = [(hook, i) for hook in HOOKS for i in range(len(self.policy.steps(hook)))]
-        return enumerate(steps)
+        return enumerate((hook, i) for hook in HOOKS for i in range(len(self.policy.steps(hook))))
 
     def path(self):
         """Return (a shortest history that ends in a violation, the violation, its port).
