@@ -83,7 +83,7 @@ EVENTS = ("schedule", "to_user", "kvm_run", "enter", "vm_exit", "leave", "return
           "continue", "task_exit")
 BAD = (None, "leak", "denial", "fault")
 CPUS_MAX, TASKS_MAX, PORTS_MAX = CPUS, TASKS, PORTS
-STATES_MAX = 2**32 - 2            # numbers of states have 32 bits
+STATES_MAX = 2**32 - 2            # a state's number has 32 bits
 
 cdef extern from *:
     """
@@ -143,7 +143,7 @@ cdef struct Frame:                # one hook under way
 cdef struct Waste:                # a step's first reload that found the limit full
     uint32_t state                # from this state
     Event event                   # by this event
-    uint8_t seen                  # there was one
+    uint8_t seen                  # whether there was one
 
 cdef struct Space:
     int n_cpus, n_tasks, n_ports, words
@@ -223,9 +223,9 @@ cdef void _sort(uint32_t* words, int n) noexcept nogil:
 
 
 cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the one that stands for those that differ from it in names.
+    """Pack a state; under symmetry, the representative of those that differ in names alone.
 
-    Then too, a TSS's map that must be synced before it is seen again is as good as none.
+    Under symmetry it also clears a TSS's map that the policy syncs before a task sees it.
     """
     cdef uint32_t tasks[2 * WORDS]
     cdef uint32_t best[2 * WORDS]
@@ -628,7 +628,7 @@ cdef inline const uint64_t* _known(const Space* s, uint64_t at) noexcept nogil:
 
 cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
                            bint compare) noexcept nogil:
-    """Return where a state stands in the table, or the free slot that it belongs in."""
+    """Return the slot of a state in the table, or the free slot that it belongs in."""
     cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
     cdef uint64_t at = (<uint64_t>hash << 32) >> (64 - s.bits)
     while s.table[at]:
@@ -853,9 +853,9 @@ cdef class Explorer:
         s.table[_find(s, s.states, hash, True)] = <uint64_t>hash << 32 | 1
 
     def explore(self, states):
-        """Find the successors of up to `states` states more; return how the search ended.
+        """Find the successors of up to `states` states more; return the search's end.
 
-        None while it has not; "all" states are seen, "bad" was found, or the limit "max_states",
+        None while it goes on; "all" states are seen, "bad" was found, or the limit "max_states",
         "max_memory" or "memory" (none is left) was met. The GIL is released.
         """
         cdef uint64_t n = states
@@ -923,8 +923,8 @@ cdef class Explorer:
     cdef _path(self, uint32_t last, Event last_event):
         """Return a history from the start to a stored state and through one event more.
 
-        Stored states have no names, and those of the start are kept: of every event that can happen,
-        that is taken which leads, in other names, to the next state of the chain of parents.
+        Stored states have no names, and the history keeps those of the start: it takes the event
+        that leads, in other names, to the next state of the chain of parents.
         """
         cdef Space* s = self.s
         cdef World w
@@ -950,7 +950,7 @@ cdef class Explorer:
         for known in reversed(chain):
             if known is not None:
                 number = known
-            s.symmetry = False          # for every event that can happen, not one of each kind
+            s.symmetry = False          # every event, not one of each kind
             n = _enabled(s, &w, events)
             s.symmetry = symmetry
             for i in range(n):

@@ -37,7 +37,7 @@ cdef enum:
     DRAWS = 64                    # drawn at once, so that blocks of Philox overlap
     SPINS = 1000                  # at a barrier, before the thread gives up its core
     NONE = -1                     # no task; no guest run under way
-    STOPPED = 1000                # a KbStatus of this file: the history is as long as was asked
+    STOPPED = 1000                # a KbStatus of this file: the history has max_ops operations
 
 cdef extern from *:
     """
@@ -115,7 +115,7 @@ cdef struct Shared:               # by all workers
     uint64_t due                  # of those, towards the next one
     uint64_t draws                # from the host's own stream
     int64_t arrived, phase        # of the barrier
-    int64_t stop                  # KbStatus: why to stop early; -1 asked to
+    int64_t stop                  # KbStatus, the reason to stop early; -1: a caller's stop()
     KbOp* ops                     # [max_ops] the history, where one is wanted
     int64_t n_ops, max_ops
 
@@ -150,7 +150,7 @@ cdef inline uint64_t _draw(Shared* s, Lane* lane, int64_t cpu) noexcept nogil:
 
 
 cdef inline uint64_t _time(const Group* group, uint64_t mean, uint64_t bits) noexcept nogil:
-    """Make the upper 30 bits a time, rounded up with the probability of what is rounded away."""
+    """Make the upper 30 bits a time, rounded up with the probability of the part cut off."""
     return (mean * group.quantiles[bits >> 54] + (bits >> 34 & (1 << 20) - 1)) >> 20
 
 
@@ -251,7 +251,7 @@ cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
         at += 1
 
 
-# -- What a task does until its slice or its burst ends -------------------------------------------
+# -- A task, until its slice or its burst ends -------------------------------------------
 
 cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
                             uint64_t stop) noexcept nogil:
@@ -703,7 +703,7 @@ cdef class Host:
                 _work(&self.s, worker)
 
     def stop(self):
-        """Let the workers return soon, in the middle of it all."""
+        """Let the workers return soon, in the middle of an epoch."""
         STORE(&self.s.stop, -1)
 
     def finish(self):
@@ -747,7 +747,7 @@ cdef class Host:
         self._costs = {cost: n for cost, n in sorted(costs.items()) if n}
 
     def record(self, int64_t n):
-        """Do the first `n` operations one by one; return them as OP_DTYPE, (n,) or all there are.
+        """Do the first `n` operations one by one; return them as OP_DTYPE, (n,), or all.
 
         CPU by CPU within an epoch, as one thread would.
         """
@@ -762,7 +762,7 @@ cdef class Host:
 
     @property
     def costs(self):
-        """How many EXITs that exit cost how many cycles, once finished: {cycles: count}."""
+        """The number of VM exits by the cycles of their EXIT, after `finish`: {cycles: count}."""
         return self._costs
 
     @property
@@ -773,12 +773,12 @@ cdef class Host:
 
     @property
     def operations(self):
-        """How many operations were done."""
+        """The number of operations done."""
         return sum(self.s.lanes[<int64_t>i].operations for i in range(self.s.m.n_cpus))
 
     @property
     def share_done(self):
-        """How much of the time is simulated, 0 to 1."""
+        """The share of the time that is simulated, 0 to 1."""
         cdef Shared* s = &self.s
         cdef int64_t i, done = 0
         for i in range(s.n_workers):

@@ -1,6 +1,6 @@
-"""The simulation of a scenario: its host is set up, run by threads, and summed up.
+"""The simulation of a scenario: set up its host, run it by threads, sum it up.
 
-`Scenario` calls it; docs/scenario.md says which operations a host runs in which order.
+`Scenario` calls it; docs/scenario.md defines which operations a host runs in which order.
 """
 
 from __future__ import annotations
