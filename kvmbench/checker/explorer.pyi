@@ -5,16 +5,8 @@ from typing_extensions import disjoint_base
 
 from kvmbench.model import Policy
 
-__all__ = [
-    "BAD",
-    "CPUS_MAX",
-    "EVENTS",
-    "PORTS_MAX",
-    "STATES_MAX",
-    "TASKS_MAX",
-    "Explorer",
-    "syncs_first",
-]
+__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer"]
+__all__ += ["syncs_first"]
 
 EVENTS: tuple[str, ...]
 BAD: tuple[str | None, ...]
@@ -25,6 +17,7 @@ STATES_MAX: int
 
 _Event = tuple[str, int, Any]
 _State = Mapping[str, Sequence[Mapping[str, Any]]]
+_Ended = Literal["all", "bad", "max_states", "max_memory", "memory"]
 _Violation = Literal["leak", "denial", "fault"]
 _History = list[tuple[_Event | None, _State]]
 
@@ -44,23 +37,11 @@ class Explorer:
     def depth(self) -> int: ...
     @property
     def memory(self) -> int: ...
-    @property
-    def max_memory(self) -> int: ...
     def __init__(
-        self,
-        policy: Policy,
-        cpus: int,
-        tasks: int,
-        ports: int,
-        *,
-        symmetry: object = True,
-        whole_calls: object = False,
-        max_states: int = ...,
-        max_memory: int = ...,
-    ) -> None: ...
-    def explore(
-        self, states: int
-    ) -> Literal["all", "bad", "max_states", "max_memory", "memory"] | None: ...
+        self, policy: Policy, cpus: int, tasks: int, ports: int, *, symmetry: object = True,
+        whole_calls: object = False, max_states: int = ..., max_memory: int = ...,
+    ) -> None: ...  # fmt: skip
+    def explore(self, states: int) -> _Ended | None: ...
     def never_taken(self) -> list[tuple[str, int]]: ...
     def wasted(self) -> list[tuple[str, int, _History]]: ...
     def path(self) -> tuple[_History, _Violation, int | None]: ...

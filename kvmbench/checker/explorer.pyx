@@ -83,35 +83,47 @@ EVENTS = ("schedule", "to_user", "kvm_run", "enter", "vm_exit", "leave", "return
           "continue", "task_exit")
 BAD = (None, "leak", "denial", "fault")
 CPUS_MAX, TASKS_MAX, PORTS_MAX = CPUS, TASKS, PORTS
-STATES_MAX = 2**32 - 2            # numbers of states have 32 bits
+STATES_MAX = 2**32 - 2            # a state's number has 32 bits
 
-cdef struct Cpu:
-    uint8_t full                  # the TR limit takes the whole bitmap in
-    uint8_t busy                  # the TSS descriptor is of the busy type
-    uint8_t stale                 # the policy's note that the limit may be short
-    uint8_t valid                 # io_bitmap_base points at the bitmap
-    uint8_t loaded                # a guest is
-    uint8_t map                   # bit p: the TSS's bitmap lets port p through
-    uint8_t map_max               # words that the last sync copied
-    uint8_t held                  # HELD_*: whose sequence number the TSS's bitmap has
-    uint8_t task                  # NOBODY where idle
+cdef extern from *:
+    """
+    typedef struct {               /* 16 bits of a state; a CPU names no task */
+      uint16_t full : 1,           /* the TR limit takes the whole bitmap in */
+        busy : 1,                  /* the TSS descriptor is of the busy type */
+        stale : 1,                 /* the policy's note that the limit may be short */
+        valid : 1,                 /* io_bitmap_base points at the bitmap */
+        loaded : 1,                /* a guest is */
+        old : 1,                   /* of the TSS's bitmap: its number is no task's any more */
+        map : 4,                   /* bit p: the TSS's bitmap lets port p through */
+        map_max : 3;               /* words that the last sync copied */
+    } Cpu;
+    typedef struct {               /* 32 bits of a state; the lowest five, the label, name CPUs */
+      uint32_t cpu : 2,            /* 0 where it runs nowhere, else 1 + CPU */
+        holders : 3,               /* bit c: CPU c's TSS has its map under its present number */
+        tif : 1, has_map : 1,
+        numbered : 1,              /* the map's sequence number is not 0 */
+        map : 4,                   /* bit p: the task's own map lets port p through */
+        edited : 1,                /* since there is a map */
+        place : 8,                 /* Place */
+        port : 2, on : 1,          /* ioperm()'s request, */
+        first : 1,                 /* whether there was no map when it began, */
+        before : 3,                /* and 1 + _max before the edit, 0 where none came yet */
+        owns : 4;                  /* bit p: the latest ioperm() of port p, if any, granted it */
+    } Task;
+    #define PREFETCH(address) __builtin_prefetch(address)
+    """
+    ctypedef struct Cpu:
+        uint16_t full, busy, stale, valid, loaded, old, map, map_max
+    ctypedef struct Task:
+        uint32_t cpu, holders, tif, has_map, numbered, map, edited, place, port, on, first, before
+        uint32_t owns
+    void PREFETCH(const void* address) noexcept nogil
 
-cdef struct Task:
-    uint8_t cpu                   # 0 where it runs nowhere, else 1 + CPU
-    uint8_t place                 # Place
-    uint8_t tif
-    uint8_t has_map
-    uint8_t numbered              # the map's sequence number is not 0
-    uint8_t map                   # bit p: the task's own map lets port p through
-    uint8_t max                   # words of the map that may, 0 before the first edit
-    uint8_t owns                  # bit p: the latest ioperm() of port p, if any, granted it
-    uint8_t port, on              # ioperm()'s request,
-    uint8_t first                 # whether there was no map when it began,
-    uint8_t before                # and 1 + max before the edit, 0 where none came yet
-
-cdef struct World:                # an unpacked state
+cdef struct World:                # an unpacked state; its `holders` and `old` are out of date
     Cpu cpus[CPUS]
     Task tasks[TASKS]
+    uint8_t task[CPUS]            # that runs there, NOBODY where idle
+    uint8_t held[CPUS]            # HELD_*: whose sequence number the TSS's bitmap has
 
 cdef struct Event:
     uint8_t code                  # Code
@@ -121,9 +133,9 @@ cdef struct Event:
 cdef struct Frame:                # one hook under way
     World* w
     Cpu* cpu
-    Task* current                 # the idle record where the CPU is
-    Task* next                    # switch only
-    uint8_t current_number        # NOBODY where idle
+    Task* current                 # a record of zeros where `current_number` is NOBODY
+    Task* next                    # switch only, the same
+    uint8_t current_number, next_number
     Event event
     uint8_t sched
     uint8_t bad
@@ -131,7 +143,7 @@ cdef struct Frame:                # one hook under way
 cdef struct Waste:                # a step's first reload that found the limit full
     uint32_t state                # from this state
     Event event                   # by this event
-    uint8_t seen                  # there was one
+    uint8_t seen                  # whether there was one
 
 cdef struct Space:
     int n_cpus, n_tasks, n_ports, words
@@ -170,63 +182,32 @@ cdef struct Space:
     uint32_t batch_hash[BATCH]
     int n_batch
 
-cdef extern from *:
-    """
-    #define PREFETCH(address) __builtin_prefetch(address)
-    """
-    void PREFETCH(const void* address) noexcept nogil
-
-
 # -- Packed states -------------------------------------------------------------------------------
-# A task's word, 32 bits, ends in its label, which names CPUs: the CPU where it runs
-# (2 bits), and a bit for each CPU whose TSS holds its map under its present sequence number
-# (3 bits). So a CPU's word, 16 bits, names no task, and words can be sorted.
+# The tasks' words, then the CPUs'. Only a task's label names CPUs, so that words can be sorted.
 
-cdef inline uint8_t _words(uint8_t map) noexcept nogil:
-    """Return `max` of a map that was edited: one word at least, even where no port is open."""
-    cdef uint8_t n = 1
-    while map >> n:
+cdef inline uint8_t _max(const Task* t) noexcept nogil:
+    """Return the words of a task's map: one at least once edited, even where no port is open."""
+    cdef uint8_t n = t.edited
+    while t.map >> n:
         n += 1
     return n
 
 
 cdef void _unpack(const Space* s, const uint64_t* state, World* w) noexcept nogil:
-    cdef uint32_t tasks[2 * WORDS]
-    cdef uint16_t cpus[4 * WORDS]
-    cdef uint32_t word
+    cdef const Task* t
     cdef int i, c
-    memcpy(tasks, state, s.words * 8)
-    memcpy(cpus, state, s.words * 8)
-    for i in range(s.n_cpus):
-        word = cpus[2 * s.n_tasks + i]
-        w.cpus[i].full = word & 1
-        w.cpus[i].busy = word >> 1 & 1
-        w.cpus[i].stale = word >> 2 & 1
-        w.cpus[i].valid = word >> 3 & 1
-        w.cpus[i].loaded = word >> 4 & 1
-        w.cpus[i].held = HELD_NONE if word >> 5 & 1 else HELD_ZERO
-        w.cpus[i].map = word >> 6 & 15
-        w.cpus[i].map_max = word >> 10 & 7
-        w.cpus[i].task = NOBODY
+    memcpy(w.tasks, state, s.n_tasks * sizeof(Task))
+    memcpy(w.cpus, <const uint32_t*>state + s.n_tasks, s.n_cpus * sizeof(Cpu))
+    for c in range(s.n_cpus):
+        w.task[c] = NOBODY
+        w.held[c] = HELD_NONE if w.cpus[c].old else HELD_ZERO
     for i in range(s.n_tasks):
-        word = tasks[i]
-        w.tasks[i].cpu = word & 3
-        if word & 3:
-            w.cpus[(word & 3) - 1].task = i
+        t = &w.tasks[i]
+        if t.cpu:
+            w.task[t.cpu - 1] = i
         for c in range(s.n_cpus):
-            if word >> (2 + c) & 1:
-                w.cpus[c].held = HELD_TASK + i
-        w.tasks[i].tif = word >> 5 & 1
-        w.tasks[i].has_map = word >> 6 & 1
-        w.tasks[i].numbered = word >> 7 & 1
-        w.tasks[i].map = word >> 8 & 15
-        w.tasks[i].max = _words(w.tasks[i].map) if word >> 12 & 1 else 0
-        w.tasks[i].place = word >> 13 & 255
-        w.tasks[i].port = word >> 21 & 3
-        w.tasks[i].on = word >> 23 & 1
-        w.tasks[i].first = word >> 24 & 1
-        w.tasks[i].before = word >> 25 & 7
-        w.tasks[i].owns = word >> 28
+            if t.holders >> c & 1:
+                w.held[c] = HELD_TASK + i
 
 
 cdef void _sort(uint32_t* words, int n) noexcept nogil:
@@ -242,34 +223,30 @@ cdef void _sort(uint32_t* words, int n) noexcept nogil:
 
 
 cdef void _pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the one that stands for those that differ from it in names.
+    """Pack a state; under symmetry, the representative of those that differ in names alone.
 
-    Then too, a TSS's map that must be synced before it is seen again is as good as none.
+    Under symmetry it also clears a TSS's map that the policy syncs before a task sees it.
     """
     cdef uint32_t tasks[2 * WORDS]
     cdef uint32_t best[2 * WORDS]
     cdef uint32_t tried[2 * WORDS]
     cdef uint16_t cpus[CPUS]
     cdef uint16_t sorted_cpus[CPUS]
-    cdef const Task* t
-    cdef const Cpu* cpu
+    cdef Cpu cpu
     cdef int i, k
     cdef bint have = False, ordered
     memset(tasks, 0, sizeof(tasks))
+    memcpy(tasks, w.tasks, s.n_tasks * sizeof(Task))
     for i in range(s.n_tasks):
-        t = &w.tasks[i]
-        tasks[i] = (t.cpu | t.tif << 5 | t.has_map << 6 | t.numbered << 7 | t.map << 8
-                    | (t.max != 0) << 12 | <uint32_t>t.place << 13 | <uint32_t>t.port << 21
-                    | <uint32_t>t.on << 23 | <uint32_t>t.first << 24 | <uint32_t>t.before << 25
-                    | <uint32_t>t.owns << 28)
+        tasks[i] &= ~<uint32_t>(7 << 2)       # the holders
     for i in range(s.n_cpus):
-        cpu = &w.cpus[i]
-        cpus[i] = (cpu.full | cpu.busy << 1 | cpu.stale << 2 | cpu.valid << 3 | cpu.loaded << 4
-                   | (cpu.held == HELD_NONE) << 5 | cpu.map << 6 | cpu.map_max << 10)
+        cpu = w.cpus[i]
+        cpu.old = w.held[i] == HELD_NONE
+        memcpy(&cpus[i], &cpu, sizeof(Cpu))
         if s.symmetry and s.sync_first and not cpu.valid:
-            cpus[i] &= 31
-        elif cpu.held >= HELD_TASK:
-            tasks[cpu.held - HELD_TASK] |= 4 << i
+            cpus[i] &= 31                     # up to `loaded`
+        elif w.held[i] >= HELD_TASK:
+            tasks[w.held[i] - HELD_TASK] |= 4 << i
     memcpy(sorted_cpus, cpus, sizeof(cpus))
     if s.symmetry:
         # The CPUs' words in rising order; where two are equal, more than one order does that, and
@@ -305,8 +282,8 @@ cdef inline uint8_t _conditions(const Frame* f) noexcept nogil:
             | (f.current.map == 0) << 4 | f.cpu.stale << 5 | f.sched << 6)
 
 
-cdef inline void _copy(Cpu* cpu, uint8_t map, int words) noexcept nogil:
-    cdef uint8_t mask = <uint8_t>((1 << words) - 1)
+cdef inline void _copy(Cpu* cpu, int map, int words) noexcept nogil:
+    cdef int mask = (1 << words) - 1
     cpu.map = (cpu.map & ~mask) | (map & mask)
 
 
@@ -326,39 +303,36 @@ cdef void _reload(Space* s, Frame* f, int step) noexcept nogil:
     f.cpu.stale = 0
 
 
-cdef void _renumber(Space* s, Frame* f, bint numbered) noexcept nogil:
+cdef void _renumber(Frame* f, bint numbered) noexcept nogil:
     """Give current's map a new sequence number, or 0: no TSS holds it any more."""
     cdef int i
     if f.current.numbered:
-        for i in range(s.n_cpus):
-            if f.w.cpus[i].held == HELD_TASK + f.current_number:
-                f.w.cpus[i].held = HELD_NONE
+        for i in range(CPUS):
+            if f.w.held[i] == HELD_TASK + f.current_number:
+                f.w.held[i] = HELD_NONE
     f.current.numbered = numbered
 
 
-cdef void _edit_map(Space* s, Frame* f) noexcept nogil:
+cdef void _edit_map(Frame* f) noexcept nogil:
     cdef Task* t = f.current
-    t.has_map = 1
-    t.before = t.max + 1
-    if t.on:
-        t.map |= 1 << t.port
-    else:
-        t.map &= ~(1 << t.port)
-    t.max = _words(t.map)
-    _renumber(s, f, True)
+    t.before = _max(t) + 1
+    t.has_map = t.edited = 1
+    t.map = (t.map & ~(1 << t.port)) | t.on << t.port
+    _renumber(f, True)
 
 
-cdef void _drop_map(Space* s, Frame* f) noexcept nogil:
-    f.current.has_map = f.current.map = f.current.max = 0
-    _renumber(s, f, False)
+cdef void _drop_map(Frame* f) noexcept nogil:
+    f.current.has_map = f.current.map = f.current.edited = 0
+    _renumber(f, False)
 
 
 cdef void _sync_map(Frame* f) noexcept nogil:
     cdef uint8_t held = HELD_TASK + f.current_number if f.current.numbered else HELD_ZERO
-    if f.cpu.held != held:
-        _copy(f.cpu, f.current.map, max(f.cpu.map_max, f.current.max))
-        f.cpu.map_max = f.current.max
-        f.cpu.held = held
+    cdef uint8_t words = _max(f.current)
+    if f.w.held[f.event.cpu] != held:
+        _copy(f.cpu, f.current.map, max(f.cpu.map_max, words))
+        f.cpu.map_max = words
+        f.w.held[f.event.cpu] = held
 
 
 cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
@@ -382,8 +356,8 @@ cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
             if f.cpu.stale:
                 _reload(s, f, i)
         elif action == DO_COPY_MAP:
-            if f.next.cpu != NOBODY:
-                _copy(f.cpu, f.next.map, max(t.max if t.tif else 0, f.next.max))
+            if f.next_number != NOBODY:
+                _copy(f.cpu, f.next.map, max(_max(t) if t.tif else 0, _max(f.next)))
         elif action == DO_MARK_AVAILABLE:
             f.cpu.busy = 0
         elif action == DO_LTR:
@@ -399,11 +373,11 @@ cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
         elif idle:
             continue
         elif action == DO_WIPE_MAP or action == DO_WIPE_OWN:
-            _copy(f.cpu, 0, t.max)
+            _copy(f.cpu, 0, _max(t))
         elif action == DO_SYNC_MAP:
             _sync_map(f)
         elif action == DO_LOAD_MAP:
-            _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, t.max))
+            _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, _max(t)))
         elif action == DO_SET_TIF:
             t.tif = 1
         elif action == DO_CLEAR_TIF:
@@ -411,9 +385,9 @@ cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
         elif action == DO_ALLOC_MAP:
             t.has_map = 1
         elif action == DO_EDIT_MAP:
-            _edit_map(s, f)
+            _edit_map(f)
         elif action == DO_DROP_MAP:
-            _drop_map(s, f)
+            _drop_map(f)
     return False
 
 
@@ -438,15 +412,15 @@ cdef void _interrupt(Space* s, Frame* f) noexcept nogil:
         f.sched = 0
 
 
-cdef void _switch(Space* s, Frame* f, int cpu, int next) noexcept nogil:
+cdef void _switch(Space* s, Frame* f) noexcept nogil:
     _hook(s, f, HOOK_SWITCH)
     if f.current_number != NOBODY:
         f.current.cpu = 0
         if f.current.place == USER:
             f.current.place = RETURNING
-    f.cpu.task = next
-    if next != NOBODY:
-        f.next.cpu = 1 + cpu
+    f.w.task[f.event.cpu] = f.next_number
+    if f.next_number != NOBODY:
+        f.next.cpu = 1 + f.event.cpu
 
 
 cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
@@ -472,7 +446,7 @@ cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
 
 cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* port) noexcept nogil:
     """Compare the hardware's answer with the ports that the task owns, port by port."""
-    cdef uint8_t allowed = cpu.map if cpu.full and cpu.valid else 0
+    cdef int allowed = cpu.map if cpu.full and cpu.valid else 0
     cdef int i
     for i in range(s.n_ports):
         if (allowed ^ t.owns) >> i & 1:
@@ -487,19 +461,17 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
     cdef Task idle
     cdef int calls = IN_CALL + s.n_entries[HOOK_IOPERM]
     memset(&idle, 0, sizeof(Task))
-    idle.cpu = NOBODY
     f.w = w
     f.cpu = &w.cpus[event.cpu]
-    f.current_number = f.cpu.task
-    f.current = &w.tasks[f.cpu.task] if f.cpu.task != NOBODY else &idle
-    f.next = &idle
+    f.current_number = w.task[event.cpu]
+    f.next_number = event.arg if event.code == SCHEDULE else NOBODY
+    f.current = &w.tasks[f.current_number] if f.current_number != NOBODY else &idle
+    f.next = &w.tasks[f.next_number] if f.next_number != NOBODY else &idle
     f.event = event
     f.sched = f.bad = 0
     if event.code == SCHEDULE:
-        if event.arg != NOBODY:
-            f.next = &w.tasks[event.arg]
         _interrupt(s, &f)
-        _switch(s, &f, event.cpu, event.arg)
+        _switch(s, &f)
     elif event.code == TO_USER:
         _hook(s, &f, HOOK_EXIT_TO_USER)
         f.current.place = USER
@@ -519,10 +491,8 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
         f.current.place = RETURNING
     elif event.code == IOPERM:
         f.current.place = IN_CALL if s.n_entries[HOOK_IOPERM] else RETURNING
-        if event.arg & 1:
-            f.current.owns |= 1 << (event.arg >> 1)
-        else:
-            f.current.owns &= ~(1 << (event.arg >> 1))
+        f.current.owns = (f.current.owns & ~(1 << (event.arg >> 1))
+                          | (event.arg & 1) << (event.arg >> 1))
         f.current.port = event.arg >> 1 if s.reads[0] & READS_PORT else 0
         f.current.on = event.arg & 1 if s.reads[0] & READS_ON else 0
         f.current.first = not f.current.has_map if s.reads[0] & READS_FIRST else 0
@@ -536,10 +506,15 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
         _hook(s, &f, HOOK_TASK_EXIT)
         # Whatever the policy left: the task may run again, as a new one.
         f.current.tif = f.current.owns = 0
-        _drop_map(s, &f)
+        _drop_map(&f)
         f.current.place = RETURNING
-        _switch(s, &f, event.cpu, NOBODY)
+        _switch(s, &f)
     return f.bad
+
+
+cdef inline void _add(Event* events, int* n, int code, int cpu, int arg) noexcept nogil:
+    events[n[0]] = Event(code=<uint8_t>code, cpu=<uint8_t>cpu, arg=<uint8_t>arg)
+    n[0] += 1
 
 
 cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
@@ -548,13 +523,12 @@ cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
     cdef uint8_t current, place
     cdef bint twin
     for c in range(s.n_cpus):
-        current = w.cpus[c].task
+        current = w.task[c]
         place = w.tasks[current].place if current != NOBODY else USER
         if s.whole and (place == RETURNING or place >= IN_CALL
                         or (place == IN_RUN and not w.cpus[c].loaded)):
-            events[n] = Event(code=TO_USER if place == RETURNING else ENTER if place == IN_RUN
-                              else CONTINUE, cpu=c, arg=0)
-            n += 1
+            _add(events, &n, TO_USER if place == RETURNING else ENTER if place == IN_RUN
+                 else CONTINUE, c, 0)
             continue
         for t in range(s.n_tasks):
             if w.tasks[t].cpu:
@@ -564,35 +538,23 @@ cdef int _enabled(const Space* s, const World* w, Event* events) noexcept nogil:
                 for i in range(t):
                     twin |= not memcmp(&w.tasks[i], &w.tasks[t], sizeof(Task))
             if not twin:
-                events[n] = Event(code=SCHEDULE, cpu=c, arg=t)
-                n += 1
+                _add(events, &n, SCHEDULE, c, t)
         if current == NOBODY:
             continue
-        events[n] = Event(code=SCHEDULE, cpu=c, arg=NOBODY)
-        n += 1
+        _add(events, &n, SCHEDULE, c, NOBODY)
         if place >= IN_CALL:
-            events[n] = Event(code=CONTINUE, cpu=c, arg=0)
-            n += 1
+            _add(events, &n, CONTINUE, c, 0)
             continue
         if place == USER:
-            events[n] = Event(code=KVM_RUN, cpu=c, arg=0)
-            n += 1
+            _add(events, &n, KVM_RUN, c, 0)
             for arg in range(2 * s.n_ports):
-                events[n] = Event(code=IOPERM, cpu=c, arg=arg)
-                n += 1
+                _add(events, &n, IOPERM, c, arg)
         elif place == RETURNING:
-            events[n] = Event(code=TO_USER, cpu=c, arg=0)
-            n += 1
-        elif w.cpus[c].loaded:
-            events[n] = Event(code=VM_EXIT, cpu=c, arg=0)
-            events[n + 1] = Event(code=LEAVE, cpu=c, arg=0)
-            n += 2
+            _add(events, &n, TO_USER, c, 0)
         else:
-            events[n] = Event(code=ENTER, cpu=c, arg=0)
-            events[n + 1] = Event(code=RETURN, cpu=c, arg=0)
-            n += 2
-        events[n] = Event(code=TASK_EXIT, cpu=c, arg=0)
-        n += 1
+            _add(events, &n, VM_EXIT if w.cpus[c].loaded else ENTER, c, 0)
+            _add(events, &n, LEAVE if w.cpus[c].loaded else RETURN, c, 0)
+        _add(events, &n, TASK_EXIT, c, 0)
     return n
 
 
@@ -666,7 +628,7 @@ cdef inline const uint64_t* _known(const Space* s, uint64_t at) noexcept nogil:
 
 cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
                            bint compare) noexcept nogil:
-    """Return where a state stands in the table, or the free slot that it belongs in."""
+    """Return the slot of a state in the table, or the free slot that it belongs in."""
     cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
     cdef uint64_t at = (<uint64_t>hash << 32) >> (64 - s.bits)
     while s.table[at]:
@@ -837,14 +799,10 @@ cdef class Explorer:
         cdef Space* s = self.s
         cdef int i = 0, h, k
         for h, hook in enumerate(HOOKS):
-            s.hook[h] = i
-            regions = self.policy.regions(hook)
-            s.n_entries[h] = 0
-            for region in regions:
-                if not region:
-                    continue
-                s.entry[h][s.n_entries[h]] = i
-                s.n_entries[h] += 1
+            regions = [region for region in self.policy.regions(hook) if region]
+            s.hook[h], s.n_entries[h] = i, len(regions)
+            for k, region in enumerate(regions):
+                s.entry[h][k] = i
                 for step in region:
                     action, look, want = step.compiled()
                     s.steps[i] = KbStep(action=action, look=look, want=want)
@@ -854,14 +812,13 @@ cdef class Explorer:
         s.sync_first = syncs_first(self.policy)
         s.valid_at_start = self.policy.io_base_at_start == "valid"
         reads = 0
+        readers = {"edit_map": READS_PORT | READS_ON, "load_map": READS_BEFORE, "on": READS_ON,
+                   "first": READS_FIRST}
         regions = [region for region in self.policy.regions("ioperm") if region]
         for k in range(len(regions) - 1, -1, -1):
             for step in regions[k]:
-                words = {name for name, _ in step.when}
-                reads |= READS_PORT | READS_ON if step.action == "edit_map" else 0
-                reads |= READS_ON if "on" in words else 0
-                reads |= READS_FIRST if "first" in words else 0
-                reads |= READS_BEFORE if step.action == "load_map" else 0
+                for word in (step.action, *(name for name, _ in step.when)):
+                    reads |= readers.get(word, 0)
             s.reads[k] = reads
 
     cdef _orders(self):
@@ -888,7 +845,7 @@ cdef class Explorer:
         for i in range(s.n_cpus):
             w.cpus[i].full = w.cpus[i].busy = 1
             w.cpus[i].valid = s.valid_at_start
-            w.cpus[i].task = NOBODY
+            w.task[i] = NOBODY
         _pack(s, &w, s.states)
         s.parents[0] = 0
         s.n = s.level_end = 1
@@ -896,10 +853,10 @@ cdef class Explorer:
         s.table[_find(s, s.states, hash, True)] = <uint64_t>hash << 32 | 1
 
     def explore(self, states):
-        """Find the successors of up to `states` states more; return how the search ended.
+        """Find the successors of up to `states` states more; return the search's end.
 
-        None while it has not; "all" states are seen, "bad" was found, or the limit "max_states",
-        "max_memory" or "memory" (there was none to get) was met. The GIL is released.
+        None while it goes on; "all" states are seen, "bad" was found, or the limit "max_states",
+        "max_memory" or "memory" (none is left) was met. The GIL is released.
         """
         cdef uint64_t n = states
         self._claim()
@@ -931,10 +888,6 @@ cdef class Explorer:
         return self.s.depth + (self.s.ended == FOUND_BAD)
 
     @property
-    def max_memory(self):
-        return self.s.max_memory
-
-    @property
     def memory(self):
         """Bytes of states, parents and table."""
         return self.s.memory
@@ -954,8 +907,7 @@ cdef class Explorer:
         ]
 
     def _places(self):
-        steps = [(hook, i) for hook in HOOKS for i in range(len(self.policy.steps(hook)))]
-        return enumerate(steps)
+        return enumerate((hook, i) for hook in HOOKS for i in range(len(self.policy.steps(hook))))
 
     def path(self):
         """Return (a shortest history that ends in a violation, the violation, its port).
@@ -971,8 +923,8 @@ cdef class Explorer:
     cdef _path(self, uint32_t last, Event last_event):
         """Return a history from the start to a stored state and through one event more.
 
-        Stored states have no names, and those of the start are kept: of every event that can happen,
-        that is taken which leads, in other names, to the next state of the chain of parents.
+        Stored states have no names, and the history keeps those of the start: it takes the event
+        that leads, in other names, to the next state of the chain of parents.
         """
         cdef Space* s = self.s
         cdef World w
@@ -998,7 +950,7 @@ cdef class Explorer:
         for known in reversed(chain):
             if known is not None:
                 number = known
-            s.symmetry = False          # for every event that can happen, not one of each kind
+            s.symmetry = False          # every event, not one of each kind
             n = _enabled(s, &w, events)
             s.symmetry = symmetry
             for i in range(n):
@@ -1033,24 +985,22 @@ cdef class Explorer:
         cpus, tasks = [], []
         for i in range(self.s.n_cpus):
             c = &w.cpus[i]
-            held = {HELD_ZERO: "none", HELD_NONE: "old"}.get(c.held, c.held - HELD_TASK)
             cpus.append({
                 "limit": "full" if c.full else "min", "stale": bool(c.stale),
                 "busy": bool(c.busy), "base": "valid" if c.valid else "invalid",
-                "guest": bool(c.loaded), "tss": self._ports(c.map), "map_max": c.map_max,
-                "map_of": held, "task": None if c.task == NOBODY else c.task,
+                "guest": bool(c.loaded), "tss": _ports(c.map), "map_max": c.map_max,
+                "map_of": {HELD_ZERO: "none", HELD_NONE: "old"}.get(w.held[i],
+                                                                    w.held[i] - HELD_TASK),
+                "task": None if w.task[i] == NOBODY else w.task[i],
             })
         for i in range(self.s.n_tasks):
             t = &w.tasks[i]
             tasks.append({
                 "place": self._place(t.place), "tif": bool(t.tif),
-                "map": self._ports(t.map) if t.has_map else None, "max": t.max,
-                "owns": self._ports(t.owns),
+                "map": _ports(t.map) if t.has_map else None, "max": _max(t),
+                "owns": _ports(t.owns),
             })
         return {"cpus": cpus, "tasks": tasks}
-
-    cdef _ports(self, uint8_t map):
-        return tuple([port for port in range(self.s.n_ports) if map >> port & 1])
 
     cdef _place(self, uint8_t place):
         cdef int calls = self.s.n_entries[HOOK_IOPERM]
@@ -1059,6 +1009,10 @@ cdef class Explorer:
         if place < IN_CALL + calls:
             return f"ioperm+{place - IN_CALL}"
         return f"put+{place - IN_CALL - calls}"
+
+
+def _ports(map):
+    return tuple([port for port in range(PORTS) if map >> port & 1])
 
 
 assert STEPS_ROOM == len(HOOKS) * HOOK_STEPS_MAX

@@ -122,43 +122,24 @@ def default_memory() -> int:
 
 
 def check(
-    policy: str | Path | Policy,
-    *,
-    cpus: int = 2,
-    tasks: int = 3,
-    ports: int = 2,
-    symmetry: bool = True,
-    whole_calls: bool = False,
-    max_states: int = STATES_MAX,
-    max_memory: int | None = None,
-    replay: bool = False,
-    mutations: bool = False,
+    policy: str | Path | Policy, *, cpus: int = 2, tasks: int = 3, ports: int = 2,
+    symmetry: bool = True, whole_calls: bool = False, max_states: int = STATES_MAX,
+    max_memory: int | None = None, replay: bool = False, mutations: bool = False,
     progress: Callable[[Explorer], None] | None = None,
-) -> Verdict:
+) -> Verdict:  # fmt: skip
     """Explore every interleaving of `policy` on a machine of that size; return the verdict.
 
-    Parameters
-    ----------
-    policy
-        A `Policy`, the name of a built-in one, or a TOML file that holds one policy.
-    cpus, tasks, ports
-        The machine: 1 to 3 CPUs, 1 to 6 tasks, 1 to 4 ports.
-    symmetry
-        Merge states that differ only in the names of tasks and CPUs, or in maps that no task
-        sees (docs/check.md, section 3).
-    whole_calls
-        Leave out histories that preempt a task inside the kernel, so that "safe" says less: the
-        rest are operations of `Machine`.
-    max_states, max_memory
-        Limits in states and bytes, `default_memory()` for None. Beyond them the verdict is
-        "undecided".
-    replay
-        Replay a counterexample without the explorer, `Verdict.replay`.
-    mutations
-        Check each mutant of the policy too, `Verdict.mutants`.
-    progress
-        Called several times a second with the explorer: its `policy`, `states`, `queued` and
-        `memory`.
+    `policy` is a `Policy`, the name of a built-in one, or a TOML file that holds one policy. The
+    machine has 1 to 3 `cpus`, 1 to 6 `tasks` and 1 to 4 `ports`. With `symmetry` the search
+    merges states that differ only in the names of tasks and CPUs, or in maps that no task sees
+    (docs/check.md, section 3). With `whole_calls` it leaves out histories that preempt a task
+    inside the kernel, so that "safe" says less: the rest are operations of `Machine`.
+
+    Beyond `max_states`, or `max_memory` in bytes (`default_memory()` for None), the verdict is
+    "undecided". With `replay`, a counterexample is replayed without the explorer,
+    `Verdict.replay`; with `mutations`, each mutant of the policy is checked too,
+    `Verdict.mutants`. The search calls `progress` several times a second with the explorer: its
+    `policy`, `states`, `queued` and `memory`.
 
     Ctrl-C ends the search as a limit does, with the verdict "undecided". The search installs no
     signal handler, and any thread may call.

@@ -71,20 +71,10 @@ size_options = together(
 @output_options(*FORMS)
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    names: tuple[str, ...],
-    policy_file: str | None,
-    no_symmetry: bool,
-    max_states: int | None,
-    max_memory: int | None,
-    replay: bool,
-    mutations: bool,
-    promela: str | None,
-    format: str | None,
-    output: str | None,
-    **sizes: Any,
-) -> None:
+    ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
+    max_states: int | None, max_memory: int | None, replay: bool, mutations: bool,
+    promela: str | None, format: str | None, output: str | None, **sizes: Any,
+) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
     Without POLICY, kvmbench checks the policies of --policy-file, or the built-in ones.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -46,19 +46,10 @@ def _scenario_names(_: click.Context) -> Iterable[str]:
 )  # fmt: skip
 @output_options(*FORMS)
 def command(
-    name: str,
-    before: str,
-    after: str,
-    policy_file: str | None,
-    profile: str,
-    vendor: Literal["vmx", "svm"],
-    threads: int,
-    seed: int | None,
-    seconds: float | None,
-    vary: str | None,
-    format: str | None,
-    output: str | None,
-) -> None:
+    name: str, before: str, after: str, policy_file: str | None, profile: str,
+    seconds: float | None, vary: str | None, format: str | None, output: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Simulate a host under two policies: its CPU time by cause, and the worth of the change.
 
     A parameter of --vary is one of the scenario (ioperm_share, timeslice_us, migrations, cpus) or
@@ -87,9 +78,7 @@ def command(
                 run = min(int(share * runs) + 1, runs)
                 show(f"run {run} of {runs}: {scenario.name}", share)
 
-            options: dict[str, Any] = dict(
-                threads=threads, seed=seed, vendor=vendor, progress=report
-            )
+            options["progress"] = report
             if vary is None:
                 found = scenario.compare(*policies, costs, **options)
             else:

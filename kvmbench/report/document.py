@@ -81,7 +81,7 @@ Block = Heading | Note | Items | Facts | Code | Table
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a subject says of one thing.
+    """A document of one subject: a result, a verdict, a host.
 
     `title` is one sentence without a full stop; `records` are flat dicts, one per row, which CSV,
     pandas and polars take; `data` is the JSON document and names its `schema`; `forms` are forms

@@ -1,4 +1,4 @@
-"""Figures as words: what every subject's tables print of a number."""
+"""Figures as text, for the tables of every subject."""
 
 from __future__ import annotations
 

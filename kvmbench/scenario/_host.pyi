@@ -22,15 +22,10 @@ class Host:
         machine: Machine,
         groups: Sequence[tuple[str, int, int, int, bool, Sequence[tuple[int, float]]]],
         tasks: ArrayLike,
-        *,
-        timeslice: SupportsIndex,
-        epoch: SupportsIndex,
-        end: SupportsIndex,
-        migrations: SupportsIndex,
-        hz: SupportsIndex,
-        seed: SupportsIndex,
+        *, timeslice: SupportsIndex, epoch: SupportsIndex, end: SupportsIndex,
+        migrations: SupportsIndex, hz: SupportsIndex, seed: SupportsIndex,
         workers: SupportsIndex = 1,
-    ) -> None: ...
+    ) -> None: ...  # fmt: skip
     def begin(self) -> None: ...
     def work(self, worker: int) -> None: ...
     def stop(self) -> None: ...

@@ -37,7 +37,7 @@ cdef enum:
     DRAWS = 64                    # drawn at once, so that blocks of Philox overlap
     SPINS = 1000                  # at a barrier, before the thread gives up its core
     NONE = -1                     # no task; no guest run under way
-    STOPPED = 1000                # a KbStatus of this file: the history is as long as was asked
+    STOPPED = 1000                # a KbStatus of this file: the history has max_ops operations
 
 cdef extern from *:
     """
@@ -115,7 +115,7 @@ cdef struct Shared:               # by all workers
     uint64_t due                  # of those, towards the next one
     uint64_t draws                # from the host's own stream
     int64_t arrived, phase        # of the barrier
-    int64_t stop                  # KbStatus: why to stop early; -1 asked to
+    int64_t stop                  # KbStatus, the reason to stop early; -1: a caller's stop()
     KbOp* ops                     # [max_ops] the history, where one is wanted
     int64_t n_ops, max_ops
 
@@ -150,7 +150,7 @@ cdef inline uint64_t _draw(Shared* s, Lane* lane, int64_t cpu) noexcept nogil:
 
 
 cdef inline uint64_t _time(const Group* group, uint64_t mean, uint64_t bits) noexcept nogil:
-    """Make the upper 30 bits a time, rounded up with the probability of what is rounded away."""
+    """Make the upper 30 bits a time, rounded up with the probability of the part cut off."""
     return (mean * group.quantiles[bits >> 54] + (bits >> 34 & (1 << 20) - 1)) >> 20
 
 
@@ -215,6 +215,13 @@ cdef int _exit(Shared* s, Worker* w, int64_t cpu, int32_t kind) noexcept nogil:
     return status
 
 
+cdef int _io(Shared* s, Worker* w, int64_t cpu, int32_t port) noexcept nogil:
+    cdef uint64_t spent
+    cdef uint8_t allowed
+    cdef int status = _note(s, &s.lanes[cpu], KB_IO, 1, cpu, port, 0)
+    return kb_io(&w.m, cpu, port, 1, &allowed, &spent) if status == KB_OK else status
+
+
 cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
     """Count an EXIT that was interpreted; the others are counted by transition."""
     cdef Cost* old
@@ -244,7 +251,7 @@ cdef int _count_cost(Worker* w, uint64_t cycles, uint64_t count) noexcept nogil:
         at += 1
 
 
-# -- What a task does until its slice or its burst ends -------------------------------------------
+# -- A task, until its slice or its burst ends -------------------------------------------
 
 cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
                             uint64_t stop) noexcept nogil:
@@ -298,49 +305,24 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
     c.current.in_run = last.in_run
 
 
-cdef int _vcpu(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+cdef int _go_on(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
+    """Let a task run until `stop` or the end of its burst."""
     cdef KbCpu* c = &w.m.cpus[cpu]
+    cdef const Group* group = actor.group
     cdef uint64_t bits, room
     cdef int status = KB_OK
-    while c.cycles < stop and actor.burst > 0:
-        if s.ops == NULL:
+    while c.cycles < stop and actor.burst > 0 and status == KB_OK:
+        if group.type == VCPU and s.ops == NULL:
             _make_transitions(s, w, actor, cpu, stop)
             if actor.kind == NONE:
                 return KB_OK
         elif actor.kind == NONE:
-            bits = _draw(s, &s.lanes[cpu], cpu)
-            actor.left = _time(actor.group, actor.group.mean, bits)
-            actor.kind = _choose(actor.group, bits)
-        room = min(stop - c.cycles, actor.burst)
-        if actor.left > room:
-            actor.left -= room
-            actor.burst -= room
-            return _advance(s, w, cpu, room)
-        status = _advance(s, w, cpu, actor.left)
-        if status == KB_OK:
-            actor.burst -= actor.left
-            status = _exit(s, w, cpu, actor.kind)
-            actor.kind = NONE
-        if status != KB_OK:
-            return status
-    return KB_OK
-
-
-cdef int _plain(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
-    cdef uint64_t room = min(stop - w.m.cpus[cpu].cycles, actor.burst)
-    actor.burst -= room
-    return _advance(s, w, cpu, room) if room else KB_OK
-
-
-cdef int _io(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noexcept nogil:
-    cdef KbCpu* c = &w.m.cpus[cpu]
-    cdef uint64_t room, spent
-    cdef uint8_t allowed
-    cdef int status
-    while c.cycles < stop and actor.burst > 0:
-        if actor.kind == NONE:
-            actor.left = _time(actor.group, actor.group.mean, _draw(s, &s.lanes[cpu], cpu))
             actor.kind = 0
+            actor.left = UINT64_MAX     # a plain task only works
+            if group.type != PLAIN:
+                bits = _draw(s, &s.lanes[cpu], cpu)
+                actor.left = _time(group, group.mean, bits)
+                actor.kind = _choose(group, bits) if group.type == VCPU else 0
         room = min(stop - c.cycles, actor.burst)
         if actor.left > room:
             actor.left -= room
@@ -349,13 +331,12 @@ cdef int _io(Shared* s, Worker* w, Actor* actor, int64_t cpu, uint64_t stop) noe
         status = _advance(s, w, cpu, actor.left)
         if status == KB_OK:
             actor.burst -= actor.left
+            if group.type == VCPU:
+                status = _exit(s, w, cpu, actor.kind)
+            else:
+                status = _io(s, w, cpu, actor.port)
             actor.kind = NONE
-            status = _note(s, &s.lanes[cpu], KB_IO, 1, cpu, actor.port, 0)
-        if status == KB_OK:
-            status = kb_io(&w.m, cpu, actor.port, 1, &allowed, &spent)
-        if status != KB_OK:
-            return status
-    return KB_OK
+    return status
 
 
 # -- A CPU's queue ---------------------------------------------------------------------------------
@@ -428,13 +409,7 @@ cdef int _run_cpu(Shared* s, Worker* w, int64_t cpu, uint64_t end) noexcept nogi
                 lane.slice_end = c.cycles + s.timeslice
             continue
         actor = &s.actors[task]
-        until = min(lane.slice_end, end)
-        if actor.group.type == VCPU:
-            status = _vcpu(s, w, actor, cpu, until)
-        elif actor.group.type == IO:
-            status = _io(s, w, actor, cpu, until)
-        else:
-            status = _plain(s, w, actor, cpu, until)
+        status = _go_on(s, w, actor, cpu, min(lane.slice_end, end))
         if actor.burst == 0 and status == KB_OK:
             _sleep(s, lane, task, cpu, c.cycles)
             _wake(s, lane, c.cycles)
@@ -728,7 +703,7 @@ cdef class Host:
                 _work(&self.s, worker)
 
     def stop(self):
-        """Let the workers return soon, in the middle of it all."""
+        """Let the workers return soon, in the middle of an epoch."""
         STORE(&self.s.stop, -1)
 
     def finish(self):
@@ -772,7 +747,7 @@ cdef class Host:
         self._costs = {cost: n for cost, n in sorted(costs.items()) if n}
 
     def record(self, int64_t n):
-        """Do the first `n` operations one by one; return them as OP_DTYPE, (n,) or all there are.
+        """Do the first `n` operations one by one; return them as OP_DTYPE, (n,), or all.
 
         CPU by CPU within an epoch, as one thread would.
         """
@@ -787,7 +762,7 @@ cdef class Host:
 
     @property
     def costs(self):
-        """How many EXITs that exit cost how many cycles, once finished: {cycles: count}."""
+        """The number of VM exits by the cycles of their EXIT, after `finish`: {cycles: count}."""
         return self._costs
 
     @property
@@ -798,12 +773,12 @@ cdef class Host:
 
     @property
     def operations(self):
-        """How many operations were done."""
+        """The number of operations done."""
         return sum(self.s.lanes[<int64_t>i].operations for i in range(self.s.m.n_cpus))
 
     @property
     def share_done(self):
-        """How much of the time is simulated, 0 to 1."""
+        """The share of the time that is simulated, 0 to 1."""
         cdef Shared* s = &self.s
         cdef int64_t i, done = 0
         for i in range(s.n_workers):

@@ -39,7 +39,7 @@ class ScenarioResult(Reported):
     seed: int
     cycles: dict[str, int]  # by cause, a key of CAUSES; they sum to the CPUs' clocks
     counts: dict[str, int]  # counters of docs/model.md, section 7, that count no cycles
-    costs: dict[int, int]  # cycles -> how many EXITs that exit cost that, cheapest first
+    costs: dict[int, int]  # cycles -> number of VM exits whose EXIT takes them, rising
     useful: tuple[int, ...]  # cycles of guest and work on each CPU
     acted: tuple[int, ...]  # cycles of the policy's steps, TR and map, on each CPU
     operations: int

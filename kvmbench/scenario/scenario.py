@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cache, partial
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
@@ -20,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench.errors import brief, unknown_name
-from kvmbench.model import Policy, Profile
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
 from kvmbench.scenario.result import Comparison, ScenarioResult, Sweep
-from kvmbench.scenario.simulation import Progress, Vendor
+from kvmbench.scenario.simulation import AnyPolicy, AnyProfile, Progress, Vendor
 from kvmbench.tomlfile import Schema, Source, declared
 
 __all__ = ["Scenario", "Tasks", "load_scenario", "scenarios"]
@@ -87,11 +85,10 @@ class Tasks:
                 raise ValueError(f"{what} {unknown_name(what, getattr(self, what), known)}")
         if not isinstance(self.ioperm, bool):
             raise TypeError(f"ioperm is {brief(self.ioperm)}, not true or false")
-        _set_number(self, "count", 0, 2**20, whole=True)
-        _set_number(self, "port", 0, 65535, whole=True)
-        _set_number(self, "ports", 1, 65536, whole=True)
-        _set_number(self, "run_us", 0, 1e9)
-        _set_number(self, "sleep_us", 0, 1e9)
+        for what, low, high in (("count", 0, TASKS_MAX), ("port", 0, 65535), ("ports", 1, 65536)):
+            _set_number(self, what, low, high, whole=True)
+        for what in ("run_us", "sleep_us"):
+            _set_number(self, what, 0, 1e9)
         if bool(self.run_us) != bool(self.sleep_us):
             raise ValueError("run_us and sleep_us go together: both above 0, or neither")
         for what, type_ in (("guest_us", "vcpu"), ("work_us", "io")):
@@ -150,9 +147,8 @@ class Scenario:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         _set_number(self, "cpus", 1, 2**16, whole=True)
         _set_number(self, "clock_hz", 1, 10**12, whole=True)
-        _set_number(self, "seconds", 0, 1e9)
-        _set_number(self, "timeslice_us", 0, 1e9)
-        _set_number(self, "epoch_us", 0, 1e9)
+        for what in ("seconds", "timeslice_us", "epoch_us"):
+            _set_number(self, what, 0, 1e9)
         _set_number(self, "migrations", 0, 1e6)
         _set_number(self, "ioperm_share", 0, 1)
         _set_number(self, "seed", 0, 2**64 - 1, whole=True)
@@ -215,15 +211,9 @@ class Scenario:
         return sum(group.count for group in self.tasks)
 
     def run(
-        self,
-        policy: str | Path | Policy,
-        profile: str | Path | Profile = "patch-2017",
-        *,
-        threads: int = 1,
-        seed: int | None = None,
-        vendor: Vendor = "vmx",
-        progress: Progress | None = None,
-    ) -> ScenarioResult:
+        self, policy: AnyPolicy, profile: AnyProfile = "patch-2017", *, threads: int = 1,
+        seed: int | None = None, vendor: Vendor = "vmx", progress: Progress | None = None,
+    ) -> ScenarioResult:  # fmt: skip
         """Simulate the host under one policy; the result prints as a table.
 
         Policy and cost profile are objects, built-in names or TOML files. The result is the same
@@ -242,16 +232,10 @@ class Scenario:
         return simulation.result_of(self, host, self.seed if seed is None else seed)
 
     def compare(
-        self,
-        before: str | Path | Policy = "eager",
-        after: str | Path | Policy = "deferred",
-        profile: str | Path | Profile = "patch-2017",
-        *,
-        threads: int = 1,
-        seed: int | None = None,
-        vendor: Vendor = "vmx",
-        progress: Progress | None = None,
-    ) -> Comparison:
+        self, before: AnyPolicy = "eager", after: AnyPolicy = "deferred",
+        profile: AnyProfile = "patch-2017", *, threads: int = 1, seed: int | None = None,
+        vendor: Vendor = "vmx", progress: Progress | None = None,
+    ) -> Comparison:  # fmt: skip
         """Simulate the host under two policies, as `kvmbench scenario` does; see `run`."""
         first, second = (
             self.run(policy, profile, threads=threads, seed=seed, vendor=vendor,
@@ -261,18 +245,10 @@ class Scenario:
         return Comparison(first, second)
 
     def sweep(
-        self,
-        parameter: str,
-        values: Iterable[float],
-        before: str | Path | Policy = "eager",
-        after: str | Path | Policy = "deferred",
-        profile: str | Path | Profile = "patch-2017",
-        *,
-        threads: int = 1,
-        seed: int | None = None,
-        vendor: Vendor = "vmx",
-        progress: Progress | None = None,
-    ) -> Sweep:
+        self, parameter: str, values: Iterable[float], before: AnyPolicy = "eager",
+        after: AnyPolicy = "deferred", profile: AnyProfile = "patch-2017", *, threads: int = 1,
+        seed: int | None = None, vendor: Vendor = "vmx", progress: Progress | None = None,
+    ) -> Sweep:  # fmt: skip
         """Compare two policies at each value of one of `parameters`, as --vary does; see `run`.
 
         Raises ValueError for no value, an unknown parameter or a value out of its range, before
@@ -291,14 +267,9 @@ class Scenario:
         return Sweep(parameter, tuple(value for value, _ in points), tuple(found))
 
     def ops(
-        self,
-        n: int,
-        policy: str | Path | Policy,
-        profile: str | Path | Profile = "patch-2017",
-        *,
-        seed: int | None = None,
-        vendor: Vendor = "vmx",
-    ) -> NDArray[np.void]:
+        self, n: int, policy: AnyPolicy, profile: AnyProfile = "patch-2017", *,
+        seed: int | None = None, vendor: Vendor = "vmx",
+    ) -> NDArray[np.void]:  # fmt: skip
         """Return the first `n` operations of the host's history, or all, as OP_DTYPE, (n,).
 
         Epoch by epoch, CPU by CPU: a new machine of `cpus` and `n_tasks` that runs them ends as
@@ -323,9 +294,13 @@ def load_scenario(source: str | Path) -> Scenario:
     return _scenario(Source(Path(source)))
 
 
+@cache
 def scenarios() -> Mapping[str, Scenario]:
     """Return the built-in scenarios by name."""
-    return _built_in()
+    folder = files("kvmbench").joinpath("data", "scenarios").iterdir()
+    paths = sorted((f for f in folder if f.name.endswith(".toml")), key=lambda f: f.name)
+    found = [_scenario(Source(path)) for path in paths]
+    return MappingProxyType({scenario.name: scenario for scenario in found})
 
 
 def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:
@@ -351,14 +326,3 @@ def _scenario(source: Source) -> Scenario:
             groups.append(Tasks(**table))
     with declared(source, (), known):
         return Scenario(**{**top, "tasks": tuple(groups)})
-
-
-def _files() -> Iterator[Traversable]:
-    found = files("kvmbench").joinpath("data", "scenarios").iterdir()
-    yield from sorted((f for f in found if f.name.endswith(".toml")), key=lambda f: f.name)
-
-
-@cache
-def _built_in() -> Mapping[str, Scenario]:
-    found = [_scenario(Source(path)) for path in _files()]
-    return MappingProxyType({scenario.name: scenario for scenario in found})

@@ -1,6 +1,6 @@
-"""The simulation of a scenario: its host is set up, run by threads, and summed up.
+"""The simulation of a scenario: set up its host, run it by threads, sum it up.
 
-`Scenario` calls it; docs/scenario.md says which operations a host runs in which order.
+`Scenario` calls it; docs/scenario.md defines which operations a host runs in which order.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from kvmbench.scenario.result import ScenarioResult
 if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario, Tasks
 
-__all__ = ["Progress", "Vendor", "host_of", "part", "result_of", "simulate", "task_rows"]
+__all__ = ["AnyPolicy", "AnyProfile", "Progress", "Vendor", "host_of", "part", "result_of"]
+__all__ += ["simulate", "task_rows"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
 Progress = Callable[[float], None]
+AnyPolicy = str | Path | Policy  # a built-in name, a TOML file, or the thing itself
+AnyProfile = str | Path | Profile
 Vendor = Literal["vmx", "svm"]
 
 
@@ -37,13 +40,9 @@ def part(progress: Progress | None, done: int, parts: int) -> Progress | None:
 
 
 def host_of(
-    scenario: Scenario,
-    policy: str | Path | Policy,
-    profile: str | Path | Profile,
-    vendor: Vendor,
-    seed: int | None,
-    workers: int,
-) -> Host:
+    scenario: Scenario, policy: AnyPolicy, profile: AnyProfile, vendor: Vendor,
+    seed: int | None, workers: int,
+) -> Host:  # fmt: skip
     """Return a host at its start, to be run by `workers` threads; raises as `Scenario.run`."""
     profile, policy = find_profile(profile), find_policy(policy)
     groups = []
