@@ -54,6 +54,11 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
     return click.option(option, multiple=True, metavar="PATTERN", show_default=shown, help=help)
 
 
+def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the codes of options with several, separated by commas."""
+    return tuple(code.strip() for value in values for code in value.split(",") if code.strip())
+
+
 @click.command("compare")
 @click.argument(
     "names",
@@ -89,6 +94,10 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
     ),
     click.option(
         "--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive."
+    ),
+    click.option(
+        "--accept-doubt", multiple=True, metavar="all|CODE,...", callback=_codes,
+        help="Reasons for doubt that you accept, such as one-boot; the output records them.",
     ),
     click.option(
         "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."

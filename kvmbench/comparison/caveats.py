@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kvmbench.comparison.rows import Row
     from kvmbench.comparison.verdicts import Comparison
 
-__all__ = ["OF_VALUES", "Caveat", "caveats", "least_units"]
+__all__ = ["OF_VALUES", "Caveat", "caveats", "doubt_codes", "doubts", "least_units"]
 
 OF_VALUES = ("one-unit", "few-units", "unconfirmed", "drift", "order-lost", "two-groups")
 """The codes of the caveats that an A/A test prints: those that the values alone give."""
@@ -38,11 +38,15 @@ LEAST_OF_DRIFT = 4  # units in which a drift can be looked for
 
 @dataclass(frozen=True, slots=True)
 class Caveat:
-    """A reason to doubt `rows` (all rows where it names none), and what to do about it."""
+    """A remark on `rows` (on all rows where it names none), and what to do about it.
+
+    `doubt` names what it puts in doubt, if anything: the whole table or these rows.
+    """
 
     code: str
     rows: tuple[str, ...]
     words: str
+    doubt: Literal["", "table", "rows"] = ""
 
 
 def caveats(comparison: Comparison) -> list[Caveat]:
@@ -65,15 +69,29 @@ def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
 
 
 @cache
-def _words() -> dict[str, str]:
+def _entries() -> dict[str, dict[str, Any]]:
     text = files("kvmbench").joinpath("data", "caveats.toml").read_text(encoding="utf-8")
-    return {code: words.strip() for code, words in tomllib.loads(text).items()}
+    return tomllib.loads(text)
 
 
-def _caveat(code: str, names: Sequence[str] = (), named: str = "", **fields: object) -> Caveat:
-    """Return the caveat with its words, or the words of code `named`, and the fields in them."""
-    words = _words()[named or code].format(**{"rows": ", ".join(names)} | fields)
-    return Caveat(code, tuple(names), words)
+def doubt_codes() -> list[str]:
+    """Return the codes of the caveats that put rows in doubt."""
+    return [code for code, entry in _entries().items() if entry.get("doubt")]
+
+
+def doubts(found: Sequence[Caveat], row: str) -> tuple[str, ...]:
+    """Return the codes of the caveats that put a row in doubt."""
+    codes = (c.code for c in found if c.doubt == "table" or (c.doubt and row in c.rows))
+    return tuple(dict.fromkeys(codes))
+
+
+def _caveat(
+    code: str, names: Sequence[str] = (), *, which: str = "words", **fields: object
+) -> Caveat:
+    """Return the caveat with its words, and the fields in them."""
+    entry = _entries()[code]
+    words = entry[which].strip().format(**{"rows": ", ".join(names)} | fields)
+    return Caveat(code, tuple(names), words, entry.get("doubt", ""))
 
 
 def _about(code: str, names: Sequence[str], among: int = 0, **fields: str) -> Iterator[Caveat]:
@@ -106,19 +124,19 @@ def _remarks(comparison: Comparison) -> Iterator[Caveat]:
 
 
 def _controls(comparison: Comparison) -> Iterator[Caveat]:
-    named = "named-" if comparison.named_controls else ""
+    which = "named" if comparison.named_controls else "words"
     differ = [
         row for row in comparison.rows
         if row.control and row.verdict == "no-verdict" and row.percent
         and abs(row.shift or 0) > row.quantum
     ]  # fmt: skip
     if comparison.moved:
-        yield from _about("controls-moved", comparison.moved, named=f"{named}controls-moved")
+        yield from _about("controls-moved", comparison.moved, which=which)
     elif differ:
         worst = max(differ, key=lambda row: abs(row.percent or 0))
         size = f"by up to {worst.percent:+.1f} % ({worst.workload})"
         rows = [row.workload for row in differ]
-        yield from _about("controls-differ", rows, named=f"{named}controls-differ", size=size)
+        yield from _about("controls-differ", rows, which=which, size=size)
 
 
 def _undecided(comparison: Comparison) -> Iterator[Caveat]:
@@ -151,13 +169,15 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the faults of the measurement's design, where it decided a row."""
     replicates, sides = comparison.replicates, comparison.sides
     decided = any(
-        row.verdict in ("faster", "slower", "same") for row in comparison.rows if row.p is not None
+        row.verdict in ("faster", "slower", "within margin")
+        for row in comparison.rows
+        if row.p is not None
     )
     boots = [side.result.boots[side.boots[0]].id for side in sides]
     if decided and replicates.level == "run" and all(boots) and boots[0] != boots[1]:
         yield _caveat("one-boot")
     if decided and not replicates.paired and _in_sequence(comparison):
-        yield _caveat("sequence")
+        yield _caveat("one-side-first")
     if left_out := replicates.left_out:
         blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
         yield _caveat("incomplete-blocks", blocks=blocks)

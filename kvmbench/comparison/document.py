@@ -31,8 +31,12 @@ __all__ = ["SCHEMAS", "ComparisonDocument", "SelfTestDocument", "document", "sel
 DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 SECONDS = ("s", "sec", "second", "seconds", "sec/op")
-TONES: dict[str | None, Tone] = {"faster": "good", "slower": "bad", "changed": "mark"}
-CHANGED = ("faster", "slower", "changed")
+TONES: dict[str | None, Tone] = {
+    **dict.fromkeys(("faster", "slightly faster"), "good"),
+    **dict.fromkeys(("slower", "slightly slower"), "bad"),
+    "changed": "mark",
+}
+CHANGED = ("slower", "slightly slower", "faster", "slightly faster", "changed")
 
 Sort = Literal["name", "shift", "verdict"]
 
@@ -55,6 +59,7 @@ class _Compared(TypedDict):
     family: str
     differences: list[Difference]
     caveats: list[Caveat]
+    accepted_doubts: list[str]
     rows: list[Row]
     gate: NotRequired[GateDocument]
 
@@ -96,6 +101,7 @@ def _compared(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> _Compar
         "family": first.family,
         "differences": [found for c in comparisons for found in differences(c)],
         "caveats": list(dict.fromkeys(found for c in comparisons for found in caveats(c))),
+        "accepted_doubts": list(first.accepted),
         "rows": list(rows),
     }
 
@@ -105,6 +111,7 @@ def _records(rows: Sequence[Row]) -> list[Record]:
     for record in to_builtins(rows):
         low, high = record.pop("interval") or (None, None)
         before, after = record.pop("units")
+        record["doubts"] = " ".join(record["doubts"])
         more = {"low": low, "high": high, "units_before": before, "units_after": after}
         records.append(record | more)
     return records
@@ -369,9 +376,7 @@ def _percent(row: Row) -> str:
 
 
 def _verdict(row: Row) -> Cell:
-    if row.marked:
-        return Cell(f"{row.verdict}?", "doubt")
-    return Cell(row.verdict or "-", TONES.get(row.verdict, ""))
+    return Cell(row.said, "doubt" if row.said.endswith("?") else TONES.get(row.verdict, ""))
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -388,6 +393,8 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
         begin = f"{comparison.sides[1].label}: minimum" if len(comparisons) > 1 else "Minimum"
         if words := _detectable(comparison):
             yield f"{begin} {words}"
+    if accepted := comparisons[0].accepted:
+        yield f"Doubts accepted (--accept-doubt): {', '.join(accepted)}."
     for comparison in comparisons:
         for caveat in caveats(comparison):
             yield caveat.words

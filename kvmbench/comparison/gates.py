@@ -103,7 +103,8 @@ def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bo
     """Check comparisons against `limits`, and with `any_row` that no row is slower.
 
     A noisy row fails where its whole interval is beyond a limit, and passes where all of it is
-    within; otherwise it is inconclusive. A row that after lacks fails; one that before lacks
+    within; otherwise, and where it is in doubt, it is inconclusive. A bound is about after alone, and
+    no doubt about the comparison touches it. A row that after lacks fails; one that before lacks
     passes, and a bound on after holds for it too. Raises ValueError for a limit whose pattern names
     no row, or that is no bound where there is no before.
     """
@@ -124,8 +125,12 @@ def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bo
                     found: Found = "ok" if row.new else "regression", f"{row.workload}: {missing}"
                 elif check is None:
                     found = _any(row)
+                elif bound:
+                    found = _bounded(row, check, comparison)
                 else:
-                    found = (_bounded if bound else _held)(row, check, comparison)
+                    found = _held(row, check, comparison)
+                if row.doubts and not bound and not missing:
+                    found = "inconclusive", f"{found[1]}, in doubt: {', '.join(row.doubts)}"
                 findings.append(Finding(row.workload, row.to, *found, missing))
     return Gate(tuple(findings))
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from kvmbench import stats
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
+from kvmbench.comparison.caveats import caveats, doubt_codes, doubts
 from kvmbench.comparison.hosts import is_control
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.sides import Source, compared_sides
@@ -49,6 +51,7 @@ class Comparison(Reported):
     named_controls: bool = False  # the user named the controls, and TR is not why they stay
     margin: Margin | None = None  # None: the default
     detect: Margin | None = None
+    accepted: tuple[str, ...] = ()  # codes of the doubts that the user accepts, `all` for any
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -81,6 +84,7 @@ def compare(
     detect: Margin | str | None = None,
     comparisons: int = 1,
     rows: Sequence[str] = (),
+    accept_doubt: Sequence[str] = (),
 ) -> Comparison:
     """Compare two results row by row.
 
@@ -95,6 +99,7 @@ def compare(
     side, and none with `()`. `detect` is the shift for which the number of runs is wanted, by
     default the margin. `comparisons` is the number of afters that are compared with one before.
     `rows` names the rows to return, by default all; the others count in the correction as before.
+    `accept_doubt` has codes of doubts, or `all`: these caveats then put no row in doubt.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations; ResultError for a file that is no result, or a figure
@@ -123,16 +128,28 @@ def compare(
             row = replace(row, p=min(1.0, comparisons * p[row.workload]))
         found[number] = replace(row, verdict=_verdict(row, confidence))
     moved = tuple(r.workload for r in found if r.control and r.verdict in ("faster", "slower"))
-    return Comparison(
+    accepted = _accepted(accept_doubt)
+    comparison = Comparison(
         replicates=replicates, figures=figures, confidence=confidence, family=family,
-        comparisons=comparisons, tested=len(p), moved=moved,
-        named_controls=controls is not None, margin=margin, detect=detect,
-        rows=tuple(
-            replace(row, marked=bool(moved) and row.kind == "noisy" and row.verdict is not None)
-            for row in found
-            if not rows or _matches(row.workload, rows)
-        ),
+        comparisons=comparisons, tested=len(p), moved=moved, rows=tuple(found),
+        named_controls=controls is not None, margin=margin, detect=detect, accepted=accepted,
     )  # fmt: skip
+    doubted = [c for c in caveats(comparison) if not {c.code, "all"} & set(accepted)]
+    marked = (
+        replace(row, doubts=doubts(doubted, row.workload)) if row.kind == "noisy" else row
+        for row in found
+        if not rows or _matches(row.workload, rows)
+    )
+    return dataclasses.replace(comparison, rows=tuple(marked))
+
+
+def _accepted(codes: Sequence[str]) -> tuple[str, ...]:
+    """Return the codes of doubts; ValueError for a code that is none."""
+    known = ["all", *doubt_codes()]
+    for code in codes:
+        if code not in known:
+            raise ValueError(unknown_name("doubt", code, known))
+    return tuple(dict.fromkeys(codes))
 
 
 def alone(side: Side, *, confidence: float = CONFIDENCE, rows: Sequence[str] = ()) -> Comparison:
@@ -327,7 +344,7 @@ def _verdict(row: Row, confidence: float) -> str | None:
         return "inconclusive"
     low, high = row.worse_interval
     if -row.margin <= low and high <= row.margin:
-        return "same"
+        return "within margin"
     if row.p is not None and row.p <= 1 - confidence + 1e-12 and row.beyond(row.margin):
         return "slower" if low > 0 else "faster"
     return "inconclusive"
