@@ -10,8 +10,10 @@ from math import isfinite
 from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from kvmbench import stats
+from kvmbench.comparison.design import careful_interval
 from kvmbench.comparison.rows import Margin, Row
 from kvmbench.comparison.verdicts import Comparison
 from kvmbench.errors import unknown_name
@@ -139,7 +141,7 @@ def _judged(low: float, high: float, most: float, said: str) -> Found:
     return "regression" if low > most else "ok" if high <= most else "inconclusive", said
 
 
-def _held(row: Row, limit: Limit, _: Comparison) -> Found:
+def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
     assert limit.worse is not None
     allowed = limit.worse.of(row.before or 0.0)
     said = f"{row.workload} is {_worse(row)}, the limit is {limit.worse}"
@@ -147,6 +149,7 @@ def _held(row: Row, limit: Limit, _: Comparison) -> Found:
         return "regression", f"{said}, and {VARIES}"
     if row.kind == "exact":
         return _judged(row.worse or 0.0, row.worse or 0.0, allowed, said)
+    row = replace(row, interval=careful_interval(comparison, row))
     if row.worse_interval is None:
         return "inconclusive", f"{said}, and {_why(row.units)}"
     return _judged(*row.worse_interval, allowed, f"{said}, the interval {_span(row)}")
@@ -182,7 +185,11 @@ def _any(row: Row) -> Found:
     said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.verdict == "slower":
         return "regression", f"{said}, the interval {_span(row)}"
-    return "inconclusive" if row.verdict in ("inconclusive", "no-verdict") else "ok", said
+    small = row.verdict == "slightly slower" and (row.worse_interval or (0, 0))[1] <= (
+        row.margin or 0.0
+    )
+    undecided = row.verdict in ("slightly slower", "inconclusive", "no-verdict") and not small
+    return "inconclusive" if undecided else "ok", said
 
 
 def _worse(row: Row) -> str:

@@ -79,8 +79,12 @@ class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     p_zero: float | None = None  # the same of no shift at all
     units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    detectable: float | None = None  # smallest shift that such a comparison detects at POWER
-    wanted: int | None = None  # units per side, or blocks, that detect the margin or `detect`
+    by: Literal["ranks", "means"] = "ranks"  # the interval; that of means supposes normal units
+    detectable: float | None = (
+        None  # smallest shift that this table calls faster or slower at POWER
+    )
+    wanted_within: int | None = None  # units per side, or blocks, for `within margin` at POWER
+    wanted_shift: int | None = None  # the same for faster or slower where it moved by `detect`
     control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
     primary: bool = True  # chosen before the measurement
     missing: str | None = None  # the side without the row, and why
