@@ -163,7 +163,7 @@ def _comparable(
     if centres is None:
         return np.ones_like(step), np.eye(len(step), dtype=bool)
     size = np.abs(np.asarray(centres, dtype=np.float64))
-    unit = np.divide(step, size, out=np.ones_like(step), where=size > 0)
+    unit = np.divide(step, size, out=np.ones_like(step), where=size > 1e-200)
     scales = np.zeros(len(step))
     for number, column in enumerate(table.T):
         x = np.sort(column[~np.isnan(column)])

@@ -194,22 +194,24 @@ def drift(values: ArrayLike) -> tuple[float, float]:
 
 
 def autocorrelation(values: ArrayLike) -> tuple[float, float]:
-    """Return (lag-1 autocorrelation, p of one that is 0 or less) of a sequence.
+    """Return (lag-1 autocorrelation, p of one that is 0 or less) of a sequence, or of several.
 
-    The p is that over 2,000 random orders of these very values, from a fixed seed. It is 1 for a
-    sequence that cannot have any: fewer than four values, or all the same.
+    `values` [n] or [n, sequences]: each sequence is standardized, and all count alike. The p is
+    that over 2,000 random orders of these very values, from a fixed seed. It is 1 for what cannot
+    have any: fewer than four values, or all the same.
     """
-    x = sample(values)
-    centred = x - x.mean()
-    squares = float((centred**2).sum())
-    if len(x) < 4 or not squares:
+    x = np.asarray(values, dtype=np.float64).reshape(len(np.asarray(values)), -1)
+    centred = x - x.mean(axis=0)
+    squares = (centred**2).sum(axis=0)
+    if len(x) < 4 or not squares.any():
         return 0.0, 1.0
+    centred = centred[:, squares > 0] / np.sqrt(squares[squares > 0])
+    products = centred @ centred.T / centred.shape[1]
+    seen = float(np.diagonal(products, 1).sum())
     keys = np.random.PCG64(1).random_raw(SHUFFLES * len(x)).reshape(SHUFFLES, len(x))
-    orders = centred[np.argsort(keys, axis=1, kind="stable")]
-    products = (orders[:, :-1] * orders[:, 1:]).sum(axis=1)
-    seen = float((centred[:-1] * centred[1:]).sum())
-    reached = int((products >= seen - 1e-12 * squares).sum())
-    return seen / squares, (reached + 1) / (SHUFFLES + 1)
+    order = np.argsort(keys, axis=1, kind="stable")
+    reached = int((products[order[:, :-1], order[:, 1:]].sum(axis=1) >= seen - 1e-12).sum())
+    return seen, (reached + 1) / (SHUFFLES + 1)
 
 
 def two_groups(values: ArrayLike) -> tuple[float, float] | None:

@@ -160,7 +160,7 @@ def _undecided(comparison: Comparison) -> Iterator[Caveat]:
 
 
 def _unconfirmed(row: Row) -> bool:
-    return row.verdict == "inconclusive" and row.beyond(row.margin or 0.0)
+    return row.verdict == "inconclusive" and row.beyond(row.quantum)
 
 
 def _design(comparison: Comparison) -> Iterator[Caveat]:
@@ -249,9 +249,7 @@ def _groups(comparison: Comparison) -> Iterator[Caveat]:
 
 
 def _intervals(comparison: Comparison) -> Iterator[Caveat]:
-    """Yield the remarks on intervals of rows that are not decided, or decided row by row."""
-    rows = _names(
-        comparison,
-        lambda row: row.verdict == "inconclusive" and row.beyond(0) and not _unconfirmed(row),
-    )
-    yield from _about("sign-only", rows)
+    within = _names(comparison, lambda row: row.verdict == "within margin")
+    if len(within) > 1:
+        alpha = f"{50 * (1 - comparison.confidence):.2g}"
+        yield _caveat("each-row", within, count=len(within), alpha=alpha)

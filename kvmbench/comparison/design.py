@@ -93,10 +93,10 @@ class Course(NamedTuple):
 
 
 def course(side: Side, figures: Sequence[Figures]) -> Course | None:
-    """Return the course of the mean of a side's noisy rows, each standardized; None without order.
+    """Return the course of a side's noisy rows, each standardized; None without an order.
 
     `figures` has an array [units] for each row. One row may drift by chance, or by its spread show
-    none; what a host does to all of them shows in the mean.
+    none: the test is of the rows' mean, which shows what a host does to all of them.
     """
     rows = [row for row in figures if len(present(row)) > 1 and np.ptp(present(row))]
     if side.result.order == "lost" or not rows:
@@ -108,7 +108,7 @@ def course(side: Side, figures: Sequence[Figures]) -> Course | None:
     means = np.nanmean((table - centres)[:, used] / spreads, axis=0)
     shares = (table - centres)[:, used] / np.where(centres, np.abs(centres), np.nan)
     slope = stats.drift(present(np.nanmedian(shares, axis=0)))[0] if centres.all() else 0.0
-    lag, correlated = stats.autocorrelation(means)
+    lag, correlated = stats.autocorrelation(np.nan_to_num(((table - centres) / spreads).T[used]))
     rising, p = stats.drift(means)
     rise = float(np.copysign(NormalDist().inv_cdf(1 - p / 2), rising)) if p < 1 else 0.0
     return Course(len(means), slope, p, rise, lag, correlated)
@@ -116,21 +116,21 @@ def course(side: Side, figures: Sequence[Figures]) -> Course | None:
 
 def drifts(courses: Sequence[Course]) -> bool:
     """Return whether a side drifts, or both do in one direction: that is 5 % of false alarms."""
-    if len(courses) == 1:
-        return courses[0].drift <= LEVEL
+    if len(courses) < 2:
+        return any(found.drift <= LEVEL for found in courses)
     both = abs(sum(found.rise for found in courses)) / sqrt(len(courses))
-    least = min((found.drift for found in courses), default=1.0)
+    least = min(found.drift for found in courses)
     return 2 * (1 - NormalDist().cdf(both)) <= LEVEL / 2 or least <= LEVEL / 4
 
 
 def correlates(courses: Sequence[Course]) -> bool:
     """Return whether the units of a side, or of both, resemble the ones before them."""
-    if len(courses) == 1:
-        return courses[0].correlated <= LEVEL
+    if len(courses) < 2:
+        return any(found.correlated <= LEVEL for found in courses)
     deviates = [NormalDist().inv_cdf(1 - min(found.correlated, 0.999)) for found in courses]
     both = 1 - NormalDist().cdf(sum(deviates) / sqrt(len(courses)))
-    least = min((found.correlated for found in courses), default=1.0)
-    return bool(courses) and (both <= LEVEL / 2 or least <= LEVEL / 4)
+    least = min(found.correlated for found in courses)
+    return both <= LEVEL / 2 or least <= LEVEL / 4
 
 
 def _ratio(comparison: Comparison, row: Row) -> float | None:

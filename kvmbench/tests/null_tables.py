@@ -212,7 +212,7 @@ def cell(design: Design, tables: int, *, others: bool = False, seed: int = 1, **
 
 def null_table(tables: int) -> str:
     lines = [
-        f"| nothing changed | moved, any | not in doubt | gate fails | {' | '.join(RULES)} | doubts |",
+        f"| nothing changed | moved | not in doubt | gate fails | {' | '.join(RULES)} | doubts |",
         f"| :-- | --: | --: | --: |{' --: |' * len(RULES)} :-- |",
     ]
     for design in DESIGNS:

@@ -53,7 +53,7 @@ def two():
     """A before and an after: eight rows, six runs per side, realistic figures, one slower."""
     rng = np.random.default_rng(1)
     centres = np.array([1313, 1195, 11, 17, 6770, 6856, 2435, 1402.0])
-    noise = 1 + rng.normal(0, 0.003, (2, 6, 8))
+    noise = 1 + rng.normal(0, 0.002, (2, 6, 8))
     keep("before.json", table(centres * noise[0]))
     centres[5] *= 1.1
     keep("after.json", table(centres * noise[1]))
@@ -79,7 +79,7 @@ WORDS = {
 }
 
 
-VERDICTS = ("faster", "slower", "same", "inconclusive")
+VERDICTS = ("faster", "slower", "within margin", "inconclusive")
 
 
 def wrapped(name, text):
@@ -217,10 +217,10 @@ def test_csv_and_markdown_say_the_same(two):
         for name in ("before", "after", "shift", "percent"):
             assert float(line[name]) == entry[name]
         assert [float(line["low"]), float(line["high"])] == entry["interval"]
-    marked = ok("compare", *two, "--format", "markdown")
+    doubts = ok("compare", *two, "--format", "markdown")
     cells = [
         [c.strip() for c in line.strip("|").split("|")]
-        for line in marked.splitlines()
+        for line in doubts.splitlines()
         if line.startswith("|")
     ]
     assert {len(line) for line in cells} == {7}
@@ -381,7 +381,7 @@ def test_rows_are_chosen_and_the_correction_stays(two):
     assert invoke("compare", *two, *gate).exit_code == 0
     # A control that moved is named though its row is not asked for.
     text = ok("compare", *two, "--control", "inl_from_qemu", "--rows", "cpuid")
-    assert "same?" in text
+    assert "within margin?" in text
     assert "in doubt: inl_from_qemu moved" in text
 
 
@@ -390,7 +390,7 @@ def test_order_and_only_changed(two):
     assert names_of(*two, "--sort", "shift")[0][0] == "inl_from_qemu"
     assert names_of(*two, "--sort", "verdict")[0][0] == "inl_from_qemu"
     assert names_of(*two, "--only", "changed")[0] == ["inl_from_qemu"]
-    assert "Rows that did not change: 7 same." in ok("compare", *two, "--only", "changed")
+    assert "Rows that did not change: 7 within margin." in ok("compare", *two, "--only", "changed")
 
 
 def test_names_that_one_side_lacks_are_one_paragraph(two):
@@ -529,7 +529,7 @@ def test_several_sides(two):
     assert text.startswith("before -> after, third: cycles")
     entries = json.loads(ok("compare", *two, "third.json", "--format", "json"))["rows"]
     assert [e["to"] for e in entries if e["workload"] == "inl_from_qemu"] == ["after", "third"]
-    assert [e["verdict"] for e in entries if e["to"] == "third"] == ["same"] * 8
+    assert [e["verdict"] for e in entries if e["to"] == "third"] == ["within margin"] * 8
 
 
 @pytest.mark.parametrize(

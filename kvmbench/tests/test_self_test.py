@@ -47,7 +47,7 @@ def test_blocks_of_a_plan_are_not_pairs_here():
     assert {split.comparison.replicates.level for split in found.splits} == {"boot"}
 
 
-def test_nothing_is_marked_for_a_control_that_moved():
+def test_nothing_is_doubts_for_a_control_that_moved():
     """Every split of cpuid, a control elsewhere, is judged by itself."""
     found = self_test(Side("x", row("cpuid", [1000, 1001, 1002, 1003, 2000, 2001, 2002, 2003])))
     assert found.splits[0].false_alarms == ["cpuid"]
