@@ -38,7 +38,7 @@ class Size(click.ParamType[int]):
 SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
 size_options = together(
     *(
-        click.option(f"--{name}", type=click.IntRange(1, most), default=default, show_default=True)
+        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
         for name, (default, most) in SIZES.items()
     )
 )
@@ -49,25 +49,20 @@ size_options = together(
 @policy_file_option
 @size_options
 @click.option(
-    "--no-symmetry",
-    is_flag=True,
+    "--no-symmetry", is_flag=True,
     help="Do not merge states that differ only in names, or in maps that no task sees.",
-)
+)  # fmt: skip
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
-    "--max-memory",
-    type=Size(),
-    metavar="SIZE",
+    "--max-memory", type=Size(), metavar="SIZE",
     help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of what is left]",
-)
+)  # fmt: skip
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
 @click.option(
-    "--promela",
-    type=click.Path(),
-    metavar="FILE",
+    "--promela", type=click.Path(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
-)
+)  # fmt: skip
 @output_options(*FORMS)
 @click.pass_context
 def command(

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -16,11 +17,22 @@ from click.shell_completion import CompletionItem
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
 
 if TYPE_CHECKING:
-    from kvmbench.model import Policy, Profile
+    from kvmbench.model import Policy
     from kvmbench.results import Result
     from kvmbench.workloads import Workload
 
 T = TypeVar("T")
+
+HOMES = {  # kind: the module with the function of that name
+    "workloads": "workloads",
+    "scenarios": "scenario.scenario",
+    **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
+}
+ONE_OF = {  # kind: one of them, and the function that loads a user's
+    "scenarios": ("scenario", "load_scenario"),
+    "profiles": ("cost profile", "load_profile"),
+    "published": ("published table", "load_published"),
+}
 
 
 class Group(click.Group):
@@ -65,6 +77,20 @@ def read(load: Callable[[str], T], path: str) -> T:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
 
 
+def known(kind: str) -> Mapping[str, Any]:
+    """Return the things of a kind by name. Raises ValueError where the package's data is broken."""
+    found: Mapping[str, Any] = getattr(import_module(f"kvmbench.{HOMES[kind]}"), kind)()
+    return found
+
+
+def chosen(kind: str, name: str) -> Any:
+    """Return the thing of a kind of ONE_OF that has that name, or is in that file."""
+    one, load = ONE_OF[kind]
+    if is_file(name):
+        return read(getattr(import_module(f"kvmbench.{HOMES[kind]}"), load), name)
+    return pick(one, name, known(kind))
+
+
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import catalog, formats
@@ -99,12 +125,11 @@ def known_policies(path: str | None) -> dict[str, Policy]:
     """Return the built-in policies and a file's."""
     from kvmbench.catalog import load_policies, policies
 
-    known = dict(policies())
-    for name, policy in (read(load_policies, path) if path else {}).items():
-        if name in known:
+    own = read(load_policies, path) if path else {}
+    for name in own:
+        if name in policies():
             raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
-        known[name] = policy
-    return known
+    return {**policies(), **own}
 
 
 def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, Policy]:
@@ -128,13 +153,6 @@ def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, 
             f"{path}: --before or --after must name one of its policies: {', '.join(own) or 'none'}"
         )
     return pick("policy", before, known), pick("policy", after, known)
-
-
-def chosen_profile(name: str) -> Profile:
-    """Return the cost profile of that name or file."""
-    from kvmbench.catalog import load_profile, profiles
-
-    return read(load_profile, name) if is_file(name) else pick("cost profile", name, profiles())
 
 
 def chosen_workloads(
@@ -168,14 +186,15 @@ Names = Callable[[click.Context], Iterable[str]]
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def complete(names: Names) -> Completer:
-    """Return a click completer of `names`; where a path begins, it completes files."""
+def complete(names: Names | str) -> Completer:
+    """Return a click completer of names, or of a kind's; where a path begins, of files."""
 
     def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
         if is_file(begun):
             return [CompletionItem(begun, type="file")]
         try:
-            return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
+            found = known(names) if isinstance(names, str) else names(ctx)
+            return [CompletionItem(name) for name in found if name.startswith(begun)]
         except (OSError, ValueError, click.ClickException):
             return []  # the command reports a broken package, the shell must not
 
@@ -192,15 +211,3 @@ def result_names(ctx: click.Context) -> Iterable[str]:
 def policy_names(ctx: click.Context) -> Iterable[str]:
     """Return the names that complete a policy's."""
     return known_policies(ctx.params.get("policy_file"))
-
-
-def profile_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete a cost profile's."""
-    from kvmbench.catalog import profiles
-
-    return profiles()
-
-
-def workload_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete a workload's; a key press runs no workload file."""
-    return known_workloads(None)

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    chosen,
     chosen_policies,
-    chosen_profile,
     chosen_workloads,
     command_line,
     complete,
-    is_file,
     known_workloads,
     now,
-    pick,
-    read,
     typed,
 )
 from kvmbench.cli.options import keep_options, keeper, machine_options, workload_options
@@ -25,7 +22,6 @@ from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
 
 if TYPE_CHECKING:
-    from kvmbench.catalog import Published
     from kvmbench.model import Profile
     from kvmbench.workloads import Workload
 
@@ -95,10 +91,10 @@ def command(
     if ioperm == "both" and typed("before"):
         raise click.UsageError("--ioperm both compares --after with itself: leave out --before")
     keep = keeper(save, {"sim"}, **kept)
-    costs = chosen_profile(profile)
+    costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     workloads = _workloads(names, workload_file, costs)
-    table = _published(against)
+    table = None if against is None else chosen("published", against)
 
     from importlib.metadata import version
 
@@ -125,16 +121,6 @@ def command(
         keep(result)
     finally:  # a full disk must not take the table too
         emit(document, format, output)
-
-
-def _published(name: str | None) -> Published | None:
-    from kvmbench.catalog import load_published, published
-
-    if name is None:
-        return None
-    if is_file(name):
-        return read(load_published, name)
-    return pick("published table", name, published())
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:

@@ -23,13 +23,9 @@ if TYPE_CHECKING:
 @family_option
 @output_options("text", "markdown", "csv", "json")
 def command(
-    name: str,
-    results_dir: str,
-    margin: Margin | None,
-    family: Family,
-    format: str | None,
-    output: str | None,
-) -> None:
+    name: str, results_dir: str, margin: Margin | None, family: Family,
+    format: str | None, output: str | None,
+) -> None:  # fmt: skip
     """A/A test: compare the runs of a result with each other, as a before and an after.
 
     The runs (the boots, where there are several) are split in the order of time: the first half

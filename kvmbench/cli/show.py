@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, is_file, load_result, read
-from kvmbench.cli.list import HOMES, known
+from kvmbench.cli.common import HOMES, complete, is_file, known, load_result, read
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
