@@ -57,10 +57,8 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
     valid = int(policy.io_base_at_start == "valid")
     model = files("kvmbench").joinpath("data", "promela", "machine.pml").read_text()
     return Template(model).substitute(
+        dict(cpus=cpus, tasks=tasks, ports=ports),
         name=policy.name.replace("*/", "* /"),
-        cpus=cpus,
-        tasks=tasks,
-        ports=ports,
         places="".join(
             f"#define {name} {number}  /* before: {', '.join(map(str, region))} */\n"
             for number, (name, region) in enumerate(before.items(), 3)
@@ -176,12 +174,8 @@ def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[t
     for k in range(1, puts):
         yield f"at({c}, PUT_{k})", f"cur = cpu[{c}].task; put_{k}({c})"
     inside = f"at({c}, IN_RUN) && "
-    for event, loaded in (
-        ("enter", "!"),
-        ("return_unentered", "!"),
-        ("vm_exit", ""),
-        ("leave", ""),
-    ):
+    for event in ("enter", "return_unentered", "vm_exit", "leave"):
+        loaded = "" if event in ("vm_exit", "leave") else "!"
         yield f"{inside}{loaded}cpu[{c}].guest", f"{event}({c})"
     places = " || ".join(f"at({c}, {place})" for place in ("RETURNING", "USER", "IN_RUN"))
     yield places, f"task_exit({c})"

@@ -19,18 +19,8 @@ from kvmbench.checker.history import Counterexample, Explored, RawEvent, State, 
 from kvmbench.model import Policy
 from kvmbench.report import Document, Reported
 
-__all__ = [
-    "CPUS_MAX",
-    "PORTS_MAX",
-    "STATES_MAX",
-    "TASKS_MAX",
-    "Counterexample",
-    "Explorer",
-    "Verdict",
-    "Wasted",
-    "check",
-    "default_memory",
-]
+__all__ = ["CPUS_MAX", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Counterexample", "Explorer"]
+__all__ += ["Verdict", "Wasted", "check", "default_memory"]
 
 AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction of a second
 MEMORY = 8 * 10**9  # bytes
