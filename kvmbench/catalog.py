@@ -19,23 +19,12 @@ from sys import float_info
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmbench.errors import brief, unknown_name
+from kvmbench.errors import brief, named, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
-__all__ = [
-    "Published",
-    "PublishedRow",
-    "find_policy",
-    "find_profile",
-    "load_policies",
-    "load_profile",
-    "load_published",
-    "policies",
-    "profiles",
-    "published",
-]
-
+__all__ = ["Published", "PublishedRow", "built_in", "find_policy", "find_profile", "load_policies"]
+__all__ += ["load_profile", "load_published", "policies", "profiles", "published"]
 
 T = TypeVar("T")
 
@@ -50,13 +39,13 @@ def policies() -> Mapping[str, Policy]:
 @cache
 def profiles() -> Mapping[str, Profile]:
     """Return the built-in profiles by name."""
-    return _built_in("profiles", _profile)
+    return built_in("profiles", _profile)
 
 
 @cache
 def published() -> Mapping[str, Published]:
     """Return the published tables by name."""
-    return _built_in("published", _published)
+    return built_in("published", _published)
 
 
 def find_policy(given: str | Path | Policy) -> Policy:
@@ -77,19 +66,15 @@ def find_profile(given: str | Path | Profile) -> Profile:
 
 def _find(
     what: str, given: object, kind: type[T],
-    built_in: Callable[[], Mapping[str, T]], load: Callable[[str | Path], T],
+    known: Callable[[], Mapping[str, T]], load: Callable[[str | Path], T],
 ) -> T:  # fmt: skip
-    if isinstance(given, kind):
-        return given
-    if isinstance(given, Path):
+    if isinstance(given, Path) or (
+        isinstance(given, str) and (os.sep in given or given.endswith(".toml"))
+    ):
         return load(given)
-    if not isinstance(given, str):
+    if not isinstance(given, (kind, str)):
         raise TypeError(f"{what} is {given!r}, not a {kind.__name__}, a built-in name or a path")
-    if os.sep in given or given.endswith(".toml"):
-        return load(given)
-    if given not in built_in():
-        raise ValueError(unknown_name(what, given, built_in()))
-    return built_in()[given]
+    return named(what, given, kind, known)
 
 
 def _only_policy(path: str | Path) -> Policy:
@@ -186,18 +171,16 @@ def _policy(source: Source, name: str) -> Policy:
         return Policy(name, **table)
 
 
-def _base(source: Source, name: str) -> Profile:
-    known = {path.name[:-5]: path for path in _data("profiles")}
-    if name not in known:
-        raise source.error(("extends",), unknown_name("built-in profile", name, known))
-    return _profile(Source(known[name]))
-
-
 def _profile(source: Source) -> Profile:
     optional = {"extends": str, "about": str, "tsc_hz": object}
     optional |= {"costs": dict, "kinds": dict, "provenance": list}
     top = source.table((), {"name": str}, optional)
-    base = _base(source, top["extends"]) if "extends" in top else None
+    base = None
+    if "extends" in top:
+        known = _data("profiles")
+        if (name := top["extends"]) not in known:
+            raise source.error(("extends",), unknown_name("built-in profile", name, known))
+        base = _profile(Source(known[name]))
     # Costs and ExitKind check the figures, and name the figure, its value and its range.
     any_cost = dict.fromkeys(_COSTS, object)
     stated = source.table(("costs",), {}, any_cost) if "costs" in top else {}
@@ -208,19 +191,18 @@ def _profile(source: Source) -> Profile:
         costs = replace(base.costs, **stated) if base else Costs(**stated)
     kinds = {kind.name: kind for kind in base.kinds} if base else {}
     for name in top.get("kinds", {}):
-        known = kinds.get(name)
-        required = {} if known else {"cycles": object}
+        old = kinds.get(name)
+        required = {} if old else {"cycles": object}
         table = source.table(("kinds", name), required, dict.fromkeys(_KIND, object))
         with declared(source, ("kinds", name), _DECLARED, f"kinds.{name}."):
-            kinds[name] = replace(known, **table) if known else ExitKind(name, **table)
+            kinds[name] = replace(old, **table) if old else ExitKind(name, **table)
     hz = top.get("tsc_hz", base.tsc_hz if base else None)
     with declared(source, (), _DECLARED):
         bare = Profile(top["name"], costs, tuple(kinds.values()), hz)
     figures = bare.figures()
     # A figure that the file changes loses the origin that the base gave it.
-    old = base.figures() if base else {}
-    given = base.provenance if base else {}
-    origins = {name: given[name] for name in given if figures.get(name) == old[name]}
+    before, given = (base.figures(), base.provenance) if base else ({}, {})
+    origins = {name: given[name] for name in given if figures.get(name) == before[name]}
     for number in range(1, len(top.get("provenance", [])) + 1):
         keys = ("provenance", number)
         entry = source.table(keys, {"figures": list, "basis": str, "source": str}, {})
@@ -265,11 +247,11 @@ def _published(source: Source) -> Published:
     return Published(**stated)
 
 
-def _data(folder: str) -> list[Traversable]:
+def _data(folder: str) -> dict[str, Traversable]:
     found = files("kvmbench").joinpath("data", folder).iterdir()
-    return sorted((f for f in found if f.name.endswith(".toml")), key=lambda f: f.name[:-5])
+    return dict(sorted((f.name[:-5], f) for f in found if f.name.endswith(".toml")))
 
 
-def _built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:
+def built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:
     """Return the things of a folder of package data by name; a file is named as the thing."""
-    return MappingProxyType({path.name[:-5]: make(Source(path)) for path in _data(folder)})
+    return MappingProxyType({name: make(Source(file)) for name, file in _data(folder).items()})

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvmbench.catalog import built_in
 from kvmbench.errors import brief, unknown_name
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
@@ -183,13 +183,13 @@ class Scenario:
     def parameters(self) -> list[str]:
         """Return the names that `with_value` takes: `cpus`, `vm.guest_us` ..."""
         own = [f.name for f in fields(self) if f.name not in ("name", "tasks", "about")]
-        for group in self.tasks:
-            own += [
-                f"{group.name}.{f.name}"
-                for f in fields(group)
-                if isinstance(getattr(group, f.name), (int, float)) and f.name != "ioperm"
-            ]
-        return own
+        groups = [(group, f.name) for group in self.tasks for f in fields(group)]
+        numbers = [
+            f"{group.name}.{name}"
+            for group, name in groups
+            if isinstance(getattr(group, name), (int, float)) and name != "ioperm"
+        ]
+        return own + numbers
 
     def with_value(self, parameter: str, value: float) -> Scenario:
         """Return the scenario with another value of one of `parameters`.
@@ -297,10 +297,7 @@ def load_scenario(source: str | Path) -> Scenario:
 @cache
 def scenarios() -> Mapping[str, Scenario]:
     """Return the built-in scenarios by name."""
-    folder = files("kvmbench").joinpath("data", "scenarios").iterdir()
-    paths = sorted((f for f in folder if f.name.endswith(".toml")), key=lambda f: f.name)
-    found = [_scenario(Source(path)) for path in paths]
-    return MappingProxyType({scenario.name: scenario for scenario in found})
+    return built_in("scenarios", _scenario)
 
 
 def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:
