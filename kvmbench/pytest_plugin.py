@@ -46,17 +46,15 @@ FIGURE = "kvmbench_figure"  # attribute of a test's report, which pytest-xdist c
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kvmbench", "simulated cycles (kvmbench)")
     group.addoption(
-        "--cycles-baseline",
-        metavar="FILE",
+        "--cycles-baseline", metavar="FILE",
         help="Fail where a cycle_benchmark figure is not that of FILE, or a test is missing on "
         "either side. Empty: no gate. Default: the ini value cycles_baseline.",
-    )
+    )  # fmt: skip
     group.addoption(
-        "--cycles-update",
-        action="store_true",
+        "--cycles-update", action="store_true",
         help="Write the baseline instead; refused where a test failed or a test of the old "
         "baseline was not run.",
-    )
+    )  # fmt: skip
     parser.addini("cycles_baseline", "FILE of --cycles-baseline, relative to the ini file.")
 
 
@@ -324,9 +322,8 @@ class Gate:
     """Compares the session's figures with the baseline, or writes it; fails the session."""
 
     def __init__(self, config: pytest.Config, path: Path, update: bool) -> None:
-        self.path = path
+        self.path, self.update = path, update
         self.shown = os.path.relpath(path, config.invocation_params.dir)
-        self.update = update
         self.old: Result | None = None
         self.figures: dict[str, Figure] = {}
         self.outcomes: dict[str, str] = {}  # test -> its outcome
@@ -393,6 +390,7 @@ class Gate:
 
     def _compare(self) -> None:
         from kvmbench.baseline import difference, result, rows
+        from kvmbench.report.figures import plural
 
         assert self.old is not None
         old, new = rows(self.old), rows(result(self.figures))
@@ -407,14 +405,15 @@ class Gate:
         left_out = sum(name not in new and name not in self.outcomes for name in old)
         if left_out:
             self.lines.append(
-                f"{left_out} of the baseline's {_tests(len(old))} not run: the gate is for whole "
-                "runs; --cycles-baseline= switches it off"
+                f"{left_out} of the baseline's {plural(len(old), 'test')} not run: the gate is "
+                "for whole runs; --cycles-baseline= switches it off"
             )
         elif not self.failed:
-            self.lines.append(f"{_tests(len(new))}, every figure as in the baseline")
+            self.lines.append(f"{plural(len(new), 'test')}, every figure as in the baseline")
 
     def _write(self, passed: bool) -> None:
         from kvmbench.baseline import difference, result, rows, write_baseline
+        from kvmbench.report.figures import plural
 
         old = rows(self.old) if self.old is not None else {}
         made = result(self.figures)
@@ -442,7 +441,8 @@ class Gate:
             elif text := difference(old[name], new[name]):
                 self.lines.append(f"CYCLES {name}: {text}")
         self._say_version()
-        self.lines.append(f"{_tests(len(new))}, baseline {'written' if changed else 'unchanged'}")
+        done = "written" if changed else "unchanged"
+        self.lines.append(f"{plural(len(new), 'test')}, baseline {done}")
 
     def _missing(self, name: str) -> str:
         """Return the reason that a test has no figure."""
@@ -457,7 +457,3 @@ class Gate:
         if new and old != new:
             was, now = (", ".join(sorted(map(str, found))) for found in (old, new))
             self.lines.append(f"CYCLES the model's version: {was} -> {now}")
-
-
-def _tests(count: int) -> str:
-    return f"{count} test" if count == 1 else f"{count} tests"

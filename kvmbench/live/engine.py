@@ -21,15 +21,14 @@ from typing import Literal
 from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
-from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
+from kvmbench.live.host import Ticks, boot_id, cpu_list, host, siblings, stolen, stolen_share
 from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
 from kvmbench.results import Boot, Host, Result, Run, Series
 
-__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "RUNS", "STOPPED", "Ioperm", "Plan", "measure"]
-__all__ += ["shortfall"]
+__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "STOPPED", "Ioperm", "Plan", "measure", "shortfall"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
@@ -49,7 +48,6 @@ INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one e
 
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
-Ticks = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +77,9 @@ class Plan:
 
     @classmethod
     def choose(
-        cls,
-        *,
-        runs: int = RUNS,
-        fast: bool = False,
-        ioperm: Ioperm = "off",
-        cpu: int | None = None,
-        seed: int | None = None,
-    ) -> Plan:
+        cls, *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off",
+        cpu: int | None = None, seed: int | None = None,
+    ) -> Plan:  # fmt: skip
         """Return the plan for a user's choices; without a `seed` the order of rounds is random.
 
         A fast measurement has as many runs, for the sake of the interval, and fewer and shorter
@@ -248,7 +241,7 @@ class _Measurement:
         if taken is None or not taken.values:
             run.skipped[name] = why
 
-    def result(self, command: list[str], facts: Host, ticks: Ticks, stopped: bool) -> Result:
+    def result(self, command: list[str], facts: Host, ticks: Ticks | None, stopped: bool) -> Result:
         """Return the result of the runs so far. Raises LiveError where none has a round."""
         both, total = self.plan.ioperm == "both", len(self.plan.configurations())
         kept = []
@@ -282,17 +275,10 @@ class _Measurement:
 
 
 def measure(
-    workloads: str | Workload | Iterable[str | Workload] | None = None,
-    plan: Plan | None = None,
-    *,
-    runs: int = RUNS,
-    fast: bool = False,
-    ioperm: Ioperm = "off",
-    cpu: int | None = None,
-    seed: int | None = None,
-    progress: Progress | None = None,
-    command: Sequence[str] = (),
-) -> Result:
+    workloads: str | Workload | Iterable[str | Workload] | None = None, plan: Plan | None = None,
+    *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off", cpu: int | None = None,
+    seed: int | None = None, progress: Progress | None = None, command: Sequence[str] = (),
+) -> Result:  # fmt: skip
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
@@ -331,8 +317,12 @@ def measure(
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
-    if plan.ioperm != "off":
-        _check_ioperm()
+    if plan.ioperm != "off" and (number := held_bitmap_error()):
+        name, remedy = errno.errorcode.get(number, str(number)), IOPERM_REMEDIES.get(number)
+        raise LiveError(
+            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
+            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
+        )
     work = _Measurement(
         plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
         progress=progress,
@@ -400,17 +390,6 @@ def _cpus(offered: Offer, facts: Host, wanted: int | None) -> tuple[int, int | N
     return wanted, others[0][1] if others else None
 
 
-def _check_ioperm() -> None:
-    """Raise LiveError where no thread can hold an I/O bitmap."""
-    if number := held_bitmap_error():
-        name = errno.errorcode.get(number, str(number))
-        remedy = IOPERM_REMEDIES.get(number)
-        raise LiveError(
-            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
-            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
-        )
-
-
 def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts: dict[str, int | float] = {
         name: float(f"{number / taken.iterations:.4g}") for name, number in taken.counts.items()
@@ -455,9 +434,7 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     return notes
 
 
-def _steal_note(before: Ticks, after: Ticks) -> list[str]:
-    if before is None or after is None or after[1] <= before[1]:
-        return []
-    share = (after[0] - before[0]) / (after[1] - before[1])
+def _steal_note(before: Ticks | None, after: Ticks | None) -> list[str]:
+    share = stolen_share(before, after) or 0
     words = f"The hypervisor around this host took {share:.1%} of the CPU's time meanwhile (steal)."
     return [words] if share >= STOLEN else []

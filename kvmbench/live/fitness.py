@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from kvmbench.errors import LiveError
-from kvmbench.live.host import host, stolen
+from kvmbench.live.host import host, stolen, stolen_share
 from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, cpus_allowed, held_bitmap_error, offer
 from kvmbench.results import Host
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY
@@ -167,11 +167,8 @@ def _noise(root: Path) -> Iterator[Finding]:
     cpus = cpus_allowed()
     before = [stolen(cpu, root) for cpu in cpus]
     time.sleep(SAMPLE)
-    shares = [
-        (last[0] - first[0]) / (last[1] - first[1])
-        for first, last in zip(before, (stolen(cpu, root) for cpu in cpus), strict=True)
-        if first and last and last[1] > first[1]
-    ]
+    after = [stolen(cpu, root) for cpu in cpus]
+    shares = [share for share in map(stolen_share, before, after) if share is not None]
     if any(shares):
         yield _mind("steal", f"{max(shares):.0%} of a CPU just now")
     elif shares:

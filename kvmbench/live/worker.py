@@ -28,6 +28,7 @@ __all__ = ["Job", "Task", "main", "mark_tag"]
 
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
+CONTROL_CALLS = 2000  # system calls in a round of the control
 
 
 class Task(TypedDict):
@@ -181,10 +182,12 @@ def begin(name: str) -> None:
 
 def run(job: Job) -> None:
     """Measure the job, and write a line for each round."""
+    from kvmbench.live._kvm import ioperm, syscall_cycles
+
     begun = time.monotonic()
     os.sched_setaffinity(0, {job["cpu"]})
-    if job["ioperm"]:
-        hold_bitmap()
+    if job["ioperm"] and (number := ioperm(0x378, 3, True)):
+        raise LiveError(f"ioperm(): {os.strerror(number)}")
     runner = Runner(job)
     alive: dict[str, tuple[Task, int]] = {}
     for task in job["tasks"]:
@@ -219,14 +222,9 @@ def run(job: Job) -> None:
             say("round", name, iterations, *taken)
         say("waited", delayed, measured)
         if job["control"]:
-            from kvmbench.live._kvm import syscall_cycles
-
             say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
     say("end")
     runner.vm.close()
-
-
-CONTROL_CALLS = 2000  # system calls in a round of the control
 
 
 def waited() -> float:
@@ -241,14 +239,6 @@ def waited() -> float:
 def _lost(runner: Runner, task: Task, lost: Lost) -> None:
     say("lost", task["name"], str(lost), lost.hung)
     runner.again()
-
-
-def hold_bitmap() -> None:
-    """Give this thread an I/O bitmap. Raises LiveError with the kernel's error."""
-    from kvmbench.live._kvm import ioperm
-
-    if number := ioperm(0x378, 3, True):
-        raise LiveError(f"ioperm(): {os.strerror(number)}")
 
 
 def main() -> None:

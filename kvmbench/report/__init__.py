@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
 
 from kvmbench.report.document import (
     Block,
@@ -18,12 +17,12 @@ from kvmbench.report.document import (
     Items,
     Note,
     Record,
+    Reported,
     Table,
     Tone,
 )
 from kvmbench.report.escape import csv_cell, visible
 from kvmbench.report.markdown import markdown
-from kvmbench.report.reported import Reported
 from kvmbench.report.text import WIDTH, text
 
 __all__ = ["ENDINGS", "FORMS", "WIDTH", "Block", "Cell", "Code", "Column", "Document", "Facts"]
@@ -51,18 +50,13 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
         case "markdown":
             return markdown(document)
         case "csv":
-            return _csv(document)
+            headings = list(dict.fromkeys(key for record in document.records for key in record))
+            out = io.StringIO()
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(map(csv_cell, headings))
+            for record in document.records:
+                writer.writerow(csv_cell(record.get(key)) for key in headings)
+            return out.getvalue()
         case "json":
             return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
     raise ValueError(f"form is {form!r}, not one of {', '.join((*FORMS, *document.forms))}")
-
-
-def _csv(document: Document) -> str:
-    headings = list(dict.fromkeys(key for record in document.records for key in record))
-    rows: list[list[Any]] = [
-        headings,
-        *([record.get(key) for key in headings] for record in document.records),
-    ]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
-    return out.getvalue()

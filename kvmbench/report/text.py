@@ -5,14 +5,9 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from kvmbench.report.document import Block, Cell, Code, Document, Facts, Heading, Items, Note, Table
 from kvmbench.report.escape import visible
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = ["WIDTH", "cell_text", "text"]
 
@@ -29,17 +24,10 @@ def text(document: Document, width: int = WIDTH, *, color: bool = False) -> str:
     A key is never cut: a table that `width` cannot hold grows. `color` adds ANSI sequences.
     """
     blocks = [Note(document.title), *document.blocks] if document.title else document.blocks
-    parts = []
-    for above, block in pairwise([None, *blocks]):
-        if above is not None and not isinstance(above, Heading):
-            parts.append("\n")
-        parts.append(_block(block, width, color))
-        if isinstance(block, Heading):
-            parts.append("\n")
-    return "".join(parts)
+    return "\n".join(_block(block, width, color) for block in blocks)
 
 
-def _block(block: Block | None, width: int, color: bool) -> str:
+def _block(block: Block, width: int, color: bool) -> str:
     match block:
         case Table():
             return _table(block, width, color)
@@ -51,20 +39,6 @@ def _block(block: Block | None, width: int, color: bool) -> str:
             return "".join(_wrapped(line, width, "  ") for line in lines)
         case Facts(pairs):
             return _facts(pairs, width)
-    return ""
-
-
-def _drawn(thing: RenderableType, width: int, color: bool) -> str:
-    from rich.console import Console
-
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color,
-        color_system="standard" if color else None, highlight=False, markup=False, emoji=False,
-        legacy_windows=False,
-    )  # fmt: skip
-    with console.capture() as capture:
-        console.print(thing)
-    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
 def _wrapped(words: str, width: int, indent: str = "") -> str:
@@ -103,6 +77,7 @@ def cell_text(cell: str | Cell) -> str:
 
 def _table(table: Table, width: int, color: bool) -> str:
     from rich.cells import cell_len
+    from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
 
@@ -133,7 +108,14 @@ def _table(table: Table, width: int, color: bool) -> str:
             cells.append(Text(said, style="" if isinstance(cell, str) else TONES[cell.tone]))
         last = words
         drawn.add_row(*cells)
-    return _drawn(drawn, sum(widths) + GAP * (len(widths) - 1), color)
+    console = Console(
+        file=io.StringIO(), width=sum(widths) + GAP * (len(widths) - 1), force_terminal=color,
+        no_color=not color, color_system="standard" if color else None, highlight=False,
+        markup=False, emoji=False, legacy_windows=False,
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
 def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[int]:

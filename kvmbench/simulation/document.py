@@ -78,15 +78,12 @@ def _main(rows: Sequence[Row]) -> Table:
     columns = (WORKLOAD, *SIDES, Column("change", unit="%"), Column("TR reloads"))
     cells = [
         (
-            row.workload,
-            count(row.before.cycles),
-            count(row.after.cycles),
-            signed(row.change),
+            row.workload, count(row.before.cycles), count(row.after.cycles), signed(row.change),
             signed(None if row.percent is None else float(row.percent)),
             f"{count(row.before.reloads)} -> {count(row.after.reloads)}",
         )
         for row in rows
-    ]
+    ]  # fmt: skip
     return Table(columns, cells)
 
 
@@ -122,19 +119,16 @@ def _records(rows: Sequence[Row], residuals: Sequence[Residual]) -> list[Record]
     records = []
     for row in rows:
         record: Record = {
-            "workload": row.workload,
-            "before": row.before.cycles,
-            "after": row.after.cycles,
-            "change": row.change,
-            "percent": row.percent,
-            "reloads_before": row.before.reloads,
-            "reloads_after": row.after.reloads,
-        }
+            "workload": row.workload, "before": row.before.cycles, "after": row.after.cycles,
+            "change": row.change, "percent": row.percent,
+            "reloads_before": row.before.reloads, "reloads_after": row.after.reloads,
+        }  # fmt: skip
         for side, cell in (("before", row.before), ("after", row.after)):
             record |= {f"{name}_{side}": cycles for name, cycles in cell.segments.items()}
         if found := by_name.get(row.workload):
-            record["published_change"] = found.published
-            record |= {"residual": found.residual, "fitted": found.fitted}
+            record |= dict(
+                published_change=found.published, residual=found.residual, fitted=found.fitted
+            )
         records.append(record)
     return records
 

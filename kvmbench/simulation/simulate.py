@@ -134,17 +134,11 @@ def missing_kinds(workload: Workload, profile: Profile) -> list[str]:
 
 
 def simulate(
-    workloads: Iterable[str | Workload] | None = None,
-    before: str | Policy = "eager",
-    after: str | Policy = "deferred",
-    profile: str | Profile = "patch-2017",
-    *,
-    iterations: int = 1_000_000,
-    ioperm: str = "off",
-    vendor: Literal["vmx", "svm"] = "vmx",
-    closed_form: bool = False,
-    progress: Progress | None = None,
-) -> Simulation:
+    workloads: Iterable[str | Workload] | None = None, before: str | Policy = "eager",
+    after: str | Policy = "deferred", profile: str | Profile = "patch-2017", *,
+    iterations: int = 1_000_000, ioperm: str = "off", vendor: Literal["vmx", "svm"] = "vmx",
+    closed_form: bool = False, progress: Progress | None = None,
+) -> Simulation:  # fmt: skip
     """Simulate each workload twice and return the rows in order.
 
     Workloads, policies and the cost profile are built-in names or objects; without workloads, all
