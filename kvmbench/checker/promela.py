@@ -18,31 +18,18 @@ __all__ = ["promela"]
 Regions = Sequence[Sequence[Step]]
 
 ACTIONS = {  # the others are inlines of the same name
-    "mark_available": "cpu[c].busy = 0",
-    "clear_stale": "cpu[c].stale = 0",
-    "mark_stale": "cpu[c].stale = 1",
-    "refresh": "reload(c)",
-    "set_tif": "task[cur].tif = 1",
-    "clear_tif": "task[cur].tif = 0",
-    "alloc_map": "task[cur].has_map = 1",
-    "edit_map": "edit_map()",
-    "wipe_map": "wipe(c)",
-    "wipe_own": "wipe(c)",
-    "validate_base": "cpu[c].valid = 1",
-    "invalidate_base": "cpu[c].valid = 0",
-    "drop_map": "drop_map()",
-    "stop": "ended = 1",
-}
+    "mark_available": "cpu[c].busy = 0", "refresh": "reload(c)", "stop": "ended = 1",
+    "mark_stale": "cpu[c].stale = 1", "clear_stale": "cpu[c].stale = 0",
+    "set_tif": "task[cur].tif = 1", "clear_tif": "task[cur].tif = 0",
+    "validate_base": "cpu[c].valid = 1", "invalidate_base": "cpu[c].valid = 0",
+    "alloc_map": "task[cur].has_map = 1", "edit_map": "edit_map()", "drop_map": "drop_map()",
+    "wipe_map": "wipe(c)", "wipe_own": "wipe(c)",
+}  # fmt: skip
 CONDITIONS = {
-    "tif": "task[cur].tif",
-    "prev.tif": "task[cur].tif",
-    "next.tif": "task[nxt].tif",
-    "first": "task[cur].first",
-    "on": "task[cur].on",
-    "empty": "task[cur].map == 0",
-    "stale": "cpu[c].stale",
-    "sched": "by_switch",
-}
+    "tif": "task[cur].tif", "prev.tif": "task[cur].tif", "next.tif": "task[nxt].tif",
+    "first": "task[cur].first", "on": "task[cur].on", "empty": "task[cur].map == 0",
+    "stale": "cpu[c].stale", "sched": "by_switch",
+}  # fmt: skip
 WITHOUT_TASK = {  # steps that a switch takes where no task was current
     *("reload", "ltr", "mark_available", "mark_stale", "clear_stale", "stop"),
     *("validate_base", "invalidate_base"),

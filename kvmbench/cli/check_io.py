@@ -24,15 +24,11 @@ def command(cases: int, seed: int, format: str | None, output: str | None) -> No
     Examples:
       kvmbench check-io --cases 1000
     """
-    from kvmbench.errors import LiveError
     from kvmbench.live.document import io_document
     from kvmbench.live.io_check import check_io
 
-    try:
-        with Progress() as show:
-            found = check_io(cases, seed=seed, progress=show)
-    except LiveError as error:
-        raise click.ClickException(str(error)) from None
+    with Progress() as show:
+        found = check_io(cases, seed=seed, progress=show)
     emit(io_document(found), format, output)
     if found.disagreeing:
         raise click.exceptions.Exit(1)

@@ -170,11 +170,11 @@ class Code:
     def dec(self, to: int) -> None:
         self._register_form(0xFF, 1, to)
 
-    def inc_mem32(self, base: int, offset: int = 0) -> None:
-        self._memory_form(0xFF, 0, base, offset, wide=False)
+    def inc_mem32(self, base: int) -> None:
+        self._memory_form(0xFF, 0, base, 0, wide=False)
 
-    def cmp_mem32(self, base: int, value: int, offset: int = 0) -> None:
-        self._memory_form(0x81, 7, base, offset, wide=False)
+    def cmp_mem32(self, base: int, value: int) -> None:
+        self._memory_form(0x81, 7, base, 0, wide=False)
         self._emit(*_field("<i", value))
 
     jmp = _jump(0xE9)
@@ -198,9 +198,9 @@ class Code:
         self.shl(RDX, 32)
         self.or_(RAX, RDX)
 
-    def stop(self) -> None:
+    def stop(self, port: int = STOP) -> None:
         """Leave to the host for good."""
-        self.mov_imm(RDX, STOP)
+        self.mov_imm(RDX, port)
         self.out8()
         self.jmp(self.local_label("stopped"))
 

@@ -40,11 +40,9 @@ PORTIO = 0xC000
 MATCHED = 0xFA  # the byte that an event with a value wants
 
 EVENTS = (
-    (MMIO + 0x2000, False, None),
-    (MMIO + 0x3000, False, MATCHED),
-    (PORTIO + 1, True, None),
-    (PORTIO + 2, True, MATCHED),
-)
+    (MMIO + 0x2000, False, None), (MMIO + 0x3000, False, MATCHED),
+    (PORTIO + 1, True, None), (PORTIO + 2, True, MATCHED),
+)  # fmt: skip
 """The ioeventfds of QEMU's pci-testdev: address, whether a port, the byte wanted (None: any)."""
 
 X2APIC_EOI, X2APIC_SVR = 0x80B, 0x80F
@@ -88,9 +86,7 @@ def handlers() -> tuple[bytes, list[int]]:
         code.jmp("exception")
     code.label("exception")
     code.load(RAX, RSP)
-    code.mov_imm(RDX, STOP + 1)
-    code.out8()
-    code.jmp(code.local_label("stopped"))
+    code.stop(STOP + 1)
     return code.finish(), addresses
 
 
@@ -136,13 +132,10 @@ def page_tables() -> bytes:
     return struct.pack(f"<{6 * 512}Q", *pml4, *pdpt, *directories)
 
 
-def tss(bitmap: bytes = b"", base: int = 104) -> bytes:
-    """Return a 64-bit TSS with an I/O bitmap at the offset `base`."""
-    found = bytearray(TSS_ROOM)
-    struct.pack_into("<Q", found, 4, RSP0)
-    struct.pack_into("<H", found, 102, base)
-    found[base : base + len(bitmap)] = bitmap
-    return bytes(found[:TSS_ROOM])
+def tss(bitmap: bytes) -> bytes:
+    """Return a 64-bit TSS with an I/O bitmap right after its fields."""
+    fields = struct.pack("<4xQ90xH", RSP0, 104)
+    return (fields + bitmap).ljust(TSS_ROOM, b"\0")
 
 
 def io_bitmap(*ports: int) -> bytes:

@@ -17,7 +17,6 @@ from kvmbench.report.document import (
     Items,
     Note,
     Record,
-    Reported,
     Table,
     Tone,
 )
@@ -60,3 +59,25 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
         case "json":
             return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
     raise ValueError(f"form is {form!r}, not one of {', '.join((*FORMS, *document.forms))}")
+
+
+class Reported:
+    """A result that prints as its command does. A subclass defines `document()`."""
+
+    __slots__ = ()
+
+    def document(self) -> Document:
+        """Return the document that the command prints."""
+        raise NotImplementedError
+
+    def records(self) -> list[Record]:
+        """Return the rows as flat dicts, unrounded, as pandas and polars take them."""
+        return list(self.document().records)
+
+    def __str__(self) -> str:
+        return text(self.document()).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        from kvmbench.report.html import fragment
+
+        return fragment(self.document())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 __all__ = ["Block", "Cell", "Code", "Column", "Document", "Facts", "Heading", "Items", "Note"]
-__all__ += ["Record", "Reported", "Table", "Tone"]
+__all__ += ["Record", "Table", "Tone"]
 
 Record = dict[str, Any]
 Tone = Literal["", "good", "bad", "doubt", "mark"]
@@ -93,27 +93,3 @@ class Document:
     records: Sequence[Record] = ()
     data: Any = None
     forms: Mapping[str, Callable[[], str]] = field(default_factory=dict)
-
-
-class Reported:
-    """A result that prints as its command does. A subclass defines `document()`."""
-
-    __slots__ = ()
-
-    def document(self) -> Document:
-        """Return the document that the command prints."""
-        raise NotImplementedError
-
-    def records(self) -> list[Record]:
-        """Return the rows as flat dicts, unrounded, as pandas and polars take them."""
-        return list(self.document().records)
-
-    def __str__(self) -> str:
-        from kvmbench.report.text import text
-
-        return text(self.document()).rstrip("\n")
-
-    def _repr_html_(self) -> str:
-        from kvmbench.report.html import fragment
-
-        return fragment(self.document())

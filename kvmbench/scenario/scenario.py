@@ -147,11 +147,10 @@ class Scenario:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         _set_number(self, "cpus", 1, 2**16, whole=True)
         _set_number(self, "clock_hz", 1, 10**12, whole=True)
-        for what in ("seconds", "timeslice_us", "epoch_us"):
-            _set_number(self, what, 0, 1e9)
-        _set_number(self, "migrations", 0, 1e6)
-        _set_number(self, "ioperm_share", 0, 1)
         _set_number(self, "seed", 0, 2**64 - 1, whole=True)
+        for what, high in (("seconds", 1e9), ("timeslice_us", 1e9), ("epoch_us", 1e9),
+                           ("migrations", 1e6), ("ioperm_share", 1)):  # fmt: skip
+            _set_number(self, what, 0, high)
         for what in ("timeslice_us", "epoch_us"):
             self._check_cycles(what, getattr(self, what), TIME_MAX)
         self._check_cycles("seconds", self.seconds * US, 2**61)
