@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 from kvmbench.guest.assembler import RAX, RBX, RCX, RDX, RSP, STOP, Code
 
@@ -117,11 +117,9 @@ def gdt() -> bytes:
 
 def idt(addresses: list[int]) -> bytes:
     """Return interrupt gates of CPL 0 to the handlers at `addresses`."""
-    gates = (
-        struct.pack("<HHBBHII", at & 0xFFFF, 0x08, 0, 0x8E, at >> 16 & 0xFFFF, at >> 32, 0)
-        for at in addresses
-    )
-    return b"".join(gates)
+    form = struct.Struct("<HHBBHII")
+    fields = ((at & 0xFFFF, 0x08, 0, 0x8E, at >> 16 & 0xFFFF, at >> 32, 0) for at in addresses)
+    return b"".join(form.pack(*gate) for gate in fields)
 
 
 def page_tables() -> bytes:
@@ -146,15 +144,10 @@ def io_bitmap(*ports: int) -> bytes:
     return bytes(found)
 
 
-class Tables(TypedDict):
-    """Address and limit of the tables that `Vm.start` loads."""
-
-    gdt: tuple[int, int]
-    idt: tuple[int, int]
-    tss: tuple[int, int]
-
-
-TABLES: Tables = {"gdt": (GDT, 7 * 8 - 1), "idt": (IDT, 256 * 16 - 1), "tss": (TSS, 104 + 8192)}
+TABLES: dict[str, Any] = {
+    "gdt": (GDT, 7 * 8 - 1), "idt": (IDT, 256 * 16 - 1), "tss": (TSS, 104 + 8192),
+}  # fmt: skip
+"""Address and limit of the tables that `Vm.start` loads."""
 
 
 def contents() -> dict[int, bytes]:
