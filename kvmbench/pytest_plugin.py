@@ -342,9 +342,8 @@ class Gate:
             self.old = read_baseline(self.path)
         except FileNotFoundError:
             if not self.update:
-                raise pytest.UsageError(
-                    f"{self.shown}: no such baseline; --cycles-update writes it"
-                ) from None
+                words = f"{self.shown}: no such baseline; --cycles-update writes it"
+                raise pytest.UsageError(words) from None
         except OSError as error:
             raise pytest.UsageError(f"{self.shown}: {error.strerror or error}") from None
         except ResultError as error:
@@ -404,10 +403,9 @@ class Gate:
         self._say_version()
         left_out = sum(name not in new and name not in self.outcomes for name in old)
         if left_out:
-            self.lines.append(
-                f"{left_out} of the baseline's {plural(len(old), 'test')} not run: the gate is "
-                "for whole runs; --cycles-baseline= switches it off"
-            )
+            part = f"{left_out} of the baseline's {plural(len(old), 'test')} not run"
+            off = "the gate is for whole runs; --cycles-baseline= switches it off"
+            self.lines.append(f"{part}: {off}")
         elif not self.failed:
             self.lines.append(f"{plural(len(new), 'test')}, every figure as in the baseline")
 
@@ -415,9 +413,8 @@ class Gate:
         from kvmbench.baseline import difference, result, rows, write_baseline
         from kvmbench.report.figures import plural
 
-        old = rows(self.old) if self.old is not None else {}
         made = result(self.figures)
-        new = rows(made)
+        old, new = rows(self.old) if self.old else {}, rows(made)
         if not passed or not new:
             reason = "no test took a figure" if passed else "tests failed"
             self._fail(f"baseline not written: {reason}")
@@ -435,10 +432,8 @@ class Gate:
         except (OSError, ValueError) as error:  # a test's id may be no UTF-8
             self._fail(f"baseline not written: {getattr(error, 'strerror', None) or error}")
             return
-        for name in new:
-            if name not in old:
-                self.lines.append(f"CYCLES {name}: new")
-            elif text := difference(old[name], new[name]):
+        for name, row in new.items():
+            if text := difference(old[name], row) if name in old else "new":
                 self.lines.append(f"CYCLES {name}: {text}")
         self._say_version()
         done = "written" if changed else "unchanged"
@@ -450,10 +445,8 @@ class Gate:
         return "ran without cycle_benchmark" if found == "passed" else found
 
     def _say_version(self) -> None:
-        if self.old is None:
-            return
-        old = {run.model_version for _, run in self.old.runs()}
+        old = {run.model_version for _, run in self.old.runs()} if self.old else set()
         new = {figure.model_version for figure in self.figures.values()}
-        if new and old != new:
+        if old and new and old != new:
             was, now = (", ".join(sorted(map(str, found))) for found in (old, new))
             self.lines.append(f"CYCLES the model's version: {was} -> {now}")

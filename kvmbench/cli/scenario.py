@@ -15,7 +15,6 @@ from kvmbench.cli.progress import Progress
 from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
-    from kvmbench.scenario.result import Comparison, Sweep
     from kvmbench.scenario.scenario import Scenario
 
 POINTS_MAX = 10_000
@@ -56,7 +55,6 @@ def command(
     costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     scenario: Scenario = chosen("scenarios", name)
-    found: Comparison | Sweep
     try:
         if seconds is not None:
             scenario = scenario.with_value("seconds", seconds)
@@ -68,14 +66,14 @@ def command(
                 run = min(int(share * runs) + 1, runs)
                 show(f"run {run} of {runs}: {scenario.name}", share)
 
-            options["progress"] = report
+            options |= dict(profile=costs, progress=report)
             if vary is None:
-                found = scenario.compare(*policies, costs, **options)
+                document = scenario.compare(*policies, **options).document()
             else:
-                found = scenario.sweep(parameter, values, *policies, costs, **options)
+                document = scenario.sweep(parameter, values, *policies, **options).document()
     except (ValueError, MemoryError) as error:
         raise click.ClickException(str(error) or "no memory left") from None
-    emit(found.document(), format, output)
+    emit(document, format, output)
 
 
 def _exact(text: str) -> Fraction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -10,10 +10,6 @@ from kvmbench.cli.common import complete, result_names
 from kvmbench.cli.compare import chosen_sides, family_option, margin_option
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
-
-if TYPE_CHECKING:
-    from kvmbench.comparison.rows import Margin
-    from kvmbench.comparison.verdicts import Family
 
 
 @click.command("self-test")
@@ -23,9 +19,8 @@ if TYPE_CHECKING:
 @family_option
 @output_options("text", "markdown", "csv", "json")
 def command(
-    name: str, results_dir: str, margin: Margin | None, family: Family,
-    format: str | None, output: str | None,
-) -> None:  # fmt: skip
+    name: str, results_dir: str, format: str | None, output: str | None, **options: Any
+) -> None:
     """A/A test: compare the runs of a result with each other, as a before and an after.
 
     The runs (the boots, where there are several) are split in the order of time: the first half
@@ -41,4 +36,4 @@ def command(
     from kvmbench.comparison.self_test import self_test
 
     (side,) = chosen_sides([name], results_dir)
-    emit(self_test(side, margin=margin, family=family).document(), format, output)
+    emit(self_test(side, **options).document(), format, output)

@@ -111,11 +111,10 @@ def _policy(policy: Policy) -> Document:
     from kvmbench.report import Note
 
     facts: dict[str, object] = {"io_base": f"{policy.io_base_at_start} at the start"}
-    regions = False
-    for hook in HOOKS:
-        entries = getattr(policy, hook)
-        regions = regions or any(not isinstance(e, str) for e in entries)
-        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries)
+    entries = {hook: getattr(policy, hook) for hook in HOOKS}
+    for hook, own in entries.items():
+        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in own)
+    regions = any(not isinstance(e, str) for own in entries.values() for e in own)
     note = [Note("[...] runs with preemption disabled.")] if regions else []
     return _facts("policy", policy, facts, *note)
 
@@ -150,12 +149,11 @@ def _profile(profile: Profile) -> Document:
     ]
     kinds = [
         (
-            kind.name,
-            *(str(value) for value in (kind.cycles, kind.user_cycles, kind.overlap)),
+            kind.name, *map(str, (kind.cycles, kind.user_cycles, kind.overlap)),
             "userspace" if kind.user else "kernel" if kind.exits else "no exit",
         )
         for kind in profile.kinds
-    ]
+    ]  # fmt: skip
     sources: dict[tuple[str, str], list[str]] = {}
     for figure in profile.figures():
         origin = profile.origin(figure)

@@ -101,8 +101,8 @@ def sweep_document(sweep: Sweep) -> Document:
         for value, point, lost in zip(sweep.values, sweep.comparisons, gone, strict=True)
     ]  # fmt: skip
     places = ", ".join(row[0] for row in rows if row[-1])
-    said = f"The gain is gone, less than 1/{GONE} of the largest here is left, at "
-    said += f"{sweep.parameter} {places}."
+    left = f"less than 1/{GONE} of the largest here is left"
+    said = f"The gain is gone, {left}, at {sweep.parameter} {places}."
     if not any(gone):
         said = "The gain does not disappear at any of these points."
     elif all(gone):
@@ -163,7 +163,7 @@ def _document(
     first = results[0]
     shared = dict(scenario=first.scenario.name, profile=first.profile.name, vendor=first.vendor)
     entries = [_point(value, *point) for value, point in zip(values, points, strict=True)]
-    head = {"schema": "kvmbench.scenario/1", "engine": "sim", "model_version": first.model_version}
+    head = dict(schema="kvmbench.scenario/1", engine="sim", model_version=first.model_version)
     data = {**head, **shared, "parameter": parameter, "points": entries}
     records = [_record(shared, parameter, entry) for entry in entries]
     return Document(_title(results, parameter), blocks, records, data)
