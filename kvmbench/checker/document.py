@@ -54,12 +54,10 @@ def document(verdicts: Sequence[Verdict]) -> Document:
         for name, mutant in verdict.mutants.items():
             records.append(_record(mutant) | {"policy": verdict.policy.name, "mutation": name})
     data = {"schema": "kvmbench.check/1", "verdicts": [_entry(verdict) for verdict in verdicts]}
-    return Document(_title(verdicts[0]), blocks, records, data)
-
-
-def _title(v: Verdict) -> str:
+    v = verdicts[0]
     sizes = f"{plural(v.cpus, 'CPU')}, {plural(v.tasks, 'task')}, {plural(v.ports, 'port')}"
-    return f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
+    title = f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
+    return Document(title, blocks, records, data)
 
 
 def _word(v: Verdict) -> Cell:

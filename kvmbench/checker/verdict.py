@@ -179,17 +179,17 @@ def _explored(
         "memory": "no memory left",
     }
     verdicts: dict[str, Literal["safe", "unsafe"]] = {"all": "safe", "bad": "unsafe"}
-    found: dict[str, Any] = {name: options[name] for name in SHAPE}
+    history: Sequence[tuple[RawEvent | None, State]] = ()
+    bad = None
     if ended == "bad":
         history, violation, port = explorer.path()
         allowed = None if port is None else violation == "leak"
-        found["history"] = history
-        found["counterexample"] = Counterexample(
+        bad = Counterexample(
             violation=violation, port=port, owned=None if allowed is None else not allowed,
             allowed=allowed, events=events(policy, history),
         )  # fmt: skip
     return Verdict(
-        **{"counterexample": None} | found,
+        **{name: options[name] for name in SHAPE}, history=history, counterexample=bad,
         policy=policy, verdict=verdicts.get(ended, "undecided"), reason=limits.get(ended),
         states=explorer.states, transitions=explorer.transitions, depth=explorer.depth,
         seconds=time.perf_counter() - begun, memory_bytes=explorer.memory,

@@ -80,8 +80,9 @@ class Runner:
         self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
-    def again(self) -> None:
-        """Start with a new machine: the state of one that hung is unknown."""
+    def lose(self, task: Task, lost: Lost) -> None:
+        """Report the loss and make a new machine: the state of one that hung is unknown."""
+        say("lost", task["name"], str(lost), lost.hung)
         self.vm.close()
         self.vm = make()
 
@@ -196,7 +197,7 @@ def run(job: Job) -> None:
             iterations = task["iterations"] or runner.calibrate(task)
             runner.round(task, iterations)  # caches, the EPT and KVM's own warm up
         except Lost as lost:
-            _lost(runner, task, lost)
+            runner.lose(task, lost)
             continue
         alive[task["name"]] = task, iterations
         say("ready", task["name"], iterations)
@@ -214,7 +215,7 @@ def run(job: Job) -> None:
             try:
                 taken = runner.round(task, iterations)
             except Lost as lost:
-                _lost(runner, task, lost)
+                runner.lose(task, lost)
                 del alive[name]
                 continue
             delayed += waited() - before
@@ -234,11 +235,6 @@ def waited() -> float:
             return int(file.read().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0  # a kernel without CONFIG_SCHED_INFO
-
-
-def _lost(runner: Runner, task: Task, lost: Lost) -> None:
-    say("lost", task["name"], str(lost), lost.hung)
-    runner.again()
 
 
 def main() -> None:

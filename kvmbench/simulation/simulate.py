@@ -162,9 +162,16 @@ def simulate(
     if ioperm not in IOPERM:
         raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
     for workload in chosen:
-        _check(workload, profile, closed_form)
-    bitmap = ioperm == "on"
-    columns = ((before, bitmap), (after, bitmap))
+        if missing := missing_kinds(workload, profile):
+            names = ", ".join(map(repr, missing))
+            raise ValueError(
+                f"workload {workload.name!r} needs exit kind {names}, "
+                f"which profile {profile.name!r} does not have"
+            )
+        if closed_form and (exits := len(workload.exits)) > 1:
+            said = f"workload {workload.name!r} has {exits} exits per iteration"
+            raise ValueError(f"{said}: no closed form")
+    columns = ((before, ioperm == "on"), (after, ioperm != "off"))
     if ioperm == "both":
         columns = ((after, False), (after, True))
     rows = []
@@ -181,23 +188,10 @@ def simulate(
                     progress(name, (done + share) / 2)
 
             cells.append(_cell(machine, workload, iterations, closed_form, report))
-        exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
-        rows.append(Row(workload.name, exits, *cells))
+        kinds = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
+        rows.append(Row(workload.name, kinds, *cells))
     compared = (columns[0][0], columns[1][0])
     return Simulation(profile, compared, ioperm, vendor, iterations, tuple(rows))
-
-
-def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
-    if missing := missing_kinds(workload, profile):
-        names = ", ".join(repr(name) for name in missing)
-        raise ValueError(
-            f"workload {workload.name!r} needs exit kind {names}, "
-            f"which profile {profile.name!r} does not have"
-        )
-    if closed_form and (exits := len(workload.exits)) > 1:
-        raise ValueError(
-            f"workload {workload.name!r} has {exits} exits per iteration: no closed form"
-        )
 
 
 def _cell(
@@ -223,13 +217,12 @@ def _cell(
     def each(total: int) -> Number:
         return total // iterations if total % iterations == 0 else total / iterations
 
+    def more(counter: str) -> int:
+        return int(end[counter]) - int(start[counter])
+
     cycles = int(machine.cpu["cycles"][0]) - clock
-    counters = {name: CAUSES[name].counter for name in OF_EXITS}
-    spent = {name: int(end[counter]) - int(start[counter]) for name, counter in counters.items()}
+    spent = {name: more(CAUSES[name].counter) for name in OF_EXITS}
     if sum(spent.values()) != cycles:
         raise AssertionError(f"{workload.name}: {spent} do not sum to {cycles}")
-    return Cell(
-        each(cycles),
-        each(int(end["reloads"]) - int(start["reloads"])),
-        {name: each(total) for name, total in spent.items()},
-    )
+    segments = {name: each(total) for name, total in spent.items()}
+    return Cell(each(cycles), each(more("reloads")), segments)
