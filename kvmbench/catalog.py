@@ -19,7 +19,7 @@ from sys import float_info
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmbench.errors import brief, unknown_name
+from kvmbench.errors import brief, listed, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
@@ -84,7 +84,9 @@ def _find(
     if isinstance(given, Path):
         return load(given)
     if not isinstance(given, str):
-        raise TypeError(f"{what} is {given!r}, not a {kind.__name__}, a built-in name or a path")
+        raise TypeError(
+            f"{what} is {brief(given)}, not a {kind.__name__}, a built-in name or a path"
+        )
     if os.sep in given or given.endswith(".toml"):
         return load(given)
     if given not in built_in():
@@ -97,8 +99,8 @@ def _only_policy(path: str | Path) -> Policy:
     first, *others = found
     if others:
         raise ValueError(
-            f"{path} has {len(found)} policies ({', '.join(found)}): choose one, such as "
-            f"load_policies({str(path)!r})[{first!r}]"
+            f"{path} has {len(found)} policies ({listed(found)}): choose one, such as "
+            f"load_policies({str(path)!r})[{brief(first)}]"
         )
     return found[first]
 

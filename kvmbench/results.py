@@ -411,7 +411,7 @@ def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
     for v, value in enumerate(series.values):
         yield f"values[{v}]", value
     for name, value in series.counts.items():
-        yield f"counts[{name!r}]", value
+        yield f"counts[{brief(name)}]", value
     for name in ("quantum", "reloads"):
         if (value := getattr(series, name)) is not None:
             yield name, value
@@ -421,7 +421,7 @@ def _other_schema(schema: object) -> str:
     found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d+)", schema) if isinstance(schema, str) else None
     if found and int(found[1]) > VERSION:
         return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
-    what = "no schema" if schema is None else f"schema {schema!r}"
+    what = "no schema" if schema is None else f"schema {brief(schema)}"
     return f"$.schema: {what}, expected {SCHEMA!r}"
 
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
+from kvmbench.errors import brief, listed, unknown_name
 
 if TYPE_CHECKING:
     from kvmbench.model import Policy, Profile
@@ -50,8 +51,6 @@ def is_file(name: str) -> bool:
 
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Return the thing of that name; a usage error suggests the nearest name."""
-    from kvmbench.errors import unknown_name
-
     if name not in known:
         raise click.UsageError(unknown_name(kind, name, known))
     return known[name]
@@ -68,7 +67,6 @@ def read(load: Callable[[str], T], path: str) -> T:
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import catalog, formats
-    from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
@@ -102,7 +100,7 @@ def known_policies(path: str | None) -> dict[str, Policy]:
     known = dict(policies())
     for name, policy in (read(load_policies, path) if path else {}).items():
         if name in known:
-            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
+            raise click.ClickException(f"{path}: {brief(name)} is a built-in policy's name")
         known[name] = policy
     return known
 
@@ -125,7 +123,7 @@ def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, 
         before, after = own
     if typed("policy_file") and not {before, after} & set(own):
         raise click.UsageError(
-            f"{path}: --before or --after must name one of its policies: {', '.join(own) or 'none'}"
+            f"{path}: --before or --after must name one of its policies: {listed(own)}"
         )
     return pick("policy", before, known), pick("policy", after, known)
 
@@ -151,7 +149,7 @@ def chosen_workloads(
             continue
         matched = {n: w for n, w in known.items() if fnmatchcase(n, name) and able(w)}
         if not matched:
-            raise click.UsageError(f"{name!r} matches no workload; known: {', '.join(known)}")
+            raise click.UsageError(f"{brief(name)} matches no workload; known: {listed(known)}")
         found |= matched
     return list(found.values())
 

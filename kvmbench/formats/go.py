@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.formats.rows import PER_SERIES, as_runs, rows
 from kvmbench.results import (
     GREATEST,
@@ -159,7 +159,9 @@ class _Reader:
             if not key or not equals:
                 raise ResultError(f"{brief(entry)}: expected key=value")
             if self.units.setdefault((fields[0], key), value) != value:
-                raise ResultError(f"{key} of {fields[0]} was {self.units[fields[0], key]!r} before")
+                raise ResultError(
+                    f"{cut(key)} of {cut(fields[0])} was {brief(self.units[fields[0], key])} before"
+                )
 
     def result(self, notes: list[str], size: int, name: str) -> Result:
         """Return the result; `size` is that of the file, for the limit on memory."""
@@ -259,12 +261,12 @@ def encode(result: Result) -> bytes:
     for row in found:
         first = row.first
         if not first.unit or any(c.isspace() or not c.isprintable() for c in first.unit):
-            raise ResultError(f"go: unit {first.unit!r} has a space in it")
+            raise ResultError(f"go: unit {brief(first.unit)} has a space in it")
         what = (first.better, "exact" if first.kind == "exact" else "nothing")
         if units.setdefault(first.unit, what) != what:
             raise ResultError(
-                f"go: {first.unit} are {first.kind} and better {first.better} in "
-                f"{first.workload} but not in all rows; the text gives both once per unit"
+                f"go: {cut(first.unit)} are {first.kind} and better {first.better} in "
+                f"{cut(first.workload)} but not in all rows; the text gives both once per unit"
             )
     lines = [f"Unit {unit} better={low} assume={exact}" for unit, (low, exact) in units.items()]
     host = result.boots[0].host

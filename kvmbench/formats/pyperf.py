@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, brief
 from kvmbench.formats.rows import Row, check_labels, rows
 from kvmbench.results import Boot, Host, Number, Result, Run, Series, decode_json
 
@@ -52,7 +52,7 @@ def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of pyperf. Raises ResultError."""
     file = decode_json(_decoder, data, name)
     if file.version != VERSION:
-        raise ResultError(f"{name}: $.version: {file.version!r}, expected {VERSION!r}")
+        raise ResultError(f"{name}: $.version: {brief(file.version)}, expected {VERSION!r}")
     common = file.metadata or {}
     runs: dict[Any, tuple[Any, Run]] = {}
     for b, benchmark in enumerate(file.benchmarks):
@@ -88,7 +88,7 @@ def _series(metadata: dict[str, Any], values: list[Number], place: str) -> Serie
     unit = metadata.get("unit", "second")
     if unit not in UNITS.values():
         known = ", ".join(dict.fromkeys(UNITS.values()))
-        raise ResultError(f"{place}.metadata.unit: {unit!r}, expected {known}")
+        raise ResultError(f"{place}.metadata.unit: {brief(unit)}, expected {known}")
     loops = 1
     for key in ("loops", "inner_loops"):
         if isinstance(metadata.get(key), int):
@@ -173,10 +173,10 @@ def encode(result: Result) -> bytes:
 
 def _benchmark(row: Row, runs: list[dict[str, str | int]]) -> dict[str, Any]:
     first = row.first
-    what = f"pyperf: {row.label!r}"
+    what = f"pyperf: {brief(row.label)}"
     if first.unit not in UNITS:
         known = ", ".join(UNITS)
-        raise ResultError(f"{what}: pyperf has no unit {first.unit!r}; it has {known}")
+        raise ResultError(f"{what}: pyperf has no unit {brief(first.unit)}; it has {known}")
     if first.better != "lower":
         raise ResultError(f"{what}: higher is better, and pyperf takes lower for better")
     for _, _, series in row.runs:
