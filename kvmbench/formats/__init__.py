@@ -95,10 +95,10 @@ def load(source: str | Path) -> Result:
     name = str(source)
     if name == "-":
         return decode(read_bytes("/dev/stdin"), "stdin")
-    if os.path.isdir(name):
-        return _merged(sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(name)}/*"))), name)
-    if _is_glob(name):
-        return _merged(sorted(filter(os.path.isfile, glob.glob(name, recursive=True))), "")
+    if is_many(name):
+        folder = name if os.path.isdir(name) else ""
+        found = glob.glob(f"{glob.escape(name)}/*" if folder else name, recursive=True)
+        return _merged(sorted(filter(os.path.isfile, found)), folder)
     if isinstance(source, str) and not os.path.exists(source):
         from kvmbench.catalog import published
 
