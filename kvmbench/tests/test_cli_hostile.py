@@ -192,6 +192,15 @@ def test_warnings_of_libraries_do_not_reach_a_user():
         assert (done.returncode, "overflow" in done.stderr) == (0, shown), done.stderr
 
 
+def test_no_module_comes_from_the_current_folder():
+    for name in ("random", "signal", "warnings", "tempfile", "click", "numpy", "msgspec"):
+        Path(f"{name}.py").write_text(f"raise SystemExit('a stranger: {name}')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kvmbench", "run", "cpuid"], capture_output=True, text=True, env=ENV
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 DEEP = "[" * 3000
 HUGE = "9" * 400
 HOST = 'name = "x"\nclock_hz = 1000\nseconds = 1\ntimeslice_us = 100\n'
