@@ -19,7 +19,7 @@ from sys import float_info
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmbench.errors import brief, listed, unknown_name
+from kvmbench.errors import brief, cut, listed, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
@@ -182,7 +182,7 @@ def _policy(source: Source, name: str) -> Policy:
         keys, inner = [*keys, tables[0]], inner[tables[0]]
     if len(keys) > 1:
         quoted = json.dumps(".".join(keys), ensure_ascii=False)
-        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{quoted}]")
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{cut(quoted, 100)}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report import Document, Reported
 
 __all__ = [
@@ -418,7 +418,11 @@ def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
 
 
 def _other_schema(schema: object) -> str:
-    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d+)", schema) if isinstance(schema, str) else None
+    found = (
+        re.fullmatch(rf"{re.escape(FAMILY)}/(\d{{1,9}})", schema)
+        if isinstance(schema, str)
+        else None
+    )
     if found and int(found[1]) > VERSION:
         return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
     what = "no schema" if schema is None else f"schema {brief(schema)}"
@@ -446,7 +450,7 @@ def _not_json(data: bytes, error: Exception) -> str:
 def _placed(error: Exception) -> str:
     """Turn "what - at `$.place`" into "$.place: what"."""
     what, at, place = str(error).partition(" - at `")
-    return f"{place.rstrip('`')}: {what}" if at else what
+    return f"{cut(place.rstrip('`'), 100)}: {cut(what, 200)}" if at else cut(what, 200)
 
 
 def _too_large(path: str | Path) -> ResultError:

@@ -13,7 +13,7 @@ import re
 
 from msgspec import ValidationError, convert
 
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report.escape import csv_cell
 from kvmbench.results import Boot, Number, Result, Run, Series, check_growth
 
@@ -75,7 +75,7 @@ def decode(data: bytes, name: str) -> Result:
             raise ResultError("no value below the columns")
         return Result(order="lost" if lost else "time", boots=list(boots.values()))
     except (csv.Error, ValueError, ValidationError) as error:
-        raise ResultError(f"{name}: line {lines.line_num}: {error}") from None
+        raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
 
 
 def _block(cell: str) -> int | None:
