@@ -97,6 +97,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {what} {brief(name)}; {hint}"
 
 
+LOG10_2 = 0.30102999566398120
 QUOTED, LISTED = 160, 240  # characters of a value, and of a list of names, in a message
 
 _brief = reprlib.Repr()
@@ -112,7 +113,7 @@ def brief(value: object) -> str:
 
 
 def _of_digits(value: int) -> str:
-    return f"an integer of about {int(value.bit_length() * 0.30103) + 1:,} digits"
+    return f"an integer of about {int((value.bit_length() - 1) * LOG10_2) + 1:,} digits"
 
 
 def cut(words: str, most: int = 60) -> str:

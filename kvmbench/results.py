@@ -418,11 +418,8 @@ def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
 
 
 def _other_schema(schema: object) -> str:
-    found = (
-        re.fullmatch(rf"{re.escape(FAMILY)}/(\d{{1,9}})", schema)
-        if isinstance(schema, str)
-        else None
-    )
+    words = schema if isinstance(schema, str) else ""
+    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d{{1,9}})", words)
     if found and int(found[1]) > VERSION:
         return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
     what = "no schema" if schema is None else f"schema {brief(schema)}"

@@ -61,7 +61,8 @@ class Source:
     def _check_parts(self) -> None:
         for number, line in enumerate(self.text.split("\n"), 1):
             if line.count(".") >= MOST_PARTS and any(
-                len(_PART.findall(found[0])) > MOST_PARTS for found in _KEY.finditer(line)
+                found[0][0] != "#" and len(_PART.findall(found[0])) > MOST_PARTS
+                for found in _KEY.finditer(line)
             ):
                 raise FileError(f"{self.path}:{number}: a key has over {MOST_PARTS} parts")
 

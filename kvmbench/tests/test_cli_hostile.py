@@ -302,7 +302,8 @@ STRANGE = {  # command: files in which @ stands for a long text, and # for a lon
         *(ours(SERIES, '"@":1,'), ours(SERIES).replace("result/1", "@"), '{"schema":"@"}'),
         ours(f"{SERIES},{SERIES}".replace('"w"', '"@"')), ours(SERIES.replace("[1]", '["@"]')),
         ours(SERIES.replace("[1]", '[1],"counts":{"@":1e300}')), ours(SERIES.replace("[1]", "[#]")),
-        *('{"schema":"kvmbench.result/#"}', '{"@":1}', '["@"]', '{"benchmarks":[{"name":"@","stats":{"median":"@"}}]}'),
+        '{"schema":"kvmbench.result/#"}',
+        *('{"@":1}', '["@"]', '{"benchmarks":[{"name":"@","stats":{"median":"@"}}]}'),
         *(f'{{"version":"{version}","benchmarks":[{{"metadata":{{"unit":"@","name":"a"}},'
           '"runs":[{"values":[1]}]}]}' for version in ("@", "1.0")),
         *('{"results":[{"command":"@"}]}', '{"results":[{"command":"a","times":["@"]}]}'),
