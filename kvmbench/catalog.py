@@ -19,7 +19,7 @@ from sys import float_info
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmbench.errors import brief, named, unknown_name
+from kvmbench.errors import brief, cut, listed, named, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
@@ -73,7 +73,8 @@ def _find(
     ):
         return load(given)
     if not isinstance(given, (kind, str)):
-        raise TypeError(f"{what} is {given!r}, not a {kind.__name__}, a built-in name or a path")
+        words = f"not a {kind.__name__}, a built-in name or a path"
+        raise TypeError(f"{what} is {brief(given)}, {words}")
     return named(what, given, kind, known)
 
 
@@ -82,8 +83,8 @@ def _only_policy(path: str | Path) -> Policy:
     first, *others = found
     if others:
         raise ValueError(
-            f"{path} has {len(found)} policies ({', '.join(found)}): choose one, such as "
-            f"load_policies({str(path)!r})[{first!r}]"
+            f"{path} has {len(found)} policies ({listed(found)}): choose one, such as "
+            f"load_policies({str(path)!r})[{brief(first)}]"
         )
     return found[first]
 
@@ -165,7 +166,7 @@ def _policy(source: Source, name: str) -> Policy:
         keys, inner = [*keys, tables[0]], inner[tables[0]]
     if len(keys) > 1:
         quoted = json.dumps(".".join(keys), ensure_ascii=False)
-        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{quoted}]")
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{cut(quoted, 100)}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)

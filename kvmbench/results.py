@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
 
@@ -203,7 +203,8 @@ def decode_json(decoder: msgspec.json.Decoder[T], data: bytes, name: str) -> T:
         raise ResultError(f"{name}: larger than this machine's memory allows") from None
     except msgspec.ValidationError as error:  # "what - at `$.place`"
         what, _, place = str(error).partition(" - at `")
-        raise ResultError(": ".join(filter(None, (name, place.rstrip("`"), what)))) from None
+        parts = (name, cut(place.rstrip("`"), 100), cut(what, 200))
+        raise ResultError(": ".join(filter(None, parts))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(f"{name}: {_not_json(data, error)}") from None
 
@@ -388,17 +389,18 @@ def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
     for v, value in enumerate(series.values):
         yield f"values[{v}]", value
     for name, value in series.counts.items():
-        yield f"counts[{name!r}]", value
+        yield f"counts[{brief(name)}]", value
     for name in ("quantum", "reloads"):
         if (value := getattr(series, name)) is not None:
             yield name, value
 
 
 def _other_schema(schema: object) -> str:
-    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d+)", schema) if isinstance(schema, str) else None
+    words = schema if isinstance(schema, str) else ""
+    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d{{1,9}})", words)
     if found and int(found[1]) > VERSION:
         return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
-    what = "no schema" if schema is None else f"schema {schema!r}"
+    what = "no schema" if schema is None else f"schema {brief(schema)}"
     return f"$.schema: {what}, expected {SCHEMA!r}"
 
 

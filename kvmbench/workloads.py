@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kvmbench.atomic import read_bounded
-from kvmbench.errors import FileError, named
+from kvmbench.errors import FileError, brief, cut, named
 from kvmbench.guest import image
 from kvmbench.guest import programs as guest
 from kvmbench.guest.assembler import RAX, RBX
@@ -186,7 +186,7 @@ def select(chosen: Iterable[str | Workload] | str | Workload | None = None) -> l
     for one in known if listed is None else listed:
         workload = named("workload", one, Workload, lambda: known)
         if found.setdefault(workload.name, workload) != workload:
-            raise ValueError(f"two workloads are named {workload.name!r}")
+            raise ValueError(f"two workloads are named {brief(workload.name)}")
     return list(found.values())
 
 
@@ -200,7 +200,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
         compile(read_bounded(path, LARGEST, FileError), str(path), "exec")
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
-        raise FileError(f"{path}{line}: not Python: {error.msg}") from None
+        raise FileError(f"{path}{line}: not Python: {cut(error.msg, 200)}") from None
     except FileError:
         raise
     except (ValueError, RecursionError, MemoryError) as error:  # a zero byte, or deep nesting
@@ -220,17 +220,17 @@ def load_workloads(path: str | Path) -> list[Workload]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}"[:500].split())
+    return " ".join(f"{type(error).__name__}: {error}"[:300].split())
 
 
 def _listed(value: object, origin: str) -> list[Workload]:
     listed = [value] if isinstance(value, Workload) else value
     if not isinstance(listed, Iterable) or isinstance(listed, str):
-        raise FileError(f"{origin} is {value!r}, not a list of kvmbench.Workload")
+        raise FileError(f"{origin} is {brief(value)}, not a list of kvmbench.Workload")
     found = list(listed)
     for workload in found:
         if not isinstance(workload, Workload):
-            raise FileError(f"{origin} holds {workload!r}, not a kvmbench.Workload")
+            raise FileError(f"{origin} holds {brief(workload)}, not a kvmbench.Workload")
     return found
 
 
@@ -241,6 +241,6 @@ def merge(
     merged = dict(known)
     for workload in more:
         if workload.name in merged:
-            raise FileError(f"{origin}: there is a workload {workload.name!r} already")
+            raise FileError(f"{origin}: there is a workload {brief(workload.name)} already")
         merged[workload.name] = workload
     return merged

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
+from kvmbench.errors import brief, listed, unknown_name
 
 if TYPE_CHECKING:
     from kvmbench.model import Policy
@@ -62,8 +63,6 @@ def is_file(name: str) -> bool:
 
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Return the thing of that name; a usage error suggests the nearest name."""
-    from kvmbench.errors import unknown_name
-
     if name not in known:
         raise click.UsageError(unknown_name(kind, name, known))
     return known[name]
@@ -94,7 +93,6 @@ def chosen(kind: str, name: str) -> Any:
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import catalog, formats
-    from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
@@ -128,7 +126,7 @@ def known_policies(path: str | None) -> dict[str, Policy]:
     own = read(load_policies, path) if path else {}
     for name in own:
         if name in policies():
-            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
+            raise click.ClickException(f"{path}: {brief(name)} is a built-in policy's name")
     return {**policies(), **own}
 
 
@@ -150,7 +148,7 @@ def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, 
         before, after = own
     if typed("policy_file") and not {before, after} & set(own):
         raise click.UsageError(
-            f"{path}: --before or --after must name one of its policies: {', '.join(own) or 'none'}"
+            f"{path}: --before or --after must name one of its policies: {listed(own)}"
         )
     return pick("policy", before, known), pick("policy", after, known)
 
@@ -169,7 +167,7 @@ def chosen_workloads(
             continue
         matched = {n: w for n, w in known.items() if fnmatchcase(n, name) and able(w)}
         if not matched:
-            raise click.UsageError(f"{name!r} matches no workload; known: {', '.join(known)}")
+            raise click.UsageError(f"{brief(name)} matches no workload; known: {listed(known)}")
         found |= matched
     return list(found.values())
 

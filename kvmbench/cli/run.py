@@ -20,6 +20,7 @@ from kvmbench.cli.common import (
 from kvmbench.cli.options import keep_options, keeper, machine_options, workload_options
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
+from kvmbench.errors import brief
 
 if TYPE_CHECKING:
     from kvmbench.model import Profile
@@ -132,12 +133,14 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
 
     known = known_workloads(path)
     if not any(map(able, known.values())):
-        raise click.ClickException(f"cost profile {profile.name!r} has the costs of no workload")
+        raise click.ClickException(
+            f"cost profile {brief(profile.name)} has the costs of no workload"
+        )
     found = chosen_workloads(names or ["*"], known, able)
     for workload in found if names else ():
         if workload in LIVE_ONLY and not able(workload):
             raise click.ClickException(
-                f"cost profile {profile.name!r} has no costs for {workload.name}: "
+                f"cost profile {brief(profile.name)} has no costs for {workload.name}: "
                 f"`kvmbench measure {workload.name}` measures it"
             )
     for workload in () if names else known.values():

@@ -14,6 +14,7 @@ __all__ = ["WIDTH", "cell_text", "text"]
 WIDTH = 72  # columns: what a commit message, a mail and a quoted mail hold
 GAP = 2  # spaces between columns
 LEAST = {"key": 32, "word": 16}  # columns, below which a table grows instead
+FOLDED = 20  # columns of a key that is longer than a line of WIDTH
 TONES = {"good": "green", "bad": "red", "doubt": "yellow", "mark": "bold", "": ""}
 STICKY = {" %": "\xa0%", " ->": "\xa0->"}  # a line begins with neither
 
@@ -129,7 +130,8 @@ def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[in
         while excess > 0:
             room = {n: width for n, width in enumerate(widths) if kinds[n] == kind}
             widest = max(room, key=room.__getitem__, default=0)
-            if room.get(widest, 0) <= LEAST[kind]:
+            folded = kind == "key" and natural[widest] > max(width, WIDTH)
+            if room.get(widest, 0) <= (FOLDED if folded else LEAST[kind]):
                 break
             widths[widest] -= 1
             excess -= 1

@@ -48,7 +48,7 @@ def _set_number(record: object, name: str, low: float, high: float, *, whole: bo
     if not low <= value <= high:  # NaN is in no range
         raise ValueError(f"{name} is {brief(value)}, not in {low} to {high}")
     if whole and value != int(value):
-        raise ValueError(f"{name} is {value}, not an integer")
+        raise ValueError(f"{name} is {brief(value)}, not an integer")
     object.__setattr__(record, name, int(value) if whole else value)
 
 
@@ -159,7 +159,7 @@ class Scenario:
         seen = set()
         for group in self.tasks:
             if group.name in seen:
-                raise ValueError(f"tasks: two groups are named {group.name!r}")
+                raise ValueError(f"tasks: two groups are named {brief(group.name)}")
             seen.add(group.name)
             for what in ("guest_us", "work_us", "run_us", "sleep_us"):
                 if getattr(group, what):
@@ -173,7 +173,7 @@ class Scenario:
 
     def _check_cycles(self, what: str, us: float, high: int) -> None:
         if not 1 <= self.cycles(us) <= high:
-            raise ValueError(f"{what} is {self.cycles(us)} cycles, not in 1 to {high}")
+            raise ValueError(f"{what} is {brief(self.cycles(us))} cycles, not in 1 to {high}")
 
     def cycles(self, us: float) -> int:
         """Return microseconds in cycles of the host's clock."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.catalog import find_policy, find_profile
 from kvmbench.causes import CAUSES
+from kvmbench.errors import brief
 from kvmbench.model import Policy, Profile
 from kvmbench.scenario._host import Host
 from kvmbench.scenario.result import ScenarioResult
@@ -87,8 +88,8 @@ def _kind(group: Tasks, name: str, profile: Profile) -> int:
         return profile.kind_index(name)
     except ValueError:
         raise ValueError(
-            f"task group {group.name!r} needs exit kind {name!r}, "
-            f"which profile {profile.name!r} does not have"
+            f"task group {brief(group.name)} needs exit kind {brief(name)}, "
+            f"which profile {brief(profile.name)} does not have"
         ) from None
 
 

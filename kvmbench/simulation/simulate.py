@@ -15,6 +15,7 @@ from kvmbench._core import Machine
 from kvmbench.arrays import OP_DTYPE, named
 from kvmbench.catalog import policies, profiles
 from kvmbench.causes import CAUSES, OF_EXITS
+from kvmbench.errors import brief, listed
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
 from kvmbench.report import Document, Reported
 from kvmbench.results import Boot, Host, Result, Run, Series
@@ -160,16 +161,16 @@ def simulate(
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, not 1 or more")
     if ioperm not in IOPERM:
-        raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
+        raise ValueError(f"ioperm is {brief(ioperm)}, not one of {', '.join(IOPERM)}")
     for workload in chosen:
         if missing := missing_kinds(workload, profile):
-            names = ", ".join(map(repr, missing))
+            names = listed(map(repr, missing))
             raise ValueError(
-                f"workload {workload.name!r} needs exit kind {names}, "
-                f"which profile {profile.name!r} does not have"
+                f"workload {brief(workload.name)} needs exit kind {names}, "
+                f"which profile {brief(profile.name)} does not have"
             )
         if closed_form and (exits := len(workload.exits)) > 1:
-            said = f"workload {workload.name!r} has {exits} exits per iteration"
+            said = f"workload {brief(workload.name)} has {exits} exits per iteration"
             raise ValueError(f"{said}: no closed form")
     columns = ((before, ioperm == "on"), (after, ioperm != "off"))
     if ioperm == "both":
