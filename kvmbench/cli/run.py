@@ -15,6 +15,7 @@ from kvmbench.cli.common import (
     complete,
     is_file,
     known_workloads,
+    load_result,
     now,
     pick,
     read,
@@ -65,7 +66,8 @@ def _table_names(_: click.Context) -> Iterable[str]:
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
     "--against", metavar="NAME|FILE", shell_complete=complete(_table_names),
-    help="Compare the predicted changes with those of a published table.",
+    help="Compare the predicted changes with a published table's, or with --ioperm both a "
+    "result's of `kvmbench measure --ioperm both`.",
 )  # fmt: skip
 @output_options("text", "kut", "markdown", "csv", "json")
 @keep_options
@@ -98,7 +100,7 @@ def command(
     costs = chosen_profile(profile)
     policies = chosen_policies(before, after, policy_file)
     workloads = _workloads(names, workload_file, costs)
-    table = _published(against)
+    table = _published(against, ioperm, kept["results_dir"])
 
     from importlib.metadata import version
 
@@ -127,14 +129,20 @@ def command(
         emit(document, format, output)
 
 
-def _published(name: str | None) -> Published | None:
+def _published(name: str | None, ioperm: str, results_dir: str) -> Published | None:
     from kvmbench.catalog import load_published, published
 
     if name is None:
         return None
-    if is_file(name):
+    if name in published():
+        return published()[name]
+    if name.endswith(".toml") or (is_file(name) and ioperm != "both"):
         return read(load_published, name)
-    return pick("published table", name, published())
+    if ioperm != "both":
+        return pick("published table", name, published())
+    from kvmbench.live.document import cost_table
+
+    return cost_table(load_result(name, results_dir), name)
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:

@@ -32,13 +32,17 @@ class Residual:
 def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
     """Raise ValueError where `published` is not comparable with the simulated workloads `names`.
 
-    It must compare two kernels before and after the change of TR's reload, in cycles, and have
-    one of the rows; with `ioperm` both a simulation compares no kernels.
+    It must compare two kernels before and after the change of TR's reload, or with `ioperm` both
+    threads without and with an I/O bitmap, in cycles, and have one of the rows.
     """
-    if published.change != "tr-reload":
+    if published.change not in ("tr-reload", "io-bitmap"):
         raise ValueError(f"{published.name!r} is about another change: {published.title}")
-    if ioperm == "both":
+    if ioperm == "both" and published.change != "io-bitmap":
         raise ValueError(f"{published.name!r} compares two kernels, not a thread's I/O bitmap")
+    if ioperm != "both" and published.change == "io-bitmap":
+        raise ValueError(
+            f"{published.name!r} compares threads without and with an I/O bitmap, as --ioperm both"
+        )
     if published.unit != "cycles" or len(published.configurations) != 2:
         raise ValueError(f"{published.name!r} is not a before and an after in cycles")
     if not any(_published_change(published, name) is not None for name in names):
