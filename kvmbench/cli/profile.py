@@ -34,7 +34,7 @@ def new(result: str, output: str | None, name: str | None, results_dir: str) -> 
 
     RESULT needs the rows empty, gdt_write and ltr, measured where the CPU executes the guest's
     CPL 0 itself. Each figure has its interval and its source; the command lists the figures that
-    no measurement here can tell apart, which stay assumed.
+    no measurement here can distinguish, which stay assumed.
     """
     from pathlib import Path
 

@@ -192,7 +192,7 @@ def simulate(
 
             cells.append(_cell(machine, workload, iterations, closed_form, report))
         exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
-        rows.append(Row(workload.name, exits, *cells))
+        rows.append(Row(workload.name, exits, cells[0], cells[1]))
     if bounds := _bounds(profile):
         fewer = min(iterations, BOUND_ITERATIONS)
         ends = [
@@ -200,7 +200,7 @@ def simulate(
             for bound in bounds
         ]
         rows = [
-            replace(row, interval=tuple(sorted(end.rows[number].change for end in ends)))
+            _between(row, [end.rows[number].change for end in ends])
             for number, row in enumerate(rows)
         ]
     compared = (columns[0][0], columns[1][0])
@@ -222,6 +222,10 @@ def _bounds(profile: Profile) -> list[Profile]:
         profile.with_costs({name: pair[end] for name, pair in ends.items()}, source="an interval")
         for end in ((0, 1) if ends else ())
     ]
+
+
+def _between(row: Row, changes: Sequence[Number]) -> Row:
+    return replace(row, interval=(min(changes), max(changes)))
 
 
 def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:

@@ -156,7 +156,8 @@ figure = st.integers(0, 2**32 - 1)
 
 
 @given(
-    name=text, about=st.text(printable, max_size=20), costs=st.lists(figure, min_size=len(COSTS), max_size=len(COSTS)),
+    name=text, about=st.text(printable, max_size=20),
+    costs=st.lists(figure, min_size=len(COSTS), max_size=len(COSTS)),
     kinds=st.dictionaries(text, st.tuples(figure, figure, figure, st.booleans()), max_size=4),
     hz=st.none() | st.integers(1, 10**12), interval=st.none() | st.tuples(figure, figure),
     source=st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip),
