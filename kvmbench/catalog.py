@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
+from glob import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -24,7 +25,7 @@ from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
 __all__ = ["Published", "PublishedRow", "built_in", "find_policy", "find_profile", "load_policies"]
-__all__ += ["load_profile", "load_published", "policies", "profiles", "published"]
+__all__ += ["load_profile", "load_published", "policies", "profile_toml", "profiles", "published"]
 
 T = TypeVar("T")
 
@@ -108,6 +109,32 @@ def load_profile(path: str | Path) -> Profile:
     return _profile(Source(Path(path)))
 
 
+def profile_toml(profile: Profile) -> str:
+    """Return a profile as the TOML that `load_profile` reads, every figure with its origin."""
+    lines = [f"name = {_quoted(profile.name)}"]
+    lines += [f"about = {_quoted(profile.about)}"] if profile.about else []
+    lines += [f"tsc_hz = {profile.tsc_hz}"] if profile.tsc_hz else []
+    lines += ["", "[costs]"]
+    lines += [f"{name} = {getattr(profile.costs, name)}" for name in _COSTS]
+    for kind in profile.kinds:
+        lines += ["", f"[kinds.{_quoted(kind.name)}]"]
+        lines += [f"{name} = {json.dumps(getattr(kind, name))}" for name in _KIND]
+    same: dict[Provenance, list[str]] = {}
+    for figure, origin in profile.provenance.items():
+        same.setdefault(origin, []).append(escape(figure))  # a figure is a pattern there
+    for origin, figures in same.items():
+        lines += ["", "[[provenance]]"]
+        lines += ["figures = [", *(f"    {_quoted(figure)}," for figure in figures), "]"]
+        lines += [f"basis = {_quoted(origin.basis)}", f"source = {_quoted(origin.source)}"]
+        lines += [f"interval = {list(origin.interval)}"] if origin.interval else []
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML basic string: JSON's escapes are TOML's, and JSON leaves DEL as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def load_published(path: str | Path, data: bytes | None = None) -> Published:
     """Return the published table of a TOML file, whose content `data` is where it was read already.
 
@@ -144,6 +171,7 @@ class Published:
     rows: tuple[PublishedRow, ...]
     policies: Mapping[str, str]  # configuration -> the policy it stands for; may be empty
     order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" without values
+    basis: str = "published"  # or "measured"
 
     def value(self, name: str, configuration: str) -> float | None:
         """Return the figure of a row, in `unit`; None where the table has none."""
@@ -206,9 +234,13 @@ def _profile(source: Source) -> Profile:
     origins = {name: given[name] for name in given if figures.get(name) == before[name]}
     for number in range(1, len(top.get("provenance", [])) + 1):
         keys = ("provenance", number)
-        entry = source.table(keys, {"figures": list, "basis": str, "source": str}, {})
+        needed: Schema = {"figures": list, "basis": str, "source": str}
+        entry = source.table(keys, needed, {"interval": list})
+        interval = entry.get("interval")
         try:
-            origin = Provenance(entry["basis"], entry["source"])
+            origin = Provenance(
+                entry["basis"], entry["source"], interval if interval is None else tuple(interval)
+            )
         except ValueError as error:
             raise source.error(keys, str(error)) from None
         for pattern in source.strings((*keys, "figures"), entry["figures"]):

@@ -133,16 +133,29 @@ BASES = ("published", "measured", "fitted", "assumed")
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where one figure comes from: its basis (one of `BASES`) and its source, in words."""
+    """Where one figure comes from: its basis (one of `BASES`) and its source, in words.
+
+    `interval` has the ends of a measured figure's 95 % interval, in cycles, where it is known.
+    Raises ValueError for another basis, an empty source and an interval that is not two ascending
+    integers from 0 on.
+    """
 
     basis: str
     source: str
+    interval: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
             raise ValueError(unknown_name("basis", self.basis, BASES))
         if not isinstance(self.source, str) or not self.source.strip():
             raise ValueError("source is empty: name the origin of the figure")
+        if self.interval is not None:
+            ends = tuple(self.interval)
+            whole = all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
+            if len(ends) != 2 or not whole or not 0 <= ends[0] <= ends[1] <= COST_MAX:
+                words = f"interval is {brief(self.interval)}, not two ascending integers from 0 on"
+                raise ValueError(words)
+            object.__setattr__(self, "interval", ends)
 
 
 KINDS_MAX = 2**16
@@ -416,6 +429,8 @@ class Workload:
     - `needs`: names of `kvmbench.live.machine.NEEDS`, without which the workload is skipped.
     - `waits_for_interrupt`: each iteration takes an interrupt; kvmbench marks a row whose
       iterations did not all take one.
+    - `native`: no iteration leaves the guest on a CPU that executes CPL 0 itself; kvmbench marks a
+      row that left, whose figure is the price of something else.
     - `faults`: pairs of an exception, such as "#UD", and a sentence that explains it here.
     - `vmexit_rows`: the names of its row in the output of kvm-unit-tests' x86/vmexit.
 
@@ -431,6 +446,7 @@ class Workload:
     waits_for_interrupt: bool = False
     faults: tuple[tuple[str, str], ...] = ()
     vmexit_rows: tuple[str, ...] = ()
+    native: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):

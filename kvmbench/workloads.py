@@ -41,6 +41,7 @@ def _row(
     waits: bool = False,
     faults: tuple[tuple[str, str], ...] = (),
     rows: tuple[str, ...] | None = None,
+    native: bool = False,
     **program: Any,
 ) -> Workload:
     """Return a built-in workload. By default vmexit.c has a row of its name.
@@ -49,7 +50,7 @@ def _row(
     """
     loop = Program(body=body, setup=setup, interrupts=waits, **program)
     rows = (name.split(":")[-1],) if rows is None else rows
-    return Workload(name, about, (), loop, needs, waits, faults, rows)
+    return Workload(name, about, (), loop, needs, waits, faults, rows, native)
 
 
 def _event(name: str, about: str, address: int) -> Workload:
@@ -59,6 +60,13 @@ def _event(name: str, about: str, address: int) -> Workload:
         return _row(name, about, op("out8"), registers(rdx=address, rax=value))
     return _row(name, about, op("store8", RBX, RAX), registers(rbx=address, rax=value))
 
+
+def _tr(name: str, about: str, body: Part) -> Workload:
+    """Return a row of the reload of TR, inside the guest."""
+    return _row(name, about, body, registers(**guest.TR), rows=(), native=True)
+
+
+OVERLAPS = (50, 100, 200, 400)  # cycles of work in front of LTR
 
 NO_HYPERCALL = (
     "with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
@@ -100,6 +108,22 @@ LIVE_ONLY = (
          registers(rbx=image.MMIO), rows=()),
     _row("hlt", "HLT until a timer fires, 20,000 cycles ahead, which the figure includes",
          guest.halt, waits=True, rows=()),
+    _tr("gdt_write", "the store that makes the TSS descriptor available, without LTR",
+        guest.make_available),
+    _tr("ltr", "the same store and LTR: a reload of TR", guest.reload_tr),
+    _tr("wrmsr_gs_then_ltr", "a reload of TR and then WRMSR to KERNEL_GS_BASE, as in vcpu_put()",
+        guest.reload_tr_before_wrmsr),
+    *(
+        _tr(f"{prefix}work_{cycles}", f"{what}{cycles} cycles of independent work",
+            guest.work(cycles, *then))
+        for cycles in OVERLAPS
+        for prefix, what, then in (
+            ("", "", ()),
+            ("ltr_after_", "a reload of TR after ", (guest.reload_tr,)),
+        )
+    ),
+    _row("mov_to_cr2", "MOV to CR2, which serializes and does not exit", op("mov_to_cr", 2, RAX),
+         registers(rax=0), rows=(), native=True),
     _row("wbinvd", "WBINVD", op("wbinvd")),
     _row("invd", "INVD", op("invd")),
     _row("mov_dr", "MOV to DR7", op("mov_to_dr", 7, RAX), registers(rax=0x400)),
@@ -151,7 +175,7 @@ LIVE_ONLY = (
     _event("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
          image.PORTIO + 2),
 )  # fmt: skip
-"""The others of kvm-unit-tests' x86/vmexit.c, and five rows of kvmbench. No built-in cost profile
+"""The others of kvm-unit-tests' x86/vmexit.c, and rows of kvmbench. No built-in cost profile
 has their costs, so kvmbench simulates them only with a user's profile that has."""
 
 

@@ -18,6 +18,7 @@ from kvmbench.errors import KvmbenchError
 COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "run": ("run", "Simulate workloads under two policies."),
     "measure": ("measure", "Measure workloads on this host, through /dev/kvm."),
+    "profile": ("profile", "Make a cost profile from measured rows."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),

@@ -14,6 +14,7 @@ from kvmbench.cli.common import (
     command_line,
     complete,
     known_workloads,
+    load_result,
     now,
     typed,
 )
@@ -23,6 +24,7 @@ from kvmbench.cli.progress import Progress, note
 from kvmbench.errors import brief
 
 if TYPE_CHECKING:
+    from kvmbench.catalog import Published
     from kvmbench.model import Profile
     from kvmbench.workloads import Workload
 
@@ -62,7 +64,8 @@ def _table_names(_: click.Context) -> Iterable[str]:
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
     "--against", metavar="NAME|FILE", shell_complete=complete(_table_names),
-    help="Compare the predicted changes with those of a published table.",
+    help="Compare the predicted changes with a published table's, or with --ioperm both a "
+    "result's of `kvmbench measure --ioperm both`.",
 )  # fmt: skip
 @output_options("text", "kut", "markdown", "csv", "json")
 @keep_options
@@ -95,7 +98,7 @@ def command(
     costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     workloads = _workloads(names, workload_file, costs)
-    table = None if against is None else chosen("published", against)
+    table = _published(against, ioperm, kept["results_dir"])
 
     from importlib.metadata import version
 
@@ -122,6 +125,20 @@ def command(
         keep(result)
     finally:  # a full disk must not take the table too
         emit(document, format, output)
+
+
+def _published(name: str | None, ioperm: str, results_dir: str) -> Published | None:
+    """Return the table that --against names; with --ioperm both it may be a measured result."""
+    from kvmbench.catalog import published
+
+    if name is None:
+        return None
+    if ioperm != "both" or name in published() or name.endswith(".toml"):
+        found: Published = chosen("published", name)
+        return found
+    from kvmbench.live.document import cost_table
+
+    return cost_table(load_result(name, results_dir), name)
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:

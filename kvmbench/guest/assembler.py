@@ -121,6 +121,10 @@ class Code:
         self._memory_form(0xC7, 0, base, offset, wide=False)
         self._emit(*_field("<i", value))
 
+    def store_imm8(self, base: int, value: int, offset: int = 0) -> None:
+        self._memory_form(0xC6, 0, base, offset, wide=False)
+        self._emit(*_field("<B", value))
+
     def push(self, source: int) -> None:
         self._emit(*self._rex(b=source, wide=False), 0x50 + (source & 7))
 
@@ -137,6 +141,10 @@ class Code:
     def mov_from_cr(self, to: int, number: int) -> None:
         self._special(0x20, number, to)
 
+    def ltr(self, selector: int) -> None:
+        """ltr r16: load TR with the selector in a register."""
+        self._emit(*self._rex(b=selector, wide=False), 0x0F, 0x00, _modrm(3, selector))
+
     # arithmetic
 
     xor32 = partialmethod(_two, 0x31, False)
@@ -145,6 +153,9 @@ class Code:
     cmp = partialmethod(_two, 0x39, True)
     shl = partialmethod(_shift, 4)
     shr = partialmethod(_shift, 5)
+
+    def imul(self, to: int, source: int) -> None:
+        self._emit(*self._rex(r=to, b=source), 0x0F, 0xAF, _modrm(to, source))
 
     def add_imm(self, to: int, value: int) -> None:
         self._register_form(0x81, 0, to)

@@ -27,6 +27,9 @@ RSP0, USER_STACK = 0x38000, 0x3C000  # of an interrupt at CPL 3, and of CPL 3
 DATA, DATA_ROOM = 0x40000, 0x1000
 HANDLERS, CODE, OTHER_CODE = 0x50000, 0x60000, 0x68000
 
+TSS_SELECTOR, TSS_BUSY, TSS_AVAILABLE = 0x28, 0x8B, 0x89  # present; SDM volume 3, section 3.5
+TSS_TYPE = GDT + TSS_SELECTOR + 5  # address of the byte with the TSS descriptor's type
+
 RESULT = DATA  # u64: TSC cycles around the loop
 COUNT = DATA + 0x40  # u32: interrupts taken
 ANSWER = DATA + 0x80  # u32: the second vCPU has answered
@@ -108,7 +111,7 @@ def gdt() -> bytes:
     flat = 0x00CF_0000_0000_FFFF
     long_code = flat & ~(1 << 54) | 1 << 53
     limit = TSS_ROOM - 1
-    low = limit & 0xFFFF | (TSS & 0xFFFFFF) << 16 | 0x8B << 40 | (limit >> 16) << 48
+    low = limit & 0xFFFF | (TSS & 0xFFFFFF) << 16 | TSS_BUSY << 40 | (limit >> 16) << 48
     return struct.pack(
         "<7Q", 0, long_code | 0x9B << 40, flat | 0x93 << 40, flat | 0xF3 << 40,
         long_code | 0xFB << 40, low, TSS >> 32,

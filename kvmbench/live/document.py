@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import to_builtins
 
+from kvmbench.catalog import Published, PublishedRow
+from kvmbench.errors import ResultError
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
 from kvmbench.report import (
     Block,
@@ -37,7 +39,16 @@ if TYPE_CHECKING:
     from kvmbench.live.io_check import IoCheck
     from kvmbench.results import Host
 
-__all__ = ["Cost", "LiveRow", "costs", "document", "host_document", "io_document", "live_rows"]
+__all__ = [
+    "Cost",
+    "LiveRow",
+    "cost_table",
+    "costs",
+    "document",
+    "host_document",
+    "io_document",
+    "live_rows",
+]
 
 EMPTY = {0: "empty", 3: "empty_cpl3"}  # the loop alone, by CPL
 MARKED = 0.5  # emulations per iteration, from which a row has a mark
@@ -167,6 +178,26 @@ def costs(result: Result) -> list[Cost]:
             )
         )  # fmt: skip
     return rows
+
+
+def cost_table(result: Result, name: str) -> Published:
+    """Return the cost of an I/O bitmap as a table, next to which a simulation can be set.
+
+    Raises ResultError for a result without the two configurations.
+    """
+    if not (found := costs(result)):
+        raise ResultError(f"{name}: is no result of `kvmbench measure --ioperm both`")
+    sides = ((NO_BITMAP, "without"), (BITMAP, "with_bitmap"))
+    return Published(
+        name=name, title="the cost of an I/O bitmap", change="io-bitmap", date="",
+        hardware=result.boots[0].host.cpu or "", source="", note="", unit="cycles",
+        better="lower", configurations=(NO_BITMAP, BITMAP), policies={}, basis="measured",
+        rows=tuple(
+            PublishedRow(row.workload, side, getattr(row, value))
+            for row in found
+            for side, value in sides
+        ),
+    )  # fmt: skip
 
 
 def document(result: Result, *, explain: bool = False) -> Document:

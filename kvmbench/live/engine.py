@@ -46,6 +46,8 @@ UNTOUCHED = 0.01  # exits per iteration of a loop without any: a host's timer ti
 ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
 INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one each
 
+LEFT = "left the guest or was emulated: no price of its instructions on a CPU"  # a mark
+
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
 
@@ -397,14 +399,20 @@ def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts["iterations"] = row.task["iterations"]
     if row.task["cpl"]:
         counts["cpl"] = row.task["cpl"]
-    exits, emulated = counts.get("exits"), counts.get("insn_emulation", 0)
-    untouched = exits is not None and exits < UNTOUCHED and emulated < UNTOUCHED
+    left = _left(counts)
     return Series(
         workload=row.workload.name, configuration=configuration, kind="noisy", values=taken.values,
         # A loop that never leaves the guest never reloads TR, under any policy.
-        reloads=0.0 if untouched else None, counts=counts,
+        reloads=0.0 if left is False else None, counts=counts,
         marks=list(_marks(row.workload, taken, counts)),
     )  # fmt: skip
+
+
+def _left(counts: dict[str, int | float]) -> bool | None:
+    """Return whether iterations left the guest or were emulated; None where KVM does not count."""
+    if "exits" not in counts:
+        return None
+    return max(counts["exits"], counts.get("insn_emulation", 0)) >= UNTOUCHED
 
 
 def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -> Iterator[str]:
@@ -414,6 +422,8 @@ def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -
         yield f"not all of its rounds: {taken.lost}"
     if 2 * taken.disagreeing > len(taken.values):
         yield "the guest's TSC and the host's do not agree"
+    if workload.native and _left(counts):
+        yield LEFT
     if workload.waits_for_interrupt and counts.get("interrupts", 0) < INTERRUPTED:
         yield "not every iteration was interrupted: KVM delivers some interrupts late"
 

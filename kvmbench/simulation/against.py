@@ -34,13 +34,16 @@ class Residual:
 def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
     """Raise ValueError where `published` is not comparable with the simulated workloads `names`.
 
-    It must compare two kernels before and after the change of TR's reload, in cycles, and have
-    one of the rows; with `ioperm` both a simulation compares no kernels.
+    It must compare two kernels before and after the change of TR's reload, or with `ioperm` both
+    threads without and with an I/O bitmap, in cycles, and have one of the rows.
     """
-    if published.change != "tr-reload":
+    if published.change not in ("tr-reload", "io-bitmap"):
         raise ValueError(f"{brief(published.name)} is about another change: {cut(published.title)}")
-    if ioperm == "both":
+    if ioperm == "both" and published.change != "io-bitmap":
         raise ValueError(f"{brief(published.name)} compares two kernels, not a thread's I/O bitmap")
+    if ioperm != "both" and published.change == "io-bitmap":
+        words = "compares threads without and with an I/O bitmap, as --ioperm both does"
+        raise ValueError(f"{brief(published.name)} {words}")
     if published.unit != "cycles" or len(published.configurations) != 2:
         raise ValueError(f"{brief(published.name)} is not a before and an after in cycles")
     if not any(_published_change(published, name) is not None for name in names):

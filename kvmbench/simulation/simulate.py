@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = ["Cell", "Row", "Simulation", "missing_kinds", "simulate"]
 IOPERM = ("off", "on", "both")
 IOPERM_PORTS = (0x378, 3)  # a parallel port: what a vCPU thread with an I/O bitmap holds here
 CHUNK = 1 << 16  # operations per call of the core, so that Ctrl-C and progress are prompt
+BOUND_ITERATIONS = 1000  # at the ends of intervals: more show the same steady state
 
 Number = int | float
 Progress = Callable[[str, float], None]
@@ -57,6 +58,8 @@ class Row:
     exits: tuple[ExitKind, ...]  # of one iteration
     before: Cell
     after: Cell
+    # Of the change, in cycles, from the intervals of the profile's measured costs of TR.
+    interval: tuple[Number, Number] | None = None
 
     @property
     def change(self) -> Number:
@@ -147,7 +150,8 @@ def simulate(
     I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
     steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
     the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
-    called with the workload's name and the share of it that is done.
+    called with the workload's name and the share of it that is done. Where the profile's costs of
+    TR have intervals, each row's change has one, with all of them at their lower or upper ends.
 
     Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
     have, and for one that has no closed form; TypeError for other objects.
@@ -190,9 +194,40 @@ def simulate(
 
             cells.append(_cell(machine, workload, iterations, closed_form, report))
         kinds = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
-        rows.append(Row(workload.name, kinds, *cells))
+        rows.append(Row(workload.name, kinds, cells[0], cells[1]))
+    if bounds := _bounds(profile):
+        fewer = min(iterations, BOUND_ITERATIONS)
+        ends = [
+            simulate(chosen, before, after, bound, iterations=fewer, ioperm=ioperm, vendor=vendor)
+            for bound in bounds
+        ]
+        rows = [
+            _between(row, [end.rows[number].change for end in ends])
+            for number, row in enumerate(rows)
+        ]
     compared = (columns[0][0], columns[1][0])
     return Simulation(profile, compared, ioperm, vendor, iterations, tuple(rows))
+
+
+def _bounds(profile: Profile) -> list[Profile]:
+    """Return the profile with its measured costs of TR at their lower ends, and at their upper.
+
+    The costs of TR alone decide a change; where none has an interval, there are no bounds.
+    """
+    costs = {f"costs.{name}" for name in ("gdt_write", "ltr", "mark", "test")}
+    ends = {
+        figure: origin.interval
+        for figure, origin in profile.provenance.items()
+        if origin.interval and (figure in costs or figure.endswith("overlap"))
+    }
+    return [
+        profile.with_costs({name: pair[end] for name, pair in ends.items()}, source="an interval")
+        for end in ((0, 1) if ends else ())
+    ]
+
+
+def _between(row: Row, changes: Sequence[Number]) -> Row:
+    return replace(row, interval=(min(changes), max(changes)))
 
 
 def _cell(
