@@ -16,8 +16,8 @@ def command() -> None:
     \b
     Examples:
       kvmbench measure --save mine               the rows of LTR are among them
-      kvmbench profile new mine -o mine.toml     a cost profile from them
-      kvmbench run --profile mine.toml           the patch's table for this CPU
+      kvmbench profile new mine -o cpu.toml     a cost profile from them
+      kvmbench run --profile cpu.toml           the patch's table for this CPU
     """
 
 
