@@ -35,8 +35,10 @@ class Source:
     """A TOML file, and where in it each key stands."""
 
     def __init__(self, path: Path | Traversable, data: bytes | None = None) -> None:
-        """Read the file, or take `data` as its content."""
+        """Read the file, or take `data` as its content: at most LARGEST bytes."""
         self.path = path
+        if data is not None and len(data) > LARGEST:
+            raise FileError(f"{path}: larger than {LARGEST / 1e6:g} MB, the most that is read")
         try:
             self.text = (self._bytes() if data is None else data).decode()
         except UnicodeDecodeError as error:

@@ -114,3 +114,12 @@ def test_a_path_of_long_keys_is_cut():
     assert len(said) < 130
     assert said.startswith("mine.toml:1: aaa")
     assert said.endswith("ccc: wrong")
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path):
+    text = "#" * int(tomlfile.LARGEST + 1)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    for refused in (lambda: source(text), lambda: Source(path)):
+        with pytest.raises(FileError, match=r"mine.toml: larger than 1 MB, the most that is read$"):
+            refused()
