@@ -130,8 +130,8 @@ def _file(label: str, name: str, modules: str | None) -> Kernel:
         raise LabError(f"{name}: {error.strerror or error}") from None
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
-    if modules is not None and not Path(modules).is_dir():
-        raise LabError(f"{modules}: there is no such folder of modules")
+    if modules is not None and (not modules or not Path(modules).is_dir()):
+        raise LabError(f"modules={modules}: there is no such folder of modules")
     return Kernel(
         label=label or image.name,
         image=image,
