@@ -59,7 +59,7 @@ _plan_options = together(
     click.option(
         "--runs",
         type=click.IntRange(1, 100),
-        default=2,
+        default=1,
         show_default=True,
         help="Fresh processes per length of round.",
     ),

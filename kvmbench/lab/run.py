@@ -57,7 +57,7 @@ class Plan:
     """How much is counted, and for how long at most. Raises ValueError for what cannot be."""
 
     ioperm: Literal["off", "on", "both"] = "off"
-    runs: int = 2  # fresh processes with a fresh virtual machine, for each length of round
+    runs: int = 1  # fresh processes with a fresh virtual machine, for each length of round
     rounds: int = 3  # pairs of a short and a long round in each
     iterations: tuple[int, int] = (500, 1500)
     check_io: int = 0  # cases of the port check

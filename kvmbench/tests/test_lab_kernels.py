@@ -2,14 +2,16 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
+import kvmbench
+from kvmbench.cli.lab import DEFAULT
 from kvmbench.errors import LabError, LiveError
 from kvmbench.lab import checks, emulator, ioperm, kernel, run
 from kvmbench.lab.document import ioperm_document
 from kvmbench.tests.command import invoke
+from kvmbench.tests.test_house import SOURCE, in_tree
 from kvmbench.tests.test_lab import bzimage
 
 
@@ -143,3 +145,28 @@ def test_the_records_of_the_answers(file):
     made = ioperm_document([(one, "vmx", answers(True))])
     assert [record["right"] for record in made.records] == [True, True, True, False]
     assert made.data["kernels"][0]["tries"] == answers(True)
+
+
+# The committed results
+
+
+@in_tree
+def test_the_patch_on_a_real_kernel():
+    """The reload belongs to the put: a row that returns to userspace pays it, no other does.
+
+    Expected from the patch (b7ffc44d5b2e) and the SDM: a VM exit leaves TR's limit at 0x67, LTR
+    loads the TSS's own, 0x4087 from Linux 5.5 on.
+    """
+    result = kvmbench.load(str(SOURCE / "results" / "lab" / "tr-2017-vmx.json"))
+    found = {(s.workload, s.configuration): s for _, _, s in result.series()}
+    assert {name for _, name in found} == {"before", "before+bitmap", "after", "after+bitmap"}
+    for name in DEFAULT:
+        for configuration in ("before", "before+bitmap", "after", "after+bitmap"):
+            reloads = configuration != "after"
+            ltr = found[f"{name}:ltr", configuration]
+            pays = reloads and name in ("inl_from_pmtimer", "inl_from_qemu")
+            assert ltr.values == ltr.values[:1] == [pytest.approx(pays, abs=0.005)]
+            assert (ltr.reloads, ltr.marks) == (pays, [])
+            counts = found[name, configuration].counts
+            limits = counts["tr_limit_least"], counts["tr_limit_greatest"]
+            assert limits == ((0x4087, 0x4087) if reloads else (0x67, 0x67))
