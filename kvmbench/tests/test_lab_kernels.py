@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_the_patch_on_a_real_kernel():
         for configuration in ("before", "before+bitmap", "after", "after+bitmap"):
             reloads = configuration != "after"
             ltr = found[f"{name}:ltr", configuration]
-            pays = reloads and name in ("inl_from_pmtimer", "inl_from_qemu")
+            pays = int(reloads and name in ("inl_from_pmtimer", "inl_from_qemu"))
             assert ltr.values == ltr.values[:1] == [pytest.approx(pays, abs=0.005)]
             assert (ltr.reloads, ltr.marks) == (pays, [])
             counts = found[name, configuration].counts
