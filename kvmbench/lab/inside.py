@@ -36,6 +36,8 @@ class InnerJob(TypedDict):
     check_io: int  # cases; 0 for none
     check_ioperm: bool
     seed: int
+    histories: list[str]  # the seed of each
+    operations: int  # of a history
 
 
 def main() -> None:
@@ -103,6 +105,12 @@ def _do(job: InnerJob) -> None:
         from kvmbench.lab.ioperm import tries
 
         say("tries", tries())
+    for number, seed in enumerate(job["histories"]):
+        from kvmbench.lab.actors import play
+        from kvmbench.lab.histories import draw
+
+        answers = play(number, draw(seed, job["operations"]))
+        say("answers", number, bytes(answers).hex())
     say("took", time.monotonic() - begun)
 
 
