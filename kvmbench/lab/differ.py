@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from kvmbench._core import Machine
 from kvmbench.catalog import policies, profiles
@@ -17,7 +17,7 @@ from kvmbench.lab.histories import ALLOWED, DENIED, KINDS, TASKS, draw, parts, t
 from kvmbench.lab.kernel import Kernel, Vendor, policy_of
 from kvmbench.lab.run import Plan, Progress, boot
 from kvmbench.model import Op, Operation, Policy, Profile
-from kvmbench.report import Cell, Column, Document, Items, Table
+from kvmbench.report import Cell, Column, Document, Items, Table, Tone
 
 __all__ = ["Differ", "Judged", "Played", "controls", "differ", "document", "judge", "play"]
 
@@ -189,9 +189,36 @@ def _note(found: Judged, words: str) -> None:
 def document(found: Differ) -> Document:
     """Return the document of `kvmbench lab differ`."""
     own = found.judged
-    rows = []
-    for number, one in enumerate((own, *found.controls)):
-        verdict = Cell("agrees", "good" if not number else "") if one.agrees else Cell("differs", "bad" if not number else "")
-        rows.append((one.policy, f"{one.other_answers:,}", f"{one.other_reloads:,}",
-                     f"{one.segments - one.left_out:,}", f"{one.left_out:,}", verdict))
-    return Document(title="", blocks=[Table((), rows)], records=[], data={})
+    columns = (
+        Column("policy", "key"), Column("other answers"), Column("segments"),
+        Column("other LTRs"), Column("left out"), Column("", "word"),
+    )  # fmt: skip
+    rows = [_row(own, own=True), *(_row(one, own=False) for one in found.controls)]
+    notes = [
+        f"{found.operations:,} operations with seed {found.seed}; {own.accesses:,} IN at CPL 3, of "
+        f"which the kernel allowed {own.allowed:,}; {own.reloads:,} LTRs in the segments that are "
+        "compared.",
+        "A segment is the operations between two moments outside the guest. One is left out where "
+        "the kernel switched to a task of its own, which may reload TR too.",
+        "The first policy is the kernel's. The others are the control: the same histories must "
+        "tell them from it.",
+        *own.first,
+    ]
+    records = [asdict(one) | {"agrees": one.agrees} for one in (own, *found.controls)]
+    flat = [{k: v for k, v in record.items() if k != "first"} for record in records]
+    return Document(
+        title=f"Random histories on {found.kernel}, {found.vendor}, compared with the model",
+        blocks=[Table(columns, rows), Items(notes)],
+        records=flat,
+        data={
+            "schema": "kvmbench.lab-differ/1", "kernel": found.kernel, "vendor": found.vendor,
+            "seed": found.seed, "operations": found.operations, "policies": records,
+        },
+    )  # fmt: skip
+
+
+def _row(one: Judged, *, own: bool) -> list[str | Cell]:
+    figures = (one.other_answers, one.segments, one.other_reloads, one.left_out)
+    tones: dict[bool, Tone] = {True: "good", False: "bad"}
+    word = "agrees" if one.agrees else "differs"
+    return [one.policy, *(f"{n:,}" for n in figures), Cell(word, tones[one.agrees == own])]
