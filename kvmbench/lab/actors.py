@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import select
@@ -18,6 +19,7 @@ from kvmbench.guest import image
 from kvmbench.guest.assembler import RDX, Code
 from kvmbench.lab.histories import ALLOWED, DENIED, KINDS, Life, parts, tag
 from kvmbench.model import Operation
+from kvmbench.workloads import BUILT_IN
 
 __all__ = ["play"]
 
@@ -36,10 +38,15 @@ def play(number: int, history: Sequence[Operation]) -> list[int]:
     """
     with suppress(FileNotFoundError):  # a kernel without sysctls
         THROTTLE.write_text("-1")  # real-time processes may have the CPU all the time
+    # Loaded once, not by each process.
+    import kvmbench.live._kvm
+    import kvmbench.live.machine  # noqa: F401
+
     found, _ = parts(history)
     with _Stage(number, len(found), len(history)) as stage:
+        gc.freeze()  # else a collection in a process copies the pages that it shares
         for at, life in enumerate(found):
-            stage.start(at, life)
+            stage.start(at, life, _program(life))
         stage.settle()
         os.eventfd_write(stage.events[0], 1)
         stage.wait("the history")
@@ -72,9 +79,9 @@ class _Stage:
         for fd in (*self.events, self.said, self.say):
             os.close(fd)
 
-    def start(self, at: int, life: Life) -> None:
+    def start(self, at: int, life: Life, program: bytes) -> None:
         """Fork the process of a life, and wait until its guest is ready to run."""
-        if pid := self.fork(lambda: _Process(self, at, life).live()):
+        if pid := self.fork(lambda: _Process(self, at, life, program).live()):
             self.shared_pids[8 * at : 8 * at + 8] = pid.to_bytes(8, "little")
             self.wait(f"process {at}")
 
@@ -116,7 +123,7 @@ class _Stage:
 class _Process:
     """One life, in its own process with its own virtual machine."""
 
-    def __init__(self, stage: _Stage, at: int, life: Life) -> None:
+    def __init__(self, stage: _Stage, at: int, life: Life, program: bytes) -> None:
         from kvmbench.live.machine import make, start
 
         self.stage, self.at, self.life = stage, at, life
@@ -124,7 +131,7 @@ class _Process:
         for other in {call[1] for call in life.guest if call[0] == "give"}:
             number = int(other)
             self.vm.ioeventfd(GIVE_PORT + number, 1, pio=True, event=stage.events[number])
-        self.vm.write(image.CODE, _program(life))
+        self.vm.write(image.CODE, program)
         start(self.vm, 0)
         self.stat = os.open("/proc/stat", os.O_RDONLY)
 
@@ -189,8 +196,6 @@ def _priority(pid: int, priority: int) -> None:
 
 def _program(life: Life) -> bytes:
     """Return the guest's code: the instruction of each exit in turn."""
-    from kvmbench.workloads import BUILT_IN
-
     programs = {workload.name: workload.guest for workload in BUILT_IN}
     code, target = Code(image.CODE), image.Target(vendor="vmx")
     for word, *numbers in life.guest:

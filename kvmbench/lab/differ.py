@@ -199,7 +199,7 @@ def document(found: Differ) -> Document:
         f"which the kernel allowed {own.allowed:,}; {own.reloads:,} LTRs in the segments that are "
         "compared.",
         "A segment is the operations between two moments outside the guest. One is left out where "
-        "the kernel switched to a task of its own, which may reload TR too.",
+        "the kernel switched tasks by itself, which may reload TR too.",
         "The first policy is the kernel's. The others are the control: the same histories must "
         "tell them from it.",
         *own.first,

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
@@ -43,8 +44,8 @@ class Task(TypedDict):
     other: str  # hex, of the second vCPU; empty for one vCPU
     cpl: int
     iterations: int  # of a round; 0 for a calibration
-    userspace: list[Operation]  # of an iteration, lists of numbers in JSON
-    others: list[tuple[int, int] | None]  # ports that each other task holds
+    userspace: NotRequired[list[Operation]]  # of an iteration, lists of numbers in JSON
+    others: NotRequired[list[tuple[int, int] | None]]  # ports that each other task holds
 
 
 class Job(TypedDict):
@@ -81,7 +82,7 @@ class Round(NamedTuple):
 class Runner:
     """The virtual machine of a run."""
 
-    def __init__(self, job: Job, turns: Mapping[str, Turns]) -> None:
+    def __init__(self, job: Job, turns: Mapping[str, Turns] = MappingProxyType({})) -> None:
         self.job, self.turns = job, turns
         self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
@@ -207,7 +208,7 @@ def run(job: Job) -> None:
     turns = {
         task["name"]: Turns(task["userspace"], task["others"])
         for task in job["tasks"]
-        if task["userspace"]
+        if task.get("userspace")
     }
     if job["ioperm"] and (number := ioperm(0x378, 3, True)):
         raise LiveError(f"ioperm(): {os.strerror(number)}")
