@@ -21,7 +21,7 @@ from kvmbench.report import Cell, Column, Document, Items, Table, Tone
 
 __all__ = ["Differ", "Judged", "Played", "controls", "differ", "document", "judge", "play"]
 
-HISTORY_OPERATIONS = 400  # of one history: its processes and their guests fit into the machine
+HISTORY_OPERATIONS = 1000  # of one history: its processes and their guests fit into the machine
 SHOWN = 3  # differences that are kept
 NO_RELOAD = "no reload"
 
