@@ -59,6 +59,7 @@ def draw(seed: str, operations: int, tasks: int = TASKS) -> list[Operation]:
     source = random.Random(seed)
     found: list[Operation] = [Operation(Op.SWITCH, source.randrange(tasks))]
     current, inside, loaded = found[0].a, set[int](), False
+    held: list[set[int]] = [set() for _ in range(tasks)]  # ports
     while len(found) < operations or current in inside:
         others = [task for task in range(tasks) if task != current]
         if current in inside:
@@ -76,11 +77,17 @@ def draw(seed: str, operations: int, tasks: int = TASKS) -> list[Operation]:
             (inside.add if loaded else inside.discard)(current)
         elif op == Op.IOPERM:
             found.append(_ioperm(source))
+            _, first, count, on = found[-1]
+            own, ports = held[current], range(first, first + count)
+            held[current] = own.union(ports) if on else own.difference(ports)
         elif op == Op.IO:
-            found.append(Operation(op, _port(source), arg=source.choice((1, 2, 4))))
+            own = held[current] if source.random() < 0.6 else set()
+            port = source.choice(sorted(own)) if own else _port(source)
+            found.append(Operation(op, port, arg=source.choice((1, 2, 4))))
         else:
             if op == Op.TASK_EXIT:
                 found.append(Operation(op))
+                held[current] = set()
             current, loaded = source.choice(others), False
             found.append(Operation(Op.SWITCH, current))
     return found

@@ -264,10 +264,9 @@ def test_recorded_outcomes(path):
     found = differ.judge(outcomes, own, data["vendor"])
     assert found.agrees, found.first
     assert found.left_out < found.segments / 10
-    assert found.allowed > 20
+    assert found.allowed > 10
     for other in differ.controls(own, data["vendor"]):
-        same = data["vendor"] == "svm" and other.name in data["alike"]
-        assert differ.judge(outcomes, other, data["vendor"]).agrees == same, other.name
+        assert not differ.judge(outcomes, other, data["vendor"]).agrees, other.name
 
 
 # Counts
