@@ -25,7 +25,8 @@ from kvmbench.guest.assembler import RAX, RBX
 from kvmbench.guest.programs import Part, Program, op, registers, self_ipi, wrmsr
 from kvmbench.model import Op, Operation, Workload
 
-__all__ = ["BUILT_IN", "DEFERRAL", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select", "workloads"]
+__all__ = ["BUILT_IN", "DEFERRAL", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select"]
+__all__ += ["workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 LARGEST = 10e6  # bytes of a Python file that is run
@@ -114,12 +115,12 @@ DEFERRAL = (
     _row("handover_bitmap", "the same with a task that holds an I/O bitmap and does IN",
          **_RETURNS, userspace=(_THERE, Operation(Op.IO, _HELD[0], arg=1), _BACK), others=(_HELD,),
          needs=("ioperm",)),
-    _row("ioperm_after_exit", "IN to userspace, which gets a port by ioperm(), reads it, gives it up",
+    _row("ioperm_after_exit", "IN to userspace, which gets a port by ioperm() and reads it",
          **_RETURNS, needs=("ioperm",),
          userspace=(Operation(Op.IOPERM, 0x3BC, 3, 1), Operation(Op.IO, 0x3BC, arg=1),
                     Operation(Op.IOPERM, 0x3BC, 3, 0))),
 )  # fmt: skip
-"""The deferral of the reload itself: after an exit, another task has the CPU, or ioperm() is called.
+"""The deferral of the reload: after the exit another task has the CPU, or ioperm() is called.
 
 No command takes them by default."""
 

@@ -162,7 +162,9 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
                 f"`kvmbench measure {workload.name}` measures it"
             )
     for workload in () if names else known.values():
-        if workload not in (*DEFERRAL, *LIVE_ONLY) and (missing := missing_kinds(workload, profile)):
+        if workload not in (*DEFERRAL, *LIVE_ONLY) and (
+            missing := missing_kinds(workload, profile)
+        ):
             why = f"cost profile {profile.name} has no exit kind {missing[0]}"
             note(f"left out {workload.name}: {why}")
     return found

@@ -1,6 +1,6 @@
 """Processes on one CPU that do a history's operations: real exits, switches, ioperm() and IN.
 
-`kvmbench.lab.inside` calls `play` on the emulated machine; `kvmbench.lab.histories` makes the parts.
+`kvmbench.lab.inside` calls `play` in the emulated machine; `kvmbench.lab.histories` has the parts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.guest.assembler import RDX, Code
+from kvmbench.guest.programs import Program
 from kvmbench.lab.histories import ALLOWED, DENIED, KINDS, Life, parts, tag
 from kvmbench.model import Operation
 from kvmbench.workloads import BUILT_IN
@@ -140,7 +141,7 @@ class _Process:
         _priority(0, OUTSIDE)
         os.write(self.stage.say, b"\n")
         for word, *numbers in self.life.calls:
-            getattr(self, word)(*numbers)
+            getattr(self, str(word))(*numbers)
 
     def take(self) -> None:
         os.eventfd_read(self.stage.events[self.at])
@@ -201,6 +202,7 @@ def _program(life: Life) -> bytes:
     for word, *numbers in life.guest:
         if word == "kind":
             program = programs[KINDS[int(numbers[0])]]
+            assert isinstance(program, Program)
             program.setup(code, target)
             program.body(code, target)
         elif word == "give":

@@ -116,7 +116,7 @@ def play(
 
 
 def controls(policy: Policy | None, vendor: Vendor) -> list[Policy]:
-    """Return policies that a kernel of `policy` does not follow: the others, and one less a mark."""
+    """Return policies that a kernel of `policy` does not follow: the others, and it unmarked."""
     found = [other for other in policies().values() if policy is None or other != policy]
     if policy is not None and any("mark_stale" in str(step) for step in policy.steps("vcpu_put")):
         kept = [
@@ -157,8 +157,11 @@ def judge(played: Sequence[Played], policy: Policy | None, vendor: Vendor) -> Ju
                 found.reloads += counted
                 if counted != reloads - before:
                     found.other_reloads += 1
-                    _note(found, f"history {number}, segment {segment}, operations {cut.start} to "
-                                 f"{cut.stop - 1}: {counted} LTRs, not {reloads - before}")
+                    _note(
+                        found,
+                        f"history {number}, segment {segment}, operations {cut.start} to "
+                        f"{cut.stop - 1}: {counted} LTRs, not {reloads - before}",
+                    )
             before, exits = reloads, exited
     return found
 
@@ -177,8 +180,11 @@ def _answer(found: Judged, number: int, index: int, one: Played, wanted: int) ->
         found.other_answers += 1
         words = {ALLOWED: "allowed", DENIED: "denied", 0: "not done"}
         _, port, _, width = one.history[index]
-        _note(found, f"history {number}, operation {index}: IN of {width} at {port:#x} was "
-                     f"{words[one.answers[index]]}, not {words[wanted]}")
+        _note(
+            found,
+            f"history {number}, operation {index}: IN of {width} at {port:#x} was "
+            f"{words[one.answers[index]]}, not {words[wanted]}",
+        )
 
 
 def _note(found: Judged, words: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmbench.errors import LiveError
-from kvmbench.model import Op, Operation
+from kvmbench.model import Op
 
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Act
@@ -28,7 +28,7 @@ def acts(userspace: Iterable[Sequence[int]], tasks: int) -> list[list[Act]]:
     """
     found: list[list[Act]] = [[] for _ in range(tasks)]
     current = 0
-    for op, a, b, arg in (Operation(*one) for one in userspace):
+    for op, a, b, arg in userspace:
         if op == Op.SWITCH and a != current:
             found[current].append(("give", a))
             found[a].append(("take", a))
@@ -116,7 +116,7 @@ def _other(ports: Sequence[int] | None, own: Sequence[Act], say: int) -> None:
             if fd not in kept:
                 with suppress(OSError):
                     os.close(fd)
-        failed = ioperm(*ports, True) if ports else 0
+        failed = ioperm(ports[0], ports[1], True) if ports else 0
         os.write(say, bytes([failed]))
         os.close(say)
         if not failed:

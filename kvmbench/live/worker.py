@@ -105,10 +105,7 @@ class Runner:
         before = vm.counters(0)
         tag = mark_tag(task["name"], self.job["ioperm"])
         mark(tag, iterations)
-        if task["other"]:
-            outcome = self._with_other(task)
-        else:
-            outcome = self._alone(task)
+        outcome = self._with_other(task) if task["other"] else self._alone(task)
         mark(tag + 1, iterations)
         after = vm.counters(0)
         if outcome["reason"] == "kicked":

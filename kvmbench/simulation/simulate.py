@@ -146,12 +146,13 @@ def simulate(
     """Simulate each workload twice and return the rows in order.
 
     Workloads, policies and the cost profile are built-in names or objects; without workloads, all
-    built-in ones that are loops of exits alone and that the profile has costs for. `ioperm` says whether the vCPU's thread holds an
-    I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
-    steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
-    the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
-    called with the workload's name and the share of it that is done. Where the profile's costs of
-    TR have intervals, each row's change has one, with all of them at their lower or upper ends.
+    built-in ones that are loops of exits alone and that the profile has costs for. `ioperm` says
+    whether the vCPU's thread holds an I/O bitmap: `off`, `on`, or `both`, which compares the two
+    under `after`. Each cell is the steady state: one warm-up iteration, then `iterations` (1 or
+    more), every one stepped through the core unless `closed_form`, which takes workloads of one
+    exit per iteration. `progress` is called with the workload's name and the share of it that is
+    done. Where the profile's costs of TR have intervals, each row's change has one, with all of
+    them at their lower or upper ends.
 
     Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
     have, and for one that has no closed form; TypeError for other objects.

@@ -1,6 +1,6 @@
-"""Record a history as a real kernel does it, for test_lab_differ:
+"""Record a history as a real kernel does it, for test_lab_differ.
 
-    python -m kvmbench.tests.lab_recorder debian:6.12 vmx
+`python -m kvmbench.tests.lab_recorder debian:6.12 vmx` boots the kernel and writes the file.
 """
 
 import json

@@ -151,9 +151,7 @@ def played(policy, vendor="vmx", *, seed="1", operations=400, more=()):
             io = operation.op == Op.IO
             answers.append((ALLOWED if answer else DENIED) if io else 0)
         switches += cut.switches + 2 * (number in more)
-        marks.append(
-            Mark(switches, 7 + machine.count(0, "reloads"), 3 + machine.count(0, "exits"))
-        )
+        marks.append(Mark(switches, 7 + machine.count(0, "reloads"), 3 + machine.count(0, "exits")))
     return differ.Played(history, answers, marks)
 
 

@@ -188,7 +188,7 @@ def test_tasks_take_turns(three):
 
 
 def test_a_task_that_ends_takes_the_others_along(three):
-    (_, to), (_, own) = three.acts
+    _, (_, own) = three.acts
     os.kill(three.pids[0], signal.SIGKILL)
     assert os.read(own, 1) == b""  # the second one's end, whose pipe closed
     assert os.waitpid(three.pids[1], 0)[1] == errno.EPIPE << 8
