@@ -54,9 +54,7 @@ def _row(
     """
     loop = Program(body=body, setup=setup, interrupts=waits, **program)
     rows = (name.split(":")[-1],) if rows is None else rows
-    return Workload(
-        name, about, exits, loop, needs, waits, faults, rows, native, userspace, others
-    )
+    return Workload(name, about, exits, loop, needs, waits, faults, rows, native, userspace, others)
 
 
 def _event(name: str, about: str, address: int) -> Workload:
