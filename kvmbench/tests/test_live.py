@@ -351,6 +351,21 @@ def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
     assert "for 5% of the time, up to 5% in one run" in result.notes[-1]
 
 
+def test_a_count_has_four_digits(monkeypatch):
+    """801 exits in 800 iterations: not 1.0012499999999998."""
+    rounds = [["round", "cpuid", 400, 9, 9, {"exits": exits}] for exits in (400, 401)]
+    (series,) = scripted(monkeypatch, [*READY, *rounds, *END]).boots[0].runs[0].series
+    assert json.dumps(series.counts["exits"]) == "1.001"
+
+
+@pytest.mark.parametrize(("module", "noted"), [("kvm_intel", False), ("kvm_amd", True)])
+def test_the_note_on_svm(module, noted):
+    """Counted on 6.1 and 6.12: an LTR after each exit, and none (0d3518d2f8c3, in 6.5)."""
+    words = "On SVM, Linux before 6.5 reloads TR after every VM exit, with or without a bitmap"
+    notes = engine._notes(_offer(module=module), 1, 0, Plan(ioperm="both"))
+    assert (words in " ".join(notes)) == noted
+
+
 @pytest.mark.parametrize(
     ("counts", "reloads"),
     [
