@@ -90,7 +90,9 @@ def _from_file(path: str) -> list[Document]:
 def _shown(kind: str, thing: Any) -> Document:
     """Return the document of a thing of one of the kinds that `list` knows."""
     if kind == "workloads":
-        return _facts("workload", thing, {"exits": ", ".join(thing.exits)})
+        steps = {"exits": thing.exits, "then": thing.userspace}
+        facts = {what: ", ".join(map(str, listed)) for what, listed in steps.items() if listed}
+        return _facts("workload", thing, dict(facts))
     known_as: dict[str, Callable[[Any], Document]] = {
         "scenarios": _scenario, "policies": _policy, "profiles": _profile,
     }  # fmt: skip
