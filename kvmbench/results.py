@@ -35,6 +35,7 @@ __all__ = [
         "Result",
         "Run",
         "Series",
+        "Stopping",
         "append",
         "builtins",
     ),
@@ -66,6 +67,7 @@ T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
 Block = Annotated[int, Meta(ge=0, le=2**62)]
+Stopping = Literal["size", "decided"]
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -103,8 +105,12 @@ class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One fresh process and its figures."""
+    """One fresh process and its figures.
 
+    `block` pairs it with the run of another configuration next to it, in the same boot.
+    """
+
+    block: Block | None = None
     time: str | None = None  # ISO 8601, when it began
     engine: str | None = None  # sim, kvm, or the program that printed it
     command: list[str] = field(default_factory=list)
@@ -127,13 +133,18 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 class Result(
     Struct, Reported, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """A file. `order` says whether boots, runs and values are in the order of time."""
+    """A file. `order` says whether boots, runs and values are in the order of time.
+
+    `stopping` is the rule that ended the measurement: a size chosen before, or a look after each
+    unit until the rows were decided, which `compare` must allow for.
+    """
 
     schema: str = field(default=SCHEMA)
     name: str = ""
     tool: str = ""  # the program that wrote it: "kvmbench 0.1.0"
     source: str = ""  # URL or file that the figures come from
     order: Literal["time", "lost"] = "time"
+    stopping: Stopping = "size"
     notes: list[str] = field(default_factory=list)
     boots: Annotated[list[Boot], Meta(min_length=1)]
     # The table that a command printed, for readers of its JSON; kvmbench makes it again.
@@ -320,8 +331,29 @@ def append(path: str | Path, result: Result) -> None:
     ResultError where the file is no result, and OSError.
     """
     with locked(path):
-        merged = merge(read(path), result) if Path(path).exists() else result
+        merged = result
+        if Path(path).exists():
+            old = read(path)
+            merged = merge(old, _renumbered(result, old))
         replace_file(path, encode(merged))
+
+
+def _renumbered(new: Result, old: Result) -> Result:
+    """Return `new` with block numbers of runs above those of `old`: they are other pairs."""
+    past = max((run.block for _, run in old.runs() if run.block is not None), default=0)
+    if not past:
+        return new
+    boots = [
+        msgspec.structs.replace(
+            boot,
+            runs=[
+                run if run.block is None else msgspec.structs.replace(run, block=run.block + past)
+                for run in boot.runs
+            ],
+        )
+        for boot in new.boots
+    ]
+    return msgspec.structs.replace(new, boots=boots)
 
 
 def merge(old: Result, new: Result) -> Result:
@@ -337,8 +369,11 @@ def merge(old: Result, new: Result) -> Result:
         else:
             boots.append(boot)
     order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
+    stopping: Stopping = "decided" if "decided" in (old.stopping, new.stopping) else "size"
     notes = list(dict.fromkeys((*old.notes, *new.notes)))
-    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes, rows=[])
+    merged = msgspec.structs.replace(
+        old, boots=boots, order=order, stopping=stopping, notes=notes, rows=[]
+    )
     check(merged, old.name or "result")
     return merged
 

@@ -142,21 +142,21 @@ class Replicates:
         ]
         self.left_out: list[int] = []  # blocks that one side has not, or not all boots of
         self.level: Level = "run"
+        self.paired = False  # unit i of one side belongs to unit i of the other
         first, second = (list(found.values()) for found in self._block_of)
         if None not in (*first, *second) and set(first) & set(second):
             self.level = "block"
             numbers = self._whole_blocks(first, second)
             self._numbers = [numbers, numbers]
+            self.paired = True
+        elif pairs := _alternating(self.sides):
+            self.level, self._numbers = pairs
+            self.paired = True
         elif any(len(side.boots) > 1 for side in self.sides):
             self.level = "boot"
             self._numbers = [side.boots for side in self.sides]
         else:
             self._numbers = [list(side.runs) for side in self.sides]
-
-    @property
-    def paired(self) -> bool:
-        """Whether unit i of one side belongs to unit i of the other."""
-        return self.level == "block"
 
     def keys(self) -> list[Key]:
         """Return the rows of either side, in the order of before, then of after."""
@@ -223,3 +223,33 @@ class Replicates:
         raise IncompatibleError(
             f"{side.label} has the configurations {names}: choose one, FILE#NAME"
         )
+
+
+def _alternating(sides: tuple[Side, Side]) -> tuple[Level, list[list[int]]] | None:
+    """Return the numbers of the runs of each side that alternated in one boot, pair by pair.
+
+    Such runs have the same block in the same boot, one of each side; of several boots, the boots.
+    None where a run of either side did not alternate.
+    """
+    found: list[dict[tuple[str, int], tuple[int, int]]] = []
+    for side in sides:
+        places = [
+            (boot.id or str(number), number)
+            for number, boot in zip(side.boot_numbers, side.result.boots, strict=True)
+            for _ in boot.runs
+        ]
+        pairs: dict[tuple[str, int], tuple[int, int]] = {}
+        for run_number, run in side.runs.items():
+            boot, number = places[run_number]
+            if run.block is None or (boot, run.block) in pairs:
+                return None
+            pairs[boot, run.block] = number, run_number
+        found.append(pairs)
+    common = [pair for pair in found[0] if pair in found[1]]
+    if not common:
+        return None
+    several = len({boot for boot, _ in common}) > 1
+    numbers = [
+        list(dict.fromkeys(pairs[pair][0 if several else 1] for pair in common)) for pairs in found
+    ]
+    return ("boot" if several else "run"), numbers
