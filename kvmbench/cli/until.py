@@ -70,11 +70,15 @@ class Look:
 
     def compared(self, result: Result) -> list[Comparison]:
         """Return the comparisons of the result so far, by the confidence sequence."""
+        from msgspec import structs
+
         from kvmbench.comparison.verdicts import compare
         from kvmbench.units import Side
 
+        result = structs.replace(result, notes=[])  # the measurement's table has them
         if self.before is not None:
-            sides = [self.before, Side("now", result)]
+            before = structs.replace(self.before.result, notes=[])
+            sides = [replace(self.before, result=before), Side("now", result)]
         else:
             sides = [Side(name, result, name) for name in result.configurations()]
         return [

@@ -304,7 +304,10 @@ def _replicates(comparison: Comparison) -> str:
     least = f"{counts[0]} to " if len(counts) > 1 else ""
     units = f"{least}{plural(counts[-1], level)}"
     if level == "block":
-        return f"{units} of alternating boots"
+        pairs = len(comparison.sides[0].boots) <= counts[-1]  # and not ABBA
+        return f"{least}{plural(counts[-1], 'pair')} of boots" if pairs else (
+            f"{units} of alternating boots"
+        )  # fmt: skip
     return f"{units} per side{' in turn, paired' if comparison.replicates.paired else ''}"
 
 
@@ -406,7 +409,7 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield f"Controls, {why}: {', '.join(controls)}."
     for comparison in comparisons:
         if comparison.correction == "sequence" and comparison.tested:
-            yield sequence.said(comparison.rows, comparison.tested)
+            yield sequence.said(comparison)
     for comparison in comparisons:
         begin = f"{comparison.sides[1].label}: the" if len(comparisons) > 1 else "The"
         if words := " ".join(_promises(comparison)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -22,6 +22,9 @@ from kvmbench.errors import unknown_name
 from kvmbench.report.figures import plural
 from kvmbench.stats import Array, Interval, sample
 from kvmbench.units import Figures
+
+if TYPE_CHECKING:
+    from kvmbench.comparison.verdicts import Comparison
 
 __all__ = ["MIXTURE", "Looks", "adjusted_p", "decided_after", "interval", "judged", "looks"]
 __all__ += ["pairs_to_know", "said", "undecided"]
@@ -147,7 +150,6 @@ def judged(
 
     A unit of before and the unit of after with its number are a pair; units that one side has
     more are left out. The intervals of all rows hold together, in all `comparisons`.
-    `wanted_within` is the number of pairs after which the interval fits into the margin.
     """
     tested = [row for row in rows if row.kind == "noisy" and row.missing is None]
     return [
@@ -174,12 +176,10 @@ def _judged(row: Row, sides: tuple[Figures, Figures], confidence: float, rows: i
     after = decided_after(found, margin)
     spread = float(np.std(diffs, ddof=1)) if len(diffs) > 1 else None
     percent = 100 * mean / abs(row.before) if row.before else inf
-    wanted = pairs_to_know(spread, margin, confidence=confidence, rows=rows) if spread else None
     return replace(
         row, shift=mean, percent=percent if abs(percent) < inf else None,
         units=(len(diffs), len(diffs)), spread=spread, by="sequence", p=p, p_zero=zero,
         interval=None if half == inf else (mean - half, mean + half),
-        wanted_within=wanted,
         after_units=None if after is None else int(numbers[after - 1]) + 1,
     )  # fmt: skip
 
@@ -203,17 +203,29 @@ def undecided(rows: Sequence[Row], patterns: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def said(rows: Sequence[Row], tested: int) -> str:
+def said(comparison: Comparison) -> str:
     """Return the note of a comparison by the confidence sequence: its terms, and its pairs."""
-    rows = [row for row in rows if row.p is not None]
+    rows = [row for row in comparison.rows if row.p is not None]
+    tested, confidence = comparison.tested * comparison.comparisons, comparison.confidence
     pairs = plural(max((row.units[0] for row in rows), default=0), "pair")
-    terms = (
-        f"Confidence sequence: the intervals of the {plural(tested, 'row')} hold together, however "
-        "often one looks at them, for normal differences."
+    hold = (
+        f"the intervals of the {tested} rows hold together" if tested > 1 else "its interval holds"
     )
-    after = sorted(row.after_units for row in rows if row.after_units is not None)
-    if not after:
-        return f"{terms} After {pairs} no row is decided."
-    counts = " to ".join(dict.fromkeys(f"{count}" for count in (after[0], after[-1])))
-    many = f"{len(after)} of {plural(len(rows), 'row')} decided" if len(rows) > 1 else "Decided"
-    return f"{terms} {many} after {counts} of {pairs}."
+    words = f"Confidence sequence: {hold}, however often one looks, for normal differences."
+    if after := [row.after_units for row in rows if row.after_units is not None]:
+        many = f"{len(after)} of {plural(len(rows), 'row')} decided" if len(rows) > 1 else "Decided"
+        words += f" {many} after {_range(after)} of {pairs}."
+    else:
+        words += f" After {pairs} no row is decided."
+    still = [
+        pairs_to_know(row.spread, row.margin, confidence=confidence, rows=tested)
+        for row in rows
+        if row.after_units is None and row.spread and row.margin
+    ]
+    if known := [count for count in still if count is not None]:
+        words += f" A row that did not move takes about {_range(known)} pairs."
+    return words
+
+
+def _range(counts: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(f"{count:,}" for count in (min(counts), max(counts))))

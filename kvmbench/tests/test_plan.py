@@ -127,7 +127,7 @@ def test_a_whole_plan_is_compared_by_pairs(tmp_path):
     signs = [7 if order == "AB" else -7 for order in orders(plan)]
     assert found.units == (8, 8)
     assert found.interval == (-10 + min(signs), -10 + max(signs))
-    assert "8 blocks of alternating boots" in str(comparison)
+    assert "8 pairs of boots" in str(comparison)
 
 
 def test_a_plan_of_abba_blocks_still_runs_and_compares(tmp_path):
@@ -146,6 +146,7 @@ def test_a_plan_of_abba_blocks_still_runs_and_compares(tmp_path):
     (found,) = comparison.rows
     assert comparison.replicates.level == "block"
     assert (found.units, found.shift, found.interval) == ((6, 6), -10, (-10, -10))
+    assert "6 blocks of alternating boots" in str(comparison)
 
 
 def kernels(first, *, results):
