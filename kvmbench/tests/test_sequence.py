@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmbench.adjustment import max_t_paired
 from kvmbench.comparison import sequence
 from kvmbench.comparison.sequence import MIXTURE, decided_after, interval, looks
 from kvmbench.comparison.verdicts import compare
 from kvmbench.results import Boot, Result, Run
+from kvmbench.stats import signed_rank_interval
 from kvmbench.tests.results_maker import EIGHT, of_runs, series, sides, table
 from kvmbench.units import Side
 
@@ -218,7 +220,10 @@ def test_a_comparison_by_the_sequence():
     assert 5 <= first.after_units <= 16
     assert first.detectable is None
     text = " ".join(str(found).split())
-    assert "Confidence sequence: the intervals of the 8 rows hold together, however often one looks" in text
+    assert (
+        "Confidence sequence: the intervals of the 8 rows hold together, however often one looks"
+        in text
+    )
     assert "8 of 8 rows decided after" in text
     assert "of 16 pairs." in text
 
@@ -300,6 +305,56 @@ def test_pairs_that_are_appended_are_other_pairs(tmp_path):
     kept = results.read(path)
     assert [run.block for _, run in kept.runs()] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     assert compare(kept).rows[0].units == (6, 6)
-    results.append(path, alternating(3, boot_id="b"))
+    results.append(path, alternating(4, boot_id="b"))
     found = compare(results.read(path)).replicates
     assert (found.level, found.paired) == ("boot", True)
+
+
+# Pairs of boots against blocks
+
+
+def boots_in_turn(rng, boots, size, *, shift=0.0, drift=0.0, walk=0.0):
+    """Return the differences of a plan, in percent: [blocks, 8 rows], the first row moved.
+
+    Boots differ by 0.4 %; blocks of two are AB or BA, of four ABBA or BAAB, drawn.
+    """
+    figures = rng.normal(0, 0.4, (boots, 8)) + drift * np.linspace(0, 1, boots)[:, None]
+    figures += walk * np.cumsum(rng.normal(size=boots))[:, None]
+    blocks = figures.reshape(-1, size, 8)
+    sides = np.array([0, 1] if size == 2 else [0, 1, 1, 0])
+    orders = np.where(rng.random((len(blocks), 1)) < 0.5, sides, 1 - sides)[:, :, None]
+    diffs = (blocks * (2 * orders - 1)).sum(axis=1) / (size / 2)
+    diffs[:, 0] += shift
+    return diffs
+
+
+def called(diffs, margin):
+    """Return whether each row has the verdict faster or slower: max-T and the interval agree."""
+    p = max_t_paired(diffs, [margin] * 8, [100.0] * 8)
+    intervals = [signed_rank_interval(column) for column in diffs.T]
+    return [
+        value <= 0.05 and found is not None and (found[0] > margin or found[1] < -margin)
+        for value, found in zip(p, intervals, strict=True)
+    ]
+
+
+def test_sixteen_boots_in_pairs_do_what_took_twenty_four_in_blocks():
+    """+2 % in one of eight rows, margin 1 %. The sizes are those of docs/statistics.md."""
+    rng = np.random.default_rng(1)
+
+    def power(boots, size):
+        return np.mean([called(boots_in_turn(rng, boots, size, shift=2), 1)[0] for _ in range(100)])
+
+    pairs, blocks = power(16, 2), power(24, 4)
+    assert pairs >= 0.79
+    assert pairs >= blocks - 0.1  # whose difference has a standard error of 0.04
+    assert power(16, 4) == 0
+    assert power(24, 2) >= 0.95
+
+
+@pytest.mark.parametrize("host", [{}, {"drift": 2.0}, {"walk": 0.4}])
+def test_false_tables_of_pairs(host):
+    """At margin 0, where nothing moved: 5 % of 300 tables have a standard error of 1.3."""
+    rng = np.random.default_rng(1)
+    found = [any(called(boots_in_turn(rng, 16, 2, **host), 0)) for _ in range(300)]
+    assert np.mean(found) <= 0.06
