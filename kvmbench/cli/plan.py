@@ -267,6 +267,7 @@ def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], out
 @click.option(
     "--switch",
     is_flag=True,
+    allow_from_autoenv=False,
     help="Set the parameters of each step, which needs root, and do every step of this boot.",
 )
 @until_options

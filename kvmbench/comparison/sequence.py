@@ -187,20 +187,22 @@ def _judged(row: Row, sides: tuple[Figures, Figures], confidence: float, rows: i
 def undecided(rows: Sequence[Row], patterns: Sequence[str] = ()) -> list[str]:
     """Return the names of the measured rows that are not decided, of `patterns` or of all.
 
-    Raises ValueError for a pattern that fits no row.
+    Raises ValueError for a pattern that fits no row, and where no such row is on both sides.
     """
     names = [row.workload for row in rows]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(unknown_name("row", pattern, names))
-    return [
-        row.workload
+    asked = [
+        row
         for row in rows
         if row.kind == "noisy"
         and row.missing is None
-        and row.after_units is None
         and (not patterns or any(fnmatchcase(row.workload, pattern) for pattern in patterns))
     ]
+    if not asked:
+        raise ValueError("nothing to decide: none of the rows was measured on both sides")
+    return [row.workload for row in asked if row.after_units is None]
 
 
 def said(comparison: Comparison) -> str:

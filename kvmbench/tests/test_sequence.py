@@ -244,6 +244,9 @@ def test_undecided_rows():
     assert sequence.undecided(found.rows, ["cpuid", "vm*"]) == ["cpuid", "vmcall"]
     with pytest.raises(ValueError, match="unknown row 'cpu'"):
         sequence.undecided(found.rows, ["cpu"])
+    other = compare(*sides(of_runs({"a": 1.0}), of_runs({"b": 1.0})), correction="sequence")
+    with pytest.raises(ValueError, match="none of the rows was measured on both sides"):
+        sequence.undecided(other.rows)
     assert "After 3 pairs no row is decided. A row that did not move takes about " in " ".join(
         str(found).split()
     )
