@@ -101,7 +101,7 @@ def _setting(option: str, kernel: str) -> Decorator:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]...")
 @click.option(
     "--pairs", type=click.IntRange(1, 1000), default=8,
-    help="Pairs of boots, one of each kernel, the order drawn; by default 8, which are 16 boots.",
+    help="Pairs of boots, one of each kernel, in drawn order.",
 )  # fmt: skip
 @click.option(
     "--within-boot",
@@ -138,7 +138,8 @@ def _setting(option: str, kernel: str) -> Decorator:
     "--run-time",
     type=DURATION,
     metavar="TIME",
-    help="Time of a run, for --budget. [default: the pilot's]",
+    show_default="the pilot's",
+    help="Time of a run, for --budget.",
 )
 @click.option(
     "--boot-sd", metavar="SHARE", help="Deviation between boots, for a --pilot of one: 0.4%."
@@ -165,9 +166,7 @@ def new(
       kvmbench plan new 6.11.0 6.12.0
       kvmbench plan new 6.11.0 6.12.0 -o fast.json -- --fast cpuid
       kvmbench plan new on=6.12.0 off=6.12.0 --after-word mitigations=off
-      kvmbench plan new 6.11.0 6.12.0 --pilot plan-6.11.0.json --budget 4h
-      kvmbench plan new poll=6.12.0 none=6.12.0 --within-boot \
-          --before-set kvm.halt_poll_ns=200000 --after-set kvm.halt_poll_ns=0
+      kvmbench plan new 6.11.0 6.12.0 --pilot pilot.json --budget 4h
     """
     import random
 

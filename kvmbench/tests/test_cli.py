@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
+from msgspec import structs
 
 import kvmbench
 from kvmbench import results
@@ -829,6 +830,16 @@ def test_the_examples_of_the_help_work():
         Path(folder).mkdir()
     for name in ("before", "after", "a", "b", "results/main", "results/pr"):
         results.write(f"{name}.json", results.Result(boots=[results.Boot(runs=runs)]))
+    boots = [
+        results.Boot(
+            runs=[
+                structs.replace(run, time=f"2026-01-01T00:{boot:02}:{5 * n:02}+00:00")
+                for n, run in enumerate(runs[boot:])
+            ]
+        )
+        for boot in range(3)
+    ]
+    results.write("pilot.json", results.Result(boots=boots))
     for name in ("vmexit", "boot1", "boot2", "boot3"):
         write(f"{name}.log", "inl_from_qemu 6209\n")
     for folder in ("logs", "old", "new"):
