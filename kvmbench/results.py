@@ -120,6 +120,7 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     id: str = ""  # /proc/sys/kernel/random/boot_id
     block: Block | None = None
+    labels: dict[Name, str] = field(default_factory=dict)  # host, commit, commit_time, the user's
     host: Host = field(default_factory=Host)
     runs: Annotated[list[Run], Meta(min_length=1)]
 
@@ -332,7 +333,9 @@ def merge(old: Result, new: Result) -> Result:
     boots = list(old.boots)
     for boot in new.boots:
         last = boots[-1]
-        if boot.id and (last.id, last.block, last.host) == (boot.id, boot.block, boot.host):
+        if boot.id and all(
+            getattr(last, what) == getattr(boot, what) for what in ("id", "block", "labels", "host")
+        ):
             boots[-1] = msgspec.structs.replace(last, runs=[*last.runs, *boot.runs])
         else:
             boots.append(boot)
@@ -368,6 +371,10 @@ def check(result: Result, name: str) -> None:
     """
     known: dict[tuple[str, str], tuple[str, str, str]] = {}
     for b, boot in enumerate(result.boots):
+        for key_, value_ in boot.labels.items():
+            if max(len(key_), len(value_)) > LONGEST:
+                place = f"{name}: $.boots[{b}].labels"
+                raise ResultError(f"{place}: {brief(key_ + value_)} has over {LONGEST} characters")
         for r, run in enumerate(boot.runs):
             seen = set()
             for s, series in enumerate(run.series):

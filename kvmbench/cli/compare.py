@@ -93,6 +93,16 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
     click.option(
         "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."
     ),
+    click.option(
+        "--pair-by", metavar="host|block|LABEL", help="Pair the boots of both sides by this label."
+    ),
+    click.option(
+        "--group-by", metavar="cpu|LABEL", help="Split the rows by a label or a host's fact."
+    ),
+    click.option(
+        "--unit", type=click.Choice(["ns"]),
+        help="Compare times: measured cycles by each host's TSC frequency.",
+    ),
     click.option("--explain", is_flag=True, help="Show the spread and MDE of each row."),
     output_options("text", "markdown", "csv", "json", "junit"),
 )  # fmt: skip
@@ -125,6 +135,7 @@ def command(
       kvmbench compare old/vmexit.log new/vmexit.log --rows 'inl_*' --sort shift
       kvmbench compare main pr --fail-on 'inl_*:2%' --fail-inconclusive
       kvmbench compare pr --fail-on 'cpuid:<=1400'
+      kvmbench compare old/ new/ --pair-by host --group-by cpu
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
@@ -140,7 +151,7 @@ def command(
 
     bounds = fail_on and not fail_on_any and all(limit.worse is None for limit in fail_on)
     sides = chosen_sides(names, results_dir, lone=bool(bounds))
-    with _usage():
+    with usage():
         if len(sides) == 1:
             chosen = {name: options[name] for name in ("confidence", "rows")}
             comparisons = [alone(sides[0], **chosen)]
@@ -168,7 +179,7 @@ class _Incompatible(click.ClickException):
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
+def usage() -> Iterator[None]:
     """Turn the error of an argument into a usage error; that of a file's content stays."""
     from kvmbench.errors import IncompatibleError, KvmbenchError
 
@@ -201,6 +212,6 @@ def chosen_sides(arguments: Sequence[str], results_dir: str, *, lone: bool = Tru
     """
     from kvmbench.comparison.sides import compared_sides, load_sides
 
-    with _usage():
+    with usage():
         sides = load_sides(arguments, lambda name: load_result(name, results_dir))
         return sides if lone and len(sides) == 1 else compared_sides(sides)

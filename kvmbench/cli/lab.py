@@ -16,7 +16,13 @@ from kvmbench.cli.common import (
     pick,
     policy_names,
 )
-from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    together,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
@@ -105,6 +111,7 @@ _plan_options = together(
 )
 @_plan_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
+@label_option
 @output_options("text", "markdown", "csv", "json")
 @keep_options
 def run(
@@ -119,6 +126,7 @@ def run(
     iterations: int,
     timeout: int,
     explain: bool,
+    labels: dict[str, str],
     format: str | None,
     output: str | None,
     save: str | None,
@@ -129,6 +137,7 @@ def run(
     """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default."""
     from kvmbench.lab.document import document
     from kvmbench.lab.run import Plan, measure, result_of
+    from kvmbench.labels import commit_labels, labelled
 
     keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
     known = known_workloads(workload_file)
@@ -146,14 +155,14 @@ def run(
     with _Failures(), Progress() as show:
         emulator = _emulator()
         found = [_kernel(text, cpu) for text in kernel]
-        labels = [one.label for one, _ in found]
-        if len(set(labels)) < len(labels):
+        if len({one.label for one, _ in found}) < len(found):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
         counted = measure(
             found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
             progress=show,
         )  # fmt: skip
     result = result_of(counted, command=command_line(), time=now())
+    result = labelled(result, commit_labels() | labels)
     keep_recent(result)
     try:
         keep(result)

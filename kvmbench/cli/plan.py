@@ -164,7 +164,8 @@ def run(path: str, allow_code: bool) -> None:
     try_folder(Path(path).resolve().parent, path)
     result = measured(**chosen)
     leave(result, keep_going)  # the step is still due
-    boot = Boot(id=boot_id(), host=this, runs=[run for _, run in result.runs()])
+    runs = [run for _, run in result.runs()]
+    boot = Boot(id=boot_id(), labels=result.boots[0].labels, host=this, runs=runs)
     with naming(path):
         plan = plans.record(path, number, boot, now())
     following = plan.next()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvmbench import stats
+from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.results import Run
 from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Figures, listed
@@ -159,8 +160,18 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     if decided and not replicates.paired and _in_sequence(comparison):
         yield _caveat("sequence")
     if left_out := replicates.left_out:
-        blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)
+    if not replicates.paired:
+        for side in sides:
+            for what, values in mixed(side).items():
+                found = "; ".join(values) if len(values) <= NAMED else f"{len(values)} of them"
+                yield _caveat("mixed-hosts", label=side.label, what=what, found=found)
+    cycles = [
+        row.workload for row in comparison.rows if row.unit == "cycles" and row.kind == "noisy"
+    ]
+    if cycles and (found := clock_words(replicates)):
+        yield _caveat("clocks-differ", cycles, found=found)
 
 
 def _in_sequence(comparison: Comparison) -> bool:

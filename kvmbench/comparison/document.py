@@ -283,6 +283,8 @@ def _replicates(comparison: Comparison) -> str:
         return ""
     least = f"{counts[0]} to " if len(counts) > 1 else ""
     units = f"{least}{plural(counts[-1], level)}"
+    if level != "block" and comparison.replicates.paired:
+        return f"{units}, each on both sides"
     return f"{units} of alternating boots" if level == "block" else f"{units} per side"
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from kvmbench import stats
 from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
+from kvmbench.comparison.fleet import prepared
 from kvmbench.comparison.hosts import is_control
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.sides import Source, compared_sides
@@ -81,6 +82,9 @@ def compare(
     detect: Margin | str | None = None,
     comparisons: int = 1,
     rows: Sequence[str] = (),
+    pair_by: str | None = None,
+    group_by: str | None = None,
+    unit: str | None = None,
 ) -> Comparison:
     """Compare two results row by row.
 
@@ -95,6 +99,9 @@ def compare(
     side, and none with `()`. `detect` is the shift for which the number of runs is wanted, by
     default the margin. `comparisons` is the number of afters that are compared with one before.
     `rows` names the rows to return, by default all; the others count in the correction as before.
+    `pair_by` pairs the boots by `host`, `block` or another label, `group_by` splits the rows by
+    one, or by a fact of the host such as `cpu`; with `unit` `ns`, measured cycles become
+    nanoseconds by each host's TSC frequency.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations; ResultError for a file that is no result, or a figure
@@ -102,7 +109,8 @@ def compare(
     is none; and OSError.
     """
     margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
-    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
+    first_side, second_side = compared_sides([before] if after is None else [before, after])
+    replicates = prepared(first_side, second_side, pair_by=pair_by, group_by=group_by, unit=unit)
     figures, found = _described(replicates, (*primary, *(controls or ()), *rows))
     for number, row in enumerate(found):
         more: dict[str, Any] = {"primary": not primary or _matches(row.workload, primary)}

@@ -1,0 +1,258 @@
+"""Fleets: results of many hosts, collected, grouped, in one unit, and their clocks.
+
+`collect`, `compare --pair-by`, `--group-by` and `--unit`, and `history` use it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from kvmbench import formats
+from kvmbench.errors import ResultError
+from kvmbench.labels import label_of, labelled
+from kvmbench.results import Boot, Result, Series, check
+from kvmbench.units import Replicates, Side
+
+__all__ = ["clock_words", "collect", "grouped", "in_nanoseconds", "load_all", "mixed"]
+__all__ += ["path_labels", "prepared"]
+
+SAME_CLOCK = 1e-3  # of a frequency: one host's calibrations differ by less, two models by more
+MIXED = {"cpu": "CPU models", "clock": "TSC frequencies", "mitigations": "sets of mitigations"}
+NANOSECONDS = "ns"
+
+Named = tuple[str, Result]
+Loaded = tuple[str, str, Result]  # name, path
+
+
+# Many files
+
+
+def load_all(
+    paths: Sequence[str], progress: Callable[[str, float], None] | None = None
+) -> tuple[list[Loaded], list[str]]:
+    """Return (name, path, result) of files and of all files of folders, and lines on the others.
+
+    A result's name is that of its file without the ending, below the folder that was named. Files
+    of a folder that are no results are passed over. Raises ResultError and OSError.
+    """
+    files = [found for path in paths for found in _files(path)]
+    stems = [Path(file).stem for file, _, _ in files]
+    results, passed = [], []
+    for number, (file, name, asked) in enumerate(files):
+        if progress:
+            progress(file, number / len(files))
+        try:
+            result = formats.load(file)
+        except ResultError as error:
+            if asked:
+                raise
+            passed.append(f"passed over {error}")
+            continue
+        if asked and stems.count(name) > 1:
+            name = os.path.splitext(file)[0]
+        results.append((name, file, result))
+    if files and not results:
+        raise ResultError(f"{', '.join(paths)}: no file of a known format; {passed[0]}")
+    return results, passed
+
+
+def _files(path: str) -> Iterable[tuple[str, str, bool]]:
+    """Yield each file with its name, and whether the user named it."""
+    if not os.path.isdir(path):
+        yield path, Path(path).stem, True
+        return
+    top = Path(path)
+    for file in sorted(top.rglob("*")):
+        below = file.relative_to(top)
+        if file.is_file() and not any(part.startswith(".") for part in below.parts):
+            yield str(file), str(below.with_suffix("")), False
+
+
+def path_labels(pattern: str, path: str) -> dict[str, str]:
+    """Return the labels that the end of a path says: `{host}/{commit}.json`.
+
+    Raises ValueError for a pattern without a {LABEL}, and ResultError for a path unlike it.
+    """
+    parts = re.split(r"\{([A-Za-z_][\w.-]*)\}", pattern)
+    names = parts[1::2]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{pattern!r} names no {{LABEL}}, or one twice: {{host}}/{{commit}}.json")
+    words = [re.escape(part) if n % 2 == 0 else "([^/]+)" for n, part in enumerate(parts)]
+    found = re.search(rf"(?:^|/){''.join(words)}$", path)
+    if not found:
+        raise ResultError(f"{path}: does not end like {pattern}")
+    return dict(zip(names, found.groups(), strict=True))
+
+
+def collect(results: Iterable[Named]) -> tuple[Result, int]:
+    """Return the results as one, and the number of runs left out because they are there already.
+
+    Each boot keeps its labels and gets the label `result`, the name of its result, so that a
+    history knows which runs belong together. Two runs are the same one where boot, time and all
+    figures agree. Raises ResultError as `results.check`.
+    """
+    boots: list[Boot] = []
+    notes: dict[str, None] = {}
+    order, seen, twice = "time", set(), 0
+    for name, result in results:
+        for boot in labelled(result, {"result": name}, defaults=True).boots:
+            runs = []
+            for run in boot.runs:
+                identity = msgspec.json.encode((boot.id, run))
+                if run.time and identity in seen:
+                    twice += 1
+                    continue
+                seen.add(identity)
+                runs.append(run)
+            if runs:
+                boots.append(replace(boot, runs=runs))
+        notes |= dict.fromkeys(result.notes)
+        order = "lost" if result.order == "lost" else order
+    if not boots:
+        raise ResultError("no results to collect")
+    found = Result(order="lost" if order == "lost" else "time", notes=list(notes), boots=boots)
+    check(found, "collected")
+    return found, twice
+
+
+# Sides of a comparison
+
+
+def prepared(
+    before: Side, after: Side, *, pair_by: str | None, group_by: str | None, unit: str | None
+) -> Replicates:
+    """Return the units of replication of two sides, grouped, in `unit` and paired as asked for.
+
+    Raises ValueError for a unit other than `ns`, and as `grouped`, `in_nanoseconds` and Replicates.
+    """
+    if unit not in (None, NANOSECONDS):
+        raise ValueError(f"unit {unit!r}: expected {NANOSECONDS}, or none for that of the files")
+    if unit:
+        before, after = in_nanoseconds(before), in_nanoseconds(after)
+    if group_by:
+        before, after = grouped((before, after), group_by)
+    return Replicates(before, after, pair_by)
+
+
+def grouped(sides: tuple[Side, Side], by: str) -> tuple[Side, Side]:
+    """Return the sides with their rows split by a label or a fact of the host.
+
+    Each group becomes a part of the configuration, so that a comparison has a row for each and
+    corrects for all of them. A group that one side lacks is left out, with a note. Raises
+    ValueError where the sides have no group in common.
+    """
+    groups = [
+        list(dict.fromkeys(label_of(side.result.boots[n], by) or "unknown" for n in side.boots))
+        for side in sides
+    ]
+    common = [group for group in groups[0] if group in groups[1]]
+    if not common:
+        said = "; ".join(
+            f"{side.label} has {', '.join(found)}"
+            for side, found in zip(sides, groups, strict=True)
+        )
+        raise ValueError(f"no {by} is on both sides: {said}")
+    before, after = (_in_groups(side, by, common) for side in sides)
+    return before, after
+
+
+def _in_groups(side: Side, by: str, common: Sequence[str]) -> Side:
+    several = len(side.configurations) > 1
+    boots = []
+    left = set()
+    for boot in side.result.boots:
+        group = label_of(boot, by) or "unknown"
+        if group not in common:
+            left.add(group)
+            continue
+
+        def renamed(series: Series, group: str = group) -> Series:
+            parts = (series.configuration if several else "", group)
+            return replace(series, configuration="/".join(filter(None, parts)))
+
+        boots.append(_with_series(boot, side, renamed))
+    notes = list(side.result.notes)
+    if left:
+        notes.append(f"Left out by --group-by {by}, as the other side lacks it: {', '.join(left)}.")
+    return Side(side.label, replace(side.result, boots=boots, notes=notes))
+
+
+def in_nanoseconds(side: Side) -> Side:
+    """Return the side with its measured cycles as nanoseconds, by each host's TSC frequency.
+
+    Simulated cycles stay. Raises ResultError for a boot whose host does not know the frequency.
+    """
+
+    def converted(boot: Boot, place: int) -> Boot:
+        def figures(series: Series) -> Series:
+            if series.kind != "noisy" or series.unit != "cycles":
+                return series
+            if not boot.host.tsc_hz:
+                raise ResultError(
+                    f"{side.label}: boot {place} has cycles and no TSC frequency, so they are no "
+                    "time: leave out --unit ns, or measure it again"
+                )
+            by = 1e9 / boot.host.tsc_hz
+            return replace(
+                series, unit=NANOSECONDS, values=[by * value for value in series.values],
+                quantum=by * series.quantum if series.quantum else series.quantum,
+            )  # fmt: skip
+
+        return _with_series(boot, side, figures)
+
+    boots = [converted(boot, place) for place, boot in enumerate(side.result.boots)]
+    return Side(side.label, replace(side.result, boots=boots), side.configuration)
+
+
+def _with_series(boot: Boot, side: Side, change: Callable[[Series], Series]) -> Boot:
+    """Return a boot with the series of this side changed, and without the others."""
+    runs = [
+        replace(
+            run, series=[change(s) for s in run.series if s.configuration in side.configurations]
+        )
+        for run in boot.runs
+    ]
+    return replace(boot, runs=runs)
+
+
+def mixed(side: Side) -> dict[str, list[str]]:
+    """Return the facts in which the hosts of one side differ: CPU, clock, mitigations."""
+    found = {}
+    for what, words in MIXED.items():
+        known = dict.fromkeys(label_of(side.result.boots[n], what) for n in side.boots)
+        values = [value for value in known if value]
+        if what == "clock" and _one_clock([side.result.boots[n] for n in side.boots]):
+            continue
+        if len(values) > 1:
+            found[words] = values
+    return found
+
+
+def clock_words(replicates: Replicates) -> str:
+    """Return the TSC frequencies in words, where cycles of a comparison are of several lengths.
+
+    Empty where all hosts agree, or both hosts of each pair.
+    """
+    sides = replicates.sides
+    if replicates.paired:
+        parts = [[*before, *after] for before, after in replicates.paired_boots()]
+    else:
+        parts = [[side.result.boots[n] for side in sides for n in side.boots]]
+    if all(map(_one_clock, parts)):
+        return ""
+    said = []
+    for side in sides:
+        known = dict.fromkeys(label_of(side.result.boots[n], "clock") for n in side.boots)
+        said.append(f"{side.label} {', '.join(filter(None, known)) or 'not known'}")
+    return "; ".join(said)
+
+
+def _one_clock(boots: Sequence[Boot]) -> bool:
+    known = [boot.host.tsc_hz for boot in boots if boot.host.tsc_hz]
+    return not known or max(known) - min(known) <= SAME_CLOCK * max(known)

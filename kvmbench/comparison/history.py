@@ -1,0 +1,296 @@
+"""History: the figures of many results in order, and the steps in them.
+
+`kvmbench history` is the command; `kvmbench.comparison.steps` has the statistics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from kvmbench import stats
+from kvmbench.comparison import steps as found_steps
+from kvmbench.comparison.history_rows import LEAST, Point, Row, Step
+from kvmbench.comparison.hosts import host_facts
+from kvmbench.errors import IncompatibleError, ResultError, unknown_name
+from kvmbench.labels import label_of
+from kvmbench.report import Document, Reported
+from kvmbench.results import Boot, Number, Result, Run, Series
+from kvmbench.stats import CONFIDENCE
+from kvmbench.units import LARGEST
+
+__all__ = ["History", "history"]
+
+DEPENDENT = 3.0  # normal deviate of the autocorrelation, from which a row's steps are in doubt
+MODEL = ("model_version", "profile", "vendor")  # of a run: they change an exact figure
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class History(Reported):
+    """Results in order, and the steps of each row; `str` is the text that the command prints."""
+
+    order: str  # time, commit or a label
+    points: tuple[Point, ...]
+    rows: tuple[Row, ...]
+
+    def document(self) -> Document:
+        """Return the document that `kvmbench history` prints."""
+        from kvmbench.comparison.history_document import document
+
+        return document(self)
+
+    def __repr__(self) -> str:
+        steps = sum(len(row.steps) for row in self.rows)
+        return f"<History: {len(self.points)} results, {len(self.rows)} rows, {steps} steps>"
+
+
+class _Sample(NamedTuple):
+    """One series with the things that decide its point and its row."""
+
+    point: str
+    boot: Boot
+    part: int  # number of the boot, so that its runs count once
+    run: Run
+    series: Series
+
+
+def history(
+    results: Iterable[tuple[str, Result]],
+    *,
+    rows: Sequence[str] = (),
+    order: str = "time",
+    group_by: str = "host",
+    last: int | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """Return the history of results, each with its name.
+
+    `order` is `time` (of the first run), `commit` (by the label `commit_time`; one point per
+    commit) or another label (one point per value, numbers in it as numbers). `rows` are patterns,
+    as a shell's. `group_by` splits a row by a label or a fact of the host, where measured results
+    have several: figures of different hosts are no one history. `last` keeps the newest points.
+
+    Raises ResultError for results without the time or the label, or a figure beyond 1e100,
+    IncompatibleError for a row with another unit, kind or direction in a later result, and
+    ValueError for a pattern that names no row.
+    """
+    samples = list(_samples(results, order))
+    if not samples:
+        raise ResultError("no results: a history needs files, or results kept with --save")
+    points = _points(samples, order)
+    if last is not None:
+        points = dict(list(points.items())[-last:])
+        samples = [sample for sample in samples if sample.point in points]
+    place = {name: number for number, name in enumerate(points)}
+    found: dict[str, list[_Sample]] = {}
+    for name, sample in zip(_row_names(samples, group_by), samples, strict=True):
+        found.setdefault(name, []).append(sample)
+    for pattern in rows:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            raise ValueError(unknown_name("row", pattern, found))
+    chosen = {
+        name: cells for name, cells in found.items()
+        if not rows or any(fnmatchcase(name, pattern) for pattern in rows)
+    }  # fmt: skip
+    made = []
+    for number, (name, cells) in enumerate(chosen.items()):
+        if progress:
+            progress(name, number / len(chosen))
+        made.append(_row(name, cells, place))
+    return History(order=order, points=tuple(points.values()), rows=tuple(made))
+
+
+def _samples(results: Iterable[tuple[str, Result]], order: str) -> Iterable[_Sample]:
+    part = 0
+    for name, result in results:
+        commits: dict[str, set[str]] = {}
+        for boot in result.boots:
+            own, commit = boot.labels.get("result", name), boot.labels.get("commit", "")
+            commits.setdefault(own, set()).add(commit)
+        for boot in result.boots:
+            part += 1
+            if order == "time":
+                point = own = boot.labels.get("result", name)
+                if len(commits[own]) > 1:
+                    point += f"@{boot.labels.get('commit', '')}"
+            elif not (point := label_of(boot, order)):
+                raise ResultError(
+                    f"{name}: a boot without the label {order!r}: set it with `kvmbench save "
+                    f"{name} NEW --label {order}=VALUE`, or use --order time"
+                )
+            for run in boot.runs:
+                for series in run.series:
+                    yield _Sample(point, boot, part, run, series)
+
+
+def _points(samples: Sequence[_Sample], order: str) -> dict[str, Point]:
+    """Return the points in order, by name."""
+    found: dict[str, list[_Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.point, []).append(sample)
+    keyed = []
+    for name, cells in found.items():
+        times = {time for cell in cells if (time := _time(cell.run.time))}
+        time = min(times, default=None)
+        shared = dict(cells[0].boot.labels)
+        for cell in cells:
+            shared = {k: v for k, v in shared.items() if cell.boot.labels.get(k) == v}
+        key: Any = time
+        if order == "commit":
+            key = _time(shared.get("commit_time")) or time
+        elif order != "time":
+            key = _natural(name)
+        if key is None:
+            raise ResultError(
+                f"{name}: its runs have no time: put the results in order by a label, --order LABEL"
+            )
+        said = time.isoformat(timespec="seconds") if time else None
+        keyed.append((key, name, Point(name=name, time=said, labels=shared)))
+    return {name: point for _, name, point in sorted(keyed, key=lambda entry: entry[0])}
+
+
+def _time(text: str | None) -> datetime | None:
+    """Return a time in UTC; one without a zone is local."""
+    try:
+        return datetime.fromisoformat(text or "").astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """Return a key by which 6.9 comes before 6.10, and 6.10-rc1 before 6.10."""
+    parts = re.split(r"(\d+)", text.replace("-rc", "~rc"))
+    key = [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    return [
+        (kind, number, "" if part.startswith("~") else f" {part}") for kind, number, part in key
+    ]
+
+
+def _row_names(samples: Sequence[_Sample], group_by: str) -> list[str]:
+    """Return the row of each sample: configuration and group stand where there are several."""
+    configurations = {sample.series.configuration for sample in samples}
+    noisy = [sample for sample in samples if sample.series.kind == "noisy"]
+    groups = {label_of(sample.boot, group_by) for sample in noisy} - {""}
+    names = []
+    for _, boot, _, _, series in samples:
+        split = series.kind == "noisy" and len(groups) > 1
+        parts = [
+            series.workload,
+            series.configuration if len(configurations) > 1 else "",
+            label_of(boot, group_by) if split else "",
+        ]
+        names.append("/".join(filter(None, parts)))
+    return names
+
+
+def _row(name: str, cells: Sequence[_Sample], place: Mapping[str, int]) -> Row:
+    first = cells[0].series
+    of_point: dict[int, dict[int, list[float]]] = {}
+    exact: dict[int, set[Number]] = {}
+    origin: dict[int, _Sample] = {}
+    for cell in cells:
+        for what in ("unit", "kind", "better"):
+            one, other = getattr(first, what), getattr(cell.series, what)
+            if one != other:
+                raise IncompatibleError(
+                    f"{name}: {what} is {one!r} in {cells[0].point}, {other!r} in {cell.point}"
+                )
+        values = cell.series.values
+        if max(values) > LARGEST or min(values) < -LARGEST:
+            raise ResultError(f"{name}: a figure beyond {LARGEST:g} cannot be computed with")
+        at = place[cell.point]
+        origin.setdefault(at, cell)
+        of_point.setdefault(at, {}).setdefault(cell.part, []).append(float(median(values)))
+        if first.kind == "exact":
+            exact.setdefault(at, set()).update(values)
+    figures: list[Number | None] = [None] * len(place)
+    for at, boots in of_point.items():
+        if len(exact.get(at, ())) == 1:
+            (figures[at],) = exact[at]
+        else:
+            figures[at] = median(median(runs) for runs in boots.values())
+    row = Row(
+        name=name, unit=first.unit, kind=first.kind, better=first.better, values=figures, steps=[],
+        spread=None, autocorrelation=0.0, doubt=False,
+        varies=any(len(values) > 1 for values in exact.values()),
+    )  # fmt: skip
+    return (_exact if first.kind == "exact" else _noisy)(row, origin)
+
+
+def _exact(row: Row, origin: Mapping[int, _Sample]) -> Row:
+    """Return the row with its steps: every result that differs from the one before."""
+    steps = []
+    for before, at in pairwise(row.known):
+        old, new = row.values[before], row.values[at]
+        assert old is not None
+        assert new is not None
+        if old != new:
+            steps.append(
+                Step(
+                    at=at, first=at, last=at, before=old, after=new, shift=new - old, interval=None,
+                    percent=_percent(new - old, old), verdict="changed",
+                    changed=_changed(origin[before], origin[at]),
+                )
+            )  # fmt: skip
+    return replace(row, steps=steps)
+
+
+def _noisy(row: Row, origin: Mapping[int, _Sample]) -> Row:
+    """Return the row with its steps by rank CUSUM, and the spread about its levels."""
+    known = row.known
+    x = np.array([row.values[at] for at in known], dtype=np.float64)
+    places = found_steps.segments(x) if len(x) >= LEAST else []
+    levels = [x[low:high] for low, high in pairwise((0, *places, len(x)))]
+    steps = []
+    for place, before, after in zip(places, levels, levels[1:], strict=False):
+        shift = stats.hodges_lehmann(before, after)
+        low, high = found_steps.place_interval(before, after)
+        centre = float(np.median(before))
+        worse = row.worse(shift) > 0
+        steps.append(
+            Step(
+                at=known[place], first=known[place + low], last=known[place + high],
+                before=centre, after=float(np.median(after)), shift=shift,
+                interval=stats.mann_whitney_interval(before, after, CONFIDENCE),
+                percent=_percent(shift, centre), verdict="slower" if worse else "faster",
+                changed=_changed(origin[known[place - 1]], origin[known[place]]),
+            )
+        )  # fmt: skip
+    spread = None
+    if len(x) > len(levels):
+        squares = sum(float(((level - level.mean()) ** 2).sum()) for level in levels)
+        spread = (squares / (len(x) - len(levels))) ** 0.5
+    correlation, deviate = found_steps.autocorrelation(levels)
+    return replace(
+        row, steps=steps, spread=spread, autocorrelation=correlation, doubt=deviate > DEPENDENT
+    )
+
+
+def _percent(shift: Number, before: Number) -> float | None:
+    return 100 * shift / abs(before) if before else None
+
+
+def _changed(before: _Sample, after: _Sample) -> list[str]:
+    """Return the facts that changed between two results, other than the kernel and its build."""
+    if after.series.kind == "exact":
+        old, new = ({w: getattr(s.run, w) for w in MODEL} for s in (before, after))
+    else:
+        old, new = (dict[str, Any](host_facts(s.boot.host)) for s in (before, after))
+        old["host"], new["host"] = (s.boot.labels.get("host") for s in (before, after))
+    return [
+        f"{what.replace('_', ' ')}: {old[what]} -> {new[what]}"
+        for what in old
+        if what not in ("kernel", "build")
+        and old[what] and new.get(what) and old[what] != new[what]
+    ]  # fmt: skip
