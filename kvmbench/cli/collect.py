@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from kvmbench.cli.common import load_many
 from kvmbench.cli.options import label_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
@@ -18,7 +19,7 @@ from kvmbench.cli.progress import Progress, note
 @label_option
 @output_options("text", "markdown", "csv", "json")
 def command(
-    paths: tuple[str, ...], labels_from: str | None, labels: dict[str, str], format: str | None,
+    paths: tuple[str, ...], labels_from: str | None, label: dict[str, str], format: str | None,
     output: str | None,
 ) -> None:  # fmt: skip
     """Write results to one file, each boot with its labels, and print the hosts that it has.
@@ -32,19 +33,19 @@ def command(
     Examples:
       kvmbench collect node1.json node2.json -o fleet.json
       kvmbench collect nightly/ --labels-from '{host}/{commit}.json' -o fleet.json
-      kvmbench compare old.json fleet.json --pair-by host
+      kvmbench compare before.json fleet.json --pair-by host
     """
     from kvmbench.cli.compare import usage
-    from kvmbench.comparison.fleet import collect, load_all, path_labels
+    from kvmbench.comparison.fleet import collect, path_labels
     from kvmbench.comparison.fleet_document import document
     from kvmbench.labels import labelled
 
     with usage(), Progress() as show:
-        results, passed = load_all(paths, show)
+        results, passed = load_many(paths, show)
         found = []
         for name, path, result in results:
             own = path_labels(labels_from, path) if labels_from else {}
-            found.append((name, labelled(result, own | labels, defaults=True)))
+            found.append((name, labelled(result, own | label, defaults=True)))
         result, twice = collect(found)
     for words in passed:
         note(words, "kvmbench collect")

@@ -124,7 +124,8 @@ def command(
 ) -> None:
     """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
-    FILE#CONFIGURATION is one configuration of a file; NAME=FILE names it in the table. A single
+    FILE#CONFIGURATION is one configuration of a file, FILE#kernel=6.12 the boots with that label or
+    fact of the host; NAME=FILE names it in the table. A single
     file with two configurations is compared with itself; bounds such as <=6500 need no BEFORE.
     Each run counts once, whatever its iterations; simulated figures are compared exactly.
 
@@ -135,7 +136,7 @@ def command(
       kvmbench compare old/vmexit.log new/vmexit.log --rows 'inl_*' --sort shift
       kvmbench compare main pr --fail-on 'inl_*:2%' --fail-inconclusive
       kvmbench compare pr --fail-on 'cpuid:<=1400'
-      kvmbench compare old/ new/ --pair-by host --group-by cpu
+      kvmbench compare before.json after.json --pair-by host
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.

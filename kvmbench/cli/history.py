@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, result_names
+from kvmbench.cli.common import complete, load_many, result_names
 from kvmbench.cli.compare import INCONCLUSIVE, MARGIN, REGRESSION, usage
 from kvmbench.cli.options import results_dir_option, together
 from kvmbench.cli.output import emit, output_options
@@ -55,7 +55,7 @@ def command(
     By default the results are those kept in the results folder. A FILE or FOLDER is read instead
     where one is named, also one that `kvmbench collect` wrote. ROW is a pattern of rows. Exact
     figures step wherever they change; of measured ones, a step stands out from the noise with
-    p < 0.001, which needs 13 results or more. Formats: otava is CSV for Apache Otava, openmetrics
+    p < 0.001, which needs 14 results or more. Formats: otava is CSV for Apache Otava, openmetrics
     is for Prometheus.
 
     \b
@@ -63,14 +63,13 @@ def command(
       kvmbench history
       kvmbench history 'inl_*' --order commit
       kvmbench history nightly/ --last 60 --fail-on-step 1%
-      kvmbench history --order release -o history.csv --format otava
+      kvmbench history fleet.json --format otava -o history.csv
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 a step for the worse, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
     """
     if fail_on_step is None and (fail_inconclusive or since):
         raise click.UsageError("--since and --fail-inconclusive need --fail-on-step")
-    from kvmbench.comparison.fleet import load_all
     from kvmbench.comparison.history import history
     from kvmbench.comparison.history_document import document, left_out
     from kvmbench.comparison.history_gate import gate, since_place
@@ -84,7 +83,7 @@ def command(
                 raise click.UsageError(
                     f"{results_dir} holds no results: keep some with --save, or name files"
                 )
-        results, passed = load_all(paths, show)
+        results, passed = load_many(paths, show)
         found = history(
             [(name, result) for name, _, result in results],
             rows=rows,

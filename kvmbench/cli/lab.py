@@ -126,7 +126,7 @@ def run(
     iterations: int,
     timeout: int,
     explain: bool,
-    labels: dict[str, str],
+    label: dict[str, str],
     format: str | None,
     output: str | None,
     save: str | None,
@@ -162,7 +162,7 @@ def run(
             progress=show,
         )  # fmt: skip
     result = result_of(counted, command=command_line(), time=now())
-    result = labelled(result, commit_labels() | labels)
+    result = labelled(result, commit_labels() | label)
     keep_recent(result)
     try:
         keep(result)

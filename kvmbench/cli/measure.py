@@ -81,7 +81,7 @@ def command(
 
 def measured(
     names: tuple[str, ...], workload_file: str | None, cpu: int | None, runs: int, fast: bool,
-    ioperm: Literal["off", "on", "both"], labels: dict[str, str],
+    ioperm: Literal["off", "on", "both"], label: dict[str, str],
 ) -> Result:  # fmt: skip
     """Measure, and keep the result as `last`; `kvmbench plan run` measures through it too."""
     from kvmbench.labels import labelled, measured_labels
@@ -94,7 +94,7 @@ def measured(
             workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
             command=command_line(),
         )  # fmt: skip
-    result = labelled(result, measured_labels(result.boots[0].host.kernel) | labels)
+    result = labelled(result, measured_labels(result.boots[0].host.kernel) | label)
     keep_recent(result)
     return result
 

@@ -98,7 +98,7 @@ def _labels(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> d
 
 
 label_option = click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", callback=_labels,
+    "--label", multiple=True, metavar="KEY=VALUE", callback=_labels,
     help="Label the result, as in commit=abc1234,branch=main; KEY= removes one.",
 )  # fmt: skip
 

@@ -79,7 +79,7 @@ def _table_names(_: click.Context) -> Iterable[str]:
 def command(
     names: tuple[str, ...], workload_file: str | None, ioperm: str, before: str, after: str,
     policy_file: str | None, profile: str, vendor: Literal["vmx", "svm"], iterations: int,
-    closed_form: bool, explain: bool, against: str | None, labels: dict[str, str],
+    closed_form: bool, explain: bool, against: str | None, label: dict[str, str],
     format: str | None, output: str | None, save: str | None, **kept: Any,
 ) -> None:  # fmt: skip
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
@@ -126,7 +126,7 @@ def command(
             time=now(), command=command_line(), boot=boot_id(), host=host(),
             tool=f"kvmbench {version('kvmbench')}",
         )  # fmt: skip
-        result = labelled(result, commit_labels() | labels)
+        result = labelled(result, commit_labels() | label)
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None

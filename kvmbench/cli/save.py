@@ -14,7 +14,7 @@ from kvmbench.cli.options import keeper, label_option, update_options
 @label_option
 @update_options
 def command(
-    name: str, new: str, labels: dict[str, str], append: bool, replace: bool, results_dir: str
+    name: str, new: str, label: dict[str, str], append: bool, replace: bool, results_dir: str
 ) -> None:
     """Keep a result as NEW in the results folder: the last measurement, or any file.
 
@@ -27,6 +27,6 @@ def command(
     """
     from kvmbench.labels import labelled
 
-    result = labelled(load_result(name, results_dir), labels)
+    result = labelled(load_result(name, results_dir), label)
     engines = {run.engine for _, run in result.runs() if run.engine}
     keeper(new, engines, append=append, replace=replace, results_dir=results_dir)(result)

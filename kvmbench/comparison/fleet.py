@@ -14,13 +14,13 @@ import msgspec
 from msgspec.structs import replace
 
 from kvmbench import formats
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, unknown_name
 from kvmbench.labels import label_of, labelled
 from kvmbench.results import Boot, Result, Series, check
 from kvmbench.units import Replicates, Side
 
 __all__ = ["clock_words", "collect", "grouped", "in_nanoseconds", "load_all", "mixed"]
-__all__ += ["path_labels", "prepared"]
+__all__ += ["path_labels", "prepared", "selected"]
 
 SAME_CLOCK = 1e-3  # of a frequency: one host's calibrations differ by less, two models by more
 MIXED = {"cpu": "CPU models", "clock": "TSC frequencies", "mitigations": "sets of mitigations"}
@@ -138,6 +138,19 @@ def prepared(
     if group_by:
         before, after = grouped((before, after), group_by)
     return Replicates(before, after, pair_by)
+
+
+def selected(result: Result, choice: str) -> Result:
+    """Return the boots of a result that `LABEL=VALUE` chooses. Raises ValueError where none has it.
+
+    A label may be a fact of the host, such as `kernel`.
+    """
+    key, _, value = choice.partition("=")
+    boots = [boot for boot in result.boots if label_of(boot, key) == value]
+    if not boots:
+        known = list(dict.fromkeys(filter(None, (label_of(boot, key) for boot in result.boots))))
+        raise ValueError(unknown_name(key, value, known))
+    return replace(result, boots=boots)
 
 
 def grouped(sides: tuple[Side, Side], by: str) -> tuple[Side, Side]:

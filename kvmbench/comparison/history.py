@@ -43,6 +43,7 @@ class History(Reported):
     order: str  # time, commit or a label
     points: tuple[Point, ...]
     rows: tuple[Row, ...]
+    left_out: tuple[str, ...] = ()  # results without the time or the label of the order
 
     def document(self) -> Document:
         """Return the document that `kvmbench history` prints."""
@@ -81,17 +82,20 @@ def history(
     as a shell's. `group_by` splits a row by a label or a fact of the host, where measured results
     have several: figures of different hosts are no one history. `last` keeps the newest points.
 
-    Raises ResultError for results without the time or the label, or a figure beyond 1e100,
-    IncompatibleError for a row with another unit, kind or direction in a later result, and
-    ValueError for a pattern that names no row.
+    Results without the time or the label are left out. Raises ResultError where all are, and for a
+    figure beyond 1e100; IncompatibleError for a row with another unit, kind or direction in a later
+    result, and ValueError for a pattern that names no row.
     """
-    samples = list(_samples(results, order))
-    if not samples:
-        raise ResultError("no results: a history needs files, or results kept with --save")
-    points = _points(samples, order)
+    left_out: dict[str, None] = {}
+    samples = list(_samples(results, order, left_out))
+    points = _points(samples, order, left_out)
+    if not points:
+        if not left_out:
+            raise ResultError("no results: a history needs files, or results kept with --save")
+        raise ResultError(_lacking(order, next(iter(left_out))))
     if last is not None:
         points = dict(list(points.items())[-last:])
-        samples = [sample for sample in samples if sample.point in points]
+    samples = [sample for sample in samples if sample.point in points]
     place = {name: number for number, name in enumerate(points)}
     found: dict[str, list[_Sample]] = {}
     for name, sample in zip(_row_names(samples, group_by), samples, strict=True):
@@ -108,10 +112,23 @@ def history(
         if progress:
             progress(name, number / len(chosen))
         made.append(_row(name, cells, place))
-    return History(order=order, points=tuple(points.values()), rows=tuple(made))
+    return History(
+        order=order, points=tuple(points.values()), rows=tuple(made), left_out=tuple(left_out)
+    )  # fmt: skip
 
 
-def _samples(results: Iterable[tuple[str, Result]], order: str) -> Iterable[_Sample]:
+def _lacking(order: str, name: str) -> str:
+    if order == "time":
+        return f"{name}: its runs have no time: put the results in order by a label, --order LABEL"
+    return (
+        f"{name}: no label {order!r}: `kvmbench save {name} NEW --label {order}=VALUE` sets it, "
+        "--order time needs none"
+    )
+
+
+def _samples(
+    results: Iterable[tuple[str, Result]], order: str, left_out: dict[str, None]
+) -> Iterable[_Sample]:
     part = 0
     for name, result in results:
         commits: dict[str, set[str]] = {}
@@ -125,39 +142,35 @@ def _samples(results: Iterable[tuple[str, Result]], order: str) -> Iterable[_Sam
                 if len(commits[own]) > 1:
                     point += f"@{boot.labels.get('commit', '')}"
             elif not (point := label_of(boot, order)):
-                raise ResultError(
-                    f"{name}: a boot without the label {order!r}: set it with `kvmbench save "
-                    f"{name} NEW --label {order}=VALUE`, or use --order time"
-                )
+                left_out[name] = None
+                continue
             for run in boot.runs:
                 for series in run.series:
                     yield _Sample(point, boot, part, run, series)
 
 
-def _points(samples: Sequence[_Sample], order: str) -> dict[str, Point]:
+def _points(samples: Sequence[_Sample], order: str, left_out: dict[str, None]) -> dict[str, Point]:
     """Return the points in order, by name."""
-    found: dict[str, list[_Sample]] = {}
+    cells: dict[str, list[_Sample]] = {}
     for sample in samples:
-        found.setdefault(sample.point, []).append(sample)
-    keyed = []
-    for name, cells in found.items():
-        times = {time for cell in cells if (time := _time(cell.run.time))}
-        time = min(times, default=None)
-        shared = dict(cells[0].boot.labels)
-        for cell in cells:
-            shared = {k: v for k, v in shared.items() if cell.boot.labels.get(k) == v}
-        key: Any = time
-        if order == "commit":
-            key = _time(shared.get("commit_time")) or time
-        elif order != "time":
-            key = _natural(name)
-        if key is None:
-            raise ResultError(
-                f"{name}: its runs have no time: put the results in order by a label, --order LABEL"
-            )
+        cells.setdefault(sample.point, []).append(sample)
+    points, times, committed = [], {}, {}
+    for name, found in cells.items():
+        labels = dict(found[0].boot.labels)
+        for cell in found:
+            labels = {k: v for k, v in labels.items() if cell.boot.labels.get(k) == v}
+        time = min((time for cell in found if (time := _time(cell.run.time))), default=None)
+        times[name], committed[name] = time, _time(labels.get("commit_time"))
         said = time.isoformat(timespec="seconds") if time else None
-        keyed.append((key, name, Point(name=name, time=said, labels=shared)))
-    return {name: point for _, name, point in sorted(keyed, key=lambda entry: entry[0])}
+        points.append(Point(name=name, time=said, labels=labels))
+    keys: Mapping[str, Any] = times
+    if order == "commit" and None not in committed.values():
+        keys = committed
+    elif order not in ("time", "commit"):
+        keys = {name: _natural(name) for name in times}
+    left_out.update((name, None) for name, key in keys.items() if key is None)
+    able = [point for point in points if keys[point.name] is not None]
+    return {point.name: point for point in sorted(able, key=lambda point: keys[point.name])}
 
 
 def _time(text: str | None) -> datetime | None:
@@ -170,11 +183,12 @@ def _time(text: str | None) -> datetime | None:
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:
     """Return a key by which 6.9 comes before 6.10, and 6.10-rc1 before 6.10."""
-    parts = re.split(r"(\d+)", text.replace("-rc", "~rc"))
-    key = [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
-    return [
-        (kind, number, "" if part.startswith("~") else f" {part}") for kind, number, part in key
+    key = [
+        (part.isdigit(), int(part) if part.isdigit() else 0, "" if part == "-rc" else f" {part}")
+        for part in re.split(r"(\d+|-rc)", text)
+        if part
     ]
+    return [*key, (False, 0, " ")]
 
 
 def _row_names(samples: Sequence[_Sample], group_by: str) -> list[str]:

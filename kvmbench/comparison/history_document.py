@@ -37,6 +37,7 @@ class HistoryDocument(TypedDict):
     confidence: float  # of the intervals
     points: list[Point]
     rows: list[Row]
+    left_out: list[str]  # results without the time or the label of the order
     gate: NotRequired[GateDocument]
 
 
@@ -58,6 +59,7 @@ def document(history: History, gate: Gate | None = None) -> Document:
     data: HistoryDocument = {
         "schema": "kvmbench.history/1", "order": history.order, "level": LEVEL,
         "confidence": CONFIDENCE, "points": list(history.points), "rows": list(history.rows),
+        "left_out": list(history.left_out),
     }  # fmt: skip
     if gate is not None:
         data["gate"] = {"status": gate.status, "lines": list(gate.lines)}
@@ -153,7 +155,7 @@ def _notes(history: History, found: Sequence[tuple[Step, Row]]) -> list[str]:
             seen.setdefault((step.at, fact), []).append(row.name)
     for (at, fact), names in seen.items():
         notes.append(
-            f"With {_label(history.points[at])} the commit is not all that changed: {fact} "
+            f"With {_label(history.points[at])} more than the commit changed: {fact} "
             f"({', '.join(names)})."
         )
     return notes
@@ -189,6 +191,9 @@ def _rows(history: History) -> Table:
 
 def _row_notes(history: History) -> list[str]:
     notes = []
+    if lacking := history.left_out:
+        what = "time" if history.order == "time" else f"label {history.order!r}"
+        notes.append(f"Results without the {what} are left out: {_these(lacking, 0)}.")
     noisy = [row for row in history.rows if row.kind == "noisy"]
     few = [row.name for row in noisy if len(row.known) < LEAST]
     if few:
@@ -214,9 +219,7 @@ def _row_notes(history: History) -> list[str]:
 def _these(names: Sequence[str], of: int) -> str:
     if len(names) == of > 1:
         return "Every row"
-    return (
-        ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} ... ({len(names)} rows)"
-    )
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} ... ({len(names)})"
 
 
 def _record(history: History, step: Step, row: Row) -> Record:

@@ -22,6 +22,7 @@ LEVEL = 0.001  # p below which a sequence has a step
 LEAST = 3  # results of a level that is left again
 DRAWS = 9_999  # random orders, of which fewer than LEVEL may reach the observed score
 COUNTED = 20  # results in the shorter part, up to which its rank sums are counted exactly
+SURE = 10  # times below the level, where the sum over the parts of their p is p enough
 DENSE, RATIO = 16, 1.15  # lengths of inner segments: every one up to DENSE, then each by RATIO
 CHUNK = 1 << 16  # scores in one intermediate array, 512 KiB: larger ones leave the cache
 RESAMPLES = 400  # of the interval of a place
@@ -40,8 +41,9 @@ def change(
     two. The score of a part is that of its rank sum, as a normal deviate; the CUSUM's peak is the
     largest score of all parts. `p` is the share of random orders of the same values with a score as
     large (DRAWS of them, from PCG64(seed)'s raw numbers, whose stream numpy guarantees); the draws
-    end as soon as p is certain to be above `level`, and p is then a coarser estimate. No place and
-    p = 1 where the values are too few or all the same.
+    end as soon as p is certain to be above `level`, and p is then a coarser estimate. Where the sum
+    of the parts' p-values (Bonferroni's bound) is far below `level`, it is p, without draws. No
+    place and p = 1 where the values are too few or all the same.
 
     p is valid for values that any order could have: independent, of any distribution, with ties.
     """
@@ -54,6 +56,10 @@ def change(
     scores = _scores(ranks, starts, lengths)[0]
     best = int(scores.argmax())
     place = int(starts[best]), int(starts[best] + lengths[best])
+    found = place if inner else place[1:]
+    bound = 2 * len(lengths) * NormalDist().cdf(-float(scores[best]))
+    if bound < level / SURE:
+        return found, bound
     generator = np.random.PCG64(seed)
     most = int(level * (DRAWS + 1))  # with as many that reach it, p is not below the level
     reached = drawn = 0
@@ -63,7 +69,7 @@ def change(
         peaks = _scores(ranks[0][orders], starts, lengths).max(axis=1)
         reached += int((peaks >= scores[best] - 1e-9).sum())
         drawn += lines
-    return place if inner else place[1:], (reached + 1) / (drawn + 1)
+    return found, (reached + 1) / (drawn + 1)
 
 
 def segments(values: ArrayLike, *, level: float = LEVEL, seed: int = 1) -> list[int]:
