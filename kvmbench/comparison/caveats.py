@@ -48,7 +48,7 @@ class Caveat:
 
 def caveats(comparison: Comparison) -> list[Caveat]:
     """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
-    checks = (_remarks, _controls, _undecided, _design, _drift, _groups, _intervals)
+    checks = (_remarks, _controls, _undecided, _design, _fleet, _drift, _groups, _intervals)
     return [caveat for check in checks for caveat in check(comparison)]
 
 
@@ -162,16 +162,17 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     if left_out := replicates.left_out:
         blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)
+
+
+def _fleet(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the differences of the hosts within a side, and cycles of several lengths."""
+    replicates = comparison.replicates
+    rows, clocks = clock_words(replicates)
+    yield from _about("clocks-differ", rows, found=clocks)
     if not replicates.paired:
-        for side in sides:
-            for what, values in mixed(side).items():
-                found = "; ".join(values) if len(values) <= NAMED else f"{len(values)} of them"
-                yield _caveat("mixed-hosts", label=side.label, what=what, found=found)
-    cycles = [
-        row.workload for row in comparison.rows if row.unit == "cycles" and row.kind == "noisy"
-    ]
-    if cycles and (found := clock_words(replicates)):
-        yield _caveat("clocks-differ", cycles, found=found)
+        facts = [("; ".join(mixed(side)), side.label) for side in comparison.sides]
+        for found, labels in listed(pair for pair in facts if pair[0]).items():
+            yield _caveat("mixed-hosts", sides=" and ".join(labels), found=found)
 
 
 def _in_sequence(comparison: Comparison) -> bool:

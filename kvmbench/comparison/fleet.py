@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kvmbench import formats
+from kvmbench.comparison.hosts import host_facts
 from kvmbench.errors import ResultError, unknown_name
 from kvmbench.labels import label_of, labelled
 from kvmbench.results import Boot, Result, Series, check
@@ -23,7 +24,7 @@ __all__ = ["clock_words", "collect", "grouped", "in_nanoseconds", "load_all", "m
 __all__ += ["path_labels", "prepared", "selected"]
 
 SAME_CLOCK = 1e-3  # of a frequency: one host's calibrations differ by less, two models by more
-MIXED = {"cpu": "CPU models", "clock": "TSC frequencies", "mitigations": "sets of mitigations"}
+CLOCK = "TSC frequency"  # in words, as host_facts has it
 NANOSECONDS = "ns"
 
 Named = tuple[str, Result]
@@ -57,8 +58,9 @@ def load_all(
         if asked and stems.count(name) > 1:
             name = os.path.splitext(file)[0]
         results.append((name, file, result))
-    if files and not results:
-        raise ResultError(f"{', '.join(paths)}: no file of a known format; {passed[0]}")
+    if not results:
+        why = "; ".join(["no file of a known format", *passed[:1]])
+        raise ResultError(f"{', '.join(paths)}: {why}")
     return results, passed
 
 
@@ -234,36 +236,54 @@ def _with_series(boot: Boot, side: Side, change: Callable[[Series], Series]) -> 
     return replace(boot, runs=runs)
 
 
-def mixed(side: Side) -> dict[str, list[str]]:
-    """Return the facts in which the hosts of one side differ: CPU, clock, mitigations."""
-    found = {}
-    for what, words in MIXED.items():
-        known = dict.fromkeys(label_of(side.result.boots[n], what) for n in side.boots)
-        values = [value for value in known if value]
-        if what == "clock" and _one_clock([side.result.boots[n] for n in side.boots]):
-            continue
-        if len(values) > 1:
-            found[words] = values
-    return found
+def mixed(side: Side) -> list[str]:
+    """Return the facts in which the hosts of one row of a side differ, in words.
+
+    They are the CPU, the TSC frequency and each mitigation; a group that --group-by made has its
+    own rows.
+    """
+    found: dict[str, None] = {}
+    for boots in _boots_of_rows(side):
+        facts = [host_facts(boot.host) for boot in boots]
+        for what in dict.fromkeys(what for known in facts for what in known):
+            values = dict.fromkeys(known[what] for known in facts if what in known)
+            compared = what in ("cpu", CLOCK) or what.startswith("mitigation of ")
+            if compared and len(values) > 1 and not (what == CLOCK and _one_clock(boots)):
+                found[f"{what} {' | '.join(values)}"] = None
+    return list(found)
 
 
-def clock_words(replicates: Replicates) -> str:
-    """Return the TSC frequencies in words, where cycles of a comparison are of several lengths.
+def clock_words(replicates: Replicates) -> tuple[list[str], str]:
+    """Return the rows whose cycles are of several lengths, and the TSC frequencies in words.
 
-    Empty where all hosts agree, or both hosts of each pair.
+    None where all hosts of a row agree, or both hosts of each pair.
     """
     sides = replicates.sides
-    if replicates.paired:
-        parts = [[*before, *after] for before, after in replicates.paired_boots()]
-    else:
-        parts = [[side.result.boots[n] for side in sides for n in side.boots]]
-    if all(map(_one_clock, parts)):
-        return ""
+    pairs = [[*before, *after] for before, after in replicates.paired_boots()]
+    rows = []
+    names = replicates.keys()
+    for key in names:
+        cells = [cell for side in replicates.cells(key) for cell in side]
+        if any(cell.series.unit != "cycles" or cell.series.kind != "noisy" for cell in cells):
+            continue
+        own = [
+            sides[n].result.boots[boot]
+            for n, side in enumerate(replicates.cells(key))
+            for boot in dict.fromkeys(cell.boot for cell in side)
+        ]
+        if not all(map(_one_clock, pairs if replicates.paired else [own])):
+            rows.append(key.name)
     said = []
     for side in sides:
         known = dict.fromkeys(label_of(side.result.boots[n], "clock") for n in side.boots)
         said.append(f"{side.label} {', '.join(filter(None, known)) or 'not known'}")
-    return "; ".join(said)
+    return rows, "; ".join(said)
+
+
+def _boots_of_rows(side: Side) -> list[list[Boot]]:
+    """Return the boots of each row, those of several rows once."""
+    numbers = {tuple(dict.fromkeys(cell.boot for cell in cells)) for cells in side.cells.values()}
+    return [[side.result.boots[n] for n in found] for found in sorted(numbers)]
 
 
 def _one_clock(boots: Sequence[Boot]) -> bool:
