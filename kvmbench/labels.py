@@ -6,10 +6,12 @@ A boot of a result carries them. The commands that make or keep results set them
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -25,6 +27,8 @@ FACTS = ("cpu", "kernel", "microcode", "kvm", "governor", "smt", "clock", "mitig
 NEXT = re.compile(r",(?=[A-Za-z_][\w.-]*=)")  # a comma after which another label begins
 NAME = re.compile(r"[A-Za-z_][\w.-]*")
 BUILT = re.compile(r"-g([0-9a-f]{7,40})(-dirty)?\b")  # of uname -r, with CONFIG_LOCALVERSION_AUTO
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+COMMITTED = re.compile(r"^committer .*> (\d{1,11}) [-+]\d{4}$", re.MULTILINE)
 PATIENCE = 10  # seconds for git
 
 
@@ -48,15 +52,17 @@ def commit_labels(kernel: str | None = None) -> dict[str, str]:
     """Return the labels `commit` and `commit_time` of the current folder's git repository.
 
     Where the release `kernel` names its commit (6.12.0-rc1-00123-gabcdef123456), that is `commit`.
-    A commit with changes that are not committed ends in -dirty. Empty where neither is known.
+    Empty where neither is known. Changes that are not committed do not show.
     """
     if kernel and (built := BUILT.search(kernel)):
         return {"commit": built[1] + (built[2] or "")}
-    commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    if not commit or not re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", commit):
+    commit = _git("rev-parse", "--verify", "HEAD")
+    if not COMMIT.fullmatch(commit):
         return {}
-    time = _git("show", "--no-patch", "--format=%cI", "HEAD")
-    return {"commit": commit} | ({"commit_time": time} if time else {})
+    found = {"commit": commit}
+    if committed := COMMITTED.search(_git("cat-file", "commit", commit)):
+        found["commit_time"] = datetime.fromtimestamp(int(committed[1]), UTC).isoformat()
+    return found
 
 
 def measured_labels(kernel: str | None = None) -> dict[str, str]:
@@ -65,11 +71,17 @@ def measured_labels(kernel: str | None = None) -> dict[str, str]:
 
 
 def _git(*words: str) -> str:
-    """Return the line that git prints; empty where it fails, or there is no git."""
-    # A repository's configuration can name a program for fsmonitor, and git would run it.
-    command = ["git", "-c", "core.fsmonitor=false", *words]
+    """Return the output of git; empty where it fails, or there is no git.
+
+    Callers use plumbing that reads objects only: a repository's configuration can name programs
+    (filters, fsmonitor, gpg) that other commands run.
+    """
+    command = ["git", "--no-replace-objects", *words]
+    shut = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}  # no remote, no helper of one
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(
+            command, capture_output=True, timeout=PATIENCE, check=True, env=os.environ | shut
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.decode(errors="replace").strip()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from kvmbench import stats
 from kvmbench.comparison import steps as found_steps
+from kvmbench.comparison.fleet import load_all
 from kvmbench.comparison.history_rows import LEAST, Point, Row, Step
 from kvmbench.comparison.hosts import host_facts
 from kvmbench.errors import IncompatibleError, ResultError, unknown_name
@@ -67,7 +69,7 @@ class _Sample(NamedTuple):
 
 
 def history(
-    results: Iterable[tuple[str, Result]],
+    results: Iterable[str | Path | tuple[str, Result]],
     *,
     rows: Sequence[str] = (),
     order: str = "time",
@@ -75,7 +77,7 @@ def history(
     last: int | None = None,
     progress: Progress | None = None,
 ) -> History:
-    """Return the history of results, each with its name.
+    """Return the history of results: pairs of a name and a result, or paths of files and folders.
 
     `order` is `time` (of the first run), `commit` (by the label `commit_time`; one point per
     commit) or another label (one point per value, numbers in it as numbers). `rows` are patterns,
@@ -87,7 +89,7 @@ def history(
     result, and ValueError for a pattern that names no row.
     """
     left_out: dict[str, None] = {}
-    samples = list(_samples(results, order, left_out))
+    samples = list(_samples(_named(results), order, left_out))
     points = _points(samples, order, left_out)
     if not points:
         if not left_out:
@@ -115,6 +117,14 @@ def history(
     return History(
         order=order, points=tuple(points.values()), rows=tuple(made), left_out=tuple(left_out)
     )  # fmt: skip
+
+
+def _named(results: Iterable[str | Path | tuple[str, Result]]) -> Iterable[tuple[str, Result]]:
+    for found in results:
+        if isinstance(found, tuple):
+            yield found
+        else:
+            yield from ((name, result) for name, _, result in load_all([str(found)])[0])
 
 
 def _lacking(order: str, name: str) -> str:

@@ -480,3 +480,9 @@ def test_command_refuses(arguments, code, why, tmp_path):
     assert why in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_paths_are_results_too(tmp_path):
+    kept(exact(1, 2), tmp_path / "nightly")
+    assert only(history(["nightly"])).values == [1, 2]
+    assert only(history([tmp_path / "nightly" / "day1.json"])).values == [2]
