@@ -17,6 +17,7 @@ from kvmbench.cli.progress import note
 if TYPE_CHECKING:
     from kvmbench.comparison.document import Sort
     from kvmbench.comparison.gates import Limit
+    from kvmbench.comparison.shifts import BootSpread
     from kvmbench.comparison.verdicts import Comparison
     from kvmbench.units import Side
 
@@ -37,14 +38,15 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 
 MARGIN, LIMIT = Parsed("comparison.rows", "Margin"), Parsed("comparison.gates", "Limit")
+BOOT_SD = Parsed("comparison.shifts", "BootSpread")
 
 margin_option = click.option(
-    "--margin", type=MARGIN, metavar="SHARE|NUMBER", show_default="the larger of 1% and two quanta",
+    "--margin", type=MARGIN, metavar="SHARE|NUMBER", show_default="the larger of 0.5% and one quantum",
     help="Largest shift that does not matter: 1% or 20.",
 )  # fmt: skip
-family_option = click.option(
-    "--family", type=click.Choice(["max-t", "holm"]), default="max-t",
-    help="Multiple-comparison correction.",
+correction_option = click.option(
+    "--correction", type=click.Choice(["max-t", "holm", "welch-holm"]), default="max-t",
+    help="Multiple-comparison correction; welch-holm is for sides that spread unlike.",
 )  # fmt: skip
 
 
@@ -52,6 +54,11 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
     """Return an option that takes a pattern of row names, and may be repeated."""
     shown = default or None
     return click.option(option, multiple=True, metavar="PATTERN", show_default=shown, help=help)
+
+
+def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the codes of options with several, separated by commas."""
+    return tuple(code.strip() for value in values for code in value.split(",") if code.strip())
 
 
 @click.command("compare")
@@ -69,13 +76,24 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
         "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), default=0.95,
         help="Of each interval, and of all verdicts of a table together.",
     ),
-    family_option,
+    correction_option,
     _patterns("--primary", "Rows chosen before the measurement; may be repeated."),
-    _patterns("--control", "Rows that must not move; may be repeated.", "rows without TR's reload"),
+    _patterns("--control", "Rows that must not move; may be repeated.", "rows without TR's reload, of stated policies"),
+    click.option(
+        "--tr-controls", is_flag=True, help="Rows without TR's reload are controls in any case."
+    ),
     click.option("--no-controls", is_flag=True, help="No row is a control: all of them may move."),
     click.option(
-        "--detect", type=MARGIN, metavar="SHARE|NUMBER", show_default="the margin",
-        help="Print how many runs detect this shift.",
+        "--detect", type=MARGIN, metavar="SHARE|NUMBER",
+        help="Print how many runs the verdict on this shift takes.",
+    ),
+    click.option(
+        "--boot-sd", type=BOOT_SD, metavar="SHARE",
+        help="Deviation from boot to boot, such as 0.4%, where each side is one boot.",
+    ),
+    click.option(
+        "--boot-sd-from", metavar="FILE|NAME", shell_complete=complete(result_names),
+        help="Take it from a result with several boots of one kernel.",
     ),
     _patterns("--rows", "Rows to print and gate, may be repeated; the correction counts all."),
     click.option("--only", type=click.Choice(["changed"]), help="Print only what changed."),
@@ -89,6 +107,10 @@ def _patterns(option: str, help: str, default: str = "") -> Decorator:
     ),
     click.option(
         "--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive."
+    ),
+    click.option(
+        "--accept-doubt", multiple=True, metavar="all|CODE,...", callback=_codes,
+        help="Reasons for doubt that you accept, such as one-boot; the output records them.",
     ),
     click.option(
         "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."
@@ -110,7 +132,10 @@ def command(
     names: tuple[str, ...],
     results_dir: str,
     control: tuple[str, ...],
+    tr_controls: bool,
     no_controls: bool,
+    boot_sd: BootSpread | None,
+    boot_sd_from: str | None,
     only: str | None,
     sort: Sort | None,
     fail_on: tuple[Limit, ...],
@@ -130,6 +155,15 @@ def command(
     Each run counts once, whatever its iterations; simulated figures are compared exactly.
 
     \b
+    Verdicts, each at 95 % for the table as a whole:
+      faster, slower                    by more than the margin
+      slightly faster, slightly slower  moved, but not surely by more than it
+      within margin                     no more than it, and perhaps not at all
+      inconclusive                      none of these
+    A question mark after one: the design puts it in doubt, a note says why, and
+    a gate calls it inconclusive.
+
+    \b
     Examples:
       kvmbench compare before.json after.json
       kvmbench compare 6.11=a.json 6.12=b.json --margin 0.5%
@@ -141,8 +175,10 @@ def command(
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
     """
-    if control and no_controls:
-        raise click.UsageError("--control and --no-controls exclude each other")
+    if bool(control) + tr_controls + no_controls > 1:
+        raise click.UsageError("--control, --tr-controls and --no-controls exclude each other")
+    if boot_sd and boot_sd_from:
+        raise click.UsageError("--boot-sd and --boot-sd-from exclude each other")
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
 
@@ -157,7 +193,10 @@ def command(
             chosen = {name: options[name] for name in ("confidence", "rows")}
             comparisons = [alone(sides[0], **chosen)]
         else:
-            options["controls"] = () if no_controls else control or None
+            options["controls"] = () if no_controls else "tr" if tr_controls else control or None
+            options["boot_sd"] = boot_sd
+            if boot_sd_from:
+                (options["boot_sd"],) = chosen_sides([boot_sd_from], results_dir)
             options["comparisons"] = len(sides) - 1
             comparisons = [compare(sides[0], after, **options) for after in sides[1:]]
         gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmbench.cli.common import complete, result_names
-from kvmbench.cli.compare import chosen_sides, family_option, margin_option
+from kvmbench.cli.compare import chosen_sides, correction_option, margin_option
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
 if TYPE_CHECKING:
     from kvmbench.comparison.rows import Margin
-    from kvmbench.comparison.verdicts import Family
+    from kvmbench.planning import Correction
 
 
 @click.command("self-test")
 @click.argument("name", metavar="FILE|NAME", shell_complete=complete(result_names))
 @results_dir_option
 @margin_option
-@family_option
+@correction_option
 @output_options("text", "markdown", "csv", "json")
 def command(
     name: str,
     results_dir: str,
     margin: Margin | None,
-    family: Family,
+    correction: Correction,
     format: str | None,
     output: str | None,
 ) -> None:
@@ -45,4 +45,4 @@ def command(
     from kvmbench.comparison.self_test import self_test
 
     (side,) = chosen_sides([name], results_dir)
-    emit(self_test(side, margin=margin, family=family).document(), format, output)
+    emit(self_test(side, margin=margin, correction=correction).document(), format, output)

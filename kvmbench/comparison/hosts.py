@@ -23,8 +23,9 @@ __all__ = [
     "host_facts",
     "is_control",
     "is_lightweight",
-    "unknown_hosts",
+    "states_policy",
 ]
+__all__ += ["unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
 
@@ -115,6 +116,18 @@ def is_control(sides: tuple[Side, Side], cells: tuple[Sequence[Cell], Sequence[C
     return all(
         found and all(predicted(side, cell) == 0 for cell in found)
         for side, found in zip(sides, cells, strict=True)
+    )
+
+
+def states_policy(sides: tuple[Side, Side]) -> bool:
+    """Return whether each side says how its kernel reloads TR: then a change to it is the subject."""
+    return all(
+        any(
+            c.series.policy or c.series.reloads is not None
+            for cs in side.cells.values()
+            for c in cs
+        )
+        for side in sides
     )
 
 

@@ -103,8 +103,8 @@ def test_imports_stay_light(code, unwanted):
 
 FLOORS = {
     **dict.fromkeys(("errors", "atomic", "causes", "stats"), 1),
-    **dict.fromkeys(("arrays", "tomlfile", "model", "report"), 2),
-    **dict.fromkeys(("catalog",), 3),
+    **dict.fromkeys(("arrays", "tomlfile", "model", "report", "student", "adjustment"), 2),
+    **dict.fromkeys(("catalog", "planning"), 3),
     **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
     **dict.fromkeys(("workloads", "results", "units", "summary", "labels"), 5),
     **dict.fromkeys(("formats",), 6),
