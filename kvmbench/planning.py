@@ -207,7 +207,7 @@ def _by_means(
     boots = np.array(known) ** 2
     variance = sum(errors) + boots
     weight = sum(
-        (error / variance) ** 2 / (part.shape[2] - 1)
+        (error / np.where(variance > 0, variance, 1.0)) ** 2 / (part.shape[2] - 1)
         for error, part in zip(errors, parts, strict=True)
     )
     freedom = 1 / np.maximum(weight, 1e-9)

@@ -32,7 +32,7 @@ from kvmbench.units import LARGEST
 
 __all__ = ["History", "history"]
 
-DEPENDENT = 3.0  # normal deviate of the autocorrelation, from which a row's steps are in doubt
+DEPENDENT = 0.005  # p of the autocorrelation, below which a row's steps are in doubt
 MODEL = ("model_version", "profile", "vendor")  # of a run: they change an exact figure
 
 Progress = Callable[[str, float], None]
@@ -295,10 +295,10 @@ def _noisy(row: Row, origin: Mapping[int, _Sample]) -> Row:
     if len(x) > len(levels):
         squares = sum(float(((level - level.mean()) ** 2).sum()) for level in levels)
         spread = (squares / (len(x) - len(levels))) ** 0.5
-    correlation, deviate = found_steps.autocorrelation(levels)
-    return replace(
-        row, steps=steps, spread=spread, autocorrelation=correlation, doubt=deviate > DEPENDENT
-    )
+    lag, p = 0.0, 1.0
+    if len(x):
+        lag, p = stats.autocorrelation(np.concatenate([x - np.median(x) for x in levels]))
+    return replace(row, steps=steps, spread=spread, autocorrelation=lag, doubt=p < DEPENDENT)
 
 
 def _percent(shift: Number, before: Number) -> float | None:

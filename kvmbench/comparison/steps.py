@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvmbench.stats import Array, sample
 
-__all__ = ["LEAST", "LEVEL", "autocorrelation", "change", "place_interval", "segments"]
+__all__ = ["LEAST", "LEVEL", "change", "place_interval", "segments"]
 
 LEVEL = 0.001  # p below which a sequence has a step
 LEAST = 3  # results of a level that is left again
@@ -151,24 +150,6 @@ def place_interval(
     off = np.sort(_best_places(lines, float(np.median(x)), float(np.median(y)))) - len(x)
     out = int((1 - confidence) / 2 * RESAMPLES)
     return min(0, -int(off[-1 - out])), max(0, -int(off[out]))
-
-
-def autocorrelation(parts: Sequence[ArrayLike]) -> tuple[float, float]:
-    """Return (lag-1 correlation of the ranks within parts, its normal deviate if independent).
-
-    Each part is a level; neighbours in two parts are no pair. (0, 0) for fewer than 8 values.
-    """
-    pairs, squares, count = 0.0, 0.0, 0
-    for part in parts:
-        ranks = _doubled_midranks(sample(part)[None])[0].astype(np.float64)
-        ranks -= ranks.mean()
-        pairs += float((ranks[1:] * ranks[:-1]).sum())
-        squares += float((ranks**2).sum())
-        count += len(ranks)
-    if count < 8 or not squares:
-        return 0.0, 0.0
-    correlation = pairs / squares
-    return correlation, (correlation + len(parts) / count) * sqrt(count)
 
 
 # Scores

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm, rankdata
 
 from kvmbench.comparison import steps
-from kvmbench.comparison.steps import LEVEL, autocorrelation, change, place_interval, segments
+from kvmbench.comparison.steps import LEVEL, change, place_interval, segments
 from kvmbench.tests.step_rates import delay, rates, returned
 
 # One core function: score and p
@@ -147,21 +147,6 @@ def test_place_interval():
     first, last = place_interval(levels((0, 30), sd=1), levels((1, 30), sd=1, seed=2))
     assert first < 0 < last
     assert (first, last) != (-30, 30)
-
-
-def test_autocorrelation():
-    rng = np.random.default_rng(1)
-    values = rng.normal(0, 1, 200)
-    for n in range(1, 200):
-        values[n] += 0.6 * values[n - 1]
-    ranks = rankdata(values)
-    expected = np.corrcoef(ranks[1:], ranks[:-1])[0, 1]
-    found, deviate = autocorrelation([values])
-    assert found == pytest.approx(expected, abs=0.02)
-    assert deviate > 5
-    independent = autocorrelation([rng.normal(0, 1, 100), 5 + rng.normal(0, 1, 100)])
-    assert abs(independent[1]) < 3  # the step between two parts is no dependence
-    assert autocorrelation([[1.0, 2.0, 3.0]]) == (0.0, 0.0)
 
 
 # Error rates: docs/history.md has 1,000 histories of each
