@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, policy_names, profile_names, read, typed, workload_names
+from kvmbench.cli.common import complete, policy_names, read, typed
 from kvmbench.cli.output import try_folder
 from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
@@ -55,7 +55,7 @@ machine_options = together(
     policy_file_option,
     click.option(
         "--profile", default="patch-2017", metavar="NAME|FILE",
-        shell_complete=complete(profile_names), help="Cost profile of the machine.",
+        shell_complete=complete("profiles"), help="Cost profile of the machine.",
     ),
     click.option(
         "--vendor", type=click.Choice(["vmx", "svm"]), default="vmx",
@@ -66,7 +66,7 @@ machine_options = together(
 
 workload_options = together(
     click.argument(
-        "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(workload_names)
+        "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete("workloads")
     ),
     click.option(
         "--workload-file", type=click.Path(), metavar="FILE",

@@ -12,6 +12,7 @@ from kvmbench.cli.common import Group, now, read
 from kvmbench.cli.measure import leave, measured, measuring_options
 from kvmbench.cli.output import try_folder
 from kvmbench.cli.progress import naming, say
+from kvmbench.errors import WrongKernelError, brief, cut
 
 if TYPE_CHECKING:
     from kvmbench.live.plan import Kernel, Plan
@@ -119,9 +120,10 @@ def _kernel(argument: str, words: tuple[str, ...], output: str) -> Kernel:
     label, equals, release = argument.partition("=")
     label, release = (label, release) if equals else (argument, argument)
     if not label or not release:
-        raise click.UsageError(f"{argument!r} is not RELEASE or LABEL=RELEASE")
+        raise click.UsageError(f"{brief(argument)} is not RELEASE or LABEL=RELEASE")
     if "/" in label or label.startswith("."):
-        raise click.UsageError(f"label {label!r} becomes a file's name: no / in it, no . first")
+        said = f"label {brief(label)} becomes a file's name: no / in it, no . first"
+        raise click.UsageError(said)
     results = f"{Path(output).stem}-{label}.json"
     return Kernel(label=label, release=release, words=list(words), results=results)
 
@@ -140,7 +142,6 @@ def run(path: str, allow_code: bool) -> None:
       kvmbench plan run
       kvmbench plan run off.json
     """
-    from kvmbench.errors import WrongKernelError
     from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
     from kvmbench.results import Boot
@@ -158,7 +159,9 @@ def run(path: str, allow_code: bool) -> None:
     try:
         chosen = _step(plan.arguments, allow_code)
     except click.UsageError as error:
-        raise click.ClickException(f"{path}: $.arguments: {error.format_message()}") from None
+        raise click.ClickException(
+            f"{path}: $.arguments: {cut(error.format_message(), 250)}"
+        ) from None
     say(f"{where}: {plan.kernel(number)}", err=True)
     keep_going = chosen.pop("keep_going")
     try_folder(Path(path).resolve().parent, path)

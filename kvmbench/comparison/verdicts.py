@@ -22,7 +22,7 @@ from kvmbench.comparison.hosts import is_control, states_policy
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.shifts import BootSpread, Method, Pair, adjusted, measured, promised
 from kvmbench.comparison.sides import Source, compared_sides
-from kvmbench.errors import IncompatibleError, unknown_name
+from kvmbench.errors import IncompatibleError, brief, cut, unknown_name
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
 from kvmbench.planning import MARGIN, Correction
@@ -212,7 +212,8 @@ def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
             one, other = getattr(first, what), getattr(series, what)
             if one != other:
                 raise IncompatibleError(
-                    f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
+                    f"{cut(key.name)}: {what} is {brief(one)} on one side, "
+                    f"{brief(other)} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]
     centres = [

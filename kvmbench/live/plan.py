@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, field
 
 from kvmbench import results
 from kvmbench.atomic import locked, replace_file
-from kvmbench.errors import ResultError, WrongKernelError, brief
+from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.results import Boot, Host, Result
 
 __all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "due", "make", "read", "record", "write"]
@@ -100,7 +100,7 @@ def make(
             "or --after-word"
         )
     if one.label == other.label:
-        raise ValueError(f"both kernels are called {one.label!r}: name them, LABEL=RELEASE")
+        raise ValueError(f"both kernels are called {brief(one.label)}: name them, LABEL=RELEASE")
     draw = random.Random(seed)
     steps = [
         Step(block=block, side=side)
@@ -118,12 +118,14 @@ def due(plan: Plan, host: Host, boot_id: str) -> int:
     number = plan.next()
     assert number is not None
     kernel, other = plan.kernel(number), plan.kernels[1 - plan.steps[number].side]
-    where = f"step {number + 1} of {len(plan.steps)} is for {kernel}"
+    where = f"step {number + 1} of {len(plan.steps)} is for {cut(str(kernel), 120)}"
     if mismatch := kernel.mismatch(host):
-        raise WrongKernelError(f"{where}, and {mismatch}: boot it")
+        raise WrongKernelError(f"{where}, and {cut(mismatch, 120)}: boot it")
     extra = [word for word in other.words if word not in kernel.words]
     if other.release == kernel.release and extra and other.mismatch(host) is None:
-        raise WrongKernelError(f"{where}, and the command line has {' '.join(extra)}: boot without")
+        raise WrongKernelError(
+            f"{where}, and the command line has {cut(' '.join(extra), 120)}: boot without"
+        )
     done = [n for n, step in enumerate(plan.steps) if step.boot == boot_id]
     if done:
         raise WrongKernelError(f"{where}, and this boot was step {done[0] + 1}'s: reboot into it")
@@ -158,7 +160,7 @@ def read(path: str | Path) -> Plan:
     """Return the plan in a file. Raises ResultError, one line with the place, and OSError."""
     plan = results.decode_json(_decoder, results.read_bytes(path), str(path))
     if plan.schema != SCHEMA:
-        raise ResultError(f"{path}: $.schema: {plan.schema!r}, expected {SCHEMA!r}")
+        raise ResultError(f"{path}: $.schema: {brief(plan.schema)}, expected {SCHEMA!r}")
     if len({Path(path).name, *(kernel.results for kernel in plan.kernels)}) < 3:
         raise ResultError(f"{path}: $.kernels: the plan and its two results must be three files")
     return plan

@@ -834,6 +834,10 @@ def test_the_examples_of_the_help_work():
         results.write(
             f"{name}.json", results.Result(boots=[results.Boot(labels=labels, runs=runs)])
         )
+    rows = {"empty": 2.0, "gdt_write": 7.0, "ltr": 307.0, "cpuid": 1202.0}
+    listed = [Series(workload=name, kind="noisy", values=[value]) for name, value in rows.items()]
+    made = results.Result(boots=[results.Boot(runs=[Run(series=listed)])])
+    results.write("results/mine.json", made)
     for name in ("vmexit", "boot1", "boot2", "boot3"):
         write(f"{name}.log", "inl_from_qemu 6209\n")
     for folder in ("logs", "old", "new"):

@@ -346,8 +346,8 @@ READERS = {
     "scenarios": scenario.load_scenario,
     "data": catalog.load_policies,
 }
-NOT_NAMED = {PACKAGE / "data" / "caveats.toml"}  # read by kvmbench.comparison.caveats
-DATA = sorted({*(PACKAGE / "data").rglob("*.toml")} - NOT_NAMED)
+WORDS = {PACKAGE / "data" / name for name in ("caveats.toml", "findings.toml")}  # of messages
+DATA = sorted({*(PACKAGE / "data").rglob("*.toml")} - WORDS)
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
