@@ -38,10 +38,12 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 
 MARGIN, LIMIT = Parsed("comparison.rows", "Margin"), Parsed("comparison.gates", "Limit")
+TR_CONTROLS = "rows without TR's reload, where both policies are stated"
 BOOT_SD = Parsed("comparison.shifts", "BootSpread")
 
 margin_option = click.option(
-    "--margin", type=MARGIN, metavar="SHARE|NUMBER", show_default="the larger of 0.5% and one quantum",
+    "--margin", type=MARGIN, metavar="SHARE|NUMBER",
+    show_default="the larger of 0.5% and one quantum",
     help="Largest shift that does not matter: 1% or 20.",
 )  # fmt: skip
 correction_option = click.option(
@@ -78,7 +80,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     ),
     correction_option,
     _patterns("--primary", "Rows chosen before the measurement; may be repeated."),
-    _patterns("--control", "Rows that must not move; may be repeated.", "rows without TR's reload, of stated policies"),
+    _patterns("--control", "Rows that must not move; may be repeated.", TR_CONTROLS),
     click.option(
         "--tr-controls", is_flag=True, help="Rows without TR's reload are controls in any case."
     ),

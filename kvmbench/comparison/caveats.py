@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.design import LEVEL, UNLIKE, Order, course, one_boot, unconfirmed_spreads
+from kvmbench.comparison.design import UNLIKE, Order, course, one_boot, unconfirmed_spreads
 from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
 from kvmbench.units import Figures, listed
@@ -177,10 +177,17 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
         return  # pairs cancel what the order does
     if order.one_side_first:
         yield _caveat("one-side-first")
-    unknown = [what for what, known in (("boots", boots), ("times", order.known or None))
-               if known is None]  # fmt: skip
-    if unknown and not (comparison.boots and unknown == ["boots"]):
-        yield _caveat("design-unknown", what=" and ".join(unknown))
+    unknown = {
+        "boots": "whether the sides are different boots",
+        "times": "whether one side was measured first",
+    }
+    if boots is not None or comparison.boots:
+        del unknown["boots"]
+    if order.known:
+        del unknown["times"]
+    if unknown:
+        what, hidden = " and ".join(unknown), " and ".join(unknown.values())
+        yield _caveat("design-unknown", what=what, hidden=hidden)
     if not order.in_turn:
         yield from _courses(comparison, noisy)
     rows = set(unconfirmed_spreads(comparison))
@@ -209,7 +216,7 @@ def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:
         elif found and found.drifts:
             slope = f"{100 * found.slope:+.2g} %"
             yield _caveat("drift", level=level, label=side.label, slope=slope)
-        elif found and found.correlated <= LEVEL / 2:
+        elif found and found.correlates:
             yield _caveat("autocorrelation", level=level, label=side.label, lag=f"{found.lag:.2f}")
     if lost:
         yield _caveat("order-lost", level=level, sides=", ".join(lost))

@@ -105,7 +105,7 @@ def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bo
     """Check comparisons against `limits`, and with `any_row` that no row is slower.
 
     A noisy row fails where its whole interval is beyond a limit, and passes where all of it is
-    within; otherwise, and where it is in doubt, it is inconclusive. A bound is about after alone, and
+    within; otherwise, and where it is in doubt, it is inconclusive. A bound is about after alone:
     no doubt about the comparison touches it. A row that after lacks fails; one that before lacks
     passes, and a bound on after holds for it too. Raises ValueError for a limit whose pattern names
     no row, or that is no bound where there is no before.

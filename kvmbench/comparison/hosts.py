@@ -120,7 +120,7 @@ def is_control(sides: tuple[Side, Side], cells: tuple[Sequence[Cell], Sequence[C
 
 
 def states_policy(sides: tuple[Side, Side]) -> bool:
-    """Return whether each side says how its kernel reloads TR: then a change to it is the subject."""
+    """Return whether each side says how its kernel reloads TR: that is then the subject."""
     return all(
         any(
             c.series.policy or c.series.reloads is not None

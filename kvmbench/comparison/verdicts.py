@@ -23,9 +23,9 @@ from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.shifts import BootSpread, Method, Pair, adjusted, measured, promised
 from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, brief, cut, unknown_name
+from kvmbench.planning import MARGIN, Correction
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
-from kvmbench.planning import MARGIN, Correction
 from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
@@ -137,7 +137,8 @@ def compare(
     for family in families:
         margins = [row.margin or 0.0 for row in family]
         p = adjusted(family, figures, method, margins)
-        zero = adjusted(family, figures, method, [row.quantum for row in family])
+        quanta = [row.quantum for row in family]
+        zero = p if quanta == margins else adjusted(family, figures, method, quanta)
         promises = promised(family, method, comparisons, detect)
         for row in family:
             name = row.workload
@@ -150,8 +151,9 @@ def compare(
     accepted = _accepted(accept_doubt)
     comparison = Comparison(
         replicates=replicates, figures=figures, confidence=confidence, comparisons=comparisons,
-        correction=method.correction, tested=len(able), rows=tuple(found), table=tuple(found), margin=margin,
-        named_controls=bool(named), detect=detect, accepted=accepted, boots=method.boots,
+        correction=method.correction, tested=len(able), rows=tuple(found), table=tuple(found),
+        margin=margin, named_controls=bool(named), detect=detect, accepted=accepted,
+        boots=method.boots,
     )  # fmt: skip
     doubted = [c for c in caveats(comparison) if not {c.code, "all"} & set(accepted)]
     marked = (
