@@ -36,7 +36,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def max_t_independent(
-    before: ArrayLike, after: ArrayLike, margins: ArrayLike, *, draws: int = 20_000, seed: int = 1
+    before: ArrayLike,
+    after: ArrayLike,
+    margins: ArrayLike,
+    centres: ArrayLike | None = None,
+    *,
+    draws: int = 20_000,
+    seed: int = 1,
 ) -> list[float]:
     """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
 
@@ -44,11 +50,13 @@ def max_t_independent(
     table; NaN where a run has no value. `margins` [R], 0 or more, are in the columns' units.
 
     Westfall and Young's step-down max-T (1993): the runs' labels are permuted, jointly for all
-    columns, which keeps the columns' dependence. The statistic is Welch's t with a moderated
-    denominator (see `moderated`), with 0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer
-    than two values. `after` is first moved toward `before` by the margin, but not past it; so p is 1 where the observed difference of means is within the
-    margin. All C(n+m, n) arrangements are tried up to 50,000; else `draws` random ones, by ranks of
-    PCG64(seed)'s raw numbers, whose stream numpy guarantees, and p = (reached + 1) / (draws + 1).
+    columns, which keeps the columns' dependence. The statistic is Welch's t, with
+    0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer than two values. With `centres` [R],
+    the figures in whose shares the columns' spreads are comparable, its denominator is moderated
+    (see `moderated`). `after` is first moved toward `before` by the margin, but not past it; so p
+    is 1 where the observed difference of means is within the margin. All C(n+m, n) arrangements are
+    tried up to 50,000; else `draws` random ones, by ranks of PCG64(seed)'s raw numbers, whose
+    stream numpy guarantees, and p = (reached + 1) / (draws + 1).
 
     The family-wise error holds where the columns that did not change are independent, with the same
     spread and as many NaN on either side.
@@ -59,13 +67,11 @@ def max_t_independent(
         raise ValueError(f"before has {x.shape[1]} columns, after {y.shape[1]}: expected the same")
     margin = _margins(margins, x.shape[1])
     both = np.concatenate([x, y])
-    centre = _column(np.median, both)
-    both -= centre
+    both -= _column(np.median, both)
     shift = _column(np.mean, both[n:]) - _column(np.mean, both[:n])
     both[n:] -= np.clip(shift, -margin, margin)
     values, valid, step = _exact_steps(both)
-    unit = _relative(step, centre)
-    like = _alike(np.where(valid > 0, values, np.nan), unit)
+    unit, like = _comparable(np.where(valid > 0, values, np.nan), step, centres)
     parts = (valid, values, values**2)
     sums = [part.sum(axis=0) for part in parts]
 
@@ -90,7 +96,7 @@ def max_t_independent(
 def max_t_paired(
     diffs: ArrayLike,
     margins: ArrayLike,
-    centres: ArrayLike,
+    centres: ArrayLike | None = None,
     *,
     draws: int = 20_000,
     seed: int = 1,
@@ -99,8 +105,7 @@ def max_t_paired(
 
     `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
     block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error, moderated too: `centres` [R] are those of before,
-    in whose shares the columns' spreads are compared. All 2**N signs are tried up to 15 blocks. The
+    the statistic is |mean| / standard error, moderated too with `centres`. All 2**N signs are tried up to 15 blocks. The
     family-wise error holds where the differences of the columns that did not change are symmetric
     about 0.
     """
@@ -109,8 +114,7 @@ def max_t_paired(
     margin = _margins(margins, table.shape[1])
     shift = _column(np.mean, table)
     values, valid, step = _exact_steps(table - np.clip(shift, -margin, margin))
-    unit = _relative(step, np.asarray(centres, dtype=np.float64))
-    like = _alike(np.where(valid > 0, np.abs(values), np.nan), unit)
+    unit, like = _comparable(np.where(valid > 0, np.abs(values), np.nan), step, centres)
     count, squares = valid.sum(axis=0), (values**2).sum(axis=0)
 
     def statistic(signs: Array) -> Array:
@@ -145,26 +149,36 @@ def moderated(
     for number, chosen in enumerate(sets):
         if chosen.sum() > 1:
             rows = which.ravel() == number
-            middle = np.nan_to_num(median(masked[:, chosen], axis=1))[:, None]
+            cells = masked[:, chosen]
+            if masked is not error:  # rows of other units: an arrangement may know none of them
+                cells[np.all(np.isnan(cells), axis=1)] = 0.0
+            middle = median(cells, axis=1)[:, None]
             weight = np.maximum(freedom[rows], 0)
             found[:, rows] = (weight * error[:, rows] + PRIOR * middle) / (weight + PRIOR)
     return found
 
 
-def _alike(table: Array, unit: Array) -> NDArray[np.bool_]:
-    """Return [R, R]: which columns have a spread of the same order, whatever the labels or signs.
+def _comparable(
+    table: Array, step: Array, centres: ArrayLike | None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return each column's step as a share of its centre, and [R, R] which columns are alike.
 
-    The spread is that of the shortest interval with 3/8 of a column's values: a shift of one side
-    leaves it nearly as it is.
+    Alike are spreads of the same order, whatever the labels or signs: the spread is here that of
+    the shortest interval with 3/8 of a column's values, which a shift of one side leaves nearly as
+    it is. Without centres no column knows of another one.
     """
-    scales = np.zeros(table.shape[1])
+    if centres is None:
+        return np.ones_like(step), np.eye(len(step), dtype=bool)
+    size = np.abs(np.asarray(centres, dtype=np.float64))
+    unit = np.divide(step, size, out=np.ones_like(step), where=size > 0)
+    scales = np.zeros(len(step))
     for number, column in enumerate(table.T):
         x = np.sort(column[~np.isnan(column)])
         count = max(2, ceil(3 * len(x) / 8))
         if len(x) >= count:
             scales[number] = (x[count - 1 :] - x[: len(x) - count + 1]).min() * unit[number]
-    scales = np.log(np.maximum(scales, 1e-300))
-    return np.abs(scales[:, None] - scales) <= LIKE
+    logs = np.log(np.maximum(scales, 1e-300))
+    return unit, np.abs(logs[:, None] - logs) <= LIKE
 
 
 # Permutations
@@ -233,12 +247,6 @@ def _exact_steps(table: Array) -> tuple[Array, Array, Array]:
     exponent = np.frexp(largest)[1]  # largest < 2**exponent
     power = 26 - len(table).bit_length() - exponent
     return np.rint(np.ldexp(values, power)), valid.astype(np.float64), np.ldexp(1.0, -power)
-
-
-def _relative(step: Array, centre: Array) -> Array:
-    """Return each column's step as a share of its centre; 1 where the centre is 0."""
-    size = np.abs(centre)
-    return np.divide(step, size, out=np.ones_like(step), where=size > 0)
 
 
 def _mean_and_error(count: Array, sums: Array, squares: Array) -> tuple[Array, Array]:

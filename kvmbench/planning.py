@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from math import comb, inf, log, sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ MARGIN = 0.005  # of before, where none is asked for; one quantum where that is 
 TABLES = 480  # simulated, of up to eight rows; of more rows fewer
 ARRANGEMENTS = 240  # of labels or signs
 LARGE = 40  # units per side, beyond which the answer goes with the square root of their number
+MOVED = 2  # rows that move in turn
 STEPS = 9  # of the bisection for a shift: to 1/512 of twelve standard errors
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 28, LARGE)  # units that are simulated for a wish
 MOST = 100_000  # units
@@ -54,23 +55,57 @@ def detectable(
     """
     if not spreads:
         return []
-    scale = sqrt(max(1.0, max(units) / LARGE))
-    n, m = (max(2, round(count / scale**2)) if scale > 1 else count for count in units)
     level = (1 - confidence) / comparisons
-    extra = tuple(known or [0.0] * len(spreads))
+    scale = sqrt(max(1.0, min(units) / LARGE))
+    n, m = (min(round(count / scale**2), 5 * LARGE) for count in units)
     if min(n, m) < 2:
         return [None] * len(spreads)
+    if known:
+        least = _by_means(np.array(spreads), n, m, paired, level / len(spreads), np.array(known))
+        found = np.quantile(least, power, axis=0, method="higher")
+        return [float(shift) for shift in found]
+    like = _alike(spreads) if correction == "max-t" else np.eye(len(spreads), dtype=bool)
+    reaches = []
+    for row, spread in enumerate(spreads):
+        pooled = bool(like[row].sum() > 1)
+        reach = _reach(n, m, len(spreads), paired, correction, confidence, level, power, pooled)
+        if pooled and spread:  # the other rows' median is in this row's denominator
+            freedom = n - 1 if paired else n + m - 2
+            middle = float(np.median(np.array(spreads)[like[row]])) / spread
+            reach *= sqrt((freedom + PRIOR * middle**2) / (freedom + PRIOR))
+        reaches.append(reach * spread / scale if reach < inf else None)
+    return reaches
+
+
+def _alike(spreads: Sequence[float]) -> NDArray[np.bool_]:
+    """Return [R, R]: which rows share in each other's denominator."""
+    logs = np.log(np.maximum(spreads, 1e-300))
+    found: NDArray[np.bool_] = np.abs(logs[:, None] - logs) <= LIKE
+    return found
+
+
+@cache
+def _reach(
+    n: int,
+    m: int,
+    rows: int,
+    paired: bool,
+    correction: Correction,
+    confidence: float,
+    level: float,
+    power: float,
+    pooled: bool,
+) -> float:
+    """Return the shift, in spreads, that a table of rows of one spread calls; infinity for none."""
     if correction == "welch-holm":
-        least = _by_means(tuple(spreads), (n, m), paired, level / len(spreads), extra)
+        ones = np.ones(rows)
+        least = _by_means(ones, n, m, paired, level / rows, 0 * ones)
+    elif correction == "holm":
+        least = _by_ranks(rows, n, m, paired, level / rows)
     else:
-        least = _by_ranks(len(spreads), (n, m), paired, level / len(spreads))
-        if correction == "max-t":
-            single = _by_ranks(len(spreads), (n, m), paired, 1 - confidence)
-            least = _by_max_t(tuple(spreads), (n, m), paired, level, single)
-        else:
-            least = least * np.array(spreads)
-    found = np.quantile(least, power, axis=0, method="higher") / scale
-    return [float(shift) if shift < inf else None for shift in found]
+        single = _by_ranks(rows, n, m, paired, 1 - confidence)
+        least = _by_max_t(rows, n, m, paired, level, pooled, single)
+    return float(np.quantile(least, power, method="higher"))
 
 
 def units_for_shift(
@@ -167,125 +202,84 @@ def _farthest(n: int, paired: bool, confidence: float, power: float) -> float | 
         error = sqrt((1 if paired else 2) / n * total / (total - 2) * np.pi / 3)
         z = -NormalDist().inv_cdf((1 - confidence) / 2) + NormalDist().inv_cdf((1 + power) / 2)
         return z * error
-    low, high = _ends(_normals(2_000, 1 if paired else 2, n), paired, order)
+    low, high = _ends(_normals(2_000, 1, n if paired else 2 * n)[:, 0], paired, order, n)
     return float(np.quantile(np.maximum(-low, high), power))
 
 
 # The least shift of each simulated table, by method: [tables, R]
 
 
-def _by_ranks(rows: int, units: tuple[int, int], paired: bool, level: float) -> Array:
+def _by_ranks(rows: int, n: int, m: int, paired: bool, level: float) -> Array:
     """Return the least shift, in spreads, at which the exact interval of 1 - `level` excludes 0."""
-    n, m = units
     order = stats.signed_rank_order(n, 1 - level) if paired else (
         stats.rank_sum_order(n, m, 1 - level)
     )  # fmt: skip
     tables = _tables(rows)
     if not order:
         return np.full((tables, rows), inf)
-    before, after = _units(tables, rows, n, 0 if paired else m)
-    values = before if paired else np.concatenate([before, after], axis=2)
+    values = _normals(tables, rows, n if paired else n + m)
     low, _ = _ends(values.reshape(tables * rows, -1), paired, order, n)
     return -low.reshape(tables, rows)
 
 
-def _by_means(
-    spreads: tuple[float, ...],
-    units: tuple[int, int],
-    paired: bool,
-    level: float,
-    known: tuple[float, ...],
-) -> Array:
-    """Return the least shift at which Welch's t interval of 1 - `level` excludes 0."""
-    tables, rows = _tables(len(spreads)), len(spreads)
-    n, m = units
-    before, after = (
-        part * np.array(spreads)[:, None] for part in _units(tables, rows, n, 0 if paired else m)
-    )
-    parts = [before] if paired else [before, after]
+def _by_means(spreads: Array, n: int, m: int, paired: bool, level: float, known: Array) -> Array:
+    """Return the least shift at which the t interval of 1 - `level` excludes 0."""
+    rows = len(spreads)
+    tables = _tables(rows)
+    values = _normals(tables, rows, n if paired else n + m) * spreads[:, None]
+    parts = [values] if paired else [values[:, :, :n], values[:, :, n:]]
     errors = [part.var(axis=2, ddof=1) / part.shape[2] for part in parts]
-    boots = np.array(known) ** 2
-    variance = sum(errors) + boots
+    variance = np.maximum(sum(errors) + known**2, 1e-300)
     weight = sum(
-        (error / variance) ** 2 / (part.shape[2] - 1)
+        (error / np.where(variance > 0, variance, 1.0)) ** 2 / (part.shape[2] - 1)
         for error, part in zip(errors, parts, strict=True)
     )
-    freedom = 1 / np.maximum(weight, 1e-9)
     grid = np.geomspace(0.5, 1e9, 200)
-    wanted = np.interp(
-        np.log(freedom), np.log(grid), [student.quantile(level, float(f)) for f in grid]
-    )
-    noise = _normals(tables, rows, 1)[:, :, 0] * np.array(known)
-    mean = before.mean(axis=2) if paired else after.mean(axis=2) - before.mean(axis=2)
+    quantiles = [student.quantile(level, float(freedom)) for freedom in grid]
+    wanted = np.interp(-np.log(np.maximum(weight, 1e-9)), np.log(grid), quantiles)
+    noise = _normals(tables, rows, 1)[:, :, 0] * known
+    mean = parts[-1].mean(axis=2) - (0 if paired else parts[0].mean(axis=2))
     found: Array = wanted * np.sqrt(variance) - mean - noise
     return found
 
 
 def _by_max_t(
-    spreads: tuple[float, ...],
-    units: tuple[int, int],
-    paired: bool,
-    level: float,
-    single: Array,
+    rows: int, n: int, m: int, paired: bool, level: float, pooled: bool, single: Array
 ) -> Array:
-    """Return the least shift of each row, alone, that max-T of the table and `single` call."""
-    tables, rows = _tables(len(spreads)), len(spreads)
-    (n, m), scale = units, np.array(spreads)
-    if not scale.any():
-        return np.zeros((tables, rows))
-    logs = np.log(np.maximum(scale, 1e-300))
-    like = np.abs(logs[:, None] - logs) <= LIKE
-    before, after = _units(tables, rows, n, 0 if paired else m)
-    if paired:
-        values = (before * scale[:, None]).transpose(0, 2, 1)  # [tables, units, R]
-        moving = _paired(values, _signs(n))
-    else:
-        values = np.concatenate([before, after], axis=2).transpose(0, 2, 1) * scale
-        moving = _independent(values, n, _labels(n, m))
+    """Return the least shift of a row that max-T of the table and `single` call: [tables, few].
+
+    A few rows move in turn, alone, and stand for all.
+    """
+    values = _normals(_tables(rows), rows, n if paired else n + m).transpose(0, 2, 1)
+    moving = _paired(values, _signs(n)) if paired else _independent(values, n, _labels(n, m))
     still, error = moving(np.zeros(rows))
-    freedom = np.full(rows, float(n - 1 if paired else n + m - 2))
     flat = error.reshape(-1, rows)
-    drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, like).reshape(error.shape)
+    freedom = np.full(rows, float(n - 1 if paired else n + m - 2))
+    every = np.full((rows, rows), True) if pooled else np.eye(rows, dtype=bool)
+    drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every).reshape(error.shape)
     t = still / np.sqrt(np.maximum(drawn, 1e-300))
-    typical = np.sqrt(error[:, 0].mean(axis=0))
-    least = {}
-    for row in _some(scale):
+    weight = freedom[0] / (freedom[0] + PRIOR) if pooled and rows > 1 else 1.0
+    far = 12 * sqrt(float(error[:, 0].mean()))
+    found = []
+    for row in range(min(rows, MOVED)):
         others = np.delete(t, row, axis=2).max(axis=2, initial=0.0)
         # A row's shift changes its own error, and hardly the median of the rows like it.
-        weight = freedom[row] / (freedom[row] + (PRIOR if like[row].sum() > 1 else 0))
         rest = drawn[:, :, row] - weight * error[:, :, row]
-        low, high = np.zeros(tables), np.full(tables, 12 * typical[row])
-        called = np.zeros(tables, dtype=bool)
-        for step in range(STEPS + 1):
-            shift = (high if not step else (low + high) / 2)[:, None]
-            distance, own = moving(shift, row)
+
+        def called(shift: Array, row: int = row, rest: Array = rest, others: Array = others) -> Any:
+            distance, own = moving(shift[:, None], row)
             mine = distance / np.sqrt(np.maximum(weight * own + rest, 1e-300))
             reached = np.maximum(mine, others) >= mine[:, :1] * (1 - 1e-9)
-            enough = reached.mean(axis=1) <= level
-            if not step:
-                called = enough
-            else:
-                low = np.where(enough, low, shift[:, 0])
-                high = np.where(enough, shift[:, 0], high)
-        joint = np.where(called, high, inf) / scale[row]
-        least[row] = np.sort(np.maximum(joint, single[:, row]))
-    # Rows between those simulated have, in their spreads, a shift between theirs.
-    known = sorted(least, key=scale.__getitem__)
-    at = np.interp(logs, logs[known], range(len(known)))
-    below, above = (np.array([known[int(edge)] for edge in f(at)]) for f in (np.floor, np.ceil))
-    found = np.empty((tables, rows))
-    for row in range(rows):
-        share = at[row] % 1
-        first, last = least[below[row]], least[above[row]]
-        found[:, row] = (first * (1 - share) + last * share if share else first) * scale[row]
-    return found
+            return reached.mean(axis=1) <= level
 
-
-def _some(scale: Array) -> list[int]:
-    """Return the rows to simulate: of rows like each other one, else the ends and the middle."""
-    order = np.argsort(scale, kind="stable")
-    ends = order[[0, len(order) // 2, -1]].tolist()
-    return sorted(set(ends)) if scale[order[-1]] > 1.2 * scale[order[0]] else ends[1:2]
+        low, high = np.zeros(len(values)), np.full(len(values), far)
+        ever = called(high)
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            enough = called(middle)
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        found.append(np.maximum(np.where(ever, high, inf), single[:, row]))
+    return np.column_stack(found)
 
 
 Moving = Callable[..., tuple[Array, Array]]
@@ -369,12 +363,6 @@ def _tables(rows: int) -> int:
     return max(100, min(TABLES, TABLES * 8 // rows))
 
 
-def _units(tables: int, rows: int, n: int, m: int) -> tuple[Array, Array]:
-    """Return standard normal units [tables, R, n] and [tables, R, m]."""
-    values = _normals(tables, rows, n + m)
-    return values[:, :, :n], values[:, :, n:]
-
-
 @cache
 def _normals(tables: int, rows: int, units: int) -> Array:
     """Return standard normal numbers by Box and Muller from PCG64's raw stream."""
@@ -384,12 +372,10 @@ def _normals(tables: int, rows: int, units: int) -> Array:
     return found
 
 
-def _ends(values: Array, paired: bool, order: int, n: int | None = None) -> tuple[Array, Array]:
+def _ends(values: Array, paired: bool, order: int, n: int) -> tuple[Array, Array]:
     """Return the ends of the exact interval of the shift, of each line of values."""
-    if values.ndim == 3:
-        n, values = values.shape[2], values.reshape(len(values), -1)
     if paired:
-        i, j = np.triu_indices(values.shape[1])
+        i, j = np.triu_indices(n)
         points = (values[:, i] + values[:, j]) / 2
     else:
         points = (values[:, None, n:] - values[:, :n, None]).reshape(len(values), -1)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kvmbench.atomic import read_bounded
-from kvmbench.errors import FileError, named
+from kvmbench.errors import FileError, brief, cut, named
 from kvmbench.guest import image
 from kvmbench.guest import programs as guest
 from kvmbench.guest.assembler import RAX, RBX
@@ -41,6 +41,7 @@ def _row(
     waits: bool = False,
     faults: tuple[tuple[str, str], ...] = (),
     rows: tuple[str, ...] | None = None,
+    native: bool = False,
     **program: Any,
 ) -> Workload:
     """Return a built-in workload. By default vmexit.c has a row of its name.
@@ -49,7 +50,7 @@ def _row(
     """
     loop = Program(body=body, setup=setup, interrupts=waits, **program)
     rows = (name.split(":")[-1],) if rows is None else rows
-    return Workload(name, about, (), loop, needs, waits, faults, rows)
+    return Workload(name, about, (), loop, needs, waits, faults, rows, native)
 
 
 def _event(name: str, about: str, address: int) -> Workload:
@@ -59,6 +60,13 @@ def _event(name: str, about: str, address: int) -> Workload:
         return _row(name, about, op("out8"), registers(rdx=address, rax=value))
     return _row(name, about, op("store8", RBX, RAX), registers(rbx=address, rax=value))
 
+
+def _tr(name: str, about: str, body: Part) -> Workload:
+    """Return a row of the reload of TR, inside the guest."""
+    return _row(name, about, body, registers(**guest.TR), rows=(), native=True)
+
+
+OVERLAPS = (50, 100, 200, 400)  # cycles of work in front of LTR
 
 NO_HYPERCALL = (
     "with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
@@ -100,6 +108,22 @@ LIVE_ONLY = (
          registers(rbx=image.MMIO), rows=()),
     _row("hlt", "HLT until a timer fires, 20,000 cycles ahead, which the figure includes",
          guest.halt, waits=True, rows=()),
+    _tr("gdt_write", "the store that makes the TSS descriptor available, without LTR",
+        guest.make_available),
+    _tr("ltr", "the same store and LTR: a reload of TR", guest.reload_tr),
+    _tr("wrmsr_gs_then_ltr", "a reload of TR and then WRMSR to KERNEL_GS_BASE, as in vcpu_put()",
+        guest.reload_tr_before_wrmsr),
+    *(
+        _tr(f"{prefix}work_{cycles}", f"{what}{cycles} cycles of independent work",
+            guest.work(cycles, *then))
+        for cycles in OVERLAPS
+        for prefix, what, then in (
+            ("", "", ()),
+            ("ltr_after_", "a reload of TR after ", (guest.reload_tr,)),
+        )
+    ),
+    _row("mov_to_cr2", "MOV to CR2, which serializes and does not exit", op("mov_to_cr", 2, RAX),
+         registers(rax=0), rows=(), native=True),
     _row("wbinvd", "WBINVD", op("wbinvd")),
     _row("invd", "INVD", op("invd")),
     _row("mov_dr", "MOV to DR7", op("mov_to_dr", 7, RAX), registers(rax=0x400)),
@@ -151,7 +175,7 @@ LIVE_ONLY = (
     _event("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
          image.PORTIO + 2),
 )  # fmt: skip
-"""The others of kvm-unit-tests' x86/vmexit.c, and five rows of kvmbench. No built-in cost profile
+"""The others of kvm-unit-tests' x86/vmexit.c, and rows of kvmbench. No built-in cost profile
 has their costs, so kvmbench simulates them only with a user's profile that has."""
 
 
@@ -186,7 +210,7 @@ def select(chosen: Iterable[str | Workload] | str | Workload | None = None) -> l
     for one in known if listed is None else listed:
         workload = named("workload", one, Workload, lambda: known)
         if found.setdefault(workload.name, workload) != workload:
-            raise ValueError(f"two workloads are named {workload.name!r}")
+            raise ValueError(f"two workloads are named {brief(workload.name)}")
     return list(found.values())
 
 
@@ -200,7 +224,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
         compile(read_bounded(path, LARGEST, FileError), str(path), "exec")
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
-        raise FileError(f"{path}{line}: not Python: {error.msg}") from None
+        raise FileError(f"{path}{line}: not Python: {cut(error.msg, 200)}") from None
     except FileError:
         raise
     except (ValueError, RecursionError, MemoryError) as error:  # a zero byte, or deep nesting
@@ -220,17 +244,17 @@ def load_workloads(path: str | Path) -> list[Workload]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}"[:500].split())
+    return " ".join(f"{type(error).__name__}: {error}"[:300].split())
 
 
 def _listed(value: object, origin: str) -> list[Workload]:
     listed = [value] if isinstance(value, Workload) else value
     if not isinstance(listed, Iterable) or isinstance(listed, str):
-        raise FileError(f"{origin} is {value!r}, not a list of kvmbench.Workload")
+        raise FileError(f"{origin} is {brief(value)}, not a list of kvmbench.Workload")
     found = list(listed)
     for workload in found:
         if not isinstance(workload, Workload):
-            raise FileError(f"{origin} holds {workload!r}, not a kvmbench.Workload")
+            raise FileError(f"{origin} holds {brief(workload)}, not a kvmbench.Workload")
     return found
 
 
@@ -241,6 +265,6 @@ def merge(
     merged = dict(known)
     for workload in more:
         if workload.name in merged:
-            raise FileError(f"{origin}: there is a workload {workload.name!r} already")
+            raise FileError(f"{origin}: there is a workload {brief(workload.name)} already")
         merged[workload.name] = workload
     return merged

@@ -17,7 +17,13 @@ from kvmbench.cli.common import (
     policy_names,
 )
 from kvmbench.cli.measure import leave
-from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    together,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
@@ -61,7 +67,7 @@ _plan_options = together(
     click.option(
         "--runs",
         type=click.IntRange(1, 100),
-        default=2,
+        default=1,
         show_default=True,
         help="Fresh processes per length of round.",
     ),
@@ -96,7 +102,8 @@ _plan_options = together(
     multiple=True,
     required=True,
     metavar="[LABEL=]KERNEL",
-    help="bzImage[,modules=FOLDER] or debian:RELEASE; each is a column.",
+    help="bzImage[,modules=FOLDER] or debian:RELEASE, then [,append=KERNEL PARAMETERS] and "
+    "[,policy=POLICY]; each is a column.",
 )
 @_cpu_option
 @click.option(
@@ -108,6 +115,7 @@ _plan_options = together(
 @_plan_options
 @until_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
+@label_option
 @output_options("text", "markdown", "csv", "json")
 @keep_options
 def run(
@@ -126,6 +134,7 @@ def run(
     most: int | None,
     margin: str | None,
     explain: bool,
+    label: dict[str, str],
     format: str | None,
     output: str | None,
     save: str | None,
@@ -141,6 +150,7 @@ def run(
     from kvmbench.lab.document import document
     from kvmbench.lab.repeat import measure_until
     from kvmbench.lab.run import Plan, measure, result_of
+    from kvmbench.labels import commit_labels, labelled
 
     check_until(until, rows, most, margin)
     if until is not None and len(kernel) < 2 and ioperm != "both":
@@ -150,10 +160,7 @@ def run(
     workloads: list[Workload] = [
         pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)
     ]
-    if policy is not None and policy != "none":
-        from kvmbench.catalog import policies
-
-        pick("policy", policy, policies())
+    _check_policy(policy)
     plan = Plan(
         ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
         limit=timeout,
@@ -161,8 +168,7 @@ def run(
     with _Failures(), Progress() as show:
         emulator = _emulator()
         found = [_kernel(text, cpu) for text in kernel]
-        labels = [one.label for one, _ in found]
-        if len(set(labels)) < len(labels):
+        if len({one.label for one, _ in found}) < len(found):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
         more: dict[str, Any] = dict(policy=policy, workload_file=workload_file, progress=show)
         whole: dict[str, Any] = dict(command=command_line(), time=now())
@@ -174,6 +180,7 @@ def run(
             counted, result = measure_until(
                 found, workloads, plan, emulator, look, most=most or MOST, **whole, **more
             )
+    result = labelled(result, commit_labels() | label)
     keep_recent(result)
     table = document(counted, result, explain=explain)
     try:
@@ -204,16 +211,46 @@ def check_io(
 
     Exit code 1 where the two differ.
     """
-    from kvmbench.lab import run as lab
+    from kvmbench.lab import checks
     from kvmbench.lab.document import io_document
+    from kvmbench.lab.run import Plan
 
     with _Failures(), Progress() as show:
         emulator = _emulator()
         chosen, vendor = _kernel(kernel, cpu)
-        plan = lab.Plan(check_io=cases, seed=seed)
-        found = lab.check_io(chosen, vendor, plan, emulator, show)
+        plan = Plan(check_io=cases, seed=seed)
+        found = checks.check_io(chosen, vendor, plan, emulator, show)
     emit(io_document(chosen.label, vendor, found), format, output)
     if found["disagreeing"]:
+        click.get_current_context().exit(1)
+
+
+@command.command("check-ioperm")
+@click.option(
+    "--kernel",
+    multiple=True,
+    required=True,
+    metavar="[LABEL=]KERNEL",
+    help="As for `kvmbench lab run`; each is a column.",
+)
+@_cpu_option
+@output_options("text", "markdown", "csv", "json")
+def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: str | None) -> None:
+    """Let a process do IN at CPL 3 with and without ioperm() and a KVM_RUN before it.
+
+    Exit code 1 where a kernel denies a port that the process holds, or allows another one.
+    """
+    from kvmbench.lab import checks
+    from kvmbench.lab.document import ioperm_document
+    from kvmbench.lab.run import Plan
+
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        found = [_kernel(text, cpu) for text in kernel]
+        tries = [checks.check_ioperm(one, vendor, Plan(), emulator, show) for one, vendor in found]
+    answers = [(one, vendor, t) for (one, vendor), t in zip(found, tries, strict=True)]
+    emit(ioperm_document(answers), format, output)
+    if any(t["allowed"] != t["ioperm"] for listed in tries for t in listed):
         click.get_current_context().exit(1)
 
 
@@ -249,6 +286,7 @@ def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
     if "debian:" in text:
         _say(f"fetching {text}")
     found = kernel(text)
+    _check_policy(found.policy)
     able = found.vendors()
     if cpu == "auto":
         if not able:
@@ -258,6 +296,13 @@ def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
         return found, able[0]
     vendor: Vendor = "vmx" if cpu == "vmx" else "svm"
     return found, vendor
+
+
+def _check_policy(name: str | None) -> None:
+    from kvmbench.catalog import policies
+
+    if name is not None and name != "none":
+        pick("policy", name, policies())
 
 
 def _emulator() -> Emulator:

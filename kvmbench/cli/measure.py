@@ -15,7 +15,13 @@ from kvmbench.cli.common import (
     result_names,
     typed,
 )
-from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    together,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
@@ -35,6 +41,7 @@ measuring_options = together(
         "--runs", type=click.IntRange(1, 1000), default=8,
         help="Fresh processes, each with a fresh virtual machine, per configuration.",
     ),
+    label_option,
     click.option("--fast", is_flag=True, help="Measure for ten seconds instead of a minute."),
     click.option(
         "--keep-going", is_flag=True, help="Exit with 0 although runs ended early, where some did."
@@ -130,9 +137,11 @@ def _before(against: str | None, ioperm: str, results_dir: str) -> Side | None:
 
 def measured(
     names: tuple[str, ...], workload_file: str | None, cpu: int | None, runs: int, fast: bool,
-    ioperm: Literal["off", "on", "both"], decided: Callable[[Result], bool] | None = None,
+    ioperm: Literal["off", "on", "both"], label: dict[str, str],
+    decided: Callable[[Result], bool] | None = None,
 ) -> Result:  # fmt: skip
     """Measure, and keep the result as `last`; `kvmbench plan run` measures through it too."""
+    from kvmbench.labels import labelled, measured_labels
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
@@ -142,6 +151,7 @@ def measured(
             workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
             command=command_line(), decided=decided,
         )  # fmt: skip
+    result = labelled(result, measured_labels(result.boots[0].host.kernel) | label)
     keep_recent(result)
     return result
 

@@ -16,6 +16,7 @@ from kvmbench.cli.options import Decorator
 from kvmbench.cli.output import try_folder
 from kvmbench.cli.progress import naming, say
 from kvmbench.cli.until import MOST, check_until, until_options
+from kvmbench.errors import WrongKernelError, brief, cut
 from kvmbench.report.figures import plural, share_range
 
 if TYPE_CHECKING:
@@ -252,9 +253,10 @@ def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], out
     label, equals, release = argument.partition("=")
     label, release = (label, release) if equals else (argument, argument)
     if not label or not release:
-        raise click.UsageError(f"{argument!r} is not RELEASE or LABEL=RELEASE")
+        raise click.UsageError(f"{brief(argument)} is not RELEASE or LABEL=RELEASE")
     if "/" in label or label.startswith("."):
-        raise click.UsageError(f"label {label!r} becomes a file's name: no / in it, no . first")
+        said = f"label {brief(label)} becomes a file's name: no / in it, no . first"
+        raise click.UsageError(said)
     results = f"{Path(output).stem}-{label}.json"
     return Kernel(
         label=label, release=release, words=list(words), settings=settings, results=results
@@ -314,7 +316,6 @@ def run(
 
 def _step_done(plan: Plan, path: str, allow_code: bool) -> Plan:
     """Measure the step that is due, and return the plan after it."""
-    from kvmbench.errors import WrongKernelError
     from kvmbench.live import plan as plans
     from kvmbench.live.host import boot_id, host
     from kvmbench.results import Boot
@@ -328,13 +329,16 @@ def _step_done(plan: Plan, path: str, allow_code: bool) -> Plan:
     try:
         chosen = _step(plan.arguments, allow_code)
     except click.UsageError as error:
-        raise click.ClickException(f"{path}: $.arguments: {error.format_message()}") from None
+        raise click.ClickException(
+            f"{path}: $.arguments: {cut(error.format_message(), 250)}"
+        ) from None
     say(f"{where}: {plan.kernel(number)}", err=True)
     keep_going = chosen.pop("keep_going")
     try_folder(Path(path).resolve().parent, path)
     result = measured(**chosen)
     leave(result, keep_going)  # the step is still due
-    boot = Boot(id=boot_id(), host=this, runs=[run for _, run in result.runs()])
+    runs = [run for _, run in result.runs()]
+    boot = Boot(id=boot_id(), labels=result.boots[0].labels, host=this, runs=runs)
     with naming(path):
         plan = plans.record(path, number, boot, now())
     plan = _looked(plan, path)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, is_file, load_result, read
-from kvmbench.cli.list import HOMES, known
+from kvmbench.cli.common import HOMES, complete, is_file, known, load_result, read
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
@@ -112,11 +111,10 @@ def _policy(policy: Policy) -> Document:
     from kvmbench.report import Note
 
     facts: dict[str, object] = {"io_base": f"{policy.io_base_at_start} at the start"}
-    regions = False
-    for hook in HOOKS:
-        entries = getattr(policy, hook)
-        regions = regions or any(not isinstance(e, str) for e in entries)
-        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries)
+    entries = {hook: getattr(policy, hook) for hook in HOOKS}
+    for hook, own in entries.items():
+        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in own)
+    regions = any(not isinstance(e, str) for own in entries.values() for e in own)
     note = [Note("[...] runs with preemption disabled.")] if regions else []
     return _facts("policy", policy, facts, *note)
 
@@ -151,12 +149,11 @@ def _profile(profile: Profile) -> Document:
     ]
     kinds = [
         (
-            kind.name,
-            *(str(value) for value in (kind.cycles, kind.user_cycles, kind.overlap)),
+            kind.name, *map(str, (kind.cycles, kind.user_cycles, kind.overlap)),
             "userspace" if kind.user else "kernel" if kind.exits else "no exit",
         )
         for kind in profile.kinds
-    ]
+    ]  # fmt: skip
     sources: dict[tuple[str, str], list[str]] = {}
     for figure in profile.figures():
         origin = profile.origin(figure)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.design import LEVEL, UNLIKE, Order, course, one_boot, unconfirmed_spreads
+from kvmbench.comparison.design import UNLIKE, Order, course, one_boot, unconfirmed_spreads
+from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
 from kvmbench.units import Figures, listed
 
@@ -46,7 +47,7 @@ class Caveat:
 
 def caveats(comparison: Comparison) -> list[Caveat]:
     """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
-    checks = (_remarks, _controls, _undecided, _design, _groups, _intervals)
+    checks = (_remarks, _controls, _undecided, _design, _fleet, _groups, _intervals)
     return [caveat for check in checks for caveat in check(comparison)]
 
 
@@ -164,7 +165,7 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     if looked and comparison.correction != "sequence":
         yield _caveat("looked", correction=comparison.correction)
     if left_out := replicates.left_out:
-        blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)
     noisy = [row for row in comparison.table if row.kind == "noisy" and row.interval is not None]
     if not noisy:
@@ -181,15 +182,33 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
         return  # pairs cancel what the order does
     if order.one_side_first:
         yield _caveat("one-side-first")
-    unknown = [what for what, known in (("boots", boots), ("times", order.known or None))
-               if known is None]  # fmt: skip
-    if unknown and not (comparison.boots and unknown == ["boots"]):
-        yield _caveat("design-unknown", what=" and ".join(unknown))
+    unknown = {
+        "boots": "whether the sides are different boots",
+        "times": "whether one side was measured first",
+    }
+    if boots is not None or comparison.boots:
+        del unknown["boots"]
+    if order.known:
+        del unknown["times"]
+    if unknown:
+        what, hidden = " and ".join(unknown), " and ".join(unknown.values())
+        yield _caveat("design-unknown", what=what, hidden=hidden)
     if not order.in_turn:
         yield from _courses(comparison, noisy)
     rows = set(unconfirmed_spreads(comparison))
     shown = [row.workload for row in comparison.rows if row.workload in rows]
     yield from _about("unequal-spreads", shown, ratio=f"{UNLIKE:g}")
+
+
+def _fleet(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the differences of the hosts within a side, and cycles of several lengths."""
+    replicates = comparison.replicates
+    rows, clocks = clock_words(replicates)
+    yield from _about("clocks-differ", rows, found=clocks)
+    if not replicates.paired:
+        facts = [("; ".join(mixed(side)), side.label) for side in comparison.sides]
+        for found, labels in listed(pair for pair in facts if pair[0]).items():
+            yield _caveat("mixed-hosts", sides=" and ".join(labels), found=found)
 
 
 def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:
@@ -202,7 +221,7 @@ def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:
         elif found and found.drifts:
             slope = f"{100 * found.slope:+.2g} %"
             yield _caveat("drift", level=level, label=side.label, slope=slope)
-        elif found and found.correlated <= LEVEL / 2:
+        elif found and found.correlates:
             yield _caveat("autocorrelation", level=level, label=side.label, lag=f"{found.lag:.2f}")
     if lost:
         yield _caveat("order-lost", level=level, sides=", ".join(lost))

@@ -32,7 +32,7 @@ UNLIKE = 2.0  # ratio of standard deviations; at 3 max-T has up to 19 % false al
 
 
 def one_boot(comparison: Comparison) -> bool | None:
-    """Return whether the sides are one boot each, and different ones; None where it is not known."""
+    """Return whether the sides are one boot each, and different ones; None if it is not known."""
     if comparison.replicates.level != "run":
         return False
     ids = [{side.result.boots[number].id for number in side.boots} for side in comparison.sides]
@@ -87,6 +87,11 @@ class Course(NamedTuple):
     def drifts(self) -> bool:
         """Whether the side drifts, at half of LEVEL: a comparison has two sides."""
         return self.drift <= LEVEL / 2
+
+    @property
+    def correlates(self) -> bool:
+        """Whether a unit resembles the one before it, at half of LEVEL."""
+        return self.correlated <= LEVEL / 2
 
     @property
     def blind(self) -> bool:

@@ -91,6 +91,7 @@ class SelfTestDocument(TypedDict):
 
     schema: Literal["kvmbench.self-test/1"]
     label: str
+    drift: dict[str, float] | None
     splits: list[SplitDocument]
 
 
@@ -232,7 +233,7 @@ def _sorted(rows: Sequence[Row], sort: Sort | None = None) -> list[Row]:
 
 def self_test_document(test: SelfTest) -> Document:
     """Return the document of an A/A test: each split's table, and how far the noise reaches."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [Note(test.words)]
     splits: list[SplitDocument] = []
     records: list[Record] = []
     reach: dict[str, float] = {}  # row -> the farthest end of all its intervals, of before
@@ -267,8 +268,11 @@ def self_test_document(test: SelfTest) -> Document:
         f"False alarms in {alarmed} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
         f"split in {1 / (1 - confidence):.0f} may have one."
     )
-    data = {"schema": "kvmbench.self-test/1", "label": test.label, "splits": splits}
-    title = f"A/A test of {test.label}: nothing changed, so every faster or slower is a false alarm"
+    if not any(len(split.undecided) < len(split.comparison.rows) for split in test.splits):
+        words = f"No split decides any row, so that it could have seen nothing: take more {level}s."
+    drift = test.course._asdict() if test.course else None
+    data = {"schema": "kvmbench.self-test/1", "label": test.label, "drift": drift, "splits": splits}
+    title = f"A/A test of {test.label}: nothing changed, so each row that moved is a false alarm"
     return Document(title, [*blocks, Note(words)], records, to_builtins(data))
 
 
@@ -308,7 +312,7 @@ def _replicates(comparison: Comparison) -> str:
         return f"{least}{plural(counts[-1], 'pair')} of boots" if pairs else (
             f"{units} of alternating boots"
         )  # fmt: skip
-    return f"{units} per side{' in turn, paired' if comparison.replicates.paired else ''}"
+    return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
 
 
 class _Scale(NamedTuple):

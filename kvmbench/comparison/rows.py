@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kvmbench.errors import brief
+
 __all__ = ["CLAIMS", "VERDICTS", "Margin", "Row"]
 
 CLAIMS = {  # of noisy figures, with the line that the help has
@@ -44,7 +46,7 @@ class Margin:
         except ValueError:
             value = nan
         if not 0 <= value < float("inf"):
-            raise ValueError(f"{text!r} is neither a share such as 1% nor a number such as 20")
+            raise ValueError(f"{brief(text)} is neither a share such as 1% nor a number such as 20")
         return cls(value / 100, True) if text.strip().endswith("%") else cls(value, False)
 
     def of(self, centre: float) -> float:

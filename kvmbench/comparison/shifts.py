@@ -53,7 +53,7 @@ class BootSpread:
                 f"{side.label}: {count} boot{'s' * (count != 1)}, expected 3 or more of one kernel"
             )
         rows = {}
-        for key in replicates.keys():
+        for key in side.cells:
             figures = present(replicates.figures(key)[0])
             if len(figures) > 1 and (centre := float(np.median(figures))):
                 rows[key.name] = stats.spread(figures) / abs(centre)
@@ -170,10 +170,11 @@ def adjusted(
     names = [row.workload for row in rows]
     before, after = (np.column_stack([figures[name][side] for name in names]) for side in (0, 1))
     if method.correction == "max-t":
+        centres = [row.before or 0.0 for row in rows]
         if method.paired:
-            p = max_t_paired(_used(after - before), margins, [row.before or 0.0 for row in rows])
+            p = max_t_paired(_used(after - before), margins, centres)
         else:
-            p = max_t_independent(_used(before), _used(after), margins)
+            p = max_t_independent(_used(before), _used(after), margins, centres)
         return dict(zip(names, p, strict=True))
     single = [
         _single(row, figures[row.workload], method, margin)

@@ -18,14 +18,15 @@ from msgspec.structs import replace
 
 from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import caveats, doubt_codes, doubts
+from kvmbench.comparison.fleet import prepared
 from kvmbench.comparison.hosts import is_control, states_policy
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.shifts import BootSpread, Method, Pair, adjusted, measured, promised
 from kvmbench.comparison.sides import Source, compared_sides
-from kvmbench.errors import IncompatibleError, unknown_name
+from kvmbench.errors import IncompatibleError, brief, cut, unknown_name
+from kvmbench.planning import MARGIN, Correction
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
-from kvmbench.planning import MARGIN, Correction
 from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
@@ -83,6 +84,9 @@ def compare(
     rows: Sequence[str] = (),
     accept_doubt: Sequence[str] = (),
     boot_sd: BootSpread | Side | str | None = None,
+    pair_by: str | None = None,
+    group_by: str | None = None,
+    unit: str | None = None,
 ) -> Comparison:
     """Compare two results row by row.
 
@@ -101,6 +105,9 @@ def compare(
     correction as before. `accept_doubt` has codes of doubts, or `"all"`: these caveats then put no
     row in doubt. `boot_sd` is the standard deviation from boot to boot where each side is one boot,
     a share (`"0.4%"`) or a side with several boots of one kernel.
+    `pair_by` pairs the boots by `host`, `block` or another label, `group_by` splits the rows by
+    one, or by a fact of the host such as `cpu`; with `unit` `ns`, measured cycles become
+    nanoseconds by each host's TSC frequency.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations; ResultError for a file that is no result, or a figure
@@ -111,7 +118,8 @@ def compare(
     if isinstance(boot_sd, Side):
         boot_sd = BootSpread.of(boot_sd)
     boots = BootSpread.parse(boot_sd) if isinstance(boot_sd, str) else boot_sd
-    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
+    first_side, second_side = compared_sides([before] if after is None else [before, after])
+    replicates = prepared(first_side, second_side, pair_by=pair_by, group_by=group_by, unit=unit)
     if correction is None:
         looked = any(side.result.stopping == "decided" for side in replicates.sides)
         correction = "sequence" if looked else "max-t"
@@ -140,7 +148,8 @@ def compare(
     for family in families:
         margins = [row.margin or 0.0 for row in family]
         p = adjusted(family, figures, method, margins)
-        zero = adjusted(family, figures, method, [row.quantum for row in family])
+        quanta = [row.quantum for row in family]
+        zero = p if quanta == margins else adjusted(family, figures, method, quanta)
         promises = promised(family, method, comparisons, detect)
         for row in family:
             name = row.workload
@@ -153,8 +162,9 @@ def compare(
     accepted = _accepted(accept_doubt)
     comparison = Comparison(
         replicates=replicates, figures=figures, confidence=confidence, comparisons=comparisons,
-        correction=method.correction, tested=sum(row.p is not None for row in found), rows=tuple(found), table=tuple(found), margin=margin,
-        named_controls=bool(named), detect=detect, accepted=accepted, boots=method.boots,
+        correction=method.correction, tested=sum(row.p is not None for row in found),
+        rows=tuple(found), table=tuple(found), margin=margin, named_controls=bool(named),
+        detect=detect, accepted=accepted, boots=method.boots,
     )  # fmt: skip
     doubted = [c for c in caveats(comparison) if not {c.code, "all"} & set(accepted)]
     marked = (
@@ -215,7 +225,8 @@ def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
             one, other = getattr(first, what), getattr(series, what)
             if one != other:
                 raise IncompatibleError(
-                    f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
+                    f"{cut(key.name)}: {what} is {brief(one)} on one side, "
+                    f"{brief(other)} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]
     centres = [

@@ -34,6 +34,7 @@ class InnerJob(TypedDict):
     rounds: int
     iterations: list[int]  # of a short and of a long round
     check_io: int  # cases; 0 for none
+    check_ioperm: bool
     seed: int
 
 
@@ -98,6 +99,10 @@ def _do(job: InnerJob) -> None:
         _measure(job)
     if job["check_io"]:
         _check_io(job["check_io"], job["seed"])
+    if job["check_ioperm"]:
+        from kvmbench.lab.ioperm import tries
+
+        say("tries", tries())
     say("took", time.monotonic() - begun)
 
 

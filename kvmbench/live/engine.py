@@ -21,15 +21,14 @@ from typing import Literal
 from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
-from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
+from kvmbench.live.host import Ticks, boot_id, cpu_list, host, siblings, stolen, stolen_share
 from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
 from kvmbench.results import Boot, Host, Result, Run, Series
 
-__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "RUNS", "STOPPED", "Ioperm", "Plan", "measure"]
-__all__ += ["shortfall"]
+__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "STOPPED", "Ioperm", "Plan", "measure", "shortfall"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
@@ -47,10 +46,11 @@ UNTOUCHED = 0.01  # exits per iteration of a loop without any: a host's timer ti
 ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
 INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one each
 
+LEFT = "left the guest or was emulated: no price of its instructions on a CPU"  # a mark
+
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
 Decided = Callable[[Result], bool]
-Ticks = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +80,9 @@ class Plan:
 
     @classmethod
     def choose(
-        cls,
-        *,
-        runs: int = RUNS,
-        fast: bool = False,
-        ioperm: Ioperm = "off",
-        cpu: int | None = None,
-        seed: int | None = None,
-    ) -> Plan:
+        cls, *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off",
+        cpu: int | None = None, seed: int | None = None,
+    ) -> Plan:  # fmt: skip
         """Return the plan for a user's choices; without a `seed` the order of rounds is random.
 
         A fast measurement has as many runs, for the sake of the interval, and fewer and shorter
@@ -273,7 +268,7 @@ class _Measurement:
             if (series := run.series(self.rows, both))
         ]  # fmt: skip
 
-    def result(self, command: list[str], facts: Host, ticks: Ticks, stopped: bool) -> Result:
+    def result(self, command: list[str], facts: Host, ticks: Ticks | None, stopped: bool) -> Result:
         """Return the result of the runs so far. Raises LiveError where none has a round."""
         total = len(self.plan.configurations())
         kept = self._kept(command)
@@ -304,18 +299,11 @@ class _Measurement:
 
 
 def measure(
-    workloads: str | Workload | Iterable[str | Workload] | None = None,
-    plan: Plan | None = None,
-    *,
-    runs: int = RUNS,
-    fast: bool = False,
-    ioperm: Ioperm = "off",
-    cpu: int | None = None,
-    seed: int | None = None,
-    progress: Progress | None = None,
-    decided: Decided | None = None,
+    workloads: str | Workload | Iterable[str | Workload] | None = None, plan: Plan | None = None,
+    *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off", cpu: int | None = None,
+    seed: int | None = None, progress: Progress | None = None, decided: Decided | None = None,
     command: Sequence[str] = (),
-) -> Result:
+) -> Result:  # fmt: skip
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
@@ -356,8 +344,12 @@ def measure(
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
-    if plan.ioperm != "off":
-        _check_ioperm()
+    if plan.ioperm != "off" and (number := held_bitmap_error()):
+        name, remedy = errno.errorcode.get(number, str(number)), IOPERM_REMEDIES.get(number)
+        raise LiveError(
+            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
+            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
+        )
     work = _Measurement(
         plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
         progress=progress, decided=decided,
@@ -425,17 +417,6 @@ def _cpus(offered: Offer, facts: Host, wanted: int | None) -> tuple[int, int | N
     return wanted, others[0][1] if others else None
 
 
-def _check_ioperm() -> None:
-    """Raise LiveError where no thread can hold an I/O bitmap."""
-    if number := held_bitmap_error():
-        name = errno.errorcode.get(number, str(number))
-        remedy = IOPERM_REMEDIES.get(number)
-        raise LiveError(
-            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
-            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
-        )
-
-
 def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts: dict[str, int | float] = {
         name: float(f"{number / taken.iterations:.4g}") for name, number in taken.counts.items()
@@ -443,14 +424,20 @@ def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts["iterations"] = row.task["iterations"]
     if row.task["cpl"]:
         counts["cpl"] = row.task["cpl"]
-    exits, emulated = counts.get("exits"), counts.get("insn_emulation", 0)
-    untouched = exits is not None and exits < UNTOUCHED and emulated < UNTOUCHED
+    left = _left(counts)
     return Series(
         workload=row.workload.name, configuration=configuration, kind="noisy", values=taken.values,
         # A loop that never leaves the guest never reloads TR, under any policy.
-        reloads=0.0 if untouched else None, counts=counts,
+        reloads=0.0 if left is False else None, counts=counts,
         marks=list(_marks(row.workload, taken, counts)),
     )  # fmt: skip
+
+
+def _left(counts: dict[str, int | float]) -> bool | None:
+    """Return whether iterations left the guest or were emulated; None where KVM does not count."""
+    if "exits" not in counts:
+        return None
+    return max(counts["exits"], counts.get("insn_emulation", 0)) >= UNTOUCHED
 
 
 def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -> Iterator[str]:
@@ -460,6 +447,8 @@ def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -
         yield f"not all of its rounds: {taken.lost}"
     if 2 * taken.disagreeing > len(taken.values):
         yield "the guest's TSC and the host's do not agree"
+    if workload.native and _left(counts):
+        yield LEFT
     if workload.waits_for_interrupt and counts.get("interrupts", 0) < INTERRUPTED:
         yield "not every iteration was interrupted: KVM delivers some interrupts late"
 
@@ -480,9 +469,7 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     return notes
 
 
-def _steal_note(before: Ticks, after: Ticks) -> list[str]:
-    if before is None or after is None or after[1] <= before[1]:
-        return []
-    share = (after[0] - before[0]) / (after[1] - before[1])
+def _steal_note(before: Ticks | None, after: Ticks | None) -> list[str]:
+    share = stolen_share(before, after) or 0
     words = f"The hypervisor around this host took {share:.1%} of the CPU's time meanwhile (steal)."
     return [words] if share >= STOLEN else []

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct, field
 
 from kvmbench import results
 from kvmbench.atomic import locked, replace_file
-from kvmbench.errors import ResultError, WrongKernelError, brief
+from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.results import Boot, Host, Result, Stopping
 
 __all__ = ["PAIRS", "SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
@@ -159,7 +159,7 @@ def make(
             "or --after-word, or a setting with --before-set and --after-set"
         )
     if one.label == other.label:
-        raise ValueError(f"both kernels are called {one.label!r}: name them, LABEL=RELEASE")
+        raise ValueError(f"both kernels are called {brief(one.label)}: name them, LABEL=RELEASE")
     return Plan(
         seed=seed, kernels=kernels, arguments=list(arguments), within_boot=within_boot,
         steps=[step for pair in range(1, pairs + 1) for step in _pair(seed, pair)],
@@ -181,14 +181,15 @@ def due(plan: Plan, host: Host, boot_id: str) -> int:
     number = plan.next()
     assert number is not None
     kernel, other = plan.kernel(number), plan.kernels[1 - plan.steps[number].side]
-    where = f"step {number + 1} of {len(plan.steps)} is for {kernel}"
+    where = f"step {number + 1} of {len(plan.steps)} is for {cut(str(kernel), 120)}"
     if mismatch := kernel.mismatch(host):
-        raise WrongKernelError(
-            f"{where}, and {mismatch}: {'set' if plan.within_boot else 'boot'} it"
-        )
+        how = "set" if plan.within_boot else "boot"
+        raise WrongKernelError(f"{where}, and {cut(mismatch, 120)}: {how} it")
     extra = [word for word in other.words if word not in kernel.words]
     if other.release == kernel.release and extra and other.mismatch(host) is None:
-        raise WrongKernelError(f"{where}, and the command line has {' '.join(extra)}: boot without")
+        raise WrongKernelError(
+            f"{where}, and the command line has {cut(' '.join(extra), 120)}: boot without"
+        )
     done = [n for n, step in enumerate(plan.steps) if step.boot == boot_id]
     if done and not plan.within_boot:
         raise WrongKernelError(f"{where}, and this boot was step {done[0] + 1}'s: reboot into it")
@@ -285,7 +286,7 @@ def read(path: str | Path) -> Plan:
     """Return the plan in a file. Raises ResultError, one line with the place, and OSError."""
     plan = results.decode_json(_decoder, results.read_bytes(path), str(path))
     if plan.schema != SCHEMA:
-        raise ResultError(f"{path}: $.schema: {plan.schema!r}, expected {SCHEMA!r}")
+        raise ResultError(f"{path}: $.schema: {brief(plan.schema)}, expected {SCHEMA!r}")
     if len({Path(path).name, *(kernel.results for kernel in plan.kernels)}) < 3:
         raise ResultError(f"{path}: $.kernels: the plan and its two results must be three files")
     return plan

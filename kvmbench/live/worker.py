@@ -28,6 +28,7 @@ __all__ = ["Job", "Task", "main", "mark_tag"]
 
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
+CONTROL_CALLS = 2000  # system calls in a round of the control
 
 
 class Task(TypedDict):
@@ -79,8 +80,9 @@ class Runner:
         self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
-    def again(self) -> None:
-        """Start with a new machine: the state of one that hung is unknown."""
+    def lose(self, task: Task, lost: Lost) -> None:
+        """Report the loss and make a new machine: the state of one that hung is unknown."""
+        say("lost", task["name"], str(lost), lost.hung)
         self.vm.close()
         self.vm = make()
 
@@ -181,10 +183,12 @@ def begin(name: str) -> None:
 
 def run(job: Job) -> None:
     """Measure the job, and write a line for each round."""
+    from kvmbench.live._kvm import ioperm, syscall_cycles
+
     begun = time.monotonic()
     os.sched_setaffinity(0, {job["cpu"]})
-    if job["ioperm"]:
-        hold_bitmap()
+    if job["ioperm"] and (number := ioperm(0x378, 3, True)):
+        raise LiveError(f"ioperm(): {os.strerror(number)}")
     runner = Runner(job)
     alive: dict[str, tuple[Task, int]] = {}
     for task in job["tasks"]:
@@ -193,7 +197,7 @@ def run(job: Job) -> None:
             iterations = task["iterations"] or runner.calibrate(task)
             runner.round(task, iterations)  # caches, the EPT and KVM's own warm up
         except Lost as lost:
-            _lost(runner, task, lost)
+            runner.lose(task, lost)
             continue
         alive[task["name"]] = task, iterations
         say("ready", task["name"], iterations)
@@ -211,7 +215,7 @@ def run(job: Job) -> None:
             try:
                 taken = runner.round(task, iterations)
             except Lost as lost:
-                _lost(runner, task, lost)
+                runner.lose(task, lost)
                 del alive[name]
                 continue
             delayed += waited() - before
@@ -219,14 +223,9 @@ def run(job: Job) -> None:
             say("round", name, iterations, *taken)
         say("waited", delayed, measured)
         if job["control"]:
-            from kvmbench.live._kvm import syscall_cycles
-
             say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
     say("end")
     runner.vm.close()
-
-
-CONTROL_CALLS = 2000  # system calls in a round of the control
 
 
 def waited() -> float:
@@ -236,19 +235,6 @@ def waited() -> float:
             return int(file.read().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0  # a kernel without CONFIG_SCHED_INFO
-
-
-def _lost(runner: Runner, task: Task, lost: Lost) -> None:
-    say("lost", task["name"], str(lost), lost.hung)
-    runner.again()
-
-
-def hold_bitmap() -> None:
-    """Give this thread an I/O bitmap. Raises LiveError with the kernel's error."""
-    from kvmbench.live._kvm import ioperm
-
-    if number := ioperm(0x378, 3, True):
-        raise LiveError(f"ioperm(): {os.strerror(number)}")
 
 
 def main() -> None:

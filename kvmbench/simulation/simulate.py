@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from kvmbench._core import Machine
 from kvmbench.arrays import OP_DTYPE, named
 from kvmbench.catalog import policies, profiles
 from kvmbench.causes import CAUSES, OF_EXITS
+from kvmbench.errors import brief, listed
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
 from kvmbench.report import Document, Reported
 from kvmbench.results import Boot, Host, Result, Run, Series
@@ -30,6 +31,7 @@ __all__ = ["Cell", "Row", "Simulation", "missing_kinds", "simulate"]
 IOPERM = ("off", "on", "both")
 IOPERM_PORTS = (0x378, 3)  # a parallel port: what a vCPU thread with an I/O bitmap holds here
 CHUNK = 1 << 16  # operations per call of the core, so that Ctrl-C and progress are prompt
+BOUND_ITERATIONS = 1000  # at the ends of intervals: more show the same steady state
 
 Number = int | float
 Progress = Callable[[str, float], None]
@@ -56,6 +58,8 @@ class Row:
     exits: tuple[ExitKind, ...]  # of one iteration
     before: Cell
     after: Cell
+    # Of the change, in cycles, from the intervals of the profile's measured costs of TR.
+    interval: tuple[Number, Number] | None = None
 
     @property
     def change(self) -> Number:
@@ -134,17 +138,11 @@ def missing_kinds(workload: Workload, profile: Profile) -> list[str]:
 
 
 def simulate(
-    workloads: Iterable[str | Workload] | None = None,
-    before: str | Policy = "eager",
-    after: str | Policy = "deferred",
-    profile: str | Profile = "patch-2017",
-    *,
-    iterations: int = 1_000_000,
-    ioperm: str = "off",
-    vendor: Literal["vmx", "svm"] = "vmx",
-    closed_form: bool = False,
-    progress: Progress | None = None,
-) -> Simulation:
+    workloads: Iterable[str | Workload] | None = None, before: str | Policy = "eager",
+    after: str | Policy = "deferred", profile: str | Profile = "patch-2017", *,
+    iterations: int = 1_000_000, ioperm: str = "off", vendor: Literal["vmx", "svm"] = "vmx",
+    closed_form: bool = False, progress: Progress | None = None,
+) -> Simulation:  # fmt: skip
     """Simulate each workload twice and return the rows in order.
 
     Workloads, policies and the cost profile are built-in names or objects; without workloads, all
@@ -152,7 +150,8 @@ def simulate(
     I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
     steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
     the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
-    called with the workload's name and the share of it that is done.
+    called with the workload's name and the share of it that is done. Where the profile's costs of
+    TR have intervals, each row's change has one, with all of them at their lower or upper ends.
 
     Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
     have, and for one that has no closed form; TypeError for other objects.
@@ -166,11 +165,18 @@ def simulate(
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, not 1 or more")
     if ioperm not in IOPERM:
-        raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
+        raise ValueError(f"ioperm is {brief(ioperm)}, not one of {', '.join(IOPERM)}")
     for workload in chosen:
-        _check(workload, profile, closed_form)
-    bitmap = ioperm == "on"
-    columns = ((before, bitmap), (after, bitmap))
+        if missing := missing_kinds(workload, profile):
+            names = listed(map(repr, missing))
+            raise ValueError(
+                f"workload {brief(workload.name)} needs exit kind {names}, "
+                f"which profile {brief(profile.name)} does not have"
+            )
+        if closed_form and (exits := len(workload.exits)) > 1:
+            said = f"workload {brief(workload.name)} has {exits} exits per iteration"
+            raise ValueError(f"{said}: no closed form")
+    columns = ((before, ioperm == "on"), (after, ioperm != "off"))
     if ioperm == "both":
         columns = ((after, False), (after, True))
     rows = []
@@ -187,23 +193,41 @@ def simulate(
                     progress(name, (done + share) / 2)
 
             cells.append(_cell(machine, workload, iterations, closed_form, report))
-        exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
-        rows.append(Row(workload.name, exits, *cells))
+        kinds = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
+        rows.append(Row(workload.name, kinds, cells[0], cells[1]))
+    if bounds := _bounds(profile):
+        fewer = min(iterations, BOUND_ITERATIONS)
+        ends = [
+            simulate(chosen, before, after, bound, iterations=fewer, ioperm=ioperm, vendor=vendor)
+            for bound in bounds
+        ]
+        rows = [
+            _between(row, [end.rows[number].change for end in ends])
+            for number, row in enumerate(rows)
+        ]
     compared = (columns[0][0], columns[1][0])
     return Simulation(profile, compared, ioperm, vendor, iterations, tuple(rows))
 
 
-def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
-    if missing := missing_kinds(workload, profile):
-        names = ", ".join(repr(name) for name in missing)
-        raise ValueError(
-            f"workload {workload.name!r} needs exit kind {names}, "
-            f"which profile {profile.name!r} does not have"
-        )
-    if closed_form and (exits := len(workload.exits)) > 1:
-        raise ValueError(
-            f"workload {workload.name!r} has {exits} exits per iteration: no closed form"
-        )
+def _bounds(profile: Profile) -> list[Profile]:
+    """Return the profile with its measured costs of TR at their lower ends, and at their upper.
+
+    The costs of TR alone decide a change; where none has an interval, there are no bounds.
+    """
+    costs = {f"costs.{name}" for name in ("gdt_write", "ltr", "mark", "test")}
+    ends = {
+        figure: origin.interval
+        for figure, origin in profile.provenance.items()
+        if origin.interval and (figure in costs or figure.endswith("overlap"))
+    }
+    return [
+        profile.with_costs({name: pair[end] for name, pair in ends.items()}, source="an interval")
+        for end in ((0, 1) if ends else ())
+    ]
+
+
+def _between(row: Row, changes: Sequence[Number]) -> Row:
+    return replace(row, interval=(min(changes), max(changes)))
 
 
 def _cell(
@@ -229,13 +253,12 @@ def _cell(
     def each(total: int) -> Number:
         return total // iterations if total % iterations == 0 else total / iterations
 
+    def more(counter: str) -> int:
+        return int(end[counter]) - int(start[counter])
+
     cycles = int(machine.cpu["cycles"][0]) - clock
-    counters = {name: CAUSES[name].counter for name in OF_EXITS}
-    spent = {name: int(end[counter]) - int(start[counter]) for name, counter in counters.items()}
+    spent = {name: more(CAUSES[name].counter) for name in OF_EXITS}
     if sum(spent.values()) != cycles:
         raise AssertionError(f"{workload.name}: {spent} do not sum to {cycles}")
-    return Cell(
-        each(cycles),
-        each(int(end["reloads"]) - int(start["reloads"])),
-        {name: each(total) for name, total in spent.items()},
-    )
+    segments = {name: each(total) for name, total in spent.items()}
+    return Cell(each(cycles), each(more("reloads")), segments)

@@ -244,7 +244,7 @@ def test_a_plan_from_end_to_end(folder, booted, measured):
             following = f"6.1{1 + sides[number + 1]}"
             assert f"step {number + 1} of 8 done. Next: boot {following}" in done.stdout
             assert invoke("plan", "run").exit_code == 1  # the same boot again does nothing
-    options = dict(workload_file=None, cpu=None, runs=3, fast=True, ioperm="off")
+    options = dict(workload_file=None, cpu=None, runs=3, fast=True, ioperm="off", label={})
     assert measured == 8 * [options | dict(names=("cpuid", "inl_from_qemu"))]
     following = done.stdout.splitlines()[-1]
     assert following == "kvmbench compare old=plan-old.json new=plan-new.json"

@@ -48,7 +48,9 @@ portio-wildcard-eventfd:pci-io portio-datamatch-eventfd:pci-io wbinvd invd
 def test_vmexits_names_are_there():
     names = {workload.name for workload in LIVE_ONLY}
     assert names >= set(VMEXIT.split())
-    own = {"empty", "empty_cpl3", "inb_cpl3", "mmio_read", "hlt"}
+    own = {"empty", "empty_cpl3", "inb_cpl3", "mmio_read", "hlt", "mov_to_cr2"}
+    own |= {"gdt_write", "ltr", "wrmsr_gs_then_ltr"}
+    own |= {f"{row}work_{cycles}" for row in ("", "ltr_after_") for cycles in (50, 100, 200, 400)}
     assert names - set(VMEXIT.split()) == own
     for workload in (*BUILT_IN, *LIVE_ONLY):
         # After a colon vmexit.c's own name for a row of QEMU's pci-testdev.
