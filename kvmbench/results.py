@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from sys import float_info
@@ -312,38 +312,19 @@ def append(path: str | Path, result: Result) -> None:
     ResultError where the file is no result, and OSError.
     """
     with locked(path):
-        merged = result
-        if Path(path).exists():
-            old = read(path)
-            merged = merge(old, _renumbered(result, old))
+        merged = merge(read(path), result) if Path(path).exists() else result
         replace_file(path, encode(merged))
-
-
-def _renumbered(new: Result, old: Result) -> Result:
-    """Return `new` with block numbers of runs above those of `old`: they are other pairs."""
-    past = max((run.block for _, run in old.runs() if run.block is not None), default=0)
-    if not past:
-        return new
-    boots = [
-        msgspec.structs.replace(
-            boot,
-            runs=[
-                run if run.block is None else msgspec.structs.replace(run, block=run.block + past)
-                for run in boot.runs
-            ],
-        )
-        for boot in new.boots
-    ]
-    return msgspec.structs.replace(new, boots=boots)
 
 
 def merge(old: Result, new: Result) -> Result:
     """Return `old` with the runs of `new` after its own; runs of one boot stay together.
 
+    Pairs of runs stay apart: those of `new` get the next numbers of their boot.
+
     Raises ResultError where the two do not agree on a series' unit, kind or direction.
     """
     boots = list(old.boots)
-    for boot in new.boots:
+    for boot in _other_pairs(old.boots, new.boots):
         last = boots[-1]
         if boot.id and all(
             getattr(last, what) == getattr(boot, what) for what in ("id", "block", "labels", "host")
@@ -359,6 +340,20 @@ def merge(old: Result, new: Result) -> Result:
     )
     check(merged, old.name or "result")
     return merged
+
+
+def _other_pairs(old: Sequence[Boot], new: Sequence[Boot]) -> Iterator[Boot]:
+    """Yield the new boots; their runs' blocks go on after those that the same boot has already."""
+    for boot in new:
+        past = max(
+            (run.block or 0 for known in old if known.id == boot.id for run in known.runs),
+            default=0,
+        )
+        runs = [
+            msgspec.structs.replace(run, block=run.block + past) if past and run.block else run
+            for run in boot.runs
+        ]
+        yield msgspec.structs.replace(boot, runs=runs)
 
 
 def json_schema(kind: Any = Result, name: str = SCHEMA) -> bytes:

@@ -243,8 +243,8 @@ def _expected(found: Size) -> str:
     )
 
 
-def _next(plan: Plan, number: int) -> str:
-    return f"{'Set' if plan.within_boot else 'Boot'} {plan.kernel(number)}"
+def _next(plan: Plan, number: int, verb: tuple[str, str] = ("Boot", "Set")) -> str:
+    return f"{verb[plan.within_boot]} {plan.kernel(number)}"
 
 
 def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], output: str) -> Kernel:
@@ -343,7 +343,7 @@ def _step_done(plan: Plan, path: str, allow_code: bool) -> Plan:
         plan = plans.record(path, number, boot, now())
     plan = _looked(plan, path)
     if (following := plan.next()) is not None:
-        say(f"{where} done. Next: {_next(plan, following).lower()}")
+        say(f"{where} done. Next: {_next(plan, following, verb=('boot', 'set'))}")
     return plan
 
 

@@ -530,11 +530,13 @@ def test_settings_alternate_within_a_boot(parameters, measured):
 
 
 def test_one_step_at_a_time_within_a_boot(parameters, measured):
-    ok("plan", "new", "on=6.12", "off=6.12", "--within-boot", *SETTINGS, "--seed", 3)
+    ok("plan", "new", "On=6.12", "Off=6.12", "--within-boot", *SETTINGS, "--seed", 3)
     for _ in range(2):
         plan = plans.read("plan.json")
         parameters.write_text(plan.kernel(plan.next()).settings["kvm.halt_poll_ns"])
-        assert "Next: set 6.12 with kvm.halt_poll_ns=" in ok("plan", "run")
+        text = ok("plan", "run")
+        following = plan.kernel(plan.next() + 1)
+        assert f"Next: set {following}\n" in text
     assert plans.read("plan.json").done == 1
 
 

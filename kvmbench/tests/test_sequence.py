@@ -294,7 +294,7 @@ def test_configurations_that_alternate_in_a_boot_are_pairs():
     found = compare(result)
     assert (found.replicates.level, found.replicates.paired) == ("run", True)
     assert (found.rows[0].units, found.rows[0].interval) == ((6, 6), (10, 15))
-    assert "6 runs per side in turn, paired" in " ".join(str(found).split())
+    assert "6 runs, each on both sides" in " ".join(str(found).split())
     other = Side("other", alternating(6, boot_id="b"), "yes")
     assert not compare(Side("no", result, "no"), other).replicates.paired  # of another boot
 
