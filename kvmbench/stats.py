@@ -21,10 +21,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CONFIDENCE", "POWER", "QUANTA", "drift", "hodges_lehmann", "mann_whitney_interval"]
-__all__ += ["mann_whitney_p", "median_interval", "minimum_detectable", "pooled_spread"]
-__all__ += ["pseudo_median", "runs_needed", "sample", "signed_rank_interval", "signed_rank_p"]
-__all__ += ["spread", "two_groups"]
+__all__ = ["CONFIDENCE", "POWER", "Interval", "autocorrelation", "drift", "hodges_lehmann"]
+__all__ += ["mann_whitney_interval", "mann_whitney_p", "median_interval", "pooled_spread"]
+__all__ += [
+    "pseudo_median",
+    "rank_sum_order",
+    "sample",
+    "signed_rank_interval",
+    "signed_rank_order",
+]
+__all__ += ["signed_rank_p", "spread", "two_groups"]
 
 Array: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
@@ -36,11 +42,11 @@ EXACT_PAIRS = 5_000  # n * m
 EXACT_BLOCKS = 400  # paired differences
 EXACT_STEPS = 200  # values in a sequence
 SORTED_PAIRS = 4_000_000  # pairs that are sorted in memory; of more, each rank is looked for
+SHUFFLES = 2_000  # random orders of a sequence
 ALL_SLOPES = 2_000  # values in a sequence with the slopes of all pairs
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of the minimum detectable effect
-QUANTA = 2  # of the default margin: a step of the clock or of the print-out, either way
 SAME = 1 + 1e-9  # sums of a few hundred floats: equal probabilities may differ in the last bits
 
 
@@ -62,7 +68,7 @@ def mann_whitney_interval(
     most. With ties it covers at least as often (the ends belong to it).
     """
     x, y = _differences(before, after)
-    return _ends(x, y, _rank_sum_order(len(x), len(y), confidence))
+    return _ends(x, y, rank_sum_order(len(x), len(y), confidence))
 
 
 def mann_whitney_p(before: ArrayLike, after: ArrayLike) -> float:
@@ -99,7 +105,7 @@ def signed_rank_interval(diffs: ArrayLike, confidence: float = 0.95) -> Interval
     differences are spread symmetrically, as the difference of two like samples is.
     """
     d = sample(diffs)
-    ends = _ends(d, None, _signed_rank_order(len(d), confidence))
+    ends = _ends(d, None, signed_rank_order(len(d), confidence))
     return (ends[0] / 2, ends[1] / 2) if ends else None
 
 
@@ -187,6 +193,25 @@ def drift(values: ArrayLike) -> tuple[float, float]:
     return slope, _both_tails(null, int((rises < 0).sum()))
 
 
+def autocorrelation(values: ArrayLike) -> tuple[float, float]:
+    """Return (lag-1 autocorrelation, p of one that is 0 or less) of a sequence.
+
+    The p is that over 2,000 random orders of these very values, from a fixed seed. It is 1 for a
+    sequence that cannot have any: fewer than four values, or all the same.
+    """
+    x = sample(values)
+    centred = x - x.mean()
+    squares = float((centred**2).sum())
+    if len(x) < 4 or not squares:
+        return 0.0, 1.0
+    keys = np.random.PCG64(1).random_raw(SHUFFLES * len(x)).reshape(SHUFFLES, len(x))
+    orders = centred[np.argsort(keys, axis=1, kind="stable")]
+    products = (orders[:, :-1] * orders[:, 1:]).sum(axis=1)
+    seen = float((centred[:-1] * centred[1:]).sum())
+    reached = int((products >= seen - 1e-12 * squares).sum())
+    return seen / squares, (reached + 1) / (SHUFFLES + 1)
+
+
 def two_groups(values: ArrayLike) -> tuple[float, float] | None:
     """Return the medians of two clearly separate groups of values, low and high; None for one.
 
@@ -213,89 +238,6 @@ def two_groups(values: ArrayLike) -> tuple[float, float] | None:
         return None
     cut = int(low[apart.argmax()])
     return float(np.median(x[:cut])), float(np.median(x[cut:]))
-
-
-# Planning
-
-
-def minimum_detectable(
-    spread: float, n: int, m: int | None = None, *, confidence: float = 0.95, power: float = 0.8
-) -> float | None:
-    """Return the smallest shift whose exact interval excludes 0 with probability `power`.
-
-    `spread` is the standard deviation between runs, n v m of them; without `m`, of n paired
-    differences. None where the exact test cannot reach the level at all (3 v 3 runs, 5 pairs).
-
-    It is for normal values and one row. In small samples (n m <= 400, or 30 pairs) it is the
-    `power` quantile of the interval's upper end over 10,000 samples of shift 0, good to about
-    2 %; beyond, Lehmann's large-sample formula (1975), times sqrt(N / (N - 2)) with N values in
-    all. The formula promises too much of small samples: at its word, 6 pairs have power 0.46.
-    """
-    reach = _reach(n, m, confidence, power)
-    return None if reach is None else reach * _positive("spread", spread)
-
-
-def runs_needed(
-    spread: float,
-    shift: float,
-    *,
-    paired: bool = False,
-    confidence: float = 0.95,
-    power: float = 0.8,
-) -> int | None:
-    """Return how many runs on each side, or `paired` differences, see `shift`.
-
-    The inverse of minimum_detectable, never below the smallest number at which the exact test can
-    reach the level. None for shift 0, and for one below 1/10,000 of the spread.
-    """
-    size, sd = _positive("shift", abs(shift)), _positive("spread", spread)
-    if not size or sd / size > 1e4:
-        return None
-    # The formula asks for too few in small samples and for the right number in large ones.
-    n = max(1, int((1 if paired else 2) * (_largesample(confidence, power) * sd / size) ** 2))
-    while True:
-        reach = _reach(n, None if paired else n, confidence, power)
-        if reach is not None and reach * sd <= size:
-            return n
-        n += 1
-
-
-@cache
-def _reach(n: int, m: int | None, confidence: float, power: float) -> float | None:
-    """Return the minimum detectable shift in standard deviations."""
-    if not 0 < power < 1:
-        raise ValueError(f"power {power}: expected a number between 0 and 1")
-    if min(n, n if m is None else m) < 1:
-        raise ValueError("no runs: expected one or more on each side")
-    k = _signed_rank_order(n, confidence) if m is None else _rank_sum_order(n, m, confidence)
-    if not k:
-        return None
-    if n > 30 if m is None else n * m > 400:
-        total = n if m is None else n + m
-        share = (1 / n if m is None else 1 / n + 1 / m) * total / (total - 2)
-        return _largesample(confidence, power) * sqrt(share)
-    # Moving a sample moves its interval, so the shift is seen that exceeds the upper end at 0.
-    normal = _normals(10_000, n + (m or 0))
-    if m is None:
-        i, j = np.triu_indices(n)
-        points = (normal[:, i] + normal[:, j]) / 2
-    else:
-        points = (normal[:, None, :n] - normal[:, n:, None]).reshape(len(normal), -1)
-    last = points.shape[1] - k
-    return float(np.quantile(np.partition(points, last, axis=1)[:, last], power))
-
-
-def _largesample(confidence: float, power: float) -> float:
-    """Return (z + z) / sqrt(3/pi): 3/pi is the rank tests' efficiency for normal values."""
-    return (_z(confidence) + NormalDist().inv_cdf(power)) / sqrt(3 / np.pi)
-
-
-def _normals(lines: int, columns: int) -> Array:
-    """Return standard normal numbers by Box and Muller from PCG64's raw stream."""
-    raw = np.random.PCG64(1).random_raw(lines * columns * 2)
-    u, v = np.asarray(((raw >> np.uint64(11)) + 0.5) * 2.0**-53).reshape(2, lines, columns)
-    found: Array = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
-    return found
 
 
 # Pairs: the differences of two samples, and the sums within one (twice the Walsh averages)
@@ -367,7 +309,7 @@ def _decode(code: int) -> float:
 # Null distributions
 
 
-def _rank_sum_order(n: int, m: int, confidence: float) -> int:
+def rank_sum_order(n: int, m: int, confidence: float) -> int:
     """Return the k of mann_whitney_interval; 0 when no interval reaches `confidence`."""
     if n * m > EXACT_PAIRS:
         deviation = sqrt(n * m * (n + m + 1) / 12)
@@ -375,7 +317,7 @@ def _rank_sum_order(n: int, m: int, confidence: float) -> int:
     return _order(_rank_sum_null(n, m), confidence)
 
 
-def _signed_rank_order(n: int, confidence: float) -> int:
+def signed_rank_order(n: int, confidence: float) -> int:
     """Return the k of signed_rank_interval; 0 when no interval reaches `confidence`."""
     if n > EXACT_BLOCKS:
         deviation = sqrt(n * (n + 1) * (2 * n + 1) / 24)

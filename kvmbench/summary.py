@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvmbench import stats
+from kvmbench import planning, stats
 from kvmbench.report import Block, Column, Document, Facts, Note, Record, Table
 from kvmbench.report.figures import figure
-from kvmbench.stats import CONFIDENCE, POWER, QUANTA
+from kvmbench.stats import CONFIDENCE, POWER
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ def rows(side: Side, names: Sequence[str] = ()) -> tuple[list[Block], list[Recor
     level = replicates.level
     records = []
     for key, cells in side.cells.items():
-        if not names or key.name in names:
-            figures = replicates.figures(key)[0]
-            records.append(_record(key, cells[0], figures[np.isfinite(figures)]))
+        figures = replicates.figures(key)[0]
+        records.append(_record(key, cells[0], figures[np.isfinite(figures)]))
+    _add_detectable(records, [cells[0].series.quantum or 0.0 for cells in side.cells.values()])
+    if names:
+        records = [record for record in records if record["workload"] in names]
     columns = [
         Column("row", "key"), Column("unit", "word"), Column(f"{level}s"), Column("median"),
         Column(f"{100 * CONFIDENCE:g} % interval"), Column("spread", unit="%"),
@@ -56,8 +59,9 @@ def rows(side: Side, names: Sequence[str] = ()) -> tuple[list[Block], list[Recor
     if all(record["spread"] is None for record in records):
         return [Table(columns[:4], [line[:4] for line in lines])], records
     note = (
-        "MDE: the minimum detectable effect of a comparison with another result of as many "
-        f"{level}s and this spread, at {100 * POWER:.0f} % power."
+        "MDE: the minimum detectable effect of the verdict faster or slower in a comparison of "
+        f"these rows with another result of as many {level}s and this spread, at "
+        f"{100 * POWER:.0f} % power."
     )
     return [Table(columns, lines), Note(note)], records
 
@@ -99,11 +103,26 @@ def _record(key: Key, cell: Cell, figures: Figures) -> Record:
     if interval := stats.median_interval(figures, CONFIDENCE):
         record |= {"low": interval[0], "high": interval[1]}
     if len(figures) > 1:
-        record["spread"] = spread = stats.spread(figures)
-        least = stats.minimum_detectable(spread, len(figures), len(figures))
-        if least is not None:
-            record["detectable"] = max(least, QUANTA * (series.quantum or 0.0))
+        record["spread"] = stats.spread(figures)
     return record
+
+
+def _add_detectable(records: Sequence[Record], quanta: Sequence[float]) -> None:
+    """Add to the measured rows what a comparison of all of them calls, with the default margin."""
+    noisy = [
+        (record, quantum)
+        for record, quantum in zip(records, quanta, strict=True)
+        if record["spread"] is not None and record["median"]
+    ]
+    if noisy:
+        count = Counter(record["units"] for record, _ in noisy).most_common(1)[0][0]
+        spreads = [record["spread"] / abs(record["median"]) for record, _ in noisy]
+        found = planning.detectable(spreads, (count, count))
+        for (record, quantum), least in zip(noisy, found, strict=True):
+            if least is not None:
+                size = abs(record["median"])
+                beyond = max(least * size, quantum)
+                record["detectable"] = max(planning.MARGIN * size, quantum) + beyond
 
 
 def _cells(record: Record) -> list[str]:

@@ -108,6 +108,18 @@ def load_result(name: str, results_dir: str) -> Result:
     raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
 
 
+def load_many(
+    paths: Iterable[str], progress: Callable[[str, float], None]
+) -> tuple[list[tuple[str, str, Result]], list[str]]:
+    """Return name, path and result of files and folders, and a line for each file passed over."""
+    from kvmbench.comparison.fleet import load_all
+
+    try:
+        return load_all(list(paths), progress)
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or paths}: {error.strerror or error}") from None
+
+
 def now() -> str:
     """Return the time as results keep it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -22,6 +22,8 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "scenario": ("scenario", "Simulate a whole host under two policies."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
+    "history": ("history", "Find which commit changed which row, over many results."),
+    "collect": ("collect", "Write the results of many hosts, or of many days, to one file."),
     "self-test": ("self_test", "Compare a result with itself: the A/A test of a host."),
     "plan": ("plan", "Measure two kernels in turn, across reboots."),
     "host": ("host", "Report whether this host is fit to measure, with remedies."),

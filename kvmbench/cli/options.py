@@ -84,6 +84,24 @@ update_options = together(
     results_dir_option,
 )
 
+
+def _labels(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    from kvmbench.labels import parse_labels
+
+    found: dict[str, str] = {}
+    for text in texts:
+        try:
+            found |= parse_labels(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param_hint="--label") from None
+    return found
+
+
+label_option = click.option(
+    "--label", multiple=True, metavar="KEY=VALUE", callback=_labels,
+    help="Label the result, as in commit=abc1234,branch=main; KEY= removes one.",
+)  # fmt: skip
+
 keep_options = together(
     click.option("--save", metavar="NAME", help="Keep the result as NAME, for `kvmbench compare`."),
     update_options,

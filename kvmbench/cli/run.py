@@ -18,7 +18,13 @@ from kvmbench.cli.common import (
     now,
     typed,
 )
-from kvmbench.cli.options import keep_options, keeper, machine_options, workload_options
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    machine_options,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
 from kvmbench.errors import brief
@@ -67,13 +73,14 @@ def _table_names(_: click.Context) -> Iterable[str]:
     help="Compare the predicted changes with a published table's, or with --ioperm both a "
     "result's of `kvmbench measure --ioperm both`.",
 )  # fmt: skip
+@label_option
 @output_options("text", "kut", "markdown", "csv", "json")
 @keep_options
 def command(
     names: tuple[str, ...], workload_file: str | None, ioperm: str, before: str, after: str,
     policy_file: str | None, profile: str, vendor: Literal["vmx", "svm"], iterations: int,
-    closed_form: bool, explain: bool, against: str | None, format: str | None,
-    output: str | None, save: str | None, **kept: Any,
+    closed_form: bool, explain: bool, against: str | None, label: dict[str, str],
+    format: str | None, output: str | None, save: str | None, **kept: Any,
 ) -> None:  # fmt: skip
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
 
@@ -102,6 +109,7 @@ def command(
 
     from importlib.metadata import version
 
+    from kvmbench.labels import commit_labels, labelled
     from kvmbench.live.host import boot_id, host
     from kvmbench.simulation.against import check_against
     from kvmbench.simulation.simulate import simulate
@@ -118,6 +126,7 @@ def command(
             time=now(), command=command_line(), boot=boot_id(), host=host(),
             tool=f"kvmbench {version('kvmbench')}",
         )  # fmt: skip
+        result = labelled(result, commit_labels() | label)
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None

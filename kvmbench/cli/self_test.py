@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kvmbench.cli.common import complete, result_names
-from kvmbench.cli.compare import chosen_sides, family_option, margin_option
+from kvmbench.cli.compare import chosen_sides, correction_option, margin_option
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 
@@ -16,7 +16,7 @@ from kvmbench.cli.output import emit, output_options
 @click.argument("name", metavar="FILE|NAME", shell_complete=complete(result_names))
 @results_dir_option
 @margin_option
-@family_option
+@correction_option
 @output_options("text", "markdown", "csv", "json")
 def command(
     name: str, results_dir: str, format: str | None, output: str | None, **options: Any

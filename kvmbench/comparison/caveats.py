@@ -8,72 +8,73 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.results import Run
-from kvmbench.stats import CONFIDENCE
+from kvmbench.comparison.design import UNLIKE, Order, course, one_boot, unconfirmed_spreads
+from kvmbench.comparison.fleet import clock_words, mixed
+from kvmbench.comparison.shifts import least_units
 from kvmbench.units import Figures, listed
 
 if TYPE_CHECKING:
     from kvmbench.comparison.rows import Row
     from kvmbench.comparison.verdicts import Comparison
 
-__all__ = ["OF_VALUES", "Caveat", "caveats", "least_units"]
+__all__ = ["OF_VALUES", "Caveat", "caveats", "doubt_codes", "doubts"]
 
-OF_VALUES = ("one-unit", "few-units", "unconfirmed", "drift", "order-lost", "two-groups")
+OF_VALUES = ("one-unit", "few-units", "unconfirmed", "normal-units", "two-groups")
 """The codes of the caveats that an A/A test prints: those that the values alone give."""
 
-UNLIKE = 3.0  # ratio of standard deviations: max-T then has 12 % false alarms at 5 %
-LEAST_FOR_SPREADS = 6  # units per side: of fewer the ratio says little
-DRIFT_LEVEL = 0.05  # over all rows and sides of a comparison
 NAMED = 10  # rows, in a sentence
-LEAST_OF_DRIFT = 4  # units in which a drift can be looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Caveat:
-    """A reason to doubt `rows` (all rows where it names none), and what to do about it."""
+    """A remark on `rows` (on all rows where it names none), and what to do about it.
+
+    `doubt` names what it puts in doubt, if anything: the whole table or these rows.
+    """
 
     code: str
     rows: tuple[str, ...]
     words: str
+    doubt: Literal["", "table", "rows"] = ""
 
 
 def caveats(comparison: Comparison) -> list[Caveat]:
     """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
-    checks = (_remarks, _controls, _undecided, _design, _drift, _groups, _intervals)
+    checks = (_remarks, _controls, _undecided, _design, _fleet, _groups, _intervals)
     return [caveat for check in checks for caveat in check(comparison)]
 
 
-def least_units(paired: bool, confidence: float = CONFIDENCE) -> int:
-    """Return the least number of units per side, or of blocks, that has an interval at all."""
-    for n in range(2, 100):
-        ranks = range(1, n + 1)
-        if (
-            stats.signed_rank_interval(ranks, confidence)
-            if paired
-            else stats.mann_whitney_interval(ranks, ranks, confidence)
-        ):
-            return n
-    raise ValueError(f"confidence {confidence}: no 99 units have an interval")
-
-
 @cache
-def _words() -> dict[str, str]:
+def _entries() -> dict[str, dict[str, Any]]:
     text = files("kvmbench").joinpath("data", "caveats.toml").read_text(encoding="utf-8")
-    return {code: words.strip() for code, words in tomllib.loads(text).items()}
+    return tomllib.loads(text)
 
 
-def _caveat(code: str, names: Sequence[str] = (), named: str = "", **fields: object) -> Caveat:
-    """Return the caveat with its words, or the words of code `named`, and the fields in them."""
-    words = _words()[named or code].format(**{"rows": ", ".join(names)} | fields)
-    return Caveat(code, tuple(names), words)
+def doubt_codes() -> list[str]:
+    """Return the codes of the caveats that put rows in doubt."""
+    return [code for code, entry in _entries().items() if entry.get("doubt")]
+
+
+def doubts(found: Sequence[Caveat], row: str) -> tuple[str, ...]:
+    """Return the codes of the caveats that put a row in doubt."""
+    codes = (c.code for c in found if c.doubt == "table" or (c.doubt and row in c.rows))
+    return tuple(dict.fromkeys(codes))
+
+
+def _caveat(
+    code: str, names: Sequence[str] = (), *, which: str = "words", **fields: object
+) -> Caveat:
+    """Return the caveat with its words, and the fields in them."""
+    entry = _entries()[code]
+    words = entry[which].strip().format(**{"rows": ", ".join(names)} | fields)
+    return Caveat(code, tuple(names), words, entry.get("doubt", ""))
 
 
 def _about(code: str, names: Sequence[str], among: int = 0, **fields: str) -> Iterator[Caveat]:
@@ -106,19 +107,27 @@ def _remarks(comparison: Comparison) -> Iterator[Caveat]:
 
 
 def _controls(comparison: Comparison) -> Iterator[Caveat]:
-    named = "named-" if comparison.named_controls else ""
+    which = "named" if comparison.named_controls else "words"
+    controls = [row for row in comparison.table if row.control and row.kind == "noisy"]
+    moved = [row.workload for row in controls if _beyond(row)]
     differ = [
-        row for row in comparison.rows
-        if row.control and row.verdict == "no-verdict" and row.percent
-        and abs(row.shift or 0) > row.quantum
+        row for row in controls
+        if row.verdict == "no-verdict" and row.percent and abs(row.shift or 0) > row.quantum
     ]  # fmt: skip
-    if comparison.moved:
-        yield from _about("controls-moved", comparison.moved, named=f"{named}controls-moved")
+    if moved:
+        yield from _about("controls-moved", moved, which=which)
     elif differ:
         worst = max(differ, key=lambda row: abs(row.percent or 0))
         size = f"by up to {worst.percent:+.1f} % ({worst.workload})"
         rows = [row.workload for row in differ]
-        yield from _about("controls-differ", rows, named=f"{named}controls-differ", size=size)
+        yield from _about("controls-differ", rows, which=which, size=size)
+
+
+def _beyond(row: Row) -> bool:
+    """Return whether a row moved, and perhaps by more than its margin."""
+    if row.verdict in ("slightly faster", "slightly slower") and row.interval:
+        return max(map(abs, row.interval)) > (row.margin or 0.0)
+    return row.verdict in ("faster", "slower")
 
 
 def _undecided(comparison: Comparison) -> Iterator[Caveat]:
@@ -129,7 +138,9 @@ def _undecided(comparison: Comparison) -> Iterator[Caveat]:
     single = _names(comparison, lambda row: row.verdict == "no-verdict")
     yield from _about("one-unit", single, noisy, level=level)
     few = _names(comparison, lambda row: row.verdict == "inconclusive" and row.interval is None)
-    if few:
+    if few and comparison.correction == "sequence":
+        yield from _about("few-pairs", few, noisy)
+    elif few:
         yield from _about(
             "few-units", few, noisy, level=level, confidence=f"{100 * confidence:.4g}",
             least=str(least_units(paired, confidence)), per_side="" if paired else " per side",
@@ -139,7 +150,7 @@ def _undecided(comparison: Comparison) -> Iterator[Caveat]:
         table += f" in {comparison.comparisons} comparisons"
     yield from _about(
         "unconfirmed", _names(comparison, _unconfirmed), level=level, table=table,
-        family=comparison.family, alpha=f"{1 - confidence:.2g}",
+        correction=comparison.correction, alpha=f"{1 - confidence:.2g}",
     )  # fmt: skip
 
 
@@ -148,35 +159,72 @@ def _unconfirmed(row: Row) -> bool:
 
 
 def _design(comparison: Comparison) -> Iterator[Caveat]:
-    """Yield the faults of the measurement's design, where it decided a row."""
-    replicates, sides = comparison.replicates, comparison.sides
-    decided = any(
-        row.verdict in ("faster", "slower", "same") for row in comparison.rows if row.p is not None
-    )
-    boots = [side.result.boots[side.boots[0]].id for side in sides]
-    if decided and replicates.level == "run" and all(boots) and boots[0] != boots[1]:
-        yield _caveat("one-boot")
-    if decided and not replicates.paired and _in_sequence(comparison):
-        yield _caveat("sequence")
+    """Yield the faults of the measurement's design."""
+    replicates = comparison.replicates
+    looked = any(side.result.stopping == "decided" for side in comparison.sides)
+    if looked and comparison.correction != "sequence":
+        yield _caveat("looked", correction=comparison.correction)
     if left_out := replicates.left_out:
-        blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)
+    noisy = [row for row in comparison.table if row.kind == "noisy" and row.interval is not None]
+    if not noisy:
+        return
+    means = [row.workload for row in comparison.rows if row.by == "means"]
+    if comparison.boots:
+        yield _caveat("boots-widen", means, sd=comparison.boots.source)
+    elif means:
+        yield from _about("normal-units", means, len(comparison.rows), level=replicates.level)
+    boots, order = one_boot(comparison), Order(comparison)
+    if boots and not comparison.boots:
+        yield _caveat("one-boot")
+    if replicates.paired:
+        return  # pairs cancel what the order does
+    if order.one_side_first:
+        yield _caveat("one-side-first")
+    unknown = {
+        "boots": "whether the sides are different boots",
+        "times": "whether one side was measured first",
+    }
+    if boots is not None or comparison.boots:
+        del unknown["boots"]
+    if order.known:
+        del unknown["times"]
+    if unknown:
+        what, hidden = " and ".join(unknown), " and ".join(unknown.values())
+        yield _caveat("design-unknown", what=what, hidden=hidden)
+    if not order.in_turn:
+        yield from _courses(comparison, noisy)
+    rows = set(unconfirmed_spreads(comparison))
+    shown = [row.workload for row in comparison.rows if row.workload in rows]
+    yield from _about("unequal-spreads", shown, ratio=f"{UNLIKE:g}")
 
 
-def _in_sequence(comparison: Comparison) -> bool:
-    times = [[_when(run) for run in side.runs.values()] for side in comparison.sides]
-    first, second = ([time for time in found if time] for found in times)
-    if min(len(first), len(second)) < 2 or len(first) + len(second) < sum(map(len, times)):
-        return False
-    return max(first) < min(second) or max(second) < min(first)
+def _fleet(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the differences of the hosts within a side, and cycles of several lengths."""
+    replicates = comparison.replicates
+    rows, clocks = clock_words(replicates)
+    yield from _about("clocks-differ", rows, found=clocks)
+    if not replicates.paired:
+        facts = [("; ".join(mixed(side)), side.label) for side in comparison.sides]
+        for found, labels in listed(pair for pair in facts if pair[0]).items():
+            yield _caveat("mixed-hosts", sides=" and ".join(labels), found=found)
 
 
-def _when(run: Run) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(run.time or "")
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.astimezone()
+def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:
+    level = comparison.replicates.level
+    lost = []
+    for number, side in enumerate(comparison.sides):
+        found = course(side, [comparison.figures[row.workload][number] for row in noisy])
+        if side.result.order == "lost":
+            lost.append(side.label)
+        elif found and found.drifts:
+            slope = f"{100 * found.slope:+.2g} %"
+            yield _caveat("drift", level=level, label=side.label, slope=slope)
+        elif found and found.correlates:
+            yield _caveat("autocorrelation", level=level, label=side.label, lag=f"{found.lag:.2f}")
+    if lost:
+        yield _caveat("order-lost", level=level, sides=", ".join(lost))
 
 
 def _each_side(
@@ -199,33 +247,6 @@ def _each_side(
             )
 
 
-def _drift(comparison: Comparison) -> Iterator[Caveat]:
-    if comparison.replicates.paired:
-        return  # blocks cancel it
-    noisy = [row for row in comparison.rows if row.kind == "noisy"]
-    lost = [
-        (side.label, max((row.units[n] for row in noisy), default=0))
-        for n, side in enumerate(comparison.sides)
-        if side.result.order == "lost"
-    ]
-
-    def look(row: Row, figures: Figures) -> str | None:
-        if len(figures) < LEAST_OF_DRIFT:
-            return None
-        slope, p = stats.drift(figures)
-        if p * 2 * len(noisy) > DRIFT_LEVEL or not slope:
-            return None
-        share = f", {100 * slope / abs(centre):+.2f} %" if (centre := np.median(figures)) else ""
-        return f"by {slope:+.3g} {row.unit}{share}"
-
-    for label, caveat in _each_side("drift", comparison, look):
-        if label not in dict(lost):
-            yield caveat
-    if blind := [label for label, units in lost if units >= LEAST_OF_DRIFT]:
-        level = comparison.replicates.level
-        yield _caveat("order-lost", level=level, sides=", ".join(blind))
-
-
 def _groups(comparison: Comparison) -> Iterator[Caveat]:
     def look(_: Row, figures: Figures) -> str | None:
         groups = stats.two_groups(figures)
@@ -235,17 +256,7 @@ def _groups(comparison: Comparison) -> Iterator[Caveat]:
 
 
 def _intervals(comparison: Comparison) -> Iterator[Caveat]:
-    """Yield the rows with a correction that is too lenient, and those with a known sign alone."""
-
-    def unlike(row: Row) -> bool:
-        if row.verdict not in ("faster", "slower") or min(row.units) < LEAST_FOR_SPREADS:
-            return False
-        sides = comparison.figures[row.workload]
-        low, high = sorted(stats.spread(figures[np.isfinite(figures)]) for figures in sides)
-        return high > UNLIKE * low
-
-    if not comparison.replicates.paired and comparison.family == "max-t":
-        yield from _about("unequal-spreads", _names(comparison, unlike), ratio=f"{UNLIKE:g}")
+    """Yield the remarks on intervals of rows that are not decided, or decided row by row."""
     rows = _names(
         comparison,
         lambda row: row.verdict == "inconclusive" and row.beyond(0) and not _unconfirmed(row),

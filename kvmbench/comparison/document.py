@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import floor, log10
+from math import floor, log10, sqrt
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from msgspec import to_builtins
 
 from kvmbench import summary
+from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
 from kvmbench.comparison.hosts import Difference, differences
 from kvmbench.comparison.rows import VERDICTS, Row
+from kvmbench.comparison.variance import VarianceDocument, variance, variance_blocks
+from kvmbench.planning import MARGIN
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
-from kvmbench.report.figures import plural, share
+from kvmbench.report.figures import plural
+from kvmbench.report.figures import share_range as _range
 from kvmbench.stats import POWER
 
 if TYPE_CHECKING:
@@ -28,11 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMAS", "ComparisonDocument", "SelfTestDocument", "document", "self_test_document"]
 
+DEFAULT_MARGIN = f"the larger of {100 * MARGIN:g} % and one quantum of the clock"
 DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 SECONDS = ("s", "sec", "second", "seconds", "sec/op")
-TONES: dict[str | None, Tone] = {"faster": "good", "slower": "bad", "changed": "mark"}
-CHANGED = ("faster", "slower", "changed")
+FEW = 8  # units, of which the spread is known to a third or worse
+TONES: dict[str | None, Tone] = {
+    **dict.fromkeys(("faster", "slightly faster"), "good"),
+    **dict.fromkeys(("slower", "slightly slower"), "bad"),
+    "changed": "mark",
+}
+CHANGED = ("slower", "slightly slower", "faster", "slightly faster", "changed")
 
 Sort = Literal["name", "shift", "verdict"]
 
@@ -52,10 +62,13 @@ class _Compared(TypedDict):
     level: str
     confidence: float
     power: float
-    family: str
+    correction: str
+    boot_sd: str | None
     differences: list[Difference]
     caveats: list[Caveat]
+    accepted_doubts: list[str]
     rows: list[Row]
+    variance: NotRequired[list[VarianceDocument]]
     gate: NotRequired[GateDocument]
 
 
@@ -78,6 +91,7 @@ class SelfTestDocument(TypedDict):
 
     schema: Literal["kvmbench.self-test/1"]
     label: str
+    drift: dict[str, float] | None
     splits: list[SplitDocument]
 
 
@@ -93,9 +107,11 @@ def _compared(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> _Compar
         "level": first.replicates.level,
         "confidence": first.confidence,
         "power": POWER,
-        "family": first.family,
+        "correction": first.correction,
+        "boot_sd": first.boots.source if first.boots else None,
         "differences": [found for c in comparisons for found in differences(c)],
         "caveats": list(dict.fromkeys(found for c in comparisons for found in caveats(c))),
+        "accepted_doubts": list(first.accepted),
         "rows": list(rows),
     }
 
@@ -105,6 +121,7 @@ def _records(rows: Sequence[Row]) -> list[Record]:
     for record in to_builtins(rows):
         low, high = record.pop("interval") or (None, None)
         before, after = record.pop("units")
+        record["doubts"] = " ".join(record["doubts"])
         more = {"low": low, "high": high, "units_before": before, "units_after": after}
         records.append(record | more)
     return records
@@ -181,7 +198,11 @@ def document(
         level = first.replicates.level
         table = _explained(shown, level, several=len(comparisons) > 1)
         blocks += [Heading("Spread and minimum detectable effect (MDE)"), table]
+    spreads = [found for c in comparisons for found in variance(c)] if explain else []
+    blocks += variance_blocks(spreads, several=len(comparisons) > 1)
     data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
+    if spreads:
+        data["variance"] = spreads
     if gate is not None:
         data["gate"] = {"status": gate.status, "lines": gate.lines}
         blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
@@ -212,7 +233,7 @@ def _sorted(rows: Sequence[Row], sort: Sort | None = None) -> list[Row]:
 
 def self_test_document(test: SelfTest) -> Document:
     """Return the document of an A/A test: each split's table, and how far the noise reaches."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [Note(test.words)]
     splits: list[SplitDocument] = []
     records: list[Record] = []
     reach: dict[str, float] = {}  # row -> the farthest end of all its intervals, of before
@@ -247,8 +268,11 @@ def self_test_document(test: SelfTest) -> Document:
         f"False alarms in {alarmed} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
         f"split in {1 / (1 - confidence):.0f} may have one."
     )
-    data = {"schema": "kvmbench.self-test/1", "label": test.label, "splits": splits}
-    title = f"A/A test of {test.label}: nothing changed, so every faster or slower is a false alarm"
+    if not any(len(split.undecided) < len(split.comparison.rows) for split in test.splits):
+        words = f"No split decides any row, so that it could have seen nothing: take more {level}s."
+    drift = test.course._asdict() if test.course else None
+    data = {"schema": "kvmbench.self-test/1", "label": test.label, "drift": drift, "splits": splits}
+    title = f"A/A test of {test.label}: nothing changed, so each row that moved is a false alarm"
     return Document(title, [*blocks, Note(words)], records, to_builtins(data))
 
 
@@ -261,7 +285,7 @@ def _title(comparisons: Sequence[Comparison], unit: str) -> str:
     counts = [_replicates(comparison) for comparison in comparisons]
     if any(counts):
         parts.append(" or ".join(dict.fromkeys(filter(None, counts))))
-        parts.append(f"margin {first.margin or 'the larger of 1 % and two quanta of the clock'}")
+        parts.append(f"margin {first.margin or DEFAULT_MARGIN}")
     return ", ".join(parts)
 
 
@@ -283,7 +307,12 @@ def _replicates(comparison: Comparison) -> str:
         return ""
     least = f"{counts[0]} to " if len(counts) > 1 else ""
     units = f"{least}{plural(counts[-1], level)}"
-    return f"{units} of alternating boots" if level == "block" else f"{units} per side"
+    if level == "block":
+        pairs = len(comparison.sides[0].boots) <= counts[-1]  # and not ABBA
+        return f"{least}{plural(counts[-1], 'pair')} of boots" if pairs else (
+            f"{units} of alternating boots"
+        )  # fmt: skip
+    return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
 
 
 class _Scale(NamedTuple):
@@ -369,9 +398,7 @@ def _percent(row: Row) -> str:
 
 
 def _verdict(row: Row) -> Cell:
-    if row.marked:
-        return Cell(f"{row.verdict}?", "doubt")
-    return Cell(row.verdict or "-", TONES.get(row.verdict, ""))
+    return Cell(row.said, "doubt" if row.said.endswith("?") else TONES.get(row.verdict, ""))
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -385,39 +412,61 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
         why = "as named" if named else "which a change to the reload of TR cannot move"
         yield f"Controls, {why}: {', '.join(controls)}."
     for comparison in comparisons:
-        begin = f"{comparison.sides[1].label}: minimum" if len(comparisons) > 1 else "Minimum"
-        if words := _detectable(comparison):
-            yield f"{begin} {words}"
+        if comparison.correction == "sequence" and comparison.tested:
+            yield sequence.said(comparison)
+    for comparison in comparisons:
+        begin = f"{comparison.sides[1].label}: the" if len(comparisons) > 1 else "The"
+        if words := " ".join(_promises(comparison)):
+            yield f"{begin} {words}" if words[0].islower() else words
+    if accepted := comparisons[0].accepted:
+        yield f"Doubts accepted (--accept-doubt): {', '.join(accepted)}."
     for comparison in comparisons:
         for caveat in caveats(comparison):
             yield caveat.words
 
 
-def _detectable(comparison: Comparison) -> str:
+def _promises(comparison: Comparison) -> Iterator[str]:
+    """Yield sentences about the shifts that the table calls, and the units that it wants."""
     rows = [row for row in comparison.rows if row.detectable is not None and row.before]
     shares = sorted(((row.detectable or 0) / abs(row.before or 1), row.workload) for row in rows)
-    if not shares:
-        return ""
-    words = (
-        f"detectable effect at {100 * POWER:.0f} % power, each row by itself: {_range(shares)}. "
-        "For the verdict faster or slower, a shift must exceed the margin by as much."
-    )
-    if wanted := sorted(row.wanted for row in rows if row.wanted is not None):
-        wish = comparison.detect or comparison.margin
-        level = comparison.replicates.level
-        counts = " to ".join(dict.fromkeys(f"{count:,}" for count in (wanted[0], wanted[-1])))
-        words += (
-            f" To detect a shift {f'of {wish}' if wish else 'as large as the margin'}, measure "
-            f"{counts} {level}s{'' if comparison.replicates.paired else ' per side'}."
+    replicates, power = comparison.replicates, f"{100 * POWER:.0f} % power"
+    units = f"{replicates.level}s{'' if replicates.paired else ' per side'}"
+    table = f"this table of {plural(comparison.tested, 'row')}"
+    if shares:
+        yield (
+            f"minimum detectable effect of the verdict faster or slower in {table}, at {power}: "
+            f"{_range(shares)}."
         )
-    return words
+        if (least := min(min(row.units) for row in rows)) < FEW:
+            low, high = _spread_known(least - 1 if replicates.paired else 2 * least - 2)
+            yield (
+                f"{least} {units} know their spread poorly: the true effect is {low:.1f} to "
+                f"{high:.1f} times that beyond the margin."
+            )
+    within = [row.wanted_within for row in comparison.rows if row.wanted_within is not None]
+    if within:
+        yield f"For within margin, where a row did not move: {_counts(within)} {units} ({power})."
+    if comparison.detect and (
+        shift := [row.wanted_shift for row in comparison.rows if row.wanted_shift is not None]
+    ):
+        yield (
+            f"For the verdict on a shift of {comparison.detect} in {table}: {_counts(shift)} "
+            f"{units} ({power})."
+        )
 
 
-def _range(shares: Sequence[tuple[float, str]]) -> str:
-    """Return the first and the last of sorted shares in percent, each with its row."""
-    (low, first), (high, last) = shares[0], shares[-1]
-    words = f"{share(100 * low)} %"
-    return words if len(shares) == 1 else f"{words} ({first}) to {share(100 * high)} % ({last})"
+def _counts(counts: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(f"{count:,}" for count in (min(counts), max(counts))))
+
+
+def _spread_known(freedom: int) -> tuple[float, float]:
+    """Return the 95 % interval of a deviation, as shares of its estimate of so many degrees.
+
+    The quantiles of chi-squared are Wilson and Hilferty's (1931).
+    """
+    z = sqrt(2 / (9 * freedom)) * 1.96
+    low, high = (max(1 - 2 / (9 * freedom) + end, 0.05) ** 1.5 for end in (z, -z))
+    return 1 / low, 1 / high
 
 
 def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:
@@ -429,7 +478,7 @@ def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:
         *([Column("side", "key")] if several else []),
         Column(f"{level}s"),
         *(Column(name, unit="%") for name in ("spread", "MDE", "margin")),
-        *(Column(f"{level}s wanted"), Column("adjusted p")),
+        *(Column(f"{level}s for within"), *map(Column, ("p, margin", "p, 0"))),
     ]
     lines = [
         [
@@ -437,8 +486,8 @@ def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:
             *([row.to] if several else []),
             ", ".join(map(str, dict.fromkeys(row.units))),
             *(percent(value, row) for value in (row.spread, row.detectable, row.margin)),
-            "-" if row.wanted is None else str(row.wanted),
-            "-" if row.p is None else f"{row.p:.2g}",
+            "-" if row.wanted_within is None else str(row.wanted_within),
+            *("-" if p is None else f"{p:.2g}" for p in (row.p, row.p_zero)),
         ]
         for row in rows
         if row.spread is not None

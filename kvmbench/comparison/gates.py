@@ -10,8 +10,10 @@ from math import isfinite
 from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from kvmbench import stats
+from kvmbench.comparison.design import careful_interval
 from kvmbench.comparison.rows import Margin, Row
 from kvmbench.comparison.verdicts import Comparison
 from kvmbench.errors import brief, unknown_name
@@ -103,7 +105,8 @@ def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bo
     """Check comparisons against `limits`, and with `any_row` that no row is slower.
 
     A noisy row fails where its whole interval is beyond a limit, and passes where all of it is
-    within; otherwise it is inconclusive. A row that after lacks fails; one that before lacks
+    within; otherwise, and where it is in doubt, it is inconclusive. A bound is about after alone:
+    no doubt about the comparison touches it. A row that after lacks fails; one that before lacks
     passes, and a bound on after holds for it too. Raises ValueError for a limit whose pattern names
     no row, or that is no bound where there is no before.
     """
@@ -124,8 +127,12 @@ def gate(comparisons: Sequence[Comparison], limits: Sequence[Limit], any_row: bo
                     found: Found = "ok" if row.new else "regression", f"{row.workload}: {missing}"
                 elif check is None:
                     found = _any(row)
+                elif bound:
+                    found = _bounded(row, check, comparison)
                 else:
-                    found = (_bounded if bound else _held)(row, check, comparison)
+                    found = _held(row, check, comparison)
+                if row.doubts and not bound and not missing:
+                    found = "inconclusive", f"{found[1]}, in doubt: {', '.join(row.doubts)}"
                 findings.append(Finding(row.workload, row.to, *found, missing))
     return Gate(tuple(findings))
 
@@ -134,7 +141,7 @@ def _judged(low: float, high: float, most: float, said: str) -> Found:
     return "regression" if low > most else "ok" if high <= most else "inconclusive", said
 
 
-def _held(row: Row, limit: Limit, _: Comparison) -> Found:
+def _held(row: Row, limit: Limit, comparison: Comparison) -> Found:
     assert limit.worse is not None
     allowed = limit.worse.of(row.before or 0.0)
     said = f"{row.workload} is {_worse(row)}, the limit is {limit.worse}"
@@ -142,6 +149,7 @@ def _held(row: Row, limit: Limit, _: Comparison) -> Found:
         return "regression", f"{said}, and {VARIES}"
     if row.kind == "exact":
         return _judged(row.worse or 0.0, row.worse or 0.0, allowed, said)
+    row = replace(row, interval=careful_interval(comparison, row))
     if row.worse_interval is None:
         return "inconclusive", f"{said}, and {_why(row.units)}"
     return _judged(*row.worse_interval, allowed, f"{said}, the interval {_span(row)}")
@@ -177,7 +185,11 @@ def _any(row: Row) -> Found:
     said = f"{row.workload} is {row.verdict}, its shift {_worse(row) if row.worse else 0}"
     if row.verdict == "slower":
         return "regression", f"{said}, the interval {_span(row)}"
-    return "inconclusive" if row.verdict in ("inconclusive", "no-verdict") else "ok", said
+    small = row.verdict == "slightly slower" and (row.worse_interval or (0, 0))[1] <= (
+        row.margin or 0.0
+    )
+    undecided = row.verdict in ("slightly slower", "inconclusive", "no-verdict") and not small
+    return "inconclusive" if undecided else "ok", said
 
 
 def _worse(row: Row) -> str:

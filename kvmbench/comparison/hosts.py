@@ -17,7 +17,15 @@ from kvmbench.workloads import workloads
 if TYPE_CHECKING:
     from kvmbench.comparison.verdicts import Comparison
 
-__all__ = ["Difference", "differences", "is_control", "is_lightweight", "unknown_hosts"]
+__all__ = [
+    "Difference",
+    "differences",
+    "host_facts",
+    "is_control",
+    "is_lightweight",
+    "states_policy",
+]
+__all__ += ["unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
 
@@ -77,11 +85,12 @@ def _of_runs(side: Side, what: str) -> str:
 
 def _facts(side: Side) -> dict[str, str]:
     """Return the facts of a side's hosts in words; several where its boots differ."""
-    found = listed(fact for host in side.hosts for fact in _words(host).items())
+    found = listed(fact for host in side.hosts for fact in host_facts(host).items())
     return {what: " | ".join(sorted(values)) for what, values in found.items()}
 
 
-def _words(host: Host) -> dict[str, str]:
+def host_facts(host: Host) -> dict[str, str]:
+    """Return the facts of a host that comparisons compare, in words."""
     found = {name: getattr(host, name) for name in ("kernel", "build", "cpu", "microcode")}
     found |= {f"mitigation of {name}": value for name, value in host.mitigations.items()}
     if host.cmdline is not None:
@@ -107,6 +116,18 @@ def is_control(sides: tuple[Side, Side], cells: tuple[Sequence[Cell], Sequence[C
     return all(
         found and all(predicted(side, cell) == 0 for cell in found)
         for side, found in zip(sides, cells, strict=True)
+    )
+
+
+def states_policy(sides: tuple[Side, Side]) -> bool:
+    """Return whether each side says how its kernel reloads TR: that is then the subject."""
+    return all(
+        any(
+            c.series.policy or c.series.reloads is not None
+            for cs in side.cells.values()
+            for c in cs
+        )
+        for side in sides
     )
 
 

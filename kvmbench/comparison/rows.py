@@ -10,10 +10,18 @@ from msgspec import Struct
 
 from kvmbench.errors import brief
 
-__all__ = ["VERDICTS", "Margin", "Row"]
+__all__ = ["CLAIMS", "VERDICTS", "Margin", "Row"]
 
+CLAIMS = {  # of noisy figures, with the line that the help has
+    "faster": "better by more than the margin",
+    "slightly faster": "better, but not surely by more than the margin",
+    "slightly slower": "worse, but not surely by more than the margin",
+    "slower": "worse by more than the margin",
+    "within margin": "the whole interval is inside the margin, and 0 is not excluded",
+}
 VERDICTS = (
-    *("faster", "slower", "same", "inconclusive"),  # of noisy figures
+    *("slower", "slightly slower", "faster", "slightly faster", "within margin"),
+    "inconclusive",  # of noisy figures
     *("changed", "unchanged"),  # of exact ones
     "no-verdict",  # of noisy figures with one unit on one side
 )
@@ -49,7 +57,10 @@ class Margin:
         return f"{100 * self.value:g} %" if self.relative else f"{self.value:g}"
 
 
-class Row(Struct, frozen=True, kw_only=True, rename={"from_": "from", "p": "p_adjusted"}):
+NAMES = {"from_": "from", "p": "p_adjusted", "p_zero": "p_adjusted_of_zero"}
+
+
+class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     """One row of a comparison, and of its JSON. Figures are in `unit`, per iteration."""
 
     workload: str  # `workload/configuration` where the sides have several
@@ -64,19 +75,32 @@ class Row(Struct, frozen=True, kw_only=True, rename={"from_": "from", "p": "p_ad
     interval: tuple[float, float] | None = None  # of the shift; None where the units are too few
     percent: float | None = None  # the shift in percent of before, where that has a meaning
     verdict: str | None = None  # one of VERDICTS; None where a side has no such row
-    marked: bool = False  # a control moved, so something else than the change did
+    doubts: tuple[str, ...] = ()  # codes of the caveats that put the row in doubt, not accepted
     margin: float | None = None  # the largest shift that does not matter; None of exact figures
     p: float | None = None  # adjusted over the family, of a shift within the margin
+    p_zero: float | None = None  # the same of no shift at all
     units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    detectable: float | None = None  # smallest shift that such a comparison detects at POWER
-    wanted: int | None = None  # units per side, or blocks, that detect the margin or `detect`
+    # The interval; those of means and of a sequence suppose normal units.
+    by: Literal["ranks", "means", "sequence"] = "ranks"
+    detectable: float | None = (
+        None  # smallest shift that this table calls faster or slower at POWER
+    )
+    wanted_within: int | None = None  # units per side, or blocks, for `within margin` at POWER
+    wanted_shift: int | None = None  # the same for faster or slower where it moved by `detect`
     control: bool  # it must not move: as asked for, or no reload of TR is predicted on either side
     primary: bool = True  # chosen before the measurement
     missing: str | None = None  # the side without the row, and why
     new: bool = False  # the after has the row, and the before has not
     varies: bool = False  # an exact figure that differs between the runs of one side
     quantum: float = 0.0  # the step of the clock or of the print-out
+    after_units: int | None = None  # units after which a confidence sequence decided the row
+
+    @property
+    def said(self) -> str:
+        """The verdict as every form shows it: a claim in doubt has a question mark."""
+        doubtful = "?" if self.doubts and self.verdict in CLAIMS else ""
+        return f"{self.verdict or '-'}{doubtful}"
 
     @property
     def worse(self) -> float | None:

@@ -13,12 +13,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from kvmbench.comparison.design import Course, course
 from kvmbench.comparison.verdicts import Comparison, compare
 from kvmbench.errors import ResultError
 from kvmbench.report import Document, Reported
 from kvmbench.results import Result
 from kvmbench.stats import CONFIDENCE
-from kvmbench.units import Side
+from kvmbench.units import Replicates, Side
 
 __all__ = ["SelfTest", "Split", "self_test"]
 
@@ -38,8 +39,8 @@ class Split:
 
     @property
     def false_alarms(self) -> list[str]:
-        """The rows with the verdict faster or slower, though nothing changed."""
-        return self._rows("faster", "slower")
+        """The rows that are said to have moved, though nothing changed."""
+        return self._rows("faster", "slightly faster", "slightly slower", "slower")
 
     @property
     def undecided(self) -> list[str]:
@@ -56,6 +57,26 @@ class SelfTest(Reported):
 
     label: str
     splits: tuple[Split, ...]
+    course: Course | None  # of all units, before any split; None without a row that varies
+
+    @property
+    def words(self) -> str:
+        """What the whole result shows of drift, and whether it could have shown any."""
+        level, course = self.splits[0].comparison.replicates.level, self.course
+        if course is None or course.blind:
+            return f"So few {level}s could not have shown a drift: take 5 or more."
+        if course.drifts:
+            return (
+                f"Drift over all {course.units} {level}s: the rows move together, by "
+                f"{100 * course.slope:+.2g} % from {level} to {level} (p {course.drift:.2g}). "
+                "Compare only sides that are measured in turn."
+            )
+        if course.correlates:
+            return (
+                f"A {level} resembles the one before it (autocorrelation {course.lag:.2f}, p "
+                f"{course.correlated:.2g}). Compare only sides that are measured in turn."
+            )
+        return f"No drift over all {course.units} {level}s (p {course.drift:.2g})."
 
     def document(self) -> Document:
         """Return the document that `kvmbench self-test` prints."""
@@ -72,7 +93,8 @@ def self_test(side: Side, **options: Any) -> SelfTest:
     """Compare a side with itself, split by boot where there are several, else by run.
 
     `options` are those of `compare`. The confidence is lowered to the largest that so few units
-    can have, such as 94.3 % of 3 against 4. No row is a control, as nothing changed in any.
+    can have, such as 94.3 % of 3 against 4. No row is a control, as nothing changed in any. A drift
+    is looked for in all units before the splits: halves of ten have too few to show one.
 
     Raises ResultError where the order of the runs is lost, for fewer than four units, and for exact
     figures.
@@ -100,7 +122,11 @@ def self_test(side: Side, **options: Any) -> SelfTest:
         raise ResultError(f"{side.label}: {len(units)} {what}, expected 4 or more")
     attainable = 1 - 2 / comb(len(units), len(units) // 2)
     confidence = min(options.get("confidence", CONFIDENCE), attainable)
-    options |= {"controls": (), "confidence": confidence}
+    options |= {"controls": (), "confidence": confidence, "accept_doubt": ("all",)}
+    noisy = [key for key, cells in side.cells.items() if cells[0].series.kind == "noisy"]
+    alone = Side(side.label, _part(side, units, by_boot), side.configuration)
+    replicates = Replicates(alone, alone)
+    whole = course(side, [replicates.figures(key)[0] for key in noisy])
     splits = []
     for name, labels, in_first in SPLITS:
         first = [unit for n, unit in enumerate(units) if in_first(n, len(units))]
@@ -110,7 +136,7 @@ def self_test(side: Side, **options: Any) -> SelfTest:
             for label, part in zip(labels, (first, last), strict=True)
         )
         splits.append(Split(name.format(what), compare(*sides, **options)))
-    return SelfTest(side.label, tuple(splits))
+    return SelfTest(side.label, tuple(splits), whole)
 
 
 def _part(side: Side, units: Sequence[int], by_boot: bool) -> Result:
@@ -125,4 +151,4 @@ def _part(side: Side, units: Sequence[int], by_boot: bool) -> Result:
         if runs:
             # Blocks paired two kernels; the parts of one are not pairs.
             boots.append(replace(boot, runs=runs, block=None))
-    return replace(side.result, boots=boots, notes=[])
+    return replace(side.result, boots=boots, notes=[], stopping="size")

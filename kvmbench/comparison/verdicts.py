@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,23 +16,21 @@ from typing import Any, Literal
 import numpy as np
 from msgspec.structs import replace
 
-from kvmbench import stats
-from kvmbench.comparison.adjustment import holm, max_t_independent, max_t_paired
-from kvmbench.comparison.hosts import is_control
+from kvmbench.comparison import sequence
+from kvmbench.comparison.caveats import caveats, doubt_codes, doubts
+from kvmbench.comparison.fleet import prepared
+from kvmbench.comparison.hosts import is_control, states_policy
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
+from kvmbench.comparison.shifts import BootSpread, Method, Pair, adjusted, measured, promised
 from kvmbench.comparison.sides import Source, compared_sides
 from kvmbench.errors import IncompatibleError, brief, cut, unknown_name
+from kvmbench.planning import MARGIN, Correction
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
-from kvmbench.stats import CONFIDENCE, POWER, QUANTA
+from kvmbench.stats import CONFIDENCE
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
-__all__ = ["Comparison", "Family", "alone", "compare"]
-
-MARGIN = 0.01  # of before, where none is asked for
-
-Pair = tuple[Figures, Figures]
-Family = Literal["max-t", "holm"]
+__all__ = ["Comparison", "alone", "compare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -42,13 +41,15 @@ class Comparison(Reported):
     rows: tuple[Row, ...]
     figures: Mapping[str, Pair]  # row -> one figure per unit of replication, before and after
     confidence: float
-    family: Family = "max-t"
+    correction: Correction = "max-t"
     comparisons: int = 1  # of afters with one before; p is adjusted for all of them
     tested: int = 0  # rows whose p are adjusted together
-    moved: tuple[str, ...] = ()  # controls that moved, also those that are not among `rows`
+    table: tuple[Row, ...] = ()  # the rows with those that are not asked for
     named_controls: bool = False  # the user named the controls, and TR is not why they stay
     margin: Margin | None = None  # None: the default
     detect: Margin | None = None
+    boots: BootSpread | None = None  # the deviation of boots that widens the intervals
+    accepted: tuple[str, ...] = ()  # codes of the doubts that the user accepts, `all` for any
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -75,26 +76,38 @@ def compare(
     *,
     confidence: float = CONFIDENCE,
     margin: Margin | str | None = None,
-    family: Family = "max-t",
+    correction: Correction | None = None,
     primary: Sequence[str] = (),
-    controls: Sequence[str] | None = None,
+    controls: Sequence[str] | Literal["tr"] | None = None,
     detect: Margin | str | None = None,
     comparisons: int = 1,
     rows: Sequence[str] = (),
+    accept_doubt: Sequence[str] = (),
+    boot_sd: BootSpread | Side | str | None = None,
+    pair_by: str | None = None,
+    group_by: str | None = None,
+    unit: str | None = None,
 ) -> Comparison:
     """Compare two results row by row.
 
     `before` and `after` are paths, names of published tables (both with `#CONFIGURATION` where
     one of several is meant), results or sides; `before` alone must have two configurations.
-    `margin` is the largest shift that does not matter:
-    a share of before (`"1%"`) or a number in the row's unit (`"20"`); by default the larger of 1 %
-    and two quanta of the clock. `family` is the multiple-comparison correction. `primary` names the
-    rows that were chosen before the measurement (patterns as a shell's): their p-values are
-    adjusted among themselves, those of the others over the whole table. `controls` names the rows
-    that must not move; by default those for which the model predicts no reload of TR on either
-    side, and none with `()`. `detect` is the shift for which the number of runs is wanted, by
-    default the margin. `comparisons` is the number of afters that are compared with one before.
-    `rows` names the rows to return, by default all; the others count in the correction as before.
+    `margin` is the largest shift that does not matter: a share of before (`"1%"`) or a number in
+    the row's unit (`"20"`); by default the larger of 0.5 % and one quantum of the clock.
+    `correction` is the multiple-comparison correction, by default max-t, or `sequence` for results
+    that were measured until decided. `primary` names the rows that were chosen before the
+    measurement (patterns as a shell's): their p-values are adjusted among themselves, those of the
+    others over the whole table. `controls` names the rows that must not move, `"tr"`
+    those for which the model predicts no reload of TR on either side; these are the default where
+    both sides state their policy, and else there are no controls, as with `()`. `detect` is a shift
+    for which the number of runs is wanted. `comparisons` is the number of afters that are compared
+    with one before. `rows` names the rows to return, by default all; the others count in the
+    correction as before. `accept_doubt` has codes of doubts, or `"all"`: these caveats then put no
+    row in doubt. `boot_sd` is the standard deviation from boot to boot where each side is one boot,
+    a share (`"0.4%"`) or a side with several boots of one kernel.
+    `pair_by` pairs the boots by `host`, `block` or another label, `group_by` splits the rows by
+    one, or by a fact of the host such as `cpu`; with `unit` `ns`, measured cycles become
+    nanoseconds by each host's TSC frequency.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations; ResultError for a file that is no result, or a figure
@@ -102,37 +115,73 @@ def compare(
     is none; and OSError.
     """
     margin, detect = (Margin.parse(m) if isinstance(m, str) else m for m in (margin, detect))
-    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
-    figures, found = _described(replicates, (*primary, *(controls or ()), *rows))
+    if isinstance(boot_sd, Side):
+        boot_sd = BootSpread.of(boot_sd)
+    boots = BootSpread.parse(boot_sd) if isinstance(boot_sd, str) else boot_sd
+    first_side, second_side = compared_sides([before] if after is None else [before, after])
+    replicates = prepared(first_side, second_side, pair_by=pair_by, group_by=group_by, unit=unit)
+    if correction is None:
+        looked = any(side.result.stopping == "decided" for side in replicates.sides)
+        correction = "sequence" if looked else "max-t"
+    if correction == "sequence" and boots:
+        raise ValueError(
+            "the confidence sequence takes no deviation of boots: compare pairs of boots"
+        )
+    named = () if controls is None or isinstance(controls, str) else controls
+    figures, found = _described(replicates, (*primary, *named, *rows))
+    by_model = controls == "tr" or (controls is None and states_policy(replicates.sides))
+    method = Method.of(replicates, found, confidence, correction, boots)
     for number, row in enumerate(found):
-        more: dict[str, Any] = {"primary": not primary or _matches(row.workload, primary)}
-        if controls is not None:
-            more["control"] = _matches(row.workload, controls)
+        more: dict[str, Any] = {
+            "primary": not primary or _matches(row.workload, primary),
+            "control": row.control if by_model else _matches(row.workload, named),
+        }
         if row.missing is None:
-            more |= _measured(
-                row, figures[row.workload], replicates.paired, confidence, margin, detect
-            )
+            more |= _moved(row, figures[row.workload], method, margin)
         found[number] = replace(row, **more)
-    able = [row for row in found if row.interval is not None]
+    if method.correction == "sequence":
+        found = sequence.judged(found, figures, confidence, comparisons)
+    able = [row for row in found if row.interval is not None and row.by != "sequence"]
     first = [row for row in able if row.primary]
-    p = _family(able, figures, replicates.paired, family)
-    if len(first) < len(able):
-        p |= _family(first, figures, replicates.paired, family)
+    families = [able, first] if len(first) < len(able) else [able]
+    more_of: dict[str, dict[str, Any]] = {}
+    for family in families:
+        margins = [row.margin or 0.0 for row in family]
+        p = adjusted(family, figures, method, margins)
+        quanta = [row.quantum for row in family]
+        zero = p if quanta == margins else adjusted(family, figures, method, quanta)
+        promises = promised(family, method, comparisons, detect)
+        for row in family:
+            name = row.workload
+            more_of[name] = promises.get(name, {}) | {
+                "p": min(1.0, comparisons * p[name]), "p_zero": min(1.0, comparisons * zero[name]),
+            }  # fmt: skip
     for number, row in enumerate(found):
-        if row.workload in p:
-            row = replace(row, p=min(1.0, comparisons * p[row.workload]))
+        row = replace(row, **more_of.get(row.workload, {}))
         found[number] = replace(row, verdict=_verdict(row, confidence))
-    moved = tuple(r.workload for r in found if r.control and r.verdict in ("faster", "slower"))
-    return Comparison(
-        replicates=replicates, figures=figures, confidence=confidence, family=family,
-        comparisons=comparisons, tested=len(p), moved=moved,
-        named_controls=controls is not None, margin=margin, detect=detect,
-        rows=tuple(
-            replace(row, marked=bool(moved) and row.kind == "noisy" and row.verdict is not None)
-            for row in found
-            if not rows or _matches(row.workload, rows)
-        ),
+    accepted = _accepted(accept_doubt)
+    comparison = Comparison(
+        replicates=replicates, figures=figures, confidence=confidence, comparisons=comparisons,
+        correction=method.correction, tested=sum(row.p is not None for row in found),
+        rows=tuple(found), table=tuple(found), margin=margin, named_controls=bool(named),
+        detect=detect, accepted=accepted, boots=method.boots,
     )  # fmt: skip
+    doubted = [c for c in caveats(comparison) if not {c.code, "all"} & set(accepted)]
+    marked = (
+        replace(row, doubts=doubts(doubted, row.workload)) if row.kind == "noisy" else row
+        for row in found
+        if not rows or _matches(row.workload, rows)
+    )
+    return dataclasses.replace(comparison, rows=tuple(marked))
+
+
+def _accepted(codes: Sequence[str]) -> tuple[str, ...]:
+    """Return the codes of doubts; ValueError for a code that is none."""
+    known = ["all", *doubt_codes()]
+    for code in codes:
+        if code not in known:
+            raise ValueError(unknown_name("doubt", code, known))
+    return tuple(dict.fromkeys(codes))
 
 
 def alone(side: Side, *, confidence: float = CONFIDENCE, rows: Sequence[str] = ()) -> Comparison:
@@ -227,93 +276,22 @@ def _plain(value: float) -> float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _measured(
-    row: Row,
-    figures: Pair,
-    paired: bool,
-    confidence: float,
-    margin: Margin | None,
-    detect: Margin | None,
-) -> dict[str, Any]:
-    """Return the fields of a row on both sides: shift, interval, minimum detectable effect."""
+def _moved(row: Row, figures: Pair, method: Method, margin: Margin | None) -> dict[str, Any]:
+    """Return the shift of a row that both sides have, and its margin and interval."""
     assert row.before is not None
     assert row.after is not None
     if row.kind == "exact":
         shift = _plain(row.after - row.before)
         return {"shift": shift, "percent": _percent(shift, row.before)}
-    allowed = max(Margin(MARGIN).of(row.before), QUANTA * row.quantum)
-    if margin:
-        allowed = margin.of(row.before)
-    if paired:
-        differences = figures[1] - figures[0]
-        differences = differences[np.isfinite(differences)]
-        shift = stats.pseudo_median(differences)
-        interval = stats.signed_rank_interval(differences, confidence)
-        spread = stats.spread(differences) if len(differences) > 1 else None
-    else:
-        before, after = (found[np.isfinite(found)] for found in figures)
-        shift = stats.hodges_lehmann(before, after)
-        single = min(row.units) < 2  # the one may be any run of its kind: no interval
-        interval = None if single else stats.mann_whitney_interval(before, after, confidence)
-        spread = None if single else stats.pooled_spread(before, after)
-    detectable = wanted = None
-    if spread is not None:
-        wish = detect.of(row.before) if detect else allowed
-        count, other = row.units
-        detectable = stats.minimum_detectable(
-            spread, count, None if paired else other, confidence=confidence, power=POWER
-        )
-        if detectable is not None:  # where every run has the same figure, the steps are the limit
-            detectable = max(detectable, QUANTA * row.quantum)
-        wanted = stats.runs_needed(spread, wish, paired=paired, confidence=confidence, power=POWER)
-    shift = _plain(shift)
-    return {
-        "shift": shift, "percent": _percent(shift, row.before), "interval": interval,
-        "margin": allowed, "spread": spread, "detectable": detectable, "wanted": wanted,
-    }  # fmt: skip
+    allowed = margin.of(row.before) if margin else max(MARGIN * abs(row.before), row.quantum)
+    found = measured(row, figures, method)
+    found["shift"] = _plain(found["shift"])
+    return found | {"percent": _percent(found["shift"], row.before), "margin": allowed}
 
 
 def _percent(shift: float, before: float) -> float | None:
     percent = 100 * shift / abs(before) if before else nan
     return percent if isfinite(percent) else None
-
-
-def _family(
-    rows: Sequence[Row], figures: Mapping[str, Pair], paired: bool, family: Family
-) -> dict[str, float]:
-    """Return the adjusted p-value of each row, of the hypothesis |shift| <= margin."""
-    if not rows:
-        return {}
-    names = [row.workload for row in rows]
-    margins = [row.margin or 0.0 for row in rows]
-    before, after = (np.column_stack([figures[name][side] for name in names]) for side in (0, 1))
-    if family == "max-t":
-        if paired:
-            p = max_t_paired(_present(after - before), margins)
-        else:
-            p = max_t_independent(_present(before), _present(after), margins)
-        return dict(zip(names, p, strict=True))
-    single = []
-    for row, margin, first, second in zip(rows, margins, before.T, after.T, strict=True):
-        shift = row.shift or 0.0
-        if abs(shift) <= margin:
-            single.append(1.0)
-            continue
-        moved = second - np.copysign(margin, shift)
-        if paired:
-            differences = moved - first
-            single.append(stats.signed_rank_p(differences[np.isfinite(differences)]))
-        else:
-            single.append(
-                stats.mann_whitney_p(first[np.isfinite(first)], moved[np.isfinite(moved)])
-            )
-    return dict(zip(names, holm(single), strict=True))
-
-
-def _present(figures: Figures) -> Figures:
-    """Return the units that have a row at all: other units have no label to permute."""
-    found: Figures = figures[np.isfinite(figures).any(axis=1)]
-    return found
 
 
 def _verdict(row: Row, confidence: float) -> str | None:
@@ -327,8 +305,10 @@ def _verdict(row: Row, confidence: float) -> str | None:
     if row.worse_interval is None or row.margin is None:
         return "inconclusive"
     low, high = row.worse_interval
-    if -row.margin <= low and high <= row.margin:
-        return "same"
-    if row.p is not None and row.p <= 1 - confidence + 1e-12 and row.beyond(row.margin):
+    alpha = 1 - confidence + 1e-12
+    if row.p is not None and row.p <= alpha and row.beyond(row.margin):
         return "slower" if low > 0 else "faster"
-    return "inconclusive"
+    if row.p_zero is not None and row.p_zero <= alpha and row.beyond(row.quantum):
+        return "slightly slower" if low > 0 else "slightly faster"
+    within = -row.margin <= low and high <= row.margin
+    return "within margin" if within else "inconclusive"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
+from msgspec import structs
 
 import kvmbench
 from kvmbench import results
@@ -818,17 +819,32 @@ def test_the_examples_of_the_help_work():
     write("myhost.toml", f"name='h'\ncpus=1\nclock_hz=1000\nseconds=1\ntimeslice_us=1e4\n{work}")
     runs = [
         Run(
+            time=f"2026-11-0{n + 1}T12:00:00+00:00",
             series=[
                 Series(workload="inl_from_qemu", kind="noisy", values=[6200 + n % 3]),
                 Series(workload="cpuid", kind="noisy", values=[1290 + n % 3]),
-            ]
+            ],
         )
         for n in range(8)
     ]
-    for folder in ("results", "logs", "old", "new"):
+    for folder in ("results", "logs", "old", "new", "nightly"):
         Path(folder).mkdir()
-    for name in ("before", "after", "a", "b", "results/main", "results/pr"):
-        results.write(f"{name}.json", results.Result(boots=[results.Boot(runs=runs)]))
+    boots = [
+        results.Boot(
+            runs=[
+                structs.replace(run, time=f"2026-01-01T00:{boot:02}:{5 * n:02}+00:00")
+                for n, run in enumerate(runs[boot:])
+            ]
+        )
+        for boot in range(3)
+    ]
+    results.write("pilot.json", results.Result(boots=boots))
+    names = ("before", "after", "a", "b", "node1", "node2", "fleet", "nightly/1", "nightly/2")
+    for name in (*names, "results/main", "results/pr"):
+        labels = {"host": "node1", "commit": name, "commit_time": "2026-11-01"}
+        results.write(
+            f"{name}.json", results.Result(boots=[results.Boot(labels=labels, runs=runs)])
+        )
     rows = {"empty": 2.0, "gdt_write": 7.0, "ltr": 307.0, "cpuid": 1202.0}
     listed = [Series(workload=name, kind="noisy", values=[value]) for name, value in rows.items()]
     made = results.Result(boots=[results.Boot(runs=[Run(series=listed)])])

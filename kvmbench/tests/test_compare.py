@@ -130,7 +130,7 @@ def test_incomplete_blocks_are_left_out_and_said(first, second, left_out):
         return of_boots(*((f"{name}{n}", b, [{"w": 100 + n}]) for n, b in enumerate(blocks)))
 
     comparison = compare(*sides(side(first, "x"), side(second, "y")))
-    assert comparison.replicates.left_out == left_out
+    assert comparison.replicates.left_out == list(map(str, left_out))
     text = words(comparison)
     assert ("Left out as incomplete" in text) == bool(left_out)
     for block in left_out:
@@ -420,7 +420,7 @@ def blocks(count, shift, rows=8, changed=8):
     ],
 )
 def test_max_t_decides_with_six_blocks_and_holm_with_nine(count, family, verdict):
-    rows = compare(*sides(*blocks(count, -100)), family=family).rows
+    rows = compare(*sides(*blocks(count, -100)), correction=family).rows
     assert {r.verdict for r in rows} == {verdict}
     if count == 5:
         assert {r.interval for r in rows} == {None}
@@ -437,14 +437,14 @@ def test_rank_tests_decide_the_independent_table():
     rows = compare(*sides(table(before), table(after))).rows
     assert {r.verdict for r in rows} == {"faster"}
     assert min(r.p for r in rows) == pytest.approx(2 / comb(8, 4))
-    comparison = compare(*sides(table(before), table(after)), family="holm")
+    comparison = compare(*sides(table(before), table(after)), correction="holm")
     assert {r.verdict for r in comparison.rows} == {"inconclusive"}
     assert "8 rows together does not confirm it" in words(comparison)
 
 
 def test_primary_rows_are_a_family_of_their_own():
     """8 Holm rows with 6 blocks cannot be decided; one that was to be decided beforehand can."""
-    found = compare(*sides(*blocks(6, -100)), family="holm", primary=["inl_from_qemu"]).rows
+    found = compare(*sides(*blocks(6, -100)), correction="holm", primary=["inl_from_qemu"]).rows
     for entry in found:
         assert entry.primary == (entry.workload == "inl_from_qemu")
         assert entry.verdict == ("faster" if entry.primary else "inconclusive")
@@ -474,7 +474,7 @@ def test_holm_of_a_row_within_the_margin(paired):
     else:
         results = (table(before, "ab"), table(after, "ab"))
         least = 2 / comb(16, 8)
-    near, far = compare(*sides(*results), family="holm", margin="10").rows
+    near, far = compare(*sides(*results), correction="holm", margin="10").rows
     assert near.p == 1
     assert near.verdict == "same"
     assert far.p == pytest.approx(2 * least)
@@ -550,7 +550,9 @@ def test_same_is_seldom_said_of_a_shift_at_the_margin():
     wrong = 0
     for _ in range(50):
         rows = compare(
-            *sides(simulated(rng, 10), simulated(rng, 10, 0.01)), margin=Margin(0.01), family="holm"
+            *sides(simulated(rng, 10), simulated(rng, 10, 0.01)),
+            margin=Margin(0.01),
+            correction="holm",
         ).rows
         wrong += sum(r.verdict == "same" for r in rows)
     assert wrong <= 20  # of 400; P(above 20 at 2.5 %) is .1 %
@@ -562,7 +564,7 @@ def test_words_of_drift_and_groups_on_null_data():
     drifts = groups = 0
     for number in range(120):
         n = (6, 8, 10, 20)[number % 4]
-        text = said(simulated(rng, n), simulated(rng, n), family="holm")
+        text = said(simulated(rng, n), simulated(rng, n), correction="holm")
         drifts += "Drift" in text
         groups += "Two groups" in text
     assert drifts <= 14

@@ -251,6 +251,6 @@ def test_a_gate_on_null_data_seldom_fails():
     failures = 0
     for _ in range(100):
         before, after = (row("w", 1000 + 5 * rng.normal(size=8)) for _ in "ab")
-        assert held(before, after, "w:5%", family="holm")[0] == "ok"
-        failures += held(before, after, "w:0%", family="holm")[0] == "regression"
+        assert held(before, after, "w:5%", correction="holm")[0] == "ok"
+        failures += held(before, after, "w:0%", correction="holm")[0] == "regression"
     assert failures <= binom.isf(0.001, 100, 0.025)

@@ -103,10 +103,10 @@ def test_imports_stay_light(code, unwanted):
 
 FLOORS = {
     **dict.fromkeys(("errors", "atomic", "causes", "stats"), 1),
-    **dict.fromkeys(("arrays", "tomlfile", "model", "report"), 2),
-    **dict.fromkeys(("catalog",), 3),
+    **dict.fromkeys(("arrays", "tomlfile", "model", "report", "student", "adjustment"), 2),
+    **dict.fromkeys(("catalog", "planning"), 3),
     **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
-    **dict.fromkeys(("workloads", "results", "units", "summary"), 5),
+    **dict.fromkeys(("workloads", "results", "units", "summary", "labels"), 5),
     **dict.fromkeys(("formats",), 6),
     **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
     "lab": 7,
@@ -114,6 +114,7 @@ FLOORS = {
     **dict.fromkeys(("__main__",), 9),
 }
 ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
+ARROWS |= {("units", "labels"), ("labels", "results")}
 ARROWS |= {("lab", "live"), ("lab", "simulation")}  # the same engine, inside a machine
 ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")

@@ -119,7 +119,7 @@ def test_the_reach_of_the_noise_is_said_row_by_row():
         (row("loud", loud), "reach 61 %. With as many runs per side as here, a shift within that "
          "may be noise."),
     ):  # fmt: skip
-        found = self_test(Side("x", result), family="holm")
+        found = self_test(Side("x", result), correction="holm")
         assert words in " ".join(str(found).split())
 
 
@@ -129,7 +129,7 @@ def test_null_data_raise_few_alarms():
     for _ in range(20):
         result = table(1000 * (1 + rng.normal(0, 0.005, (12, 8))))
         alarms += sum(
-            bool(s.false_alarms) for s in self_test(Side("x", result), family="holm").splits
+            bool(s.false_alarms) for s in self_test(Side("x", result), correction="holm").splits
         )
     assert alarms <= 3
 

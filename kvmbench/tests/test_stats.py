@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from kvmbench import adjustment as family
 from kvmbench import stats
-from kvmbench.comparison import adjustment as family
 
 TIED = [
     ([1, 2, 2, 3], [2, 3, 3, 4, 4]),
@@ -328,6 +328,62 @@ def plain_max_t_paired(diffs):
     return plain_step_down(everything[0], everything)
 
 
+def plain_moderated(columns, spread_of, freedom, like, prior):
+    """Return the moderated squared errors of one arrangement, from the definition."""
+    own = [spread_of(column) for column in columns]
+    found = []
+    for row, error in enumerate(own):
+        peers = sorted(own[r] for r in range(len(own)) if like[row][r])
+        middle = (peers[(len(peers) - 1) // 2] + peers[len(peers) // 2]) / 2
+        alone = len(peers) == 1
+        found.append(error if alone else (freedom * error + prior * middle) / (freedom + prior))
+    return found
+
+
+def test_max_t_is_moderated_by_the_rows_alike(rng):
+    """Two rows alike, one of a hundredth of their spread, which stays as it is without others."""
+    n, centres = 4, [1000.0, 2000.0, 50.0]
+    both = np.array(centres) * (1 + rng.normal(size=(2 * n, 3)) * [0.01, 0.012, 0.0001])
+    both[n:] *= [1.02, 1, 1.0001]
+    like = [[True, True, False], [True, True, False], [False, False, True]]
+
+    def t(chosen):
+        parts = [both[list(chosen)], both[[i for i in range(2 * n) if i not in chosen]]]
+        columns = [[part[:, r] / centres[r] for part in parts] for r in range(3)]
+
+        def error(column):
+            return sum(stdev(part) ** 2 / n for part in column)
+
+        errors = plain_moderated(columns, error, 2 * n - 2, like, family.PRIOR)
+        return [
+            abs(float(x.mean() - y.mean())) / math.sqrt(e)
+            for (x, y), e in zip(columns, errors, strict=True)
+        ]
+
+    everything = [t(chosen) for chosen in combinations(range(2 * n), n)]
+    wanted = plain_step_down(everything[0], everything)
+    found = family.max_t_independent(both[:n], both[n:], [0] * 3, centres)
+    assert found == pytest.approx(wanted)
+    assert found != pytest.approx(family.max_t_independent(both[:n], both[n:], [0] * 3))
+    alone = family.max_t_independent(both[:n, 2:], both[n:, 2:], [0], centres[2:])
+    assert alone == family.max_t_independent(both[:n, 2:], both[n:, 2:], [0])
+
+
+def test_paired_max_t_is_moderated_by_the_rows_alike(rng):
+    n, centres = 6, [1000.0, 1.0, 300.0]
+    diffs = rng.normal([1, 0.2, 0], 1, size=(n, 3)) * [10, 0.012, 3]
+
+    def t(signs):
+        columns = [diffs[:, r] * signs / centres[r] for r in range(3)]
+        like = [[True] * 3] * 3
+        errors = plain_moderated(columns, lambda c: stdev(c) ** 2 / n, n - 1, like, family.PRIOR)
+        return [abs(float(c.mean())) / math.sqrt(e) for c, e in zip(columns, errors, strict=True)]
+
+    everything = [t(np.array(signs)) for signs in product([1, -1], repeat=n)]
+    wanted = plain_step_down(everything[0], everything)
+    assert family.max_t_paired(diffs, [0] * 3, centres) == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(("n", "m"), [(4, 4), (3, 5), (5, 4)])
 @pytest.mark.parametrize("digits", [6, 0])  # with and without ties
 def test_max_t_independent_is_the_definition(rng, n, m, digits):
@@ -598,51 +654,37 @@ def test_two_groups():
     assert stats.two_groups([10, 200]) is None
 
 
-def test_minimum_detectable_of_six_pairs_is_exact():
-    """Six pairs are seen when all have one sign: Phi(shift / sd) ** 6 is the power."""
-    shift = NormalDist().inv_cdf(0.8 ** (1 / 6))
-    assert stats.minimum_detectable(2, 6) == pytest.approx(2 * shift, rel=0.02)
-    shift = NormalDist().inv_cdf(0.5 ** (1 / 6))
-    assert stats.minimum_detectable(1, 6, power=0.5) == pytest.approx(shift, rel=0.02)
-
-
-@pytest.mark.parametrize(("n", "m"), [(20, 20), (25, 16), (30, None), (500, 500), (500, None)])
-def test_minimum_detectable_comes_to_the_formula(n, m):
-    z = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
-    formula = z * math.sqrt(1 / n + (1 / m if m else 0)) / math.sqrt(3 / math.pi)
-    rel = 0.003 if n == 500 else 0.05
-    assert stats.minimum_detectable(1, n, m) == pytest.approx(formula, rel=rel)
-    assert stats.minimum_detectable(1, n, m) > formula
-
-
-def test_planning_knows_where_the_exact_test_cannot_decide():
-    assert stats.minimum_detectable(1, 3, 3) is None
-    assert stats.minimum_detectable(1, 3, 3, confidence=0.9) is not None
-    assert stats.minimum_detectable(1, 5) is None
-    assert stats.minimum_detectable(0, 4, 4) == 0
-    assert stats.runs_needed(0, 1) == 4
-    assert stats.runs_needed(0, 1, paired=True) == 6
-    assert stats.runs_needed(1, 1e6) == 4
-    assert stats.runs_needed(0, 1, confidence=0.99, paired=True) == 8
-    assert stats.runs_needed(1, 0) is None
-    assert stats.runs_needed(0, 0) is None
-    assert stats.runs_needed(1, 1e-5) is None
-
-
-@pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("shift", [3, 1.5, 1, 0.8, 0.5, 0.1, -0.7])
-def test_runs_needed_inverts_minimum_detectable(paired, shift):
-    n = stats.runs_needed(1, shift, paired=paired)
-
-    def smallest(n):
-        return stats.minimum_detectable(1, n, None if paired else n)
-
-    assert smallest(n) <= abs(shift)
-    assert stats.runs_needed(3, 3 * smallest(n), paired=paired) == n
-    assert smallest(n - 1) is None or smallest(n - 1) > abs(shift)
+def test_autocorrelation_is_the_enumeration():
+    """By hand, of 1 2 3 4: products 2.25 - .75 + 2.25 = 1.25 of 5, reached by 2 of the 24 orders."""
+    lag, p = stats.autocorrelation([1, 2, 3, 4])
+    assert lag == pytest.approx(0.25)
+    assert p == pytest.approx(2 / 24, abs=0.02)
+    assert stats.autocorrelation([4, 1, 3, 2])[0] < 0
+    assert stats.autocorrelation([1, 2, 3]) == stats.autocorrelation([5] * 9) == (0.0, 1.0)
 
 
 # Large samples
+
+
+@pytest.mark.parametrize("n", [401, 450])
+def test_the_signed_rank_interval_of_many_differences_is_the_exact_one_nearly(n):
+    """Beyond 400 the normal approximation: its k is the exact one but for a handful of ranks.
+
+    The exact k is counted here: the signed sums of the ranks 1 ... n, each sign by coin.
+    """
+    null = np.zeros(n * (n + 1) // 2 + 1)
+    null[0] = 1.0
+    for rank in range(1, n + 1):
+        null[rank:] += null[: len(null) - rank].copy()
+        null /= 2
+    exact = int(np.searchsorted(np.cumsum(null), 0.025, side="right"))
+    deviation = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)  # of the sum
+    assert abs(stats.signed_rank_order(n, 0.95) - exact) < 0.002 * deviation
+    # 1 ... n: the k-th smallest Walsh average of a line is found by counting them.
+    low, high = stats.signed_rank_interval(range(1, n + 1), 0.95)
+    averages = sorted((i + j) / 2 for i in range(1, n + 1) for j in range(i, n + 1))
+    assert averages[exact - 20] <= low <= averages[exact + 20]
+    assert low + high == n + 1
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 1e-300, 1e200])
@@ -695,11 +737,6 @@ def test_large_samples_take_little_memory():
         (lambda: stats.pooled_spread([1], [2]), "1 v 1 values have no spread"),
         (lambda: stats.median_interval([1, 2], 1.0), "confidence 1.0"),
         (lambda: stats.mann_whitney_interval([1, 2], [3], 95), "confidence 95"),
-        (lambda: stats.minimum_detectable(1, 10, power=1), "power 1"),
-        (lambda: stats.minimum_detectable(1, 0), "no runs"),
-        (lambda: stats.minimum_detectable(-1, 10), "spread -1"),
-        (lambda: stats.runs_needed(math.nan, 1), "spread nan"),
-        (lambda: stats.runs_needed(1, math.inf), "shift inf"),
         (lambda: family.max_t_paired([1, 2], [0]), r"diffs of shape \(2,\)"),
         (lambda: family.max_t_paired(np.zeros((0, 2)), [0, 0]), r"diffs of shape \(0, 2\)"),
         (lambda: family.max_t_paired([[math.inf]], [0]), "diffs has an infinite value"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations
-from math import comb
+from math import ceil, comb, log
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvmbench.stats import SAME, Array, sample
 
-__all__ = ["holm", "max_t_independent", "max_t_paired"]
+__all__ = ["PRIOR", "holm", "max_t_independent", "max_t_paired", "moderated"]
+
+PRIOR = 3  # degrees of freedom of the median spread in each denominator; docs/statistics.md
+LIKE = log(4)  # rows whose spreads are within this factor know something of each other's
 
 EXHAUSTIVE_LABELS = 50_000  # arrangements of labels tried in full
 EXHAUSTIVE_SIGNS = 15  # blocks whose 2**N signs are tried in full
@@ -33,7 +36,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def max_t_independent(
-    before: ArrayLike, after: ArrayLike, margins: ArrayLike, *, draws: int = 20_000, seed: int = 1
+    before: ArrayLike,
+    after: ArrayLike,
+    margins: ArrayLike,
+    centres: ArrayLike | None = None,
+    *,
+    draws: int = 20_000,
+    seed: int = 1,
 ) -> list[float]:
     """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
 
@@ -41,11 +50,13 @@ def max_t_independent(
     table; NaN where a run has no value. `margins` [R], 0 or more, are in the columns' units.
 
     Westfall and Young's step-down max-T (1993): the runs' labels are permuted, jointly for all
-    columns, which keeps the columns' dependence. The statistic is Welch's t, with 0/0 = 0 and x/0 =
-    infinity; it is 0 where a side has fewer than two values. `after` is first moved toward `before`
-    by the margin, but not past it; so p is 1 where the observed difference of means is within the
-    margin. All C(n+m, n) arrangements are tried up to 50,000; else `draws` random ones, by ranks of
-    PCG64(seed)'s raw numbers, whose stream numpy guarantees, and p = (reached + 1) / (draws + 1).
+    columns, which keeps the columns' dependence. The statistic is Welch's t, with
+    0/0 = 0 and x/0 = infinity; it is 0 where a side has fewer than two values. With `centres` [R],
+    the figures in whose shares the columns' spreads are comparable, its denominator is moderated
+    (see `moderated`). `after` is first moved toward `before` by the margin, but not past it; so p
+    is 1 where the observed difference of means is within the margin. All C(n+m, n) arrangements are
+    tried up to 50,000; else `draws` random ones, by ranks of PCG64(seed)'s raw numbers, whose
+    stream numpy guarantees, and p = (reached + 1) / (draws + 1).
 
     The family-wise error holds where the columns that did not change are independent, with the same
     spread and as many NaN on either side.
@@ -59,7 +70,8 @@ def max_t_independent(
     both -= _column(np.median, both)
     shift = _column(np.mean, both[n:]) - _column(np.mean, both[:n])
     both[n:] -= np.clip(shift, -margin, margin)
-    values, valid = _exact_steps(both)
+    values, valid, step = _exact_steps(both)
+    unit, like = _comparable(np.where(valid > 0, values, np.nan), step, centres)
     parts = (valid, values, values**2)
     sums = [part.sum(axis=0) for part in parts]
 
@@ -67,9 +79,9 @@ def max_t_independent(
         first = [labels @ part for part in parts]
         second = [total - part for total, part in zip(sums, first, strict=True)]
         left, right = _mean_and_error(*first), _mean_and_error(*second)
-        t = _ratio(np.abs(left[0] - right[0]), np.sqrt(left[1] + right[1]))
-        t[(first[0] < 2) | (second[0] < 2)] = 0.0
-        return t
+        known = (first[0] >= 2) & (second[0] >= 2)
+        error = moderated((left[1] + right[1]) * unit**2, known, valid.sum(axis=0) - 2, like)
+        return np.where(known, _ratio(np.abs(left[0] - right[0]) * unit, np.sqrt(error)), 0.0)
 
     def drawn(raw: NDArray[np.uint64]) -> Array:
         """Return labels with 1 for the n runs of the lowest keys."""
@@ -82,13 +94,18 @@ def max_t_independent(
 
 
 def max_t_paired(
-    diffs: ArrayLike, margins: ArrayLike, *, draws: int = 20_000, seed: int = 1
+    diffs: ArrayLike,
+    margins: ArrayLike,
+    centres: ArrayLike | None = None,
+    *,
+    draws: int = 20_000,
+    seed: int = 1,
 ) -> list[float]:
     """Return for each row of a table the p of |shift| <= margin, adjusted for the whole table.
 
     `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
     block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error. All 2**N signs are tried up to 15 blocks. The
+    the statistic is |mean| / standard error, moderated too with `centres`. All 2**N signs are tried up to 15 blocks. The
     family-wise error holds where the differences of the columns that did not change are symmetric
     about 0.
     """
@@ -96,14 +113,15 @@ def max_t_paired(
     n = len(table)
     margin = _margins(margins, table.shape[1])
     shift = _column(np.mean, table)
-    values, valid = _exact_steps(table - np.clip(shift, -margin, margin))
+    values, valid, step = _exact_steps(table - np.clip(shift, -margin, margin))
+    unit, like = _comparable(np.where(valid > 0, np.abs(values), np.nan), step, centres)
     count, squares = valid.sum(axis=0), (values**2).sum(axis=0)
 
     def statistic(signs: Array) -> Array:
         mean, error = _mean_and_error(count, signs @ values, squares)
-        t = _ratio(np.abs(mean), np.sqrt(error))
-        t[:, count < 2] = 0.0
-        return t
+        known = np.broadcast_to(count >= 2, mean.shape)
+        error = moderated(error * unit**2, known, count - 1, like)
+        return np.where(known, _ratio(np.abs(mean) * unit, np.sqrt(error)), 0.0)
 
     def drawn(raw: NDArray[np.uint64]) -> Array:
         return np.where(raw >> np.uint64(63), -1.0, 1.0)
@@ -112,6 +130,55 @@ def max_t_paired(
     if n <= EXHAUSTIVE_SIGNS:
         every = np.where(np.arange(1 << n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
     return _step_down(statistic, np.ones(n), every, drawn, draws, seed, np.abs(shift) <= margin)
+
+
+def moderated(
+    error: Array, known: NDArray[np.bool_], freedom: Array, like: NDArray[np.bool_]
+) -> Array:
+    """Return squared standard errors [A, R], each drawn toward the median of the rows like it.
+
+    The errors are in shares of the rows' centres. A row's error has weight `freedom` [R], the
+    median PRIOR: with few units a row's deviation is poorly known, and the other rows know more
+    (Smyth 2004; after Tusher, Tibshirani and Chu 2001, any denominator keeps a permutation test).
+    `like` [R, R] says which rows have a spread of the same order.
+    """
+    found = error.copy()
+    masked = error if known.all() else np.where(known, error, np.nan)
+    median = np.median if masked is error else np.nanmedian
+    sets, which = np.unique(like, axis=0, return_inverse=True)
+    for number, chosen in enumerate(sets):
+        if chosen.sum() > 1:
+            rows = which.ravel() == number
+            cells = masked[:, chosen]
+            if masked is not error:  # rows of other units: an arrangement may know none of them
+                cells[np.all(np.isnan(cells), axis=1)] = 0.0
+            middle = median(cells, axis=1)[:, None]
+            weight = np.maximum(freedom[rows], 0)
+            found[:, rows] = (weight * error[:, rows] + PRIOR * middle) / (weight + PRIOR)
+    return found
+
+
+def _comparable(
+    table: Array, step: Array, centres: ArrayLike | None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return each column's step as a share of its centre, and [R, R] which columns are alike.
+
+    Alike are spreads of the same order, whatever the labels or signs: the spread is here that of
+    the shortest interval with 3/8 of a column's values, which a shift of one side leaves nearly as
+    it is. Without centres no column knows of another one.
+    """
+    if centres is None:
+        return np.ones_like(step), np.eye(len(step), dtype=bool)
+    size = np.abs(np.asarray(centres, dtype=np.float64))
+    unit = np.divide(step, size, out=np.ones_like(step), where=size > 0)
+    scales = np.zeros(len(step))
+    for number, column in enumerate(table.T):
+        x = np.sort(column[~np.isnan(column)])
+        count = max(2, ceil(3 * len(x) / 8))
+        if len(x) >= count:
+            scales[number] = (x[count - 1 :] - x[: len(x) - count + 1]).min() * unit[number]
+    logs = np.log(np.maximum(scales, 1e-300))
+    return unit, np.abs(logs[:, None] - logs) <= LIKE
 
 
 # Permutations
@@ -167,8 +234,8 @@ def _all_labels(runs: int, n: int, number: int) -> NDArray[np.int8]:
     return labels
 
 
-def _exact_steps(table: Array) -> tuple[Array, Array]:
-    """Return (values, valid): each column in whole steps, 0 where it has no value.
+def _exact_steps(table: Array) -> tuple[Array, Array, Array]:
+    """Return (values, valid, step): each column in whole steps, 0 where it has no value.
 
     A step is a power of two, about 1e-7 of the column's range for 12 runs. So every sum, also of
     squares, is a whole number below 2**53 and has no rounding: arrangements with equal sums
@@ -178,8 +245,8 @@ def _exact_steps(table: Array) -> tuple[Array, Array]:
     values = np.where(valid, table, 0.0)
     largest = np.abs(values).max(axis=0)
     exponent = np.frexp(largest)[1]  # largest < 2**exponent
-    bits = 26 - len(table).bit_length()
-    return np.rint(np.ldexp(values, bits - exponent)), valid.astype(np.float64)
+    power = 26 - len(table).bit_length() - exponent
+    return np.rint(np.ldexp(values, power)), valid.astype(np.float64), np.ldexp(1.0, -power)
 
 
 def _mean_and_error(count: Array, sums: Array, squares: Array) -> tuple[Array, Array]:
