@@ -11,6 +11,7 @@ HOMES = {  # kind: the module whose SCHEMAS has it
     "comparison": "comparison.document",
     "self-test": "comparison.document",
     "scenario": "scenario.document",
+    "trace": "traces.document",
     "check": "checker.document",
     "plan": "live.plan",
 }

@@ -551,12 +551,12 @@ cdef class History:
             self.inferred(index, event.reason)
             self.cells[task.cell].nested += 1
             return 0
-        task.writes = event.flag if event.kind == PIO else 2
         # The names of events.FIRST_NAMES, from 2 on.
         return self.inferred(
             index,
             2 if event.kind == CPUID else 3 if event.kind == MSR else 4 if event.kind == PIO
             else 5 if event.kind == MMIO else 6,
+            event.flag if event.kind == PIO else 2,
         )
 
     cdef int entry(self, int32_t index, int64_t time) except -1:
@@ -611,11 +611,10 @@ cdef class History:
             task.writes = not info & 1
         return 0
 
-    cdef int inferred(self, int32_t index, uint16_t reason) except -1:
+    cdef int inferred(self, int32_t index, uint16_t reason, uint8_t writes=2) except -1:
         """Count an exit that another event tells of; the time of neither end is known."""
         cdef Task* task = &self.tasks[index]
         cdef Cell* cell
-        cdef uint8_t writes = task.writes
         self.act(index, False)
         self.load(index)
         cell = self.cell(index, reason)
@@ -635,10 +634,10 @@ cdef class History:
             name = self.names[event.reason]
             failed = name == "restart" or name == "error"
             if not (failed and task.state == OUTSIDE):
-                task.writes = 0 if event.a == 2 else 2
                 self.inferred(
                     index, 4 if event.a == 2 and not failed
-                    else 5 if event.a == 6 and not failed else event.reason
+                    else 5 if event.a == 6 and not failed else event.reason,
+                    0 if event.a == 2 and not failed else 2,
                 )
         task.completing = self.infer and (event.a == 2 or event.a == 6)
         if task.state == OUTSIDE:
@@ -750,6 +749,11 @@ cdef class History:
         return 0
 
     # What was counted
+
+    @property
+    def inferring(self):
+        """Whether exits are inferred from other events."""
+        return bool(self.infer)
 
     @property
     def cpu_ids(self):

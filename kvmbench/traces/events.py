@@ -1,15 +1,18 @@
-"""Events of a recording: the dtype of one, and its kinds.
+"""Events of a recording, and the counts of its history.
 
-The reader of lines makes them, the history takes them; docs/trace.md lists the events that count.
+The reader of lines makes events, the history counts them; docs/trace.md lists the ones it takes.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["EVENT_DTYPE", "FIRST_NAMES", "Kind"]
+__all__ = ["ASLEEP", "DEAD", "EVENT_DTYPE", "FIRST_NAMES", "RUNNABLE", "Count", "Kind", "PlainCount"]
+__all__ += ["TaskCount"]
 
 
 class Kind(IntEnum):
@@ -54,3 +57,50 @@ EVENT_DTYPE = np.dtype(
 task that ran) and `reason` (of a SWITCH: the name of next) are indices of `Reader.names`; `more`
 and `end` are 0.
 """
+
+
+class Count(TypedDict):
+    """The exits of a reason: of all tasks, where `task` is -1, or of one."""
+
+    task: int
+    reason: str
+    exits: int
+    nested: int
+    returned: int
+    put_return: int
+    put_sched: int
+    paired: int
+    host_ns: int
+    unpaired: int
+    histogram: NDArray[np.uint32] | None
+
+
+class TaskCount(TypedDict):
+    """A vCPU's thread, or a task that holds an I/O bitmap."""
+
+    pid: int | None
+    comm: str
+    vcpu: int | None
+    is_vcpu: bool
+    bitmap: bool
+    exits: int
+    returned: int
+    puts: int
+    by_switch: int
+    guest_ns: int
+    run_ns: int
+    sleeps: int
+    preemptions: int
+    slices_ns: int
+    migrations: int
+
+
+class PlainCount(TypedDict):
+    """The sums over the other tasks."""
+
+    tasks: int
+    run_ns: int
+    sleeps: int
+    preemptions: int
+    slices_ns: int
+    migrations: int
