@@ -11,7 +11,7 @@ from kvmbench._steps cimport (
     KB_ADVANCE, KB_EXIT, KB_IOPERM, KB_SWITCH, KB_TASK_EXIT, KbOp,
 )
 from kvmbench.traces._events cimport (
-    CPUID, ENTRY, EXIT, FPU, HYPERCALL, IOPERM, IOPERM_END, LOST, MMIO, MSR, NESTED, NESTED_EXIT,
+    CPUID, ENTRY, EXIT, FPU, IOPERM, IOPERM_END, LOST, MMIO, MSR, NESTED, NESTED_EXIT,
     PIO, SWITCH, USER, Event,
 )
 
@@ -269,10 +269,9 @@ cdef class History:
 
     cdef int32_t new_task(self, int64_t pid) except? -1:
         cdef Py_ssize_t index = self.n_tasks
-        cdef Py_ssize_t tries
         cdef Task* task
         if index == C_TASKS:  # the place of a task that is neither a vCPU nor running
-            for tries in range(C_TASKS):
+            for _ in range(C_TASKS):
                 self.hand = (self.hand + 1) % C_TASKS
                 task = &self.tasks[self.hand]
                 if not task.is_vcpu and task.cpu < 0 and not task.bitmap and not task.in_run:
@@ -800,8 +799,8 @@ cdef class History:
                 pid=task.pid if task.pid >= 0 else None, comm=self.names[task.comm],
                 vcpu=task.vcpu if task.vcpu >= 0 else None, is_vcpu=bool(task.is_vcpu),
                 bitmap=task.bitmap == 2, exits=task.exits, returned=task.returned, puts=task.puts,
-                by_switch=task.by_switch, guest_ns=task.guest_ns, run_ns=task.run_ns, sleeps=task.sleeps,
-                preemptions=task.preemptions, slices_ns=task.slices_ns,
+                by_switch=task.by_switch, guest_ns=task.guest_ns, run_ns=task.run_ns,
+                sleeps=task.sleeps, preemptions=task.preemptions, slices_ns=task.slices_ns,
                 migrations=task.migrations,
             )
         return found

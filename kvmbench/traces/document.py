@@ -6,7 +6,7 @@ prints `SCHEMAS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kvmbench.causes import CAUSES
@@ -152,7 +152,11 @@ def replay_document(replay: Replay, *, explain: bool = False) -> Document:
 
 
 def _size(recording: Recording) -> str:
-    facts = [f"{_many(recording.exits, 'VM exit')} in {recording.seconds:.4g}\xa0s"]
+    facts = [_many(recording.exits, "VM exit")]
+    if recording.seconds or not recording.program:
+        facts[0] += f" in {recording.seconds:.4g}\xa0s"
+    if recording.program:
+        return facts[0]
     if recording.cpus:
         facts.append(_many(len(recording.cpus), "CPU"))
     facts.append(_many(len(recording.vcpus), "vCPU"))
@@ -193,6 +197,8 @@ def _table(recording: Recording) -> Table:
     columns += [Column("rate", unit="1/s")]
     columns += [Column("host p50", unit="us"), Column("p99", unit="us"), Column("total", unit="ms")]
     columns += [Column("to user"), Column("put by return"), Column("put by switch")]
+    if recording.program:  # a report has no percentiles and no puts
+        columns = [*columns[:4], columns[6]]
     if nested:
         columns.insert(2, Column("of L2"))
     if recording.by_vcpu:
@@ -216,6 +222,8 @@ def _table(recording: Recording) -> Table:
         if recording.by_vcpu:
             row.insert(0, "all")
         rows.append(row)
+    if recording.program:
+        rows = [[*row[:4], row[6]] for row in rows]
     return Table(columns, rows, grouped=recording.by_vcpu)
 
 
@@ -242,6 +250,10 @@ def _figure(value: int | None, scale: float) -> str:
 
 def _remarks(recording: Recording) -> Iterator[Block]:
     """Yield the puts in words, the limits of the recording, and the lines that were not read."""
+    if recording.program:
+        clock = "" if recording.seconds else " It does not say for how long it counted."
+        yield Note(f"A report of {recording.program}: it has no returns and no puts.{clock}")
+        return
     puts = recording.put_return + recording.put_sched
     rate = f", {puts / recording.seconds:,.0f} per second" if recording.seconds else ""
     yield Note(
@@ -354,7 +366,7 @@ def _replay_rows(replay: Replay) -> Iterator[list[str]]:
             yield _row(what, "count", [getattr(side, what) for side in sides], ",")
 
 
-def _row(label: str, unit: str, values: list[float], form: str) -> list[str]:
+def _row(label: str, unit: str, values: Sequence[float], form: str) -> list[str]:
     change = format(values[1] - values[0], f"+{form}")
     return [label, unit, *(format(value, form) for value in values),
             change if change.strip("+-0.,") else "0"]  # fmt: skip

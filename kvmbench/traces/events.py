@@ -11,8 +11,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ASLEEP", "DEAD", "EVENT_DTYPE", "FIRST_NAMES", "RUNNABLE", "Count", "Kind", "PlainCount"]
-__all__ += ["TaskCount"]
+__all__ = ["ASLEEP", "DEAD", "EVENT_DTYPE", "FIRST_NAMES", "RUNNABLE", "Count", "Kind"]
+__all__ += ["PlainCount", "TaskCount"]
 
 
 class Kind(IntEnum):

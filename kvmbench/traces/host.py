@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +19,9 @@ from kvmbench.model import Profile
 from kvmbench.scenario.scenario import TIME_MAX, Scenario, Tasks
 from kvmbench.traces._history import History
 from kvmbench.traces._reader import Reader
-from kvmbench.traces.events import Kind, TaskCount
+from kvmbench.traces.events import Kind, PlainCount, TaskCount
 from kvmbench.traces.recording import Progress, Recording, batches, recording_of
-from kvmbench.traces.replay import CLOCK_HZ, Kinds
+from kvmbench.traces.replay import Kinds, clock_of
 from kvmbench.traces.source import open_text
 
 __all__ = ["recorded_scenario", "scenario_toml"]
@@ -38,7 +40,7 @@ def recorded_scenario(
     ResultError for a recording without a guest run or too short to have rates.
     """
     found_kinds = Kinds(find_profile(profile), kinds)
-    hz = clock_hz or found_kinds.profile.tsc_hz or CLOCK_HZ
+    hz = clock_of(found_kinds.profile, clock_hz)
     mix: dict[str, int] = {}
 
     def history(reader: Reader, infer: bool, switches: bool) -> History:
@@ -68,9 +70,7 @@ def _count(history: History, names: list[str], mix: dict[str, int]) -> None:
             mix[names[kind]] = mix.get(names[kind], 0) + count
 
 
-def _scenario(
-    recording: Recording, history: History, mix: Mapping[str, int], hz: int
-) -> Scenario:
+def _scenario(recording: Recording, history: History, mix: Mapping[str, int], hz: int) -> Scenario:
     name = recording.source
     tasks = history.task_counts()
     vcpus = [task for task in tasks.values() if task["is_vcpu"]]
@@ -82,13 +82,23 @@ def _scenario(
             f"{name}: no guest run with a recorded entry and exit: record kvm:kvm_entry and "
             "kvm:kvm_exit"
         )
-    groups = [_group("vm", "vcpu", vcpus, total, guest, mix)]
+    ran = sum(task["run_ns"] for task in vcpus) / 1e3
+    bursts = sum(task["sleeps"] for task in vcpus)
+    groups = [
+        Tasks(
+            name="vm", type="vcpu", count=len(vcpus), mix=mix,
+            guest_us=_rounded(guest / sum(mix.values())),
+            **_bursts(guest, len(vcpus) * total - ran, bursts),
+        )
+    ]  # fmt: skip
+    if held := sum(task["bitmap"] for task in vcpus):
+        groups[0] = replace(groups[0], ioperm=held == len(vcpus))
     plain = history.plain
     if plain["run_ns"]:
-        sums: TaskCount = {**vcpus[0], **plain}  # type: ignore[typeddict-item]
-        groups.append(_group("others", "plain", [sums], total, 0, {}, plain["tasks"]))
+        groups.append(_plain_group("others", [plain], plain["tasks"], total))
     if others:
-        groups.append(_group("bitmap-holders", "plain", others, total, 0, {}))
+        holders = _plain_group("bitmap-holders", others, len(others), total)
+        groups.append(replace(holders, ioperm=True))
     slices = sum(task["slices_ns"] for task in tasks.values()) + plain["slices_ns"]
     preemptions = sum(task["preemptions"] for task in tasks.values()) + plain["preemptions"]
     timeslice = slices / preemptions / 1e3 if preemptions else TIMESLICE_US
@@ -105,24 +115,19 @@ def _scenario(
         raise ResultError(f"{name}: no scenario: {error}") from None
 
 
-def _group(
-    name: str, kind: str, tasks: list[TaskCount], total: float, guest: float,
-    mix: Mapping[str, int], count: int | None = None,
-) -> Tasks:  # fmt: skip
-    """Return a group whose shares of run and sleep are those recorded, in all."""
-    count = len(tasks) if count is None else count
+def _plain_group(
+    name: str, tasks: Sequence[TaskCount | PlainCount], count: int, total: float
+) -> Tasks:
     ran = sum(task["run_ns"] for task in tasks) / 1e3
     bursts = sum(task["sleeps"] for task in tasks)
-    own = guest if kind == "vcpu" else ran
-    slept = max(count * total - ran, 0)
-    sleeps = bursts and own > 0 and slept > 0
-    return Tasks(
-        name=name, type=kind, count=count,
-        guest_us=_rounded(guest / sum(mix.values())) if kind == "vcpu" else None, mix=mix,
-        run_us=_rounded(own / bursts) if sleeps else 0,
-        sleep_us=_rounded(slept / bursts) if sleeps else 0,
-        ioperm=any(task["bitmap"] for task in tasks),
-    )  # fmt: skip
+    return Tasks(name=name, type="plain", count=count, **_bursts(ran, count * total - ran, bursts))
+
+
+def _bursts(ran: float, slept: float, bursts: int) -> dict[str, Any]:
+    """Return mean bursts and sleeps, in us, whose shares are those recorded; none without sleep."""
+    if not bursts or ran <= 0 or slept <= 0:
+        return {}
+    return {"run_us": _rounded(ran / bursts), "sleep_us": _rounded(slept / bursts)}
 
 
 def _rounded(value: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench.errors import ResultError
+from kvmbench.formats import exit_mix
 from kvmbench.report import Document, Reported
 from kvmbench.traces._history import History, bucket_value
 from kvmbench.traces._reader import Reader
@@ -96,6 +97,7 @@ class Recording(Reported):
     dropped_runs: int  # guest runs without a recorded end
     counts: Mapping[str, int] = field(default_factory=dict)  # of rarer things, by name
     by_vcpu: bool = False
+    program: str = ""  # that counted the exits: a report, without an order of events
 
     def __repr__(self) -> str:
         return f"<Recording {self.source}: {self.exits:,} exits in {self.seconds:g} s>"
@@ -132,13 +134,16 @@ def read_recording(
 
     The content tells whether it is text of perf script, trace-cmd report, tracefs' trace or
     trace_pipe, a trace.dat or a perf.data. `progress` is called with the name and the share that is
-    read. Raises ResultError where it is none of these or holds no event of KVM; OSError.
+    read. A report of perf kvm stat, kvmexit or bpftrace has its exits alone.
+    Raises ResultError where it is none of these or holds no event of KVM; OSError.
     """
 
     def history(reader: Reader, infer: bool, switches: bool) -> History:
         return History(reader.names, infer=infer, switches=switches, by_vcpu=by_vcpu)
 
     with open_text(source) as text:
+        if exit_mix.matches(text.first):
+            return _of_mix(text, by_vcpu)
         reader, found, kinds = Reader(), None, np.zeros(len(Kind), np.int64)
         for found, events in batches(text, reader, history, progress):
             kinds += np.bincount(events["kind"], minlength=len(Kind))
@@ -146,10 +151,42 @@ def read_recording(
     return recording_of(text.name, reader, found, kinds, by_vcpu=by_vcpu)
 
 
+def _of_mix(text: Text, by_vcpu: bool) -> Recording:
+    """Return the exits of a report of another program, summed over its tables."""
+    data = b"".join(text.pieces())
+    found = exit_mix.mixes(data, text.name)
+    program = found[0].program
+    if by_vcpu:
+        raise ResultError(f"{text.name}: a report of {program}: it has no vCPUs")
+    total = exit_mix.Mix(program)
+    for mix in found:
+        for reason, exits in mix.exits.items():
+            total.add(reason, exits, mix.mean_us.get(reason))
+    seconds = [mix.seconds for mix in found]
+    reasons = [
+        Reason(
+            reason=reason, task=None, exits=exits, nested=0, returned=0, put_return=0,
+            put_sched=0, paired=exits if reason in total.mean_us else 0,
+            host_ns=round(exits * total.mean_us.get(reason, 0) * 1000), unpaired=0,
+            p50_ns=None, p99_ns=None,
+        )
+        for reason, exits in total.exits.items()
+    ]  # fmt: skip
+    reasons.sort(key=lambda reason: (-reason.exits, reason.reason))
+    return Recording(
+        source=text.name, seconds=sum(s or 0 for s in seconds) if all(seconds) else 0.0, cpus=(),
+        reasons=tuple(reasons), tasks=(), lines=data.count(b"\n"), events=0, unread={},
+        inferred=False, has_entries=True, has_switches=True, lost=0, lost_marks=0,
+        dropped_exits=0, dropped_runs=0, program=program,
+    )  # fmt: skip
+
+
 def batches(
     text: Text, reader: Reader, make: Histories, progress: Progress | None = None
 ) -> Iterator[tuple[History, NDArray[np.void]]]:
     """Yield the events of a text in batches, with the history that `make` returns for them."""
+    if exit_mix.matches(text.first):
+        raise ResultError(f"{text.name}: a report of counts, without the order that this needs")
     history: History | None = None
     waiting: list[NDArray[np.void]] = []
     pieces = text.pieces()

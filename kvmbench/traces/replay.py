@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench._core import Machine
+from kvmbench.arrays import integer
 from kvmbench.catalog import find_policy, find_profile
 from kvmbench.causes import CAUSES
-from kvmbench.errors import ResultError, brief, unknown_name
+from kvmbench.errors import ResultError, unknown_name
 from kvmbench.model import ExitKind, Policy, Profile
 from kvmbench.report import Document, Reported
 from kvmbench.traces._history import CPUS_MAX, TASKS_MAX, History
@@ -28,7 +29,7 @@ from kvmbench.traces.events import Kind
 from kvmbench.traces.recording import Progress, Recording, Task, batches, recording_of
 from kvmbench.traces.source import open_text
 
-__all__ = ["CLOCK_HZ", "Kinds", "Replay", "Side", "replay_recording"]
+__all__ = ["CLOCK_HZ", "Kinds", "Replay", "Side", "clock_of", "replay_recording"]
 
 CLOCK_HZ = 2_600_000_000  # where the cost profile states no clock: base clock of servers of 2017
 CLOCK_MAX = 10**10
@@ -168,6 +169,16 @@ class Kinds:
         return replace(self.profile, kinds=(*self.profile.kinds, ENTRY))
 
 
+def clock_of(profile: Profile, clock_hz: int | None) -> int:
+    """Return the clock that is given, or the profile's, or CLOCK_HZ.
+
+    Raises ValueError for one that is given out of range.
+    """
+    if clock_hz is None:
+        return min(profile.tsc_hz or CLOCK_HZ, CLOCK_MAX)
+    return integer("clock_hz", clock_hz, 1_000_000, CLOCK_MAX)
+
+
 class _Holders:
     """The tasks that hold an I/O bitmap from the start, by pid or by a pattern of their name."""
 
@@ -209,12 +220,7 @@ def replay_recording(
     """
     policies = (find_policy(before), find_policy(after))
     found_kinds = Kinds(find_profile(profile), kinds)
-    if clock_hz is None:
-        hz = found_kinds.profile.tsc_hz or CLOCK_HZ
-    else:
-        hz = clock_hz
-    if not 1_000_000 <= hz <= CLOCK_MAX:
-        raise ValueError(f"clock_hz is {brief(hz)}, not in 1,000,000 to {CLOCK_MAX:,}")
+    hz = clock_of(found_kinds.profile, clock_hz)
     machines = [
         Machine(CPUS_MAX, TASKS_MAX, policy, found_kinds.extended(), vendor) for policy in policies
     ]
@@ -282,8 +288,8 @@ def _assumptions(
 ) -> Iterable[str]:
     counts = recording.counts
     yield (
-        f"Costs are those of the cost profile {profile.name}, not of the recorded CPU; the recorded "
-        "host times are not used."
+        f"Costs are those of the cost profile {profile.name}, not of the recorded CPU; the "
+        "recorded host times are not used."
     )
     origin = "as given" if clock_hz else "the cost profile's" if profile.tsc_hz else "assumed"
     yield f"The recorded CPUs run at {hz:,} cycles per second ({origin})."

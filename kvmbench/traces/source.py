@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from kvmbench.errors import ResultError
 
@@ -30,7 +30,10 @@ _READERS = {  # of binary recordings: (first bytes, its name, the command before
         ("perf", "script", "--show-lost-events", "-F", "comm,tid,cpu,time,event,trace", "-i"),
     ),
 }
-_PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
+_PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
 _MAGIC = 10  # bytes
 
 
