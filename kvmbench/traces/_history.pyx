@@ -106,12 +106,12 @@ cdef inline int bucket(uint64_t ns) noexcept:
     return found if found < C_BUCKETS else C_BUCKETS - 1
 
 
-def bucket_value(int number):
+def bucket_value(int64_t number):
     """Return the middle of a bucket of a histogram of host times, in ns."""
     if number < 256:
         return number
-    cdef int shift = number // 128 - 1
-    return ((number - 128 * shift) << shift) + (1 << shift) // 2
+    cdef int64_t shift = number // 128 - 1
+    return ((number - 128 * shift) << shift) + ((<int64_t>1 << shift) >> 1)
 
 
 cdef class History:

@@ -75,7 +75,7 @@ cdef const char* after(const char* at, const char* end, const char* word) noexce
     return NULL
 
 cdef const char* decimal(const char* at, const char* end, int64_t* value) noexcept:
-    """Read up to 18 digits; return the place after them, or `at` where there are none or more."""
+    """Read up to 18 digits; return the place after them, else `at`."""
     cdef const char* start = at
     value[0] = 0
     while at < end and is_digit(at[0]):
