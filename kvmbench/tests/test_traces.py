@@ -484,7 +484,7 @@ def test_packed_files(tmp_path):
         (
             b"a 1 [000] 1.000000: sched:sched_switch: prev_comm=a prev_pid=1 prev_prio=1 "
             b"prev_state=S ==> next_comm=b next_pid=2 next_prio=1\n",
-            "no event of KVM in 1 lines: record with `perf record -a -e 'kvm:*,sched:sched_switch'`",
+            "no event of KVM in 1 lines: record with `perf record -a -e 'kvm:*,sched:sched",
         ),
     ],
 )

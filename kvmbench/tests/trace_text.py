@@ -1,4 +1,4 @@
-"""Recordings as text for tests: a writer of each layout, and a slow reader with regular expressions.
+"""Recordings as text for tests: a writer of each layout, and a slow reader by regular expressions.
 
 Neither knows the product's reader. The layouts are the TP_printk formats of Linux 4.9, 5.10 and
 6.14 (include/trace/events/sched.h, arch/x86/kvm/trace.h, include/trace/events/kvm.h), the headers
@@ -30,10 +30,11 @@ def header(line, form):
     micro = f"{seconds}.{ns // 1000:06d}"
     nano = f"{seconds}.{ns:09d}"
     task = f"{line.comm}-{line.pid}"
+    both = f"{line.pid + 7:5d}/{line.pid:<5d}"
     return {
         "perf": f"{line.comm:>16} {line.pid:5d} [{line.cpu:03d}] {micro:>12}: ",
         "perf-ns": f"{line.comm:>16} {line.pid:5d} [{line.cpu:03d}] {nano:>15}: ",
-        "perf-pid-tid": f"{line.comm:>16} {line.pid + 7:5d}/{line.pid:<5d} [{line.cpu:03d}] {micro}: ",
+        "perf-pid-tid": f"{line.comm:>16} {both} [{line.cpu:03d}] {micro}: ",
         "tracefs": f"{task:>22} [{line.cpu:03d}] d..1. {micro:>12}: ",
         "tracefs-4": f"{task:>22} [{line.cpu:03d}] .... {micro:>12}: ",
         "tracefs-tgid": f"{task:>22} ({line.pid:7d}) [{line.cpu:03d}] d..1. {micro:>12}: ",
@@ -102,7 +103,9 @@ def text(line, form, age):
 _STAMP = re.compile(r"(?<!\S)(\d{1,10})\.(\d{1,9}):(?=\s|$)")
 _TASKS = (
     re.compile(r"^\s*(?P<comm>.*?)\s+(?:\d+/)?(?P<pid>-?\d+)\s+\[(?P<cpu>\d+)\]\s*$"),  # perf
-    re.compile(r"^\s*(?P<comm>.*)-(?P<pid>\d+)\s+(?:\(\s*[-\d]+\)\s+)?\[(?P<cpu>\d+)\](?:\s+\S+)?\s*$"),
+    re.compile(
+        r"^\s*(?P<comm>.*)-(?P<pid>\d+)\s+(?:\(\s*[-\d]+\)\s+)?\[(?P<cpu>\d+)\](?:\s+\S+)?\s*$"
+    ),
 )
 
 
@@ -163,7 +166,8 @@ def _fields(what, said):
         return "NESTED", vcpu, "", 0, 0, 0
     if what == "sched_switch":
         found = re.match(
-            r"prev_comm=.* prev_pid=(\d+) .*prev_state=(\S+) ==> next_comm=(.*) next_pid=(\d+)", said
+            r"prev_comm=.* prev_pid=(\d+) .*prev_state=(\S+) ==> next_comm=(.*) next_pid=(\d+)",
+            said,
         )
         if found:
             prev, state, comm, pid = found.groups()

@@ -95,6 +95,7 @@ class ReplayEntry(TypedDict):
     after: SideEntry
     worth: int
     worth_percent: float | None
+    worth_of_others: int
     tasks: list[TaskEntry]
     kinds: dict[str, str]
     assumptions: list[str]
@@ -138,6 +139,8 @@ def replay_document(replay: Replay, *, explain: bool = False) -> Document:
         if more := worthy[TASKS_SHOWN:]:
             rest = sum(worth for _, worth in more)
             blocks.append(Note(f"{_many(len(more), 'more task')}: {rest:+,} cycles."))
+        if others := replay.worth_of_others:
+            blocks.append(Note(f"All other tasks: {others:+,} cycles."))
     blocks += _remarks(recording)
     if explain:
         kinds = [(reason, kind) for reason, kind in replay.kinds.items()]
@@ -419,6 +422,7 @@ def _replay_entry(replay: Replay) -> ReplayEntry:
         "after": sides[1],
         "worth": replay.worth,
         "worth_percent": replay.worth_percent,
+        "worth_of_others": replay.worth_of_others,
         "tasks": [
             {
                 "task": task.label,

@@ -96,6 +96,11 @@ class Replay(Reported):
         return sum(self.before.cycles.values()) - sum(self.after.cycles.values())
 
     @property
+    def worth_of_others(self) -> int:
+        """The worth to tasks that are neither a vCPU's thread nor hold an I/O bitmap."""
+        return self.worth - sum(worth for _, worth in self.worths)
+
+    @property
     def cpu_cycles(self) -> int:
         """The CPU time of the recording, in cycles: its seconds times its CPUs."""
         return round(self.recording.seconds * self.clock_hz * len(self.recording.cpus))
