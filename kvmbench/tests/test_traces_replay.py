@@ -5,6 +5,7 @@ exits, returns and puts; docs/trace.md says which events it must give.
 """
 
 import random
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from kvmbench import Costs, ExitKind, Machine, Profile, load_scenario, policies, profiles
 from kvmbench.errors import ResultError
-from kvmbench.tests import trace_text
+from kvmbench.tests import trace_dat, trace_text
 from kvmbench.tests.trace_text import Line
 from kvmbench.traces._history import History
 from kvmbench.traces.events import EVENT_DTYPE, FIRST_NAMES, Kind
@@ -150,6 +151,7 @@ class Kernel:
     """Runs threads on CPUs at random, and writes down the events and the counts."""
 
     seed: int
+    least: int = 0  # us between two steps, which may be on two CPUs
     lines: list = field(default_factory=list)
     exits: int = 0
     returned: int = 0
@@ -167,7 +169,7 @@ class Kernel:
         self.queue = [*threads, Thread(50, "make"), Thread(51, "Xorg")]
         self.current = [self.idle, self.idle]
         for _ in range(self.rng.randrange(200)):
-            self.now += self.rng.randrange(50) * 1000
+            self.now += (self.least + self.rng.randrange(50)) * 1000
             cpu = self.rng.randrange(2)
             thread = self.current[cpu]
             if thread.vcpu < 0 or self.rng.random() < 0.15:
@@ -267,6 +269,23 @@ def test_without_bitmaps_a_put_is_worth_480_cycles(tmp_path):
             t.pid: 480 * t.puts for t in replay.recording.vcpus
         }
         assert replay.worth_of_others == 0
+
+
+@pytest.mark.parametrize("seed", [1, 5, 11])
+def test_trace_cmd_prints_what_is_read(tmp_path, seed):
+    """The same history as a trace.dat: trace-cmd prints it, in the layouts of its plugins."""
+    if not shutil.which("trace-cmd"):
+        pytest.skip("needs trace-cmd (Debian: apt-get install trace-cmd)")
+    kernel = Kernel(seed, least=1)
+    lines = [line for line in kernel.lines if "ioperm" not in line.what]
+    (tmp_path / "trace.dat").write_bytes(trace_dat.trace_dat(lines))
+    recording = read_recording(tmp_path / "trace.dat")
+    assert recording.events == len(lines)
+    assert recording.exits == kernel.exits > 10
+    assert sum(reason.returned for reason in recording.reasons) == kernel.returned
+    assert (recording.put_return, recording.put_sched) == (kernel.put_return, kernel.put_sched)
+    assert sum(reason.host_ns for reason in recording.reasons) == kernel.host_ns
+    assert sum(task.guest_ns for task in recording.tasks) == kernel.guest_ns
 
 
 # Any events

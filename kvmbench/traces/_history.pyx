@@ -58,6 +58,7 @@ cdef struct Cell:                 # one exit reason, of one vCPU where they are 
     uint64_t put_sched            # by being scheduled out
     uint64_t paired               # exits whose next entry is known
     uint64_t host_ns              # of those, from exit to entry
+    uint64_t least_ns, most_ns
     uint64_t unpaired
     uint32_t* histogram           # [C_BUCKETS] of host times
     int32_t task
@@ -569,6 +570,8 @@ cdef class History:
             cell = &self.cells[task.cell]
             if time >= task.opened:
                 ns = time - task.opened
+                cell.least_ns = min(cell.least_ns, ns) if cell.paired else ns
+                cell.most_ns = max(cell.most_ns, ns)
                 cell.paired += 1
                 cell.host_ns += ns
                 if cell.histogram == NULL:
@@ -783,7 +786,8 @@ cdef class History:
                 task=cell.task, reason=self.names[cell.reason], exits=cell.exits,
                 nested=cell.nested, returned=cell.returned, put_return=cell.put_return,
                 put_sched=cell.put_sched, paired=cell.paired, host_ns=cell.host_ns,
-                unpaired=cell.unpaired, histogram=histogram,
+                least_ns=cell.least_ns, most_ns=cell.most_ns, unpaired=cell.unpaired,
+                histogram=histogram,
             ))
         return found
 

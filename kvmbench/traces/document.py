@@ -199,7 +199,7 @@ def _table(recording: Recording) -> Table:
     columns = [Column("exit reason", "key"), Column("exits"), Column("share", unit="%")]
     columns += [Column("rate", unit="1/s")]
     columns += [Column("host p50", unit="us"), Column("p99", unit="us"), Column("total", unit="ms")]
-    columns += [Column("to user"), Column("put by return"), Column("put by switch")]
+    columns += [Column("to user"), Column("put by", unit="return"), Column("put by", unit="switch")]
     if recording.program:  # a report has no percentiles and no puts
         columns = [*columns[:4], columns[6]]
     if nested:

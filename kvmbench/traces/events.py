@@ -71,6 +71,8 @@ class Count(TypedDict):
     put_sched: int
     paired: int
     host_ns: int
+    least_ns: int
+    most_ns: int
     unpaired: int
     histogram: NDArray[np.uint32] | None
 

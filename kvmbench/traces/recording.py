@@ -276,14 +276,16 @@ def _reason(count: Count, task: Task | None) -> Reason:
         reason=count["reason"], task=task, exits=count["exits"], nested=count["nested"],
         returned=count["returned"], put_return=count["put_return"], put_sched=count["put_sched"],
         paired=count["paired"], host_ns=count["host_ns"], unpaired=count["unpaired"],
-        p50_ns=_percentile(count["histogram"], 50), p99_ns=_percentile(count["histogram"], 99),
+        p50_ns=_percentile(count, 50), p99_ns=_percentile(count, 99),
     )  # fmt: skip
 
 
-def _percentile(histogram: NDArray[np.uint32] | None, percent: int) -> int | None:
+def _percentile(count: Count, percent: int) -> int | None:
     """Return the least time that `percent` of the times do not exceed, in ns, by its bucket."""
+    histogram = count["histogram"]
     if histogram is None:
         return None
     sums = np.cumsum(histogram, dtype=np.int64)
     rank = -(-int(sums[-1]) * percent // 100)
-    return bucket_value(int(np.searchsorted(sums, max(rank, 1))))
+    value = bucket_value(int(np.searchsorted(sums, max(rank, 1))))
+    return min(max(value, count["least_ns"]), count["most_ns"])
