@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kvmbench.cli.common import Group, chosen_policies, chosen_profile, complete, profile_names
+from kvmbench.cli.common import Group, chosen, chosen_policies, complete
 from kvmbench.cli.options import machine_options, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress, note
@@ -52,7 +52,7 @@ cost_options = together(
         help="Cycles per second of the recorded CPUs.",
     ),
     click.option(
-        "--map", "kinds", multiple=True, metavar="REASON[/user]=KIND", callback=_pairs,
+        "--map", multiple=True, metavar="REASON[/user]=KIND", callback=_pairs,
         help="Exit kind whose costs an exit reason has; may be repeated.",
     ),
 )  # fmt: skip
@@ -99,14 +99,15 @@ def show(source: str, by: str, format: str | None, output: str | None) -> None:
 @machine_options
 @cost_options
 @click.option(
-    "--bitmap", "bitmaps", multiple=True, metavar="PID|COMM",
+    "--bitmap", multiple=True, metavar="PID|COMM",
     help="A task that holds an I/O bitmap from the start, or a pattern of names; may be repeated.",
 )  # fmt: skip
 @click.option("--explain", is_flag=True, help="Show the assumptions, and each exit's kind.")
 @output_options(*FORMS)
 def run(
     source: str, before: str, after: str, policy_file: str | None, profile: str,
-    explain: bool, format: str | None, output: str | None, **options: Any,
+    map: dict[str, str], bitmap: tuple[str, ...], explain: bool, format: str | None,
+    output: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Replay a recording under two policies: cycles by cause, and the worth of the change.
 
@@ -122,10 +123,12 @@ def run(
     """
     from kvmbench.traces.replay import replay_recording
 
-    costs = chosen_profile(profile)
+    costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     with _reading(source) as progress:
-        replay = replay_recording(source, *policies, costs, progress=progress, **options)
+        replay = replay_recording(
+            source, *policies, costs, bitmaps=bitmap, kinds=map, progress=progress, **options
+        )
     emit(replay.document(explain=explain), format, output)
 
 
@@ -133,11 +136,13 @@ def run(
 @file_argument
 @click.option(
     "--profile", default="patch-2017", metavar="NAME|FILE",
-    shell_complete=complete(profile_names), help="Cost profile that has the exit kinds.",
+    shell_complete=complete("profiles"), help="Cost profile that has the exit kinds.",
 )  # fmt: skip
 @cost_options
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write to FILE.")
-def scenario(source: str, profile: str, output: str | None, **options: Any) -> None:
+def scenario(
+    source: str, profile: str, map: dict[str, str], output: str | None, clock_hz: int | None
+) -> None:
     """Write the host of a recording as a scenario: its tasks, exit mix and time slices.
 
     \b
@@ -147,9 +152,11 @@ def scenario(source: str, profile: str, output: str | None, **options: Any) -> N
     """
     from kvmbench.traces.host import recorded_scenario, scenario_toml
 
-    costs = chosen_profile(profile)
+    costs = chosen("profiles", profile)
     with _reading(source) as progress:
-        found, recording = recorded_scenario(source, costs, progress=progress, **options)
+        found, recording = recorded_scenario(
+            source, costs, clock_hz=clock_hz, kinds=map, progress=progress
+        )
     write_out(scenario_toml(found, recording, costs.name), output)
     if output not in (None, "-"):
         path = output if Path(str(output)).is_absolute() else f"./{output}"

@@ -120,7 +120,7 @@ def test_scenario(tmp_path):
         (["show", "none.txt"], 2, "none.txt: No such file or directory"),
         (["show", FOLDER], 2, "Is a directory"),
         (["show", FOLDER / "README.md"], 1, "no event in"),
-        (["run", HAND, "--bitmap", "nobody"], 1, "no task of the recording is 'nobody'; known: "),
+        (["run", HAND, "--bitmap", "qemu"], 1, "no task of the recording is 'qemu'; known: "),
         (["run", HAND, "--map", "HLT"], 2, "HLT: expected REASON=KIND or REASON/user=KIND"),
         (["run", HAND, "--map", "HLT=x"], 1, "unknown exit kind 'x'"),
         (["run", HAND, "--clock-hz", "3"], 2, "3 is not in the range"),
