@@ -263,6 +263,50 @@ def test_equal_time_stamps_keep_the_order():
 
 
 @pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        # A return by a thread that was scheduled out meanwhile, and one without an entry.
+        (
+            [
+                (1, "kvm_entry: vcpu 0"), (2, "kvm_exit: reason EPT_VIOLATION"),
+                (3, "sched_switch: prev_comm=vm prev_pid=1 prev_prio=1 prev_state=D ==> "
+                    "next_comm=swapper/1 next_pid=0 next_prio=1"),
+                (4, "sched_switch: prev_comm=swapper/1 prev_pid=0 prev_prio=1 prev_state=R ==> "
+                    "next_comm=vm next_pid=1 next_prio=1"),
+                (5, "kvm_userspace_exit: reason KVM_EXIT_MMIO (6)"),
+                (6, "kvm_userspace_exit: reason restart (4)"),
+            ],
+            ["1 return to userspace after the vCPU had been scheduled out: no second put.",
+             "1 return to userspace without an entry: no put.",
+             "1 exit without a recorded entry: counted, but not in the host times.",
+             "1 vcpu_put(), 200,000 per second: 0 by return to userspace, 1 by being"],
+        ),
+        ([(1, "kvm_exit: reason HLT"), (2, "kvm_exit: reason HLT")],
+         ["It has no kvm_entry: host and guest times are unknown.", "It has no sched_switch"]),
+        ([(9, "kvm_entry: vcpu 0"), (1, "kvm_exit: reason HLT"), (2, "kvm_entry: vcpu 0"),
+          (3, "kvm_entry: vcpu 0")],
+         ["1 time out of order or above an hour: dropped.",
+          "1 guest run without a recorded exit: dropped."]),
+        ([(1, "kvm_entry: vcpu 0"), (2, "kvm_exit: reason HLT"), (1, "kvm_entry: vcpu 0")],
+         ["1 exit without a recorded entry"]),
+        ([(1, "kvm_nested_vmrun: rip: 0x1"), (2, "kvm_cpuid: func 1"), (3, "kvm_hypercall: nr 1"),
+          (4, "kvm_mmio: mmio write len 4 gpa 0x3 val 0x0")],
+         ["It has no kvm_exit: exits are inferred from", "3 VM exits"]),
+    ],
+)  # fmt: skip
+def test_limits_are_said(events, said):
+    lines = "".join(f"  vm-1 [001] d..1. 10.{us:06d}: {event}\n" for us, event in events)
+    text = " ".join(write(of_bytes(lines.encode()).document(), "text").split())
+    for words in said:
+        assert words in text
+
+
+def test_kvm_in_the_idle_task_is_dropped():
+    data = b"<idle>-0 [001] 1.000000: kvm_entry: vcpu 0\nvm-1 [001] 1.000001: kvm_entry: vcpu 0\n"
+    assert of_bytes(data).counts["strange"] == 1
+
+
+@pytest.mark.parametrize(
     ("line", "kind"),
     [
         ("# tracer: nop", "(comment)"),

@@ -77,6 +77,8 @@ def open_text(source: str | Path) -> Iterator[Text]:
     """
     name = "stdin" if str(source) == "-" else str(source)
     if name == "stdin":
+        if sys.stdin is None:
+            raise ResultError("stdin: closed")
         start = _peek(sys.stdin.buffer)
         _refuse_binary(start, name)
         yield Text(name, sys.stdin.buffer, None)
