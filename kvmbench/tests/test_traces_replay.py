@@ -73,6 +73,29 @@ def test_bitmaps_by_name_and_pid():
         replay_recording(HAND, bitmaps=["Xorgg"])
 
 
+@pytest.mark.parametrize(
+    ("reason", "info", "more", "said"),
+    [
+        ("IO_INSTRUCTION", 0xE90008, "", "IO_INSTRUCTION IN"),  # VMX: bit 3 of the qualification
+        ("IO_INSTRUCTION", 0xE90000, "", "IO_INSTRUCTION OUT"),
+        ("io", 0xE90011, "", "io IN"),  # SVM: bit 0
+        ("io", 0xE90010, "", "io OUT"),
+        ("IO_INSTRUCTION", 0xE90008, "kvm_pio: pio_write at 0xe9 size 1 count 1 val 0x3 ",
+         "IO_INSTRUCTION OUT"),  # the event knows it better
+        ("HLT", 8, "", "HLT"),
+    ],
+)  # fmt: skip
+def test_direction_of_a_port_access(tmp_path, reason, info, more, said):
+    events = ["kvm_entry: vcpu 0", f"kvm_exit: reason {reason} rip 0xff info {info:x} 0", more]
+    stamped = [f"a-5 [001] .... 10.00000{i}: {event}" for i, event in enumerate(events) if event]
+    path = tmp_path / "x"
+    path.write_text("\n".join([*stamped, "a-5 [001] d..1 10.000009: kvm_entry: vcpu 0"]))
+    kind = {"IN": "inl_from_kernel", "OU": "outl_to_kernel"}.get(said[-3:].strip()[:2])
+    kinds = replay_recording(path).kinds
+    assert list(kinds) == [f"{said}, in the kernel"]
+    assert kind in (None, kinds[f"{said}, in the kernel"])
+
+
 def test_kinds():
     kinds = Kinds(PROFILE)
     found = {
