@@ -398,6 +398,23 @@ def test_a_written_scenario_is_the_same_scenario(tmp_path):
     assert scenario.with_value("seconds", 0.001).compare().before.operations > 0
 
 
+def test_bursts_have_the_recorded_shares(tmp_path):
+    """Run and sleep are sums over the sleeps: three threads share two CPUs, so one always waits."""
+    kernel = Kernel(12)
+    path = tmp_path / "rec.txt"
+    path.write_text(kernel.text("perf"))
+    scenario, recording = recorded_scenario(path)
+    vm = scenario.tasks[0]
+    sleeps = sum(
+        line.what == "sched_switch" and line.pid >= 100 and line.fields[0] == "S"
+        for line in kernel.lines
+    )
+    assert sleeps == 5
+    assert vm.run_us * sleeps == pytest.approx(kernel.guest_ns / 1e3, rel=1e-5)
+    total = recording.seconds * 1e6
+    assert total * 0.999 <= vm.sleep_us * sleeps <= 3 * total
+
+
 def test_a_recording_without_guest_runs_is_no_scenario():
     with pytest.raises(ResultError, match="no guest run with a recorded entry and exit"):
         recorded_scenario(FOLDER / "perf-script-pvm.txt")
