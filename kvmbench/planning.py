@@ -22,7 +22,7 @@ from kvmbench.stats import CONFIDENCE, POWER, Array
 
 __all__ = ["MARGIN", "Correction", "detectable", "units_for_shift", "units_within"]
 
-Correction = Literal["max-t", "holm", "welch-holm"]
+Correction = Literal["max-t", "holm", "welch-holm", "sequence"]
 
 MARGIN = 0.005  # of before, where none is asked for; one quantum where that is more
 TABLES = 480  # simulated, of up to eight rows; of more rows fewer

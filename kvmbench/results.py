@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from sys import float_info
@@ -26,9 +26,9 @@ from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
 
-__all__ = ["SCHEMA", "SCHEMAS", "Block", "Boot", "Host", "Result", "Run", "Series", "append"]
-__all__ += ["builtins", "check", "check_growth", "decode", "decode_json", "encode", "is_measured"]
-__all__ += ["json_schema", "merge", "read", "read_bytes", "utf8", "write"]
+__all__ = ["SCHEMA", "SCHEMAS", "Block", "Boot", "Host", "Result", "Run", "Series", "Stopping"]
+__all__ += ["append", "builtins", "check", "check_growth", "decode", "decode_json", "encode"]
+__all__ += ["is_measured", "json_schema", "merge", "read", "read_bytes", "utf8", "write"]
 
 FAMILY, VERSION = "kvmbench.result", 1
 SCHEMA = f"{FAMILY}/{VERSION}"
@@ -56,6 +56,7 @@ T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
 Block = Annotated[int, Meta(ge=0, le=2**62)]
+Stopping = Literal["size", "decided"]
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,8 +94,12 @@ class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One fresh process and its figures."""
+    """One fresh process and its figures.
 
+    `block` pairs it with the run of another configuration next to it, in the same boot.
+    """
+
+    block: Block | None = None
     time: str | None = None  # ISO 8601, when it began
     engine: str | None = None  # sim, kvm, or the program that printed it
     command: list[str] = field(default_factory=list)
@@ -118,13 +123,18 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 class Result(
     Struct, Reported, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """A file. `order` says whether boots, runs and values are in the order of time."""
+    """A file. `order` says whether boots, runs and values are in the order of time.
+
+    `stopping` is the rule that ended the measurement: a size chosen before, or a look after each
+    unit until the rows were decided, which `compare` must allow for.
+    """
 
     schema: str = field(default=SCHEMA)
     name: str = ""
     tool: str = ""  # the program that wrote it: "kvmbench 0.1.0"
     source: str = ""  # URL or file that the figures come from
     order: Literal["time", "lost"] = "time"
+    stopping: Stopping = "size"
     notes: list[str] = field(default_factory=list)
     boots: Annotated[list[Boot], Meta(min_length=1)]
     # The table that a command printed, for readers of its JSON; kvmbench makes it again.
@@ -309,10 +319,12 @@ def append(path: str | Path, result: Result) -> None:
 def merge(old: Result, new: Result) -> Result:
     """Return `old` with the runs of `new` after its own; runs of one boot stay together.
 
+    Pairs of runs stay apart: those of `new` get the next numbers of their boot.
+
     Raises ResultError where the two do not agree on a series' unit, kind or direction.
     """
     boots = list(old.boots)
-    for boot in new.boots:
+    for boot in _other_pairs(old.boots, new.boots):
         last = boots[-1]
         if boot.id and all(
             getattr(last, what) == getattr(boot, what) for what in ("id", "block", "labels", "host")
@@ -321,10 +333,27 @@ def merge(old: Result, new: Result) -> Result:
         else:
             boots.append(boot)
     order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
+    stopping: Stopping = "decided" if "decided" in (old.stopping, new.stopping) else "size"
     notes = list(dict.fromkeys((*old.notes, *new.notes)))
-    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes, rows=[])
+    merged = msgspec.structs.replace(
+        old, boots=boots, order=order, stopping=stopping, notes=notes, rows=[]
+    )
     check(merged, old.name or "result")
     return merged
+
+
+def _other_pairs(old: Sequence[Boot], new: Sequence[Boot]) -> Iterator[Boot]:
+    """Yield the new boots; their runs' blocks go on after those that the same boot has already."""
+    for boot in new:
+        past = max(
+            (run.block or 0 for known in old if known.id == boot.id for run in known.runs),
+            default=0,
+        )
+        runs = [
+            msgspec.structs.replace(run, block=run.block + past) if past and run.block else run
+            for run in boot.runs
+        ]
+        yield msgspec.structs.replace(boot, runs=runs)
 
 
 def json_schema(kind: Any = Result, name: str = SCHEMA) -> bytes:

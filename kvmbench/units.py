@@ -147,10 +147,11 @@ class Replicates:
         self.left_out: list[str] = []  # pairs that one side has not, or not all boots of
         self.level: Level = "run"
         self.paired = False  # unit i of one side belongs to unit i of the other
+        self._pairs_of_boots = False  # and is made of boots that a block or a label pairs
         first, second = (list(found.values()) for found in self._pair_of)
         common = set(first) & set(second) - {None}
         if common and (pair_by or None not in (*first, *second)):
-            self.level, self.paired = pair_by or "block", True
+            self.level, self.paired, self._pairs_of_boots = pair_by or "block", True, True
             pairs = self._whole_pairs(first, second)
             self._numbers: list[list[Any]] = [pairs, pairs]
         elif pair_by:
@@ -158,6 +159,9 @@ class Replicates:
                 f"no {pair_by} is on both sides: `kvmbench save FILE NEW --label {pair_by}=VALUE` "
                 "sets it"
             )
+        elif alternating := _alternating(self.sides):
+            self.level, self._numbers = alternating
+            self.paired = True
         elif any(len(side.boots) > 1 for side in self.sides):
             self.level = "boot"
             self._numbers = [side.boots for side in self.sides]
@@ -165,10 +169,10 @@ class Replicates:
             self._numbers = [list(side.runs) for side in self.sides]
 
     def paired_boots(self) -> list[tuple[list[Boot], list[Boot]]]:
-        """Return the boots of before and of after in each pair; none where they are not paired."""
+        """Return the boots of before and of after in each pair; none where no boots are paired."""
         return [
             (self._boots(0, pair), self._boots(1, pair))
-            for pair in (self._numbers[0] if self.paired else ())
+            for pair in (self._numbers[0] if self._pairs_of_boots else ())
         ]
 
     def _boots(self, side: int, pair: Pair) -> list[Boot]:
@@ -205,7 +209,7 @@ class Replicates:
             number = cell.run if self.level == "run" else cell.boot
             runs.setdefault(number, []).append(float(median(cell.series.values)))
         units = {number: median(values) for number, values in runs.items()}
-        if self.paired:
+        if self._pairs_of_boots:
             boots: dict[Pair | None, list[float]] = {}
             for boot, pair in self._pair_of[side].items():
                 boots.setdefault(pair, []).append(units.get(boot, nan))
@@ -272,3 +276,33 @@ def _median(values: Sequence[float]) -> float:
     """Return the median of those boots of a pair that have the row; NaN where none has."""
     known = [value for value in values if value == value]
     return float(median(known)) if known else nan
+
+
+def _alternating(sides: tuple[Side, Side]) -> tuple[Level, list[list[int]]] | None:
+    """Return the numbers of the runs of each side that alternated in one boot, pair by pair.
+
+    Such runs have the same block in the same boot, one of each side; of several boots, the boots.
+    None where a run of either side did not alternate.
+    """
+    found: list[dict[tuple[str, int], tuple[int, int]]] = []
+    for side in sides:
+        places = [
+            (boot.id or str(number), number)
+            for number, boot in zip(side.boot_numbers, side.result.boots, strict=True)
+            for _ in boot.runs
+        ]
+        pairs: dict[tuple[str, int], tuple[int, int]] = {}
+        for run_number, run in side.runs.items():
+            boot, number = places[run_number]
+            if run.block is None or (boot, run.block) in pairs:
+                return None
+            pairs[boot, run.block] = number, run_number
+        found.append(pairs)
+    common = [pair for pair in found[0] if pair in found[1]]
+    if not common:
+        return None
+    several = len({boot for boot, _ in common}) > 1
+    numbers = [
+        list(dict.fromkeys(pairs[pair][0 if several else 1] for pair in common)) for pairs in found
+    ]
+    return ("boot" if several else "run"), numbers

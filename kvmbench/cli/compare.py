@@ -47,8 +47,10 @@ margin_option = click.option(
     help="Largest shift that does not matter: 1% or 20.",
 )  # fmt: skip
 correction_option = click.option(
-    "--correction", type=click.Choice(["max-t", "holm", "welch-holm"]), default="max-t",
-    help="Multiple-comparison correction; welch-holm is for sides that spread unlike.",
+    "--correction", type=click.Choice(["max-t", "holm", "welch-holm", "sequence"]),
+    show_default="max-t, or sequence for results that were measured until decided",
+    help="Multiple-comparison correction; welch-holm is for sides that spread unlike, sequence "
+    "holds however often you look.",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from kvmbench.cli.common import (
     pick,
     policy_names,
 )
+from kvmbench.cli.measure import leave
 from kvmbench.cli.options import (
     keep_options,
     keeper,
@@ -28,6 +29,7 @@ from kvmbench.cli.options import (
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
+from kvmbench.cli.until import MOST, Look, check_until, until_options
 
 if TYPE_CHECKING:
     from kvmbench.lab.emulator import Emulator
@@ -116,6 +118,7 @@ _plan_options = together(
     help="Policy of the kernels, or none for no reload; by default kvmbench looks it up.",
 )
 @_plan_options
+@until_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
 @label_option
 @output_options("text", "markdown", "csv", "json")
@@ -131,6 +134,10 @@ def run(
     rounds: int,
     iterations: int,
     timeout: int,
+    until: str | None,
+    rows: tuple[str, ...],
+    most: int | None,
+    margin: str | None,
     explain: bool,
     label: dict[str, str],
     format: str | None,
@@ -140,11 +147,19 @@ def run(
     replace: bool,
     results_dir: str,
 ) -> None:
-    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default."""
+    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default.
+
+    With --until decided kvmbench boots the kernels again, until the instructions of every row are
+    decided between the first kernel and each other one, --max times at most (by default 64).
+    """
     from kvmbench.lab.document import document
+    from kvmbench.lab.repeat import measure_until
     from kvmbench.lab.run import Plan, measure, result_of
     from kvmbench.labels import commit_labels, labelled
 
+    check_until(until, rows, most, margin)
+    if until is not None and len(kernel) < 2 and ioperm != "both":
+        raise click.UsageError("--until decided needs two kernels or --ioperm both, to compare")
     keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
     known = known_workloads(workload_file)
     workloads: list[Workload] = [
@@ -160,17 +175,24 @@ def run(
         found = [_kernel(text, cpu) for text in kernel]
         if len({one.label for one, _ in found}) < len(found):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
-        counted = measure(
-            found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
-            progress=show,
-        )  # fmt: skip
-    result = result_of(counted, command=command_line(), time=now())
+        more: dict[str, Any] = dict(policy=policy, workload_file=workload_file, progress=show)
+        whole: dict[str, Any] = dict(command=command_line(), time=now())
+        if until is None:
+            counted = measure(found, workloads, plan, emulator, **more)
+            result = result_of(counted, **whole)
+        else:
+            look = Look(rows=rows, margin=margin)
+            counted, result = measure_until(
+                found, workloads, plan, emulator, look, most=most or MOST, **whole, **more
+            )
     result = labelled(result, commit_labels() | label)
     keep_recent(result)
+    table = document(counted, result, explain=explain)
     try:
         keep(result)
     finally:  # a full disk must not take the table too
-        emit(document(counted, result, explain=explain), format, output)
+        emit(table if until is None else look.added(table, result), format, output)
+    leave(result, keep_going=False)
 
 
 _kernel_option = click.option(

@@ -146,7 +146,9 @@ def _undecided(comparison: Comparison) -> Iterator[Caveat]:
     single = _names(comparison, lambda row: row.verdict == "no-verdict")
     yield from _about("one-unit", single, noisy, level=level)
     few = _names(comparison, lambda row: row.verdict == "inconclusive" and row.interval is None)
-    if few:
+    if few and comparison.correction == "sequence":
+        yield from _about("few-pairs", few, noisy)
+    elif few:
         yield from _about(
             "few-units", few, noisy, level=level, confidence=f"{100 * confidence:.4g}",
             least=str(least_units(paired, confidence)), per_side="" if paired else " per side",
@@ -167,6 +169,9 @@ def _unconfirmed(row: Row) -> bool:
 def _design(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the faults of the measurement's design."""
     replicates = comparison.replicates
+    looked = any(side.result.stopping == "decided" for side in comparison.sides)
+    if looked and comparison.correction != "sequence":
+        yield _caveat("looked", correction=comparison.correction)
     if left_out := replicates.left_out:
         blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)

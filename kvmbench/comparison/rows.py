@@ -81,7 +81,8 @@ class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     p_zero: float | None = None  # the same of no shift at all
     units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    by: Literal["ranks", "means"] = "ranks"  # the interval; that of means supposes normal units
+    # The interval; those of means and of a sequence suppose normal units.
+    by: Literal["ranks", "means", "sequence"] = "ranks"
     detectable: float | None = (
         None  # smallest shift that this table calls faster or slower at POWER
     )
@@ -93,6 +94,7 @@ class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     new: bool = False  # the after has the row, and the before has not
     varies: bool = False  # an exact figure that differs between the runs of one side
     quantum: float = 0.0  # the step of the clock or of the print-out
+    after_units: int | None = None  # units after which a confidence sequence decided the row
 
     @property
     def said(self) -> str:

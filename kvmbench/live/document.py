@@ -144,13 +144,14 @@ def live_rows(result: Result) -> list[LiveRow]:
 def costs(result: Result) -> list[Cost]:
     """Return a row for each workload that was measured with and without an I/O bitmap.
 
-    A pair is a run without and the run with a bitmap next to it, in the order of time.
+    A pair is a run without and the run with a bitmap next to it.
     """
-    sides = [
-        [{s.workload: s for s in run.series if s.configuration == name} for _, run in result.runs()]
-        for name in (NO_BITMAP, BITMAP)
-    ]
-    pairs = list(zip(*(filter(None, side) for side in sides), strict=False))
+    sides: list[dict[int, dict[str, Series]]] = [{}, {}]
+    for side, name in zip(sides, (NO_BITMAP, BITMAP), strict=True):
+        for _, run in result.runs():
+            if found := {s.workload: s for s in run.series if s.configuration == name}:
+                side[len(side) if run.block is None else run.block] = found
+    pairs = [(own, sides[1][number]) for number, own in sides[0].items() if number in sides[1]]
 
     def differences(workload: str) -> list[float]:
         return [
@@ -161,10 +162,12 @@ def costs(result: Result) -> list[Cost]:
 
     controls = differences(CONTROL)
     rows = []
-    for workload in dict.fromkeys(chain(*sides[0])):
+    for workload in dict.fromkeys(chain(*sides[0].values())):
         if not (paired := differences(workload)):
             continue
-        first, second = ([run[workload] for run in side if workload in run] for side in sides)
+        first, second = (
+            [run[workload] for run in side.values() if workload in run] for side in sides
+        )
         net = None
         if workload != CONTROL and len(controls) == len(paired):
             returns = fmean(series.counts.get("answered", 0) for series in first)

@@ -48,6 +48,7 @@ LEFT = "left the guest or was emulated: no price of its instructions on a CPU"  
 
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
+Decided = Callable[[Result], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +98,12 @@ class Plan:
         return max(SHORTEST, (self.seconds - runs * START) / (rounds * max(workloads, 1)))
 
     def configurations(self) -> list[str]:
-        """Return the configuration of each run in order; two alternate in blocks of ABBA."""
+        """Return the configuration of each run in order; of two, in pairs whose order is drawn."""
         if self.ioperm != "both":
             return [BITMAP if self.ioperm == "on" else NO_BITMAP] * self.runs
+        draw = random.Random(f"pairs {self.seed}")
         pairs = ([NO_BITMAP, BITMAP], [BITMAP, NO_BITMAP])
-        return [name for block in range(self.runs) for name in pairs[block % 2]]
+        return [name for _ in range(self.runs) for name in pairs[draw.getrandbits(1)]]
 
 
 @dataclass(slots=True)
@@ -137,6 +139,7 @@ class _Run:
     """One run, which has its rounds so far whenever Ctrl-C comes."""
 
     configuration: str
+    block: int | None = None  # of the pair, from 1, where two configurations alternate
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rounds: dict[str, _Rounds] = field(default_factory=dict)
     control: _Rounds = field(default_factory=_Rounds)
@@ -163,14 +166,24 @@ class _Measurement:
     cpu: int
     other_cpu: int | None
     progress: Progress | None
+    decided: Decided | None = None
     runs: list[_Run] = field(default_factory=list)
 
-    def take(self) -> None:
-        """Do the runs. Raises LiveError where the first one cannot begin."""
+    def take(self, facts: Host) -> None:
+        """Do the runs, of two configurations in pairs, until the plan ends or they are decided.
+
+        Raises LiveError where the first one cannot begin.
+        """
         plan, draw, begun = self.plan, random.Random(self.plan.seed), time.monotonic()
         seconds = plan.round_seconds(len(self.rows))
         configurations = plan.configurations()
+        unit = 2 if plan.ioperm == "both" else 1
         for number, configuration in enumerate(configurations):
+            if self.decided and number >= 2 * unit and number % unit == 0:
+                kept = self._kept([])
+                boot = Boot(id=boot_id(), host=facts, runs=kept)
+                if kept and self.decided(Result(boots=[boot])):
+                    break
             left = begun + plan.seconds - time.monotonic()
             job = Job(
                 cpu=self.cpu, other_cpu=self.other_cpu,
@@ -179,7 +192,7 @@ class _Measurement:
                 seconds=seconds, timeout=TIMEOUT + 10 * seconds, seed=draw.getrandbits(32),
                 ioperm=configuration == BITMAP, control=plan.ioperm == "both",
             )  # fmt: skip
-            run = _Run(configuration)
+            run = _Run(configuration, block=number // 2 + 1 if unit == 2 else None)
             self.runs.append(run)
             try:
                 self._do(job, run)
@@ -241,20 +254,26 @@ class _Measurement:
         if taken is None or not taken.values:
             run.skipped[name] = why
 
+    def _kept(self, command: list[str]) -> list[Run]:
+        """Return the runs so far that have a round."""
+        both = self.plan.ioperm == "both"
+        return [
+            Run(
+                block=run.block, time=run.time, engine="kvm", command=command, series=series,
+                skipped=self.skipped | run.skipped,
+            )
+            for run in self.runs
+            if (series := run.series(self.rows, both))
+        ]  # fmt: skip
+
     def result(self, command: list[str], facts: Host, ticks: Ticks | None, stopped: bool) -> Result:
         """Return the result of the runs so far. Raises LiveError where none has a round."""
-        both, total = self.plan.ioperm == "both", len(self.plan.configurations())
-        kept = []
-        for run in self.runs:
-            if series := run.series(self.rows, both):
-                kept.append(
-                    Run(
-                        time=run.time, engine="kvm", command=command, series=series,
-                        skipped=self.skipped | run.skipped,
-                    )
-                )  # fmt: skip
-            elif not stopped:
-                run.end = run.end or "measured nothing"
+        total = len(self.plan.configurations())
+        kept = self._kept(command)
+        if not stopped:
+            for run in self.runs:
+                if not run.series(self.rows, False):
+                    run.end = run.end or "measured nothing"
         if not kept:
             why = "; ".join(f"{name}: {row.why}" for name, row in self.rows.items() if row.why)
             raise LiveError(f"nothing was measured: {why}")
@@ -271,13 +290,17 @@ class _Measurement:
             )
         notes += _steal_note(ticks, stolen(self.cpu))
         boot = Boot(id=boot_id(), host=facts, runs=kept)
-        return Result(tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot])
+        return Result(
+            tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot],
+            stopping="decided" if self.decided else "size",
+        )  # fmt: skip
 
 
 def measure(
     workloads: str | Workload | Iterable[str | Workload] | None = None, plan: Plan | None = None,
     *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off", cpu: int | None = None,
-    seed: int | None = None, progress: Progress | None = None, command: Sequence[str] = (),
+    seed: int | None = None, progress: Progress | None = None, decided: Decided | None = None,
+    command: Sequence[str] = (),
 ) -> Result:  # fmt: skip
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
@@ -295,6 +318,8 @@ def measure(
     cpu : the host's CPU for the vCPU's thread; by default an isolated one, else the last.
     seed : of the order of rounds; by default random.
     progress : a function of a text (the run and the workload) and the share done, 0 to 1.
+    decided : a function of the result so far, called after each run, or each pair of "both", from
+        the second on; the measurement ends where it returns true, and `stopping` says so.
     command : the words of a command line, kept in the result.
 
     KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
@@ -325,11 +350,11 @@ def measure(
         )
     work = _Measurement(
         plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
-        progress=progress,
+        progress=progress, decided=decided,
     )  # fmt: skip
     ticks, stopped = stolen(cpu), False
     try:
-        work.take()
+        work.take(facts)
     except KeyboardInterrupt:
         stopped = True
         if not any(taken.values for run in work.runs for taken in run.rounds.values()):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
+from msgspec import structs
 
 import kvmbench
 from kvmbench import results
@@ -828,6 +829,16 @@ def test_the_examples_of_the_help_work():
     ]
     for folder in ("results", "logs", "old", "new", "nightly"):
         Path(folder).mkdir()
+    boots = [
+        results.Boot(
+            runs=[
+                structs.replace(run, time=f"2026-01-01T00:{boot:02}:{5 * n:02}+00:00")
+                for n, run in enumerate(runs[boot:])
+            ]
+        )
+        for boot in range(3)
+    ]
+    results.write("pilot.json", results.Result(boots=boots))
     names = ("before", "after", "a", "b", "node1", "node2", "fleet", "nightly/1", "nightly/2")
     for name in (*names, "results/main", "results/pr"):
         labels = {"host": "node1", "commit": name, "commit_time": "2026-11-01"}
@@ -842,6 +853,8 @@ def test_the_examples_of_the_help_work():
         write(f"{name}.log", "inl_from_qemu 6209\n")
     for folder in ("logs", "old", "new"):
         write(f"{folder}/vmexit.log", "inl_from_qemu 6209\n")
+    recorded = Path(__file__).parent / "recordings" / "hand-counted.txt"
+    write("perf.data", recorded.read_text())  # the content tells that it is text
     found = []
     for arguments in ([], *([name] for name in COMMANDS), ["plan", "new"]):
         lines = invoke(*arguments, "--help").stdout.splitlines()

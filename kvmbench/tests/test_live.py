@@ -101,8 +101,9 @@ def test_measure_takes_a_plan_or_choices(monkeypatch):
     monkeypatch.setattr(engine, "Process", Kept)
     monkeypatch.setattr(engine, "offer", _offer)
     result = measure(["cpuid"], runs=2, fast=True, ioperm="both", cpu=1, seed=3)
-    assert len(list(result.runs())) == 4
-    assert [job["ioperm"] for job in jobs] == [False, True, True, False]
+    assert [run.block for _, run in result.runs()] == [1, 1, 2, 2]
+    order = [name == BITMAP for name in Plan(runs=2, ioperm="both", seed=3).configurations()]
+    assert [job["ioperm"] for job in jobs] == order
     assert {(job["cpu"], job["rounds"]) for job in jobs} == {(1, 5)}
 
 
@@ -125,9 +126,15 @@ def test_by_default_all_that_have_guest_code_are_measured(monkeypatch):
     assert set(skipped.values()) <= {words for _, words in NEEDS.values()}
 
 
-def test_both_sides_stand_in_blocks():
-    found = Plan(runs=3, ioperm="both").configurations()
-    assert found == [NO_BITMAP, BITMAP, BITMAP, NO_BITMAP, NO_BITMAP, BITMAP]
+def test_both_sides_stand_in_pairs_whose_order_is_drawn():
+    pairs = set()
+    for seed in range(3):
+        found = Plan(runs=30, ioperm="both", seed=seed).configurations()
+        assert found == Plan(runs=30, ioperm="both", seed=seed).configurations()
+        orders = list(zip(found[::2], found[1::2], strict=True))
+        assert 5 < orders.count((NO_BITMAP, BITMAP)) < 25  # the chance outside is 3e-4
+        pairs |= set(orders)
+    assert pairs == {(NO_BITMAP, BITMAP), (BITMAP, NO_BITMAP)}
     assert Plan(runs=2, ioperm="on").configurations() == [BITMAP, BITMAP]
     assert Plan(runs=2).configurations() == [NO_BITMAP, NO_BITMAP]
 
