@@ -10,7 +10,7 @@ import mmap
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -86,13 +86,14 @@ class _Stage:
             self.shared_pids[8 * at : 8 * at + 8] = pid.to_bytes(8, "little")
             self.wait(f"process {at}")
 
-    def fork(self, act: object) -> int:
+    def fork(self, work: Callable[[], None]) -> int:
+        """Let a new process do `work`; return its id. It reports an exception and ends."""
         pid = os.fork()
         if pid:
             self.pids.append(pid)
             return pid
         try:
-            act()  # type: ignore[operator]
+            work()
         except BaseException as error:  # noqa: BLE001, the parent reports it
             os.write(self.say, f"{type(error).__name__}: {error}\n".encode())
         os._exit(0)

@@ -21,7 +21,7 @@ SECTION = 1 << 41  # a mark from here on begins a section, whose number is added
 JOB = Path("/job.json")
 MODULES = Path("/modules")
 MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"))
-LIVE_SECONDS = 6.0  # of the machine's clock, 100 million instructions each
+LIVE_SECONDS = 3.0  # of the machine's clock, 100 million instructions each
 HOUR = 3600.0  # seconds of the machine's clock, which bounds nothing: the emulator's time does
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from kvmbench.lab import differ
 from kvmbench.lab.emulator import build
-from kvmbench.lab.kernel import kernel, policy_of
+from kvmbench.lab.kernel import Kernel, Vendor, kernel, policy_of
 
-FOLDER = Path(__file__).parent / "corpus" / "lab-differ"
+FOLDER = Path(__file__).parent / "corpus"
 OPERATIONS, SEED = 400, 1
 
 
-def write(release: str, vendor: str, policy: str | None, played: Sequence[differ.Played]) -> Path:
+def write(kernel: Kernel, vendor: Vendor, played: Sequence[differ.Played]) -> Path:
     """Write outcomes to the folder of recorded ones; return the file."""
+    policy = policy_of(kernel.release, vendor)
     data = {
-        "command": f"python -m kvmbench.tests.lab_recorder debian:{release} {vendor}",
+        "source": f"{kernel.source}, under Bochs 3.0",
         "vendor": vendor,
         "policy": policy,
         "played": [
@@ -31,7 +32,7 @@ def write(release: str, vendor: str, policy: str | None, played: Sequence[differ
             for one in played
         ],
     }
-    file = FOLDER / f"{release}-{vendor}.json"
+    file = FOLDER / f"lab-differ.{kernel.label}-{vendor}.json"
     file.write_text(json.dumps(data, separators=(",", ":")) + "\n")
     return file
 
@@ -39,6 +40,6 @@ def write(release: str, vendor: str, policy: str | None, played: Sequence[differ
 if __name__ == "__main__":
     name, cpu = sys.argv[1:]
     found = kernel(name)
-    chosen = "vmx" if cpu == "vmx" else "svm"
+    chosen: Vendor = "vmx" if cpu == "vmx" else "svm"
     outcomes = differ.play(found, chosen, OPERATIONS, SEED, build())
-    print(write(found.label, chosen, policy_of(found.release, chosen), outcomes))
+    print(write(found, chosen, outcomes))
