@@ -147,7 +147,7 @@ def _check_io(cases: int, seed: int) -> None:
 
     from kvmbench.live.io_check import check_io
 
-    check = check_io(cases, seed=seed)
+    check = check_io(cases, seed=seed, progress=lambda name, _: say("at", name))
     say("check_io", asdict(check) | {"disagreements": [str(d) for d in check.disagreements]})
 
 

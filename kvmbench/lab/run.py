@@ -259,8 +259,10 @@ def _listen(
     """
     begun = heard = time.monotonic()
     offset, said, modules = 0, 0, []
-    steps = 2 * plan.runs * max(len(job["workloads"]), 1) * (plan.rounds + 1)
+    steps = plan.check_io // 100  # as check_io reports its progress
+    steps += 2 * plan.runs * len(job["workloads"]) * (plan.rounds + 1)
     steps *= 2 if plan.ioperm == "both" else 1
+    steps = max(steps, 1)
     progress("boots", 0.0)
     while True:
         running = process.poll() is None
