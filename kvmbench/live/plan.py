@@ -25,14 +25,13 @@ from kvmbench.atomic import locked, replace_file
 from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.results import Boot, Host, Result, Stopping
 
-__all__ = ["PAIRS", "SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
+__all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
 __all__ += ["make", "read", "record", "restored", "switch", "write"]
 
 SCHEMA = "kvmbench.plan/1"
 
 Side = Literal[0, 1]
 ORDERS: tuple[tuple[Side, Side], ...] = ((0, 1), (1, 0))
-PAIRS = 8  # 16 boots, which decide +2 % at 0.4 % between boots in four of five tables of eight rows
 PARAMETER = re.compile(r"(kvm|kvm_intel|kvm_amd|kvm_pvm)\.[a-z0-9_]+")
 MODULES = Path("/sys/module")
 VALUE = re.compile(r"[\w.:,-]{1,64}")

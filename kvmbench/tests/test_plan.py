@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import click
 import pytest
 
 from kvmbench import results
@@ -624,3 +625,24 @@ def test_pilots_that_are_refused(folder):
         assert words in refused(2, *new, *arguments), arguments
     assert "fewer than 6 pairs" in refused(1, *new, *budget, "10m", "--run-time", "5s")
     assert [path.name for path in folder.iterdir()] == ["pilot.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("4h", 14400), ("90m", 5400), ("45s", 45), ("2h30m", 9000), ("1h0m1s", 3601), (" 3m ", 180)],
+)
+def test_times(text, seconds):
+    assert plan_command.DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "3", "0h", "m3", "3m4h", "-3m", "3.5h", "1e3s", "3m3m"])
+def test_what_is_no_time(text):
+    with pytest.raises(click.BadParameter, match="is no time such as 4h"):
+        plan_command.DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(20, "1 min"), (90, "2 min"), (3600, "1 h"), (14100, "3 h 55 min")]
+)
+def test_a_time_in_words(seconds, words):
+    assert plan_command.duration(seconds) == words

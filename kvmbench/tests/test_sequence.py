@@ -161,15 +161,18 @@ def test_an_ordinary_interval_does_not_bear_looks():
     assert out.any(axis=(1, 2)).mean() > 0.2
 
 
-@pytest.mark.parametrize(("sd", "pairs"), [(0.3, 6), (0.5, 9), (1.0, 21)])
+@pytest.mark.parametrize(("sd", "pairs"), [(0.3, 6), (0.5, 9), (1.0, 19)])
 def test_pairs_that_a_shift_of_two_percent_takes(sd, pairs):
-    """In a table of eight rows, margin 1 %: the median of 1,000 measurements, within one or two."""
+    """In a table of eight rows, margin 1 %: the median of 1,000 measurements, within one or two.
+
+    The number that is announced is where the mean and the spread are the true ones.
+    """
     diffs = 2 + sd * draws("normal", (1000, PAIRS, 1), np.random.default_rng(2))
     means, halves = paths(diffs, 8)
     decided = (means - halves > 1)[:, :, 0]
     assert decided.any(axis=1).all()
     assert abs(np.median(decided.argmax(axis=1) + 1) - pairs) <= max(1, pairs // 10)
-    assert abs(sequence.pairs_to_know(sd, 1.0, rows=8) - pairs) <= max(1, pairs // 10)
+    assert 0 <= sequence.pairs_to_know(sd, 1.0, rows=8) - pairs <= 2
 
 
 @pytest.mark.parametrize("mixture", [0.02, 2.0])
