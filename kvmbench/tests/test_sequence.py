@@ -282,6 +282,36 @@ def test_runs_of_two_boots_pair_by_their_number():
     assert (row.units, row.shift, row.after_units) == ((6, 6), 50, 4)
 
 
+def test_rows_without_a_common_pair_are_undecided():
+    """Before has w in its first run, after in its second: no pair has both."""
+    before = of_runs({"w": 1.0, "v": 1.0}, {"v": 1.0}, {"w": 1.0, "v": 1.0}, {"v": 1.0})
+    after = of_runs({"v": 1.0}, {"w": 1.0, "v": 1.0}, {"v": 1.0}, {"w": 1.0, "v": 1.0})
+    found = compare(*sides(before, after), correction="sequence")
+    verdicts = {row.workload: (row.verdict, row.interval) for row in found.rows}
+    assert verdicts["w"] == ("inconclusive", None)
+    assert sequence.undecided(found.rows) == ["w"]  # v is, after four equal pairs
+
+
+def test_other_corrections_of_such_a_result_are_in_doubt():
+    from msgspec.structs import replace
+
+    before, after = tables(10)
+    after = replace(after, stopping="decided")
+    found = compare(*sides(before, after), correction="max-t")
+    assert all("looked" in row.doubts for row in found.rows)
+    assert "use --correction sequence" in " ".join(str(found).split())
+    assert not any("looked" in row.doubts for row in compare(*sides(before, after)).rows)
+    with pytest.raises(ValueError, match="takes no deviation of boots"):
+        compare(*sides(before, after), boot_sd="0.4%")
+
+
+def test_too_few_pairs_say_so():
+    found = compare(*sides(*tables(3)), correction="sequence")
+    assert "too few pairs for an interval of the confidence sequence" in " ".join(
+        str(found).split()
+    )
+
+
 def alternating(pairs, boot_id="a", configurations=("no", "yes")):
     """Return a result of two configurations that alternate in one boot."""
     runs = [
