@@ -619,7 +619,8 @@ def test_pilots_that_are_refused(folder):
         ([*budget, "4h", "--", "--runs=3"], "no --runs"),
         ([*budget, "4x"], "'4x' is no time"),
         ([*budget, "0m"], "'0m' is no time"),
-        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "3"], "is no share"),
+        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "3"], "is not a share"),
+        ([*budget, "4h", "--within-boot"], "--pilot chooses boots"),
         ([*budget, "4h", "--run-time", "5s", "--boot-sd", "x"], "--boot-sd"),
     ):
         assert words in refused(2, *new, *arguments), arguments
