@@ -6,6 +6,7 @@ Numbers in, numbers out, as in `kvmbench.stats`, which has the tests of single r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import chain, combinations
 from math import ceil, comb, log
 from typing import Any
@@ -83,14 +84,11 @@ def max_t_independent(
         error = moderated((left[1] + right[1]) * unit**2, known, valid.sum(axis=0) - 2, like)
         return np.where(known, _ratio(np.abs(left[0] - right[0]) * unit, np.sqrt(error)), 0.0)
 
-    def drawn(raw: NDArray[np.uint64]) -> Array:
-        """Return labels with 1 for the n runs of the lowest keys."""
-        return (raw <= np.partition(raw, n - 1, axis=1)[:, n - 1 : n]).astype(np.float64)
-
     number = comb(runs, n)
     observed = np.where(np.arange(runs) < n, 1.0, 0.0)
     every = _all_labels(runs, n, number) if number <= EXHAUSTIVE_LABELS else None
-    return _step_down(statistic, observed, every, drawn, draws, seed, np.abs(shift) <= margin)
+    drawn = partial(_drawn_labels, runs, n, seed)
+    return _step_down(statistic, observed, every, drawn, draws, np.abs(shift) <= margin)
 
 
 def max_t_paired(
@@ -105,9 +103,9 @@ def max_t_paired(
 
     `diffs` [N, R] has a line for each block and a column for each row of the table; NaN where a
     block has no value. As max_t_independent, but a block's differences change sign together, and
-    the statistic is |mean| / standard error, moderated too with `centres`. All 2**N signs are tried up to 15 blocks. The
-    family-wise error holds where the differences of the columns that did not change are symmetric
-    about 0.
+    the statistic is |mean| / standard error, moderated too with `centres`. All 2**N signs are tried
+    up to 15 blocks. The family-wise error holds where the differences of the columns that did not
+    change are symmetric about 0.
     """
     table = _table(diffs, "diffs")
     n = len(table)
@@ -123,13 +121,11 @@ def max_t_paired(
         error = moderated(error * unit**2, known, count - 1, like)
         return np.where(known, _ratio(np.abs(mean) * unit, np.sqrt(error)), 0.0)
 
-    def drawn(raw: NDArray[np.uint64]) -> Array:
-        return np.where(raw >> np.uint64(63), -1.0, 1.0)
-
     every: NDArray[Any] | None = None
     if n <= EXHAUSTIVE_SIGNS:
         every = np.where(np.arange(1 << n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
-    return _step_down(statistic, np.ones(n), every, drawn, draws, seed, np.abs(shift) <= margin)
+    drawn = partial(_drawn_signs, n, seed)
+    return _step_down(statistic, np.ones(n), every, drawn, draws, np.abs(shift) <= margin)
 
 
 def moderated(
@@ -164,8 +160,8 @@ def _comparable(
     """Return each column's step as a share of its centre, and [R, R] which columns are alike.
 
     Alike are spreads of the same order, whatever the labels or signs: the spread is here that of
-    the shortest interval with 3/8 of a column's values, which a shift of one side leaves nearly as
-    it is. Without centres no column knows of another one.
+    the shortest interval with half of a column's values, which a shift of one side leaves of the
+    same order. Without centres no column knows of another one.
     """
     if centres is None:
         return np.ones_like(step), np.eye(len(step), dtype=bool)
@@ -174,7 +170,7 @@ def _comparable(
     scales = np.zeros(len(step))
     for number, column in enumerate(table.T):
         x = np.sort(column[~np.isnan(column)])
-        count = max(2, ceil(3 * len(x) / 8))
+        count = max(2, ceil(len(x) / 2))
         if len(x) >= count:
             scales[number] = (x[count - 1 :] - x[: len(x) - count + 1]).min() * unit[number]
     logs = np.log(np.maximum(scales, 1e-300))
@@ -188,32 +184,28 @@ def _step_down(
     statistic: Callable[[Array], Array],
     observed: Array,
     every: NDArray[Any] | None,
-    drawn: Callable[[NDArray[np.uint64]], Array],
+    drawn: Callable[[int, int], NDArray[Any]],
     draws: int,
-    seed: int,
     within: NDArray[np.bool_],
 ) -> list[float]:
     """Return Westfall and Young's step-down max-T p of each column (1993, algorithm 4.1).
 
-    `every` has all arrangements, one a line; without it `drawn` makes some of random keys.
+    `every` has all arrangements, one a line; without it `drawn(start, lines)` returns random ones.
     """
     if draws < 1:
         raise ValueError(f"draws {draws}: expected 1 or more")
-    if not len(within):
-        return []
+    if within.all():
+        return [1.0] * len(within)
     t = statistic(observed[None])[0]
     t[within] = 0.0
     order = np.argsort(-t, kind="stable")
     reached = np.zeros(len(t), dtype=np.int64)
-    generator = np.random.PCG64(seed)
-    runs, total = len(observed), draws if every is None else len(every)
-    size = max(1, CHUNK // max(runs, len(t)))
+    total = draws if every is None else len(every)
+    size = max(1, CHUNK // max(len(observed), len(t)))
     for start in range(0, total, size):
         lines = min(size, total - start)
-        if every is None:
-            chunk = drawn(generator.random_raw(lines * runs).reshape(lines, runs))
-        else:
-            chunk = every[start : start + size].astype(np.float64)
+        some = drawn(start, lines) if every is None else every[start : start + size]
+        chunk = some.astype(np.float64)
         # Each row competes with itself and the rows that stand out less than it.
         largest = np.maximum.accumulate(statistic(chunk)[:, order[::-1]], axis=1)[:, ::-1]
         reached += (largest >= t[order] / SAME).sum(axis=0)
@@ -224,6 +216,25 @@ def _step_down(
     return [float(value) for value in p]
 
 
+def _raw(runs: int, seed: int, start: int, lines: int) -> NDArray[np.uint64]:
+    """Return lines `start` and on of PCG64(seed)'s raw numbers, `runs` in a line."""
+    generator = np.random.PCG64(seed).advance(start * runs)
+    return generator.random_raw(lines * runs).reshape(lines, runs)
+
+
+@lru_cache(maxsize=8)
+def _drawn_labels(runs: int, n: int, seed: int, start: int, lines: int) -> NDArray[np.int8]:
+    """Return random labels with 1 for the n runs of the lowest keys."""
+    raw = _raw(runs, seed, start, lines)
+    return (raw <= np.partition(raw, n - 1, axis=1)[:, n - 1 : n]).astype(np.int8)
+
+
+@lru_cache(maxsize=8)
+def _drawn_signs(n: int, seed: int, start: int, lines: int) -> NDArray[np.int8]:
+    return np.where(_raw(n, seed, start, lines) >> np.uint64(63), -1, 1).astype(np.int8)
+
+
+@lru_cache(maxsize=8)
 def _all_labels(runs: int, n: int, number: int) -> NDArray[np.int8]:
     """Return the `number` ways to choose n of the runs: lines with 1 for the chosen ones."""
     flat = np.fromiter(

@@ -25,6 +25,7 @@ __all__ = [
     "ExitKind",
     "GuestProgram",
     "Op",
+    "Operation",
     "Policy",
     "Profile",
     "Provenance",
@@ -47,6 +48,28 @@ class Op(IntEnum):
     IO = 3  # a = port, arg = width in bytes
     TASK_EXIT = 4
     ADVANCE = 5  # a = cycles
+
+
+class Operation(NamedTuple):
+    """One operation, without its CPU; `Op` has the meaning of `a`, `b` and `arg` per code."""
+
+    op: Op
+    a: int = 0
+    b: int = 0
+    arg: int = 0
+
+    def __str__(self) -> str:
+        """Return the operation in words: `SWITCH 1`, `IOPERM 0x3bc 3 on`, `IO 0x378 1`."""
+        words: dict[Op, tuple[object, ...]] = {
+            Op.IOPERM: (f"{self.a:#x}", self.b, "on" if self.arg else "off"),
+            Op.IO: (f"{self.a:#x}", self.arg),
+            Op.TASK_EXIT: (),
+        }
+        return " ".join(map(str, (self.op.name, *words.get(self.op, (self.a,)))))
+
+    def row(self, cpu: int = 0) -> tuple[int, int, int, int, int, int]:
+        """Return the operation as a row of OP_DTYPE."""
+        return self.op, self.arg, cpu, self.a, self.b, 0
 
 
 def _set_int(record: object, field_name: str, what: str, low: int, high: int) -> None:
@@ -434,8 +457,14 @@ class Workload:
     - `faults`: pairs of an exception, such as "#UD", and a sentence that explains it here.
     - `vmexit_rows`: the names of its row in the output of kvm-unit-tests' x86/vmexit.
 
+    `userspace` are the operations that tasks do outside the guest after the exits of an iteration,
+    from the vCPU's thread, task 0, back to it: SWITCH, IOPERM and IO. `others` has an entry for
+    each task from 1 on: the first port and the number of ports that it holds, or None. Measured,
+    the guest's iteration returns to userspace once.
+
     Raises TypeError or ValueError for a name that is no string, is empty, is not printable or has
-    a space, for `exits` that are no sequence of names, and for a `guest` that is no program.
+    a space, for `exits` that are no sequence of names, for a `guest` that is no program, and for
+    an operation of `userspace` that is impossible there.
     """
 
     name: str
@@ -447,6 +476,8 @@ class Workload:
     faults: tuple[tuple[str, str], ...] = ()
     vmexit_rows: tuple[str, ...] = ()
     native: bool = False
+    userspace: tuple[Operation, ...] = ()
+    others: tuple[tuple[int, int] | None, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
@@ -463,3 +494,12 @@ class Workload:
             raise ValueError(f"name {brief(self.name)} has a space in it")
         if not (self.guest is None or isinstance(self.guest, str) or hasattr(self.guest, "cpl")):
             raise TypeError(f"guest of {brief(self.name)} is {brief(self.guest)}, not a Program")
+        object.__setattr__(self, "userspace", tuple(Operation(*one) for one in self.userspace))
+        object.__setattr__(self, "others", tuple(self.others))
+        task = 0
+        for one in self.userspace:
+            task = one.a if one.op == Op.SWITCH else task
+            if one.op not in (Op.SWITCH, Op.IOPERM, Op.IO) or not 0 <= task <= len(self.others):
+                raise ValueError(f"userspace of {self.name!r}: {one} is impossible there")
+        if task:
+            raise ValueError(f"userspace of {self.name!r} ends with task {task}, not with SWITCH 0")

@@ -32,6 +32,7 @@ MOVED = 2  # rows that move in turn
 STEPS = 9  # of the bisection for a shift: to 1/512 of twelve standard errors
 COUNTS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 28, LARGE)  # units that are simulated for a wish
 MOST = 100_000  # units
+SMALL = 20  # units, up to which the reach of an interval is simulated
 
 
 def detectable(
@@ -197,12 +198,12 @@ def _farthest(n: int, paired: bool, confidence: float, power: float) -> float | 
     )
     if not order:
         return None
-    if n > LARGE:
+    if n > SMALL:
         total = n if paired else 2 * n
         error = sqrt((1 if paired else 2) / n * total / (total - 2) * np.pi / 3)
         z = -NormalDist().inv_cdf((1 - confidence) / 2) + NormalDist().inv_cdf((1 + power) / 2)
         return z * error
-    low, high = _ends(_normals(2_000, 1, n if paired else 2 * n)[:, 0], paired, order, n)
+    low, high = _ends(_normals(4_000, 1, n if paired else 2 * n)[:, 0], paired, order, n)
     return float(np.quantile(np.maximum(-low, high), power))
 
 

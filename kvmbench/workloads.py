@@ -23,9 +23,10 @@ from kvmbench.guest import image
 from kvmbench.guest import programs as guest
 from kvmbench.guest.assembler import RAX, RBX
 from kvmbench.guest.programs import Part, Program, op, registers, self_ipi, wrmsr
-from kvmbench.model import Workload
+from kvmbench.model import Op, Operation, Workload
 
-__all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select", "workloads"]
+__all__ = ["BUILT_IN", "DEFERRAL", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select"]
+__all__ += ["workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 LARGEST = 10e6  # bytes of a Python file that is run
@@ -42,6 +43,9 @@ def _row(
     faults: tuple[tuple[str, str], ...] = (),
     rows: tuple[str, ...] | None = None,
     native: bool = False,
+    exits: tuple[str, ...] = (),
+    userspace: tuple[Operation, ...] = (),
+    others: tuple[tuple[int, int] | None, ...] = (),
     **program: Any,
 ) -> Workload:
     """Return a built-in workload. By default vmexit.c has a row of its name.
@@ -50,7 +54,7 @@ def _row(
     """
     loop = Program(body=body, setup=setup, interrupts=waits, **program)
     rows = (name.split(":")[-1],) if rows is None else rows
-    return Workload(name, about, (), loop, needs, waits, faults, rows, native)
+    return Workload(name, about, exits, loop, needs, waits, faults, rows, native, userspace, others)
 
 
 def _event(name: str, about: str, address: int) -> Workload:
@@ -96,6 +100,27 @@ BUILT_IN = (
          registers(rdx=0x4D0, rax=0)),
 )  # fmt: skip
 """The eight of the patch (Linux b7ffc44d5b2e), in its order."""
+
+_RETURNS: dict[str, Any] = {
+    "body": op("in32"), "setup": registers(rdx=0x1234), "exits": ("inl_from_qemu",), "rows": (),
+}  # fmt: skip
+_THERE, _BACK = Operation(Op.SWITCH, 1), Operation(Op.SWITCH, 0)
+_HELD = (0x378, 3)  # ports, as `--ioperm on` has them; the vCPU's thread asks for others
+
+DEFERRAL = (
+    _row("handover_plain", "IN to userspace, from where the CPU goes to a plain task and back",
+         **_RETURNS, userspace=(_THERE, _BACK), others=(None,)),
+    _row("handover_bitmap", "the same with a task that holds an I/O bitmap and does IN",
+         **_RETURNS, userspace=(_THERE, Operation(Op.IO, _HELD[0], arg=1), _BACK), others=(_HELD,),
+         needs=("ioperm",)),
+    _row("ioperm_after_exit", "IN to userspace, which gets a port by ioperm() and reads it",
+         **_RETURNS, needs=("ioperm",),
+         userspace=(Operation(Op.IOPERM, 0x3BC, 3, 1), Operation(Op.IO, 0x3BC, arg=1),
+                    Operation(Op.IOPERM, 0x3BC, 3, 0))),
+)  # fmt: skip
+"""The deferral of the reload: after the exit another task has the CPU, or ioperm() is called.
+
+No command takes them by default."""
 
 LIVE_ONLY = (
     _row("empty", "the loop alone, at CPL 0, which every row at CPL 0 includes", guest.nothing,
@@ -184,7 +209,7 @@ def workloads() -> Mapping[str, Workload]:
 
     Raises FileError for an entry point that does not load or whose workload has a known name.
     """
-    found = {workload.name: workload for workload in (*BUILT_IN, *LIVE_ONLY)}
+    found = {workload.name: workload for workload in (*BUILT_IN, *DEFERRAL, *LIVE_ONLY)}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         origin = f"entry point {entry.name} = {entry.value}"
         try:

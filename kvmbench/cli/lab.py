@@ -11,6 +11,7 @@ from kvmbench.cli.common import (
     Group,
     command_line,
     complete,
+    known_policies,
     known_workloads,
     now,
     pick,
@@ -21,6 +22,7 @@ from kvmbench.cli.options import (
     keep_options,
     keeper,
     label_option,
+    policy_file_option,
     together,
     workload_options,
 )
@@ -52,6 +54,7 @@ def command() -> None:
       kvmbench lab run --kernel before=old/bzImage --kernel after=bzImage cpuid
       kvmbench lab run --kernel debian:6.1 --ioperm both --save lab
       kvmbench lab check-io --cases 1000 --cpu svm
+      kvmbench lab differ --operations 10000 --seed 1
     """
 
 
@@ -61,6 +64,14 @@ _cpu_option = click.option(
     default="auto",
     show_default=True,
     help="Emulated CPU; auto takes VMX for a kernel that has kvm-intel.",
+)
+
+_timeout_option = click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=3600,
+    show_default=True,
+    help="Seconds per kernel at most.",
 )
 
 _plan_options = together(
@@ -85,13 +96,7 @@ _plan_options = together(
         show_default=True,
         help="Iterations of a short round; a long one has three times as many.",
     ),
-    click.option(
-        "--timeout",
-        type=click.IntRange(1),
-        default=3600,
-        show_default=True,
-        help="Seconds per kernel at most.",
-    ),
+    _timeout_option,
 )
 
 
@@ -190,14 +195,17 @@ def run(
     leave(result, keep_going=False)
 
 
-@command.command("check-io")
-@click.option(
+_kernel_option = click.option(
     "--kernel",
     default="debian:6.12",
     show_default=True,
     metavar="KERNEL",
     help="bzImage[,modules=FOLDER] or debian:RELEASE.",
 )
+
+
+@command.command("check-io")
+@_kernel_option
 @_cpu_option
 @click.option(
     "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
@@ -251,6 +259,46 @@ def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: 
     answers = [(one, vendor, t) for (one, vendor), t in zip(found, tries, strict=True)]
     emit(ioperm_document(answers), format, output)
     if any(t["allowed"] != t["ioperm"] for listed in tries for t in listed):
+        click.get_current_context().exit(1)
+
+
+@command.command("differ")
+@_kernel_option
+@_cpu_option
+@click.option(
+    "--operations", type=click.IntRange(10, 10**6), default=10_000, show_default=True,
+    help="Operations of all histories together.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random histories.")
+@click.option(
+    "--policy", metavar="POLICY", shell_complete=complete(policy_names),
+    help="Policy of the kernel, or none for no reload; by default kvmbench looks it up.",
+)  # fmt: skip
+@policy_file_option
+@_timeout_option
+@output_options("text", "markdown", "csv", "json")
+def differ(
+    kernel: str, cpu: str, operations: int, seed: int, policy: str | None,
+    policy_file: str | None, timeout: int, format: str | None, output: str | None,
+) -> None:  # fmt: skip
+    """Let processes do random exits, switches, ioperm() and IN; compare them with the model.
+
+    Each answer to an IN, and the LTRs between two moments outside the guest, must be those of the
+    kernel's policy. Exit code 1 where one is not.
+    """
+    from kvmbench.lab.differ import differ, document
+
+    none = policy == "none"
+    own = None if policy is None or none else pick("policy", policy, known_policies(policy_file))
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        chosen, vendor = _kernel(kernel, cpu)
+        found = differ(
+            chosen, vendor, operations, seed, emulator, policy=own, no_reload=none, limit=timeout,
+            progress=show,
+        )  # fmt: skip
+    emit(document(found), format, output)
+    if not found.judged.agrees:
         click.get_current_context().exit(1)
 
 

@@ -145,7 +145,8 @@ def measured(
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
-    workloads = chosen_workloads(names or ["*"], known, lambda found: found.guest is not None)
+    workloads = chosen_workloads(names, known, lambda found: found.guest is not None)
+    workloads = workloads or [w for w in known.values() if w.guest is not None and not w.userspace]
     with Progress() as show:
         result = measure(
             workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,

@@ -152,7 +152,7 @@ def _published(name: str | None, ioperm: str, results_dir: str) -> Published | N
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
     from kvmbench.simulation.simulate import missing_kinds
-    from kvmbench.workloads import LIVE_ONLY
+    from kvmbench.workloads import DEFERRAL, LIVE_ONLY
 
     def able(workload: Workload) -> bool:
         return not missing_kinds(workload, profile)
@@ -162,7 +162,8 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
         raise click.ClickException(
             f"cost profile {brief(profile.name)} has the costs of no workload"
         )
-    found = chosen_workloads(names or ["*"], known, able)
+    found = chosen_workloads(names, known, able)
+    found = found or [w for w in known.values() if able(w) and not w.userspace]
     for workload in found if names else ():
         if workload in LIVE_ONLY and not able(workload):
             raise click.ClickException(
@@ -170,7 +171,9 @@ def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> li
                 f"`kvmbench measure {workload.name}` measures it"
             )
     for workload in () if names else known.values():
-        if workload not in LIVE_ONLY and (missing := missing_kinds(workload, profile)):
+        if workload not in (*DEFERRAL, *LIVE_ONLY) and (
+            missing := missing_kinds(workload, profile)
+        ):
             why = f"cost profile {profile.name} has no exit kind {missing[0]}"
             note(f"left out {workload.name}: {why}")
     return found

@@ -32,8 +32,8 @@ def _names(ctx: click.Context) -> Iterable[str]:
 def command(name: str, results_dir: str, format: str | None, output: str | None) -> None:
     """Print a workload, scenario, policy, profile, published table or result.
 
-    By name or from a file; of results, any that `kvmbench convert` reads. A name that stands for
-    several things prints them all.
+    By name or from a file; of results, whatever `kvmbench convert` reads, a folder of them too. A
+    name that stands for several things prints them all.
 
     \b
     Examples:
@@ -43,6 +43,7 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
       kvmbench show logs/vmexit.log
     """
     from kvmbench.errors import unknown_name
+    from kvmbench.formats import is_many
     from kvmbench.report import Document
 
     found: list[Document] = []
@@ -54,6 +55,10 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
         tables = {kind: known(kind) for kind in HOMES}
         found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
         if name in named_results(results_dir):
+            found.append(_result(name, results_dir))
+        if not found and is_many(name):  # stdin, a folder, a glob
+            found.append(_result(name, results_dir))
+        if not found and is_many(name):  # stdin, a folder, a glob
             found.append(_result(name, results_dir))
     if not found:
         raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
@@ -85,7 +90,9 @@ def _from_file(path: str) -> list[Document]:
 def _shown(kind: str, thing: Any) -> Document:
     """Return the document of a thing of one of the kinds that `list` knows."""
     if kind == "workloads":
-        return _facts("workload", thing, {"exits": ", ".join(thing.exits)})
+        steps = {"exits": thing.exits, "then": thing.userspace}
+        facts = {what: ", ".join(map(str, listed)) for what, listed in steps.items() if listed}
+        return _facts("workload", thing, dict(facts))
     known_as: dict[str, Callable[[Any], Document]] = {
         "scenarios": _scenario, "policies": _policy, "profiles": _profile,
     }  # fmt: skip

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kvmbench import stats
-from kvmbench.comparison.design import UNLIKE, Order, course, one_boot, unconfirmed_spreads
+from kvmbench.comparison.design import (
+    UNLIKE,
+    Order,
+    correlates,
+    course,
+    drifts,
+    one_boot,
+    unconfirmed_spreads,
+)
 from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
 from kvmbench.units import Figures, listed
@@ -213,16 +221,18 @@ def _fleet(comparison: Comparison) -> Iterator[Caveat]:
 
 def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:
     level = comparison.replicates.level
-    lost = []
-    for number, side in enumerate(comparison.sides):
-        found = course(side, [comparison.figures[row.workload][number] for row in noisy])
-        if side.result.order == "lost":
-            lost.append(side.label)
-        elif found and found.drifts:
-            slope = f"{100 * found.slope:+.2g} %"
-            yield _caveat("drift", level=level, label=side.label, slope=slope)
-        elif found and found.correlates:
-            yield _caveat("autocorrelation", level=level, label=side.label, lag=f"{found.lag:.2f}")
+    found = {
+        side.label: known
+        for number, side in enumerate(comparison.sides)
+        if (known := course(side, [comparison.figures[row.workload][number] for row in noisy]))
+    }
+    if drifts(list(found.values())):
+        slopes = (f"{100 * seen.slope:+.2g} % in {label}" for label, seen in found.items())
+        yield _caveat("drift", level=level, slopes=" and ".join(slopes))
+    elif correlates(list(found.values())):
+        lags = (f"{seen.lag:.2f} in {label}" for label, seen in found.items())
+        yield _caveat("autocorrelation", level=level, lags=" and ".join(lags))
+    lost = [side.label for side in comparison.sides if side.result.order == "lost"]
     if lost:
         yield _caveat("order-lost", level=level, sides=", ".join(lost))
 

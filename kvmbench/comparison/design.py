@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from math import exp, log
+from math import exp, log, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from kvmbench.comparison.verdicts import Comparison
     from kvmbench.units import Side
 
-__all__ = ["Course", "Order", "careful_interval", "course", "one_boot", "unconfirmed_spreads"]
+__all__ = ["UNLIKE", "Course", "Order", "careful_interval", "correlates", "course", "drifts"]
+__all__ += ["one_boot", "unconfirmed_spreads"]
 
 LEVEL = 0.05  # of false alarms of drift, and of autocorrelation, in a comparison
 UNLIKE = 2.0  # ratio of standard deviations; at 3 max-T has up to 19 % false alarms at 5 %
@@ -79,19 +81,10 @@ class Course(NamedTuple):
 
     units: int
     slope: float  # per unit, as a share of the rows' centres
-    drift: float  # p of Mann and Kendall's test
+    drift: float  # two-sided p of Mann and Kendall's test
+    rise: float  # the same as a normal deviate, positive where the rows rise
     lag: float  # autocorrelation from one unit to the next
-    correlated: float  # its p
-
-    @property
-    def drifts(self) -> bool:
-        """Whether the side drifts, at half of LEVEL: a comparison has two sides."""
-        return self.drift <= LEVEL / 2
-
-    @property
-    def correlates(self) -> bool:
-        """Whether a unit resembles the one before it, at half of LEVEL."""
-        return self.correlated <= LEVEL / 2
+    correlated: float  # its one-sided p
 
     @property
     def blind(self) -> bool:
@@ -116,7 +109,28 @@ def course(side: Side, figures: Sequence[Figures]) -> Course | None:
     shares = (table - centres)[:, used] / np.where(centres, np.abs(centres), np.nan)
     slope = stats.drift(present(np.nanmedian(shares, axis=0)))[0] if centres.all() else 0.0
     lag, correlated = stats.autocorrelation(means)
-    return Course(len(means), slope, stats.drift(means)[1], lag, correlated)
+    rising, p = stats.drift(means)
+    rise = float(np.copysign(NormalDist().inv_cdf(1 - p / 2), rising)) if p < 1 else 0.0
+    return Course(len(means), slope, p, rise, lag, correlated)
+
+
+def drifts(courses: Sequence[Course]) -> bool:
+    """Return whether a side drifts, or both do in one direction: that is 5 % of false alarms."""
+    if len(courses) == 1:
+        return courses[0].drift <= LEVEL
+    both = abs(sum(found.rise for found in courses)) / sqrt(len(courses))
+    least = min((found.drift for found in courses), default=1.0)
+    return 2 * (1 - NormalDist().cdf(both)) <= LEVEL / 2 or least <= LEVEL / 4
+
+
+def correlates(courses: Sequence[Course]) -> bool:
+    """Return whether the units of a side, or of both, resemble the ones before them."""
+    if len(courses) == 1:
+        return courses[0].correlated <= LEVEL
+    deviates = [NormalDist().inv_cdf(1 - min(found.correlated, 0.999)) for found in courses]
+    both = 1 - NormalDist().cdf(sum(deviates) / sqrt(len(courses)))
+    least = min((found.correlated for found in courses), default=1.0)
+    return bool(courses) and (both <= LEVEL / 2 or least <= LEVEL / 4)
 
 
 def _ratio(comparison: Comparison, row: Row) -> float | None:

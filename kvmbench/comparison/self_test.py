@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kvmbench.comparison.design import Course, course
+from kvmbench.comparison.design import Course, correlates, course, drifts
 from kvmbench.comparison.verdicts import Comparison, compare
 from kvmbench.errors import ResultError
 from kvmbench.report import Document, Reported
@@ -65,13 +65,13 @@ class SelfTest(Reported):
         level, course = self.splits[0].comparison.replicates.level, self.course
         if course is None or course.blind:
             return f"So few {level}s could not have shown a drift: take 5 or more."
-        if course.drifts:
+        if drifts([course]):
             return (
                 f"Drift over all {course.units} {level}s: the rows move together, by "
                 f"{100 * course.slope:+.2g} % from {level} to {level} (p {course.drift:.2g}). "
                 "Compare only sides that are measured in turn."
             )
-        if course.correlates:
+        if correlates([course]):
             return (
                 f"A {level} resembles the one before it (autocorrelation {course.lag:.2f}, p "
                 f"{course.correlated:.2g}). Compare only sides that are measured in turn."

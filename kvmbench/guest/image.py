@@ -8,7 +8,10 @@ live/ fills a virtual machine with it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from kvmbench.guest.assembler import RAX, RBX, RCX, RDX, RSP, STOP, Code
@@ -153,14 +156,15 @@ TABLES: dict[str, Any] = {
 """Address and limit of the tables that `Vm.start` loads."""
 
 
-def contents() -> dict[int, bytes]:
+@cache
+def contents() -> Mapping[int, bytes]:
     """Return the content of guest memory before any program: address -> bytes."""
     code, addresses = handlers()
-    return {
+    return MappingProxyType({
         GDT: gdt(),
         IDT: idt(addresses),
         PML4: page_tables(),
         TSS: tss(io_bitmap(CPL3_PORT, STOP, STOP + 1)),
         DATA: bytes(DATA_ROOM),
         HANDLERS: code,
-    }
+    })  # fmt: skip

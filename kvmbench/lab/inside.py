@@ -21,6 +21,7 @@ SECTION = 1 << 41  # a mark from here on begins a section, whose number is added
 JOB = Path("/job.json")
 MODULES = Path("/modules")
 MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"))
+LIVE_SECONDS = 6.0  # of the machine's clock, 100 million instructions each
 HOUR = 3600.0  # seconds of the machine's clock, which bounds nothing: the emulator's time does
 
 
@@ -36,6 +37,9 @@ class InnerJob(TypedDict):
     check_io: int  # cases; 0 for none
     check_ioperm: bool
     seed: int
+    histories: list[str]  # the seed of each
+    operations: int  # of a history
+    live: bool  # run the commands `host` and `measure --ioperm both`
 
 
 def main() -> None:
@@ -103,6 +107,14 @@ def _do(job: InnerJob) -> None:
         from kvmbench.lab.ioperm import tries
 
         say("tries", tries())
+    for number, seed in enumerate(job["histories"]):
+        from kvmbench.lab.actors import play
+        from kvmbench.lab.histories import draw
+
+        answers = play(number, draw(seed, job["operations"]))
+        say("answers", number, bytes(answers).hex())
+    if job["live"]:
+        _live()
     say("took", time.monotonic() - begun)
 
 
@@ -137,6 +149,24 @@ def _check_io(cases: int, seed: int) -> None:
 
     check = check_io(cases, seed=seed)
     say("check_io", asdict(check) | {"disagreements": [str(d) for d in check.disagreements]})
+
+
+def _live() -> None:
+    """Do as on a host: look whether it is fit, and measure the patch's rows both ways."""
+    from dataclasses import asdict
+
+    import msgspec
+
+    from kvmbench.live.engine import Plan, measure
+    from kvmbench.live.fitness import findings
+    from kvmbench.live.host import host
+    from kvmbench.workloads import BUILT_IN
+
+    facts = host()
+    found = [asdict(finding) for finding in findings(facts)]
+    plan = Plan(runs=2, rounds=3, seconds=LIVE_SECONDS, ioperm="both")
+    result = measure(BUILT_IN, plan, progress=lambda name, _: say("at", name))
+    say("live", msgspec.to_builtins(facts), found, msgspec.to_builtins(result))
 
 
 if __name__ == "__main__":

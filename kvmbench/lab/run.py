@@ -26,7 +26,7 @@ import msgspec
 
 from kvmbench.errors import LabError
 from kvmbench.lab import image
-from kvmbench.lab.counts import EXACT, Row, exact, parse, rows
+from kvmbench.lab.counts import EXACT, Mark, Row, exact, marks, parse, rows
 from kvmbench.lab.debian import cache_folder
 from kvmbench.lab.emulator import Emulator
 from kvmbench.lab.inside import InnerJob
@@ -63,6 +63,9 @@ class Plan:
     check_io: int = 0  # cases of the port check
     check_ioperm: bool = False
     seed: int = 0
+    histories: tuple[str, ...] = ()  # the seed of each history of `kvmbench lab differ`
+    operations: int = 0  # of a history
+    live: bool = False  # run `kvmbench host` and `kvmbench measure --ioperm both` there
     boot_limit: float = 600.0  # seconds until the machine's first word
     silence_limit: float = 600.0  # seconds between two words
     limit: float = 3600.0  # seconds for one kernel
@@ -85,6 +88,9 @@ class Report:
     check_io: dict[str, Any] | None = None
     tries: list[Try] | None = None  # of check_ioperm
     rows: list[Row] = field(default_factory=list)
+    live: tuple[Host, list[dict[str, str]], Result] | None = None  # facts, findings, measurement
+    answers: dict[int, bytes] = field(default_factory=dict)  # of each history
+    marks: dict[int, Mark] = field(default_factory=dict)  # of the histories, by tag
     seconds: float = 0.0  # from the emulator's start to its end
 
 
@@ -172,6 +178,7 @@ def boot(
         workload_files=["/workloads.py"] if workload_file else [],
         ioperm=plan.ioperm, runs=plan.runs, rounds=plan.rounds, iterations=list(plan.iterations),
         check_io=plan.check_io, check_ioperm=plan.check_ioperm, seed=plan.seed,
+        histories=list(plan.histories), operations=plan.operations, live=plan.live,
     )  # fmt: skip
     extra = [("job.json", 0o100644, json.dumps(job).encode())]
     for number, (name, content) in enumerate(kernel.module_files(vendor)):
@@ -216,6 +223,9 @@ def boot(
         if not ended:
             raise _with_console(kernel, _why(process.returncode, folder), folder)
         report.seconds = time.monotonic() - begun
+        if plan.histories:
+            with (folder / "counts").open() as lines:
+                report.marks = marks(lines)
         if workloads:
             text = (folder / "counts").read_text() if (folder / "counts").exists() else ""
             report.rows = rows(parse(text), job["workloads"])
@@ -281,6 +291,13 @@ def _listen(
                     report.check_io = found
                 case ["tries", found]:
                     report.tries = found
+                case ["live", facts, findings, result]:
+                    measured = msgspec.convert(result, Result)
+                    report.live = msgspec.convert(facts, Host), findings, measured
+                case ["answers", number, found]:
+                    report.answers[number] = bytes.fromhex(found)
+                    done = len(report.answers)
+                    progress(f"history {done}", 0.1 + 0.9 * done / len(plan.histories))
                 case ["failed", why, *_]:
                     raise LabError(str(why))
                 case ["end"]:

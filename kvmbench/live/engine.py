@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import re
 import time
@@ -22,7 +20,7 @@ from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.host import Ticks, boot_id, cpu_list, host, siblings, stolen, stolen_share
-from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
+from kvmbench.live.machine import NOT_VMX, Offer, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
@@ -311,7 +309,8 @@ def measure(
 
     Parameters
     ----------
-    workloads : names or Workload objects, one or several; by default every one with guest code.
+    workloads : names or Workload objects, one or several; by default every one with guest code
+        and without operations in userspace.
     plan : the size of the measurement, instead of the next five.
     runs : fresh processes per configuration, 1 or more.
     fast : 10 seconds instead of a minute.
@@ -337,18 +336,17 @@ def measure(
         raise TypeError("measure() takes either a plan or runs, fast, ioperm, cpu and seed")
     chosen = catalog.select(workloads)
     if workloads is None:
-        chosen = [workload for workload in chosen if workload.guest is not None]
+        chosen = [w for w in chosen if w.guest is not None and not w.userspace]
     offered, facts = offer(), host()
     cpu, other_cpu = _cpus(offered, facts, plan.cpu)
     rows, skipped = _rows(chosen, offered, plan.iterations)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
-    if plan.ioperm != "off" and (number := held_bitmap_error()):
-        name, remedy = errno.errorcode.get(number, str(number)), IOPERM_REMEDIES.get(number)
+    if plan.ioperm != "off" and offered.no_ioperm:
         raise LiveError(
-            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
-            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
+            f"{offered.no_ioperm}; so no thread here can hold an I/O bitmap, and there is no cost "
+            "of holding one to measure"
         )
     work = _Measurement(
         plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
@@ -394,6 +392,7 @@ def _rows(
                 name=workload.name, cpl=program.cpl, iterations=iterations,
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
+                userspace=list(workload.userspace), others=list(workload.others),
             )  # fmt: skip
             rows[workload.name] = _Row(workload, task)
     return rows, skipped

@@ -15,14 +15,19 @@ import sys
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.machine import explain, make, start
+from kvmbench.live.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kvmbench.live._kvm import Outcome
+    from kvmbench.model import Operation
 
 __all__ = ["Job", "Task", "main", "mark_tag"]
 
@@ -39,6 +44,8 @@ class Task(TypedDict):
     other: str  # hex, of the second vCPU; empty for one vCPU
     cpl: int
     iterations: int  # of a round; 0 for a calibration
+    userspace: NotRequired[list[Operation]]  # of an iteration, lists of numbers in JSON
+    others: NotRequired[list[tuple[int, int] | None]]  # ports that each other task holds
 
 
 class Job(TypedDict):
@@ -75,8 +82,8 @@ class Round(NamedTuple):
 class Runner:
     """The virtual machine of a run."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, turns: Mapping[str, Turns] = MappingProxyType({})) -> None:
+        self.job, self.turns = job, turns
         self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
@@ -98,10 +105,7 @@ class Runner:
         before = vm.counters(0)
         tag = mark_tag(task["name"], self.job["ioperm"])
         mark(tag, iterations)
-        if task["other"]:
-            outcome = self._with_other(task)
-        else:
-            outcome = vm.run(0, stop=image.STOP, timeout=self.job["timeout"])
+        outcome = self._with_other(task) if task["other"] else self._alone(task)
         mark(tag + 1, iterations)
         after = vm.counters(0)
         if outcome["reason"] == "kicked":
@@ -116,6 +120,16 @@ class Runner:
         # A count of no exit stays: a KVM that counts none has no entry.
         moved = {name: n for name, n in counts.items() if n or name == "exits"}
         return Round(cycles, outcome["tsc"], moved)
+
+    def _alone(self, task: Task) -> Outcome:
+        turns = self.turns.get(task["name"])
+        acts = turns.acts if turns else ()
+        try:
+            return self.vm.run(0, stop=image.STOP, timeout=self.job["timeout"], acts=acts)
+        except OSError as error:
+            if turns is None:
+                raise
+            raise Lost(turns.explain(error)) from None
 
     def _with_other(self, task: Task) -> Outcome:
         """Run with the second vCPU in another thread, on another CPU."""
@@ -187,9 +201,15 @@ def run(job: Job) -> None:
 
     begun = time.monotonic()
     os.sched_setaffinity(0, {job["cpu"]})
+    # Before this thread holds an I/O bitmap, which a fork would inherit.
+    turns = {
+        task["name"]: Turns(task["userspace"], task["others"])
+        for task in job["tasks"]
+        if task.get("userspace")
+    }
     if job["ioperm"] and (number := ioperm(0x378, 3, True)):
         raise LiveError(f"ioperm(): {os.strerror(number)}")
-    runner = Runner(job)
+    runner = Runner(job, turns)
     alive: dict[str, tuple[Task, int]] = {}
     for task in job["tasks"]:
         begin(task["name"])
@@ -226,6 +246,8 @@ def run(job: Job) -> None:
             say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
     say("end")
     runner.vm.close()
+    for one in turns.values():
+        one.end()
 
 
 def waited() -> float:

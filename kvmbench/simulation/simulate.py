@@ -14,9 +14,9 @@ import numpy as np
 from kvmbench._core import Machine
 from kvmbench.arrays import OP_DTYPE, named
 from kvmbench.catalog import policies, profiles
-from kvmbench.causes import CAUSES, OF_EXITS
+from kvmbench.causes import CAUSES, OF_EXITS, OF_USERSPACE
 from kvmbench.errors import brief, listed
-from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
+from kvmbench.model import MODEL_VERSION, ExitKind, Op, Operation, Policy, Profile
 from kvmbench.report import Document, Reported
 from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.simulation.document import document as simulation_document
@@ -146,12 +146,13 @@ def simulate(
     """Simulate each workload twice and return the rows in order.
 
     Workloads, policies and the cost profile are built-in names or objects; without workloads, all
-    built-in ones that the profile has costs for. `ioperm` says whether the vCPU's thread holds an
-    I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
-    steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
-    the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
-    called with the workload's name and the share of it that is done. Where the profile's costs of
-    TR have intervals, each row's change has one, with all of them at their lower or upper ends.
+    built-in ones that are loops of exits alone and that the profile has costs for. `ioperm` says
+    whether the vCPU's thread holds an I/O bitmap: `off`, `on`, or `both`, which compares the two
+    under `after`. Each cell is the steady state: one warm-up iteration, then `iterations` (1 or
+    more), every one stepped through the core unless `closed_form`, which takes workloads of one
+    exit per iteration. `progress` is called with the workload's name and the share of it that is
+    done. Where the profile's costs of TR have intervals, each row's change has one, with all of
+    them at their lower or upper ends.
 
     Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
     have, and for one that has no closed form; TypeError for other objects.
@@ -159,7 +160,8 @@ def simulate(
     before, after = (named("policy", policy, Policy, policies) for policy in (before, after))
     profile = named("profile", profile, Profile, profiles)
     if workloads is None:
-        chosen = [w for w in known_workloads().values() if not missing_kinds(w, profile)]
+        known = known_workloads().values()
+        chosen = [w for w in known if not missing_kinds(w, profile) and not w.userspace]
     else:
         chosen = [named("workload", found, Workload, known_workloads) for found in workloads]
     if iterations < 1:
@@ -173,6 +175,9 @@ def simulate(
                 f"workload {brief(workload.name)} needs exit kind {names}, "
                 f"which profile {brief(profile.name)} does not have"
             )
+        if closed_form and workload.userspace:
+            name = brief(workload.name)
+            raise ValueError(f"workload {name} has operations in userspace: no closed form")
         if closed_form and (exits := len(workload.exits)) > 1:
             said = f"workload {brief(workload.name)} has {exits} exits per iteration"
             raise ValueError(f"{said}: no closed form")
@@ -183,7 +188,11 @@ def simulate(
     for workload in chosen:
         cells = []
         for number, (policy, bitmap) in enumerate(columns):
-            machine = Machine(1, 1, policy, profile, vendor)
+            machine = Machine(1, 1 + len(workload.others), policy, profile, vendor)
+            for task, ports in enumerate(workload.others, 1):
+                if ports:
+                    machine.switch(0, task)
+                    machine.ioperm(0, *ports)
             machine.switch(0, 0)
             if bitmap:
                 machine.ioperm(0, *IOPERM_PORTS)
@@ -235,18 +244,19 @@ def _cell(
     report: Callable[[float], None],
 ) -> Cell:  # fmt: skip
     kinds = [machine.profile.kind_index(name) for name in workload.exits]
-    chunk = max(1, CHUNK // len(kinds))
-    ops = np.zeros(min(iterations, chunk) * len(kinds), OP_DTYPE)
-    ops["code"] = Op.EXIT
-    ops["a"] = np.tile(kinds, min(iterations, chunk))
-    machine.run(ops[: len(kinds)])
+    operations = (*(Operation(Op.EXIT, kind) for kind in kinds), *workload.userspace)
+    each_has = len(operations)
+    chunk = max(1, CHUNK // each_has)
+    iteration = np.array([operation.row() for operation in operations], OP_DTYPE)
+    ops = np.tile(iteration, min(iterations, chunk))
+    machine.run(ops[:each_has])
     start, clock = machine.counters[0], int(machine.cpu["cycles"][0])
     if closed_form:
         machine.repeat_exit(0, kinds[0], iterations)
     else:
         for done in range(0, iterations, chunk):
             todo = min(chunk, iterations - done)
-            machine.run(ops[: todo * len(kinds)])
+            machine.run(ops[: todo * each_has])
             report((done + todo) / iterations)
     end = machine.counters[0]
 
@@ -257,7 +267,8 @@ def _cell(
         return int(end[counter]) - int(start[counter])
 
     cycles = int(machine.cpu["cycles"][0]) - clock
-    spent = {name: more(CAUSES[name].counter) for name in OF_EXITS}
+    causes = (*OF_EXITS, *OF_USERSPACE) if workload.userspace else OF_EXITS
+    spent = {name: more(CAUSES[name].counter) for name in causes}
     if sum(spent.values()) != cycles:
         raise AssertionError(f"{workload.name}: {spent} do not sum to {cycles}")
     segments = {name: each(total) for name, total in spent.items()}

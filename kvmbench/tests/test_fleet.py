@@ -116,7 +116,7 @@ def test_a_host_counts_once_with_the_median_of_its_boots():
         ]
         return Result(boots=boots)
 
-    before = side(("a", 10), ("a", 30), ("a", 20), ("b", 5))
+    before = side(("a", 10), ("a", 90), ("a", 20), ("b", 5))
     replicates = Replicates(Side("x", before), Side("y", side(("b", 6), ("a", 21))), "host")
     (key,) = replicates.keys()
     assert [found.tolist() for found in replicates.figures(key)] == [[20, 5], [21, 6]]

@@ -258,6 +258,18 @@ def test_gate(results, limit, status):
     assert gate(history(results), Margin.parse(limit)).status == status
 
 
+def test_gate_of_a_measured_step_that_is_undone():
+    """20 results at 0, 20 at +2 %, 20 at 0 again: the level of today is the one before."""
+    made = stepped(count=60)
+    back = [
+        result(n, {"w": found.boots[0].runs[0].series[0].values[0] - (24 if n >= 40 else 0)})
+        for n, (_, found) in enumerate(made)
+    ]
+    found = history(back)
+    assert [step.verdict for step in only(found).steps] == ["slower", "faster"]
+    assert gate(found, Margin.parse("0.5%")).status == "ok"
+
+
 def test_gate_since():
     found = history(exact(100, 110, 110, 111))
     assert since_place(found, commit(2)) == 2

@@ -655,7 +655,7 @@ def test_two_groups():
 
 
 def test_autocorrelation_is_the_enumeration():
-    """By hand, of 1 2 3 4: products 2.25 - .75 + 2.25 = 1.25 of 5, reached by 2 of the 24 orders."""
+    """By hand, of 1 2 3 4: products .75 - .25 + .75 = 1.25 of 5, in 2 of the 24 orders."""
     lag, p = stats.autocorrelation([1, 2, 3, 4])
     assert lag == pytest.approx(0.25)
     assert p == pytest.approx(2 / 24, abs=0.02)
