@@ -116,6 +116,8 @@ def course(side: Side, figures: Sequence[Figures]) -> Course | None:
 
 def drifts(courses: Sequence[Course]) -> bool:
     """Return whether a side drifts, or both do in one direction: that is 5 % of false alarms."""
+    if not courses:
+        return False
     if len(courses) == 1:
         return courses[0].drift <= LEVEL
     both = abs(sum(found.rise for found in courses)) / sqrt(len(courses))
@@ -125,6 +127,8 @@ def drifts(courses: Sequence[Course]) -> bool:
 
 def correlates(courses: Sequence[Course]) -> bool:
     """Return whether the units of a side, or of both, resemble the ones before them."""
+    if not courses:
+        return False
     if len(courses) == 1:
         return courses[0].correlated <= LEVEL
     deviates = [NormalDist().inv_cdf(1 - min(found.correlated, 0.999)) for found in courses]
