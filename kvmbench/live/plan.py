@@ -37,6 +37,9 @@ MODULES = Path("/sys/module")
 VALUE = re.compile(r"[\w.:,-]{1,64}")
 
 
+Pattern = Annotated[str, Meta(max_length=500)]
+
+
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of the two kernels: its command line's words, its settings, the file of its results."""
 
@@ -90,10 +93,13 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 class Until(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rule that ends a plan early: its rows are looked at after each pair until decided."""
+    """The rule that ends a plan early: its rows are looked at after each pair until decided.
 
-    rows: list[str] = field(default_factory=list)  # patterns; by default every row
-    margin: str | None = None  # as `compare --margin`
+    `rows` are patterns, by default every row.
+    """
+
+    rows: Annotated[list[Pattern], Meta(max_length=100)] = field(default_factory=list)
+    margin: Pattern | None = None  # as `compare --margin`
     most: Annotated[int, Meta(ge=2, le=1000)]  # pairs
     decided: bool = False  # the steps that were left are dropped
 

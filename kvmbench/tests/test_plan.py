@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from kvmbench import results
 from kvmbench.cli import plan as plan_command
@@ -647,3 +650,31 @@ def test_what_is_no_time(text):
 )
 def test_a_time_in_words(seconds, words):
     assert plan_command.duration(seconds) == words
+
+
+settings_ = st.dictionaries(
+    st.from_regex(r"(kvm|kvm_intel|kvm_amd)\.[a-z0-9_]{1,20}", fullmatch=True),
+    st.from_regex(r"[\w.:,-]{1,64}", fullmatch=True),
+    max_size=3,
+)
+kernels_ = st.builds(
+    Kernel, label=st.text(max_size=9), release=st.text(max_size=9),
+    words=st.lists(st.text(), max_size=3), settings=settings_, results=st.just("a.json"),
+)  # fmt: skip
+untils_ = st.none() | st.builds(
+    plans.Until, rows=st.lists(st.text(max_size=9), max_size=3), margin=st.none() | st.just("1%"),
+    most=st.integers(2, 1000), decided=st.booleans(),
+)  # fmt: skip
+
+
+@given(kernels_, kernels_, untils_, st.integers(1, 9), st.integers(0, 2**32), st.booleans())
+def test_plans_read_as_they_were_written(tmp_path_factory, one, other, until, pairs, seed, within):
+    steps = make((OLD, NEW), pairs, seed).steps
+    other = structs.replace(other, results="b.json")
+    plan = plans.Plan(
+        seed=seed, kernels=(one, other), arguments=["--fast"], steps=steps, until=until,
+        within_boot=within,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    plans.write(path, plan)
+    assert plans.read(path) == plan
