@@ -116,10 +116,8 @@ def course(side: Side, figures: Sequence[Figures]) -> Course | None:
 
 def drifts(courses: Sequence[Course]) -> bool:
     """Return whether a side drifts, or both do in one direction: that is 5 % of false alarms."""
-    if not courses:
-        return False
-    if len(courses) == 1:
-        return courses[0].drift <= LEVEL
+    if len(courses) < 2:
+        return any(found.drift <= LEVEL for found in courses)
     both = abs(sum(found.rise for found in courses)) / sqrt(len(courses))
     least = min((found.drift for found in courses), default=1.0)
     return 2 * (1 - NormalDist().cdf(both)) <= LEVEL / 2 or least <= LEVEL / 4
@@ -127,14 +125,12 @@ def drifts(courses: Sequence[Course]) -> bool:
 
 def correlates(courses: Sequence[Course]) -> bool:
     """Return whether the units of a side, or of both, resemble the ones before them."""
-    if not courses:
-        return False
-    if len(courses) == 1:
-        return courses[0].correlated <= LEVEL
+    if len(courses) < 2:
+        return any(found.correlated <= LEVEL for found in courses)
     deviates = [NormalDist().inv_cdf(1 - min(found.correlated, 0.999)) for found in courses]
     both = 1 - NormalDist().cdf(sum(deviates) / sqrt(len(courses)))
     least = min((found.correlated for found in courses), default=1.0)
-    return bool(courses) and (both <= LEVEL / 2 or least <= LEVEL / 4)
+    return both <= LEVEL / 2 or least <= LEVEL / 4
 
 
 def _ratio(comparison: Comparison, row: Row) -> float | None:

@@ -38,6 +38,7 @@ READABLE = {
     "hyperfine": "JSON of hyperfine --export-json",
     "google-benchmark": "JSON of Google Benchmark",
     "go": "Go benchmark text, as benchstat takes it, or go test -json",
+    "exit-mix": "exits by reason of perf kvm stat report, bcc's kvmexit or bpftrace",
     "csv": "CSV that convert or run writes",
     "published": "TOML of a published table",
 }
@@ -62,7 +63,6 @@ SNIFF = 1 << 20  # bytes at the start of a larger text that must hold a figure
 
 _REFUSED = {
     "kvmbench scenario or check, which is no result": rb"\A(?:scenario,profile|policy,cpus),",
-    "perf kvm stat": rb"VM-EXIT\s+Samples",
     "perf stat": rb'Performance counter stats for|"counter-value"\s*:',
     "criterion": rb'"confidence_interval"\s*:|"(?:group|function)_id"\s*:|"sampling_mode"\s*:'
     rb"|^\S.*\stime:\s+\[",
@@ -244,6 +244,8 @@ def _format(data: bytes, name: str) -> str:
         rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE
     ):
         return "published"
+    if _module("exit-mix").matches(start):
+        return "exit-mix"
     kut = _module("kut")
     if not kut.REMINDS.search(start):
         known = _unknown(start) or kut.nothing(start)

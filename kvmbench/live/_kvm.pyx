@@ -495,8 +495,8 @@ cdef class Vm:
         """Run the vCPU until it writes to a port in [stop, stop + 4), and return the outcome.
 
         `run` answers the accesses that KVM forwards to userspace, reads with all ones, each after
-        it has done `acts`, as `act` takes them. The dict has `reason` (`stopped`; `kicked` after `timeout` seconds or by `kick`; else KVM's exit
-        reason), the `port` and the `value` written there, the numbers of `io` and `mmio` exits
+        it has done `acts`, as `act` takes them. The dict has `reason` (`stopped`; `kicked` after
+        `timeout` seconds or by `kick`; else KVM's exit reason), the `port` and the `value` written there, the numbers of `io` and `mmio` exits
         answered, and the host's `tsc` cycles from the first entry to the last exit.
 
         SIGRTMAX-3 stops the guest: during the call it has a handler, and is unblocked in this

@@ -212,7 +212,8 @@ def cell(design: Design, tables: int, *, others: bool = False, seed: int = 1, **
 
 def null_table(tables: int) -> str:
     lines = [
-        f"| nothing changed | moved, any | not in doubt | gate fails | {' | '.join(RULES)} | doubts |",
+        "| nothing changed | moved, any | not in doubt | gate fails | "
+        f"{' | '.join(RULES)} | doubts |",
         f"| :-- | --: | --: | --: |{' --: |' * len(RULES)} :-- |",
     ]
     for design in DESIGNS:

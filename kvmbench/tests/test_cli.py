@@ -853,6 +853,8 @@ def test_the_examples_of_the_help_work():
         write(f"{name}.log", "inl_from_qemu 6209\n")
     for folder in ("logs", "old", "new"):
         write(f"{folder}/vmexit.log", "inl_from_qemu 6209\n")
+    recorded = Path(__file__).parent / "recordings" / "hand-counted.txt"
+    write("perf.data", recorded.read_text())  # the content tells that it is text
     found = []
     for arguments in ([], *([name] for name in COMMANDS), ["plan", "new"]):
         lines = invoke(*arguments, "--help").stdout.splitlines()

@@ -38,7 +38,8 @@ def test_every_format_has_its_module():
         assert formats.dump(THREE_RUNS, form)
     for form in READABLE:
         assert callable(formats._module(form).decode)
-    assert set(READABLE) - set(WRITABLE) == {"kut", "published", "hyperfine", "google-benchmark"}
+    read_only = {"kut", "published", "hyperfine", "google-benchmark", "exit-mix"}
+    assert set(READABLE) - set(WRITABLE) == read_only
 
 
 def test_a_module_is_loaded_when_it_is_needed():
@@ -88,6 +89,7 @@ def test_any_bytes_are_a_result_or_an_error(form, data):
         "kut": b"cpuid 1\n  ipi cpuid 5\n3 cpuid 4\n",
         "hyperfine": HYPERFINE.encode(),
         "google-benchmark": GOOGLE.encode(),
+        "exit-mix": b"VM-EXIT Samples Samples%\n HLT 3 75.0% 99.6% 0.43us 1.00us 3.1us\n",
     }.get(form) or formats.dump(THREE_RUNS, form)
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))

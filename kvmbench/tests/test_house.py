@@ -90,6 +90,7 @@ def test_every_modules_all(module):
             {"click", "numpy"},
         ),
         ("import kvmbench.checker.document", {"click"}),
+        ("import kvmbench.traces.host, kvmbench.traces.document", {"click"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
@@ -109,13 +110,14 @@ FLOORS = {
     **dict.fromkeys(("workloads", "results", "units", "summary", "labels"), 5),
     **dict.fromkeys(("formats",), 6),
     **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
-    "lab": 7,
+    **dict.fromkeys(("lab", "traces"), 7),
     **dict.fromkeys(("cli", "pytest_plugin"), 8),
     **dict.fromkeys(("__main__",), 9),
 }
 ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
 ARROWS |= {("units", "labels"), ("labels", "results")}
 ARROWS |= {("lab", "live"), ("lab", "simulation")}  # the same engine, inside a machine
+ARROWS |= {("traces", "scenario")}  # a recording becomes a scenario
 ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
