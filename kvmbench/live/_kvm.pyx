@@ -496,8 +496,9 @@ cdef class Vm:
 
         `run` answers the accesses that KVM forwards to userspace, reads with all ones, each after
         it has done `acts`, as `act` takes them. The dict has `reason` (`stopped`; `kicked` after
-        `timeout` seconds or by `kick`; else KVM's exit reason), the `port` and the `value` written there, the numbers of `io` and `mmio` exits
-        answered, and the host's `tsc` cycles from the first entry to the last exit.
+        `timeout` seconds or by `kick`; else KVM's exit reason), the `port` and the `value` written
+        there, the numbers of `io` and `mmio` exits answered, and the host's `tsc`
+        cycles from the first entry to the last exit.
 
         SIGRTMAX-3 stops the guest: during the call it has a handler, and is unblocked in this
         thread; afterwards handler and mask are as before. Raises KvmError where KVM_RUN fails or
