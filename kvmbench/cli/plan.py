@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmbench.cli.common import Group, now, read, typed
+from kvmbench.cli.compare import BOOT_SD, chosen_sides
 from kvmbench.cli.measure import leave, measured, measuring_options
 from kvmbench.cli.options import Decorator
 from kvmbench.cli.output import try_folder
@@ -20,6 +21,7 @@ from kvmbench.errors import WrongKernelError, brief, cut
 from kvmbench.report.figures import plural, share_range
 
 if TYPE_CHECKING:
+    from kvmbench.comparison.shifts import BootSpread
     from kvmbench.comparison.variance import Size
     from kvmbench.live.plan import Kernel, Plan
 
@@ -62,7 +64,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
         )
         if not (found := float(3600 * hours + 60 * minutes + seconds)):
-            self.fail(f"{value!r} is no time such as 4h, 90m, 45s or 2h30m", param, ctx)
+            self.fail(f"{brief(value)} is no time such as 4h, 90m, 45s or 2h30m", param, ctx)
         return found
 
 
@@ -85,7 +87,7 @@ def _settings(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> 
     pairs = [text.partition("=") for text in texts]
     for name, equals, value in pairs:
         if not (name and equals and value):
-            raise click.BadParameter(f"{name!r} is not MODULE.PARAMETER=VALUE")
+            raise click.BadParameter(f"{brief(name)} is not MODULE.PARAMETER=VALUE")
     return {name: value for name, _, value in pairs}
 
 
@@ -143,7 +145,10 @@ def _setting(option: str, kernel: str) -> Decorator:
     help="Time of a run, for --budget.",
 )
 @click.option(
-    "--boot-sd", metavar="SHARE", help="Deviation between boots, for a --pilot of one: 0.4%."
+    "--boot-sd",
+    type=BOOT_SD,
+    metavar="SHARE",
+    help="Deviation between boots, for a --pilot of one: 0.4%.",
 )
 @allow_code_option
 @click.option(
@@ -154,7 +159,8 @@ def new(
     before: str, after: str, arguments: tuple[str, ...], pairs: int, within_boot: bool,
     before_word: tuple[str, ...], after_word: tuple[str, ...], before_set: dict[str, str],
     after_set: dict[str, str], seed: int | None, pilot: str | None, budget: float | None,
-    boot_time: float, run_time: float | None, boot_sd: str | None, allow_code: bool, output: str,
+    boot_time: float, run_time: float | None, boot_sd: BootSpread | None, allow_code: bool,
+    output: str,
 ) -> None:  # fmt: skip
     """Write a plan of boots of two kernels: BEFORE and AFTER, as `uname -r` prints them.
 
@@ -178,6 +184,8 @@ def new(
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     if pilot is None and any(map(typed, ("budget", "boot_time", "run_time", "boot_sd"))):
         raise click.UsageError("--budget and its times need --pilot FILE")
+    if pilot is not None and within_boot:
+        raise click.UsageError("--pilot chooses boots, and --within-boot needs one")
     _step(arguments, allow_code)
     expected = ""
     if pilot is not None:
@@ -209,25 +217,21 @@ def new(
 
 
 def _size(
-    pilot: str, budget: float, boot_time: float, run_time: float | None, boot_sd: str | None
+    pilot: str,
+    budget: float,
+    boot_time: float,
+    run_time: float | None,
+    boot_sd: BootSpread | None,
 ) -> Size:
-    from kvmbench.cli.compare import chosen_sides
     from kvmbench.comparison import variance
-    from kvmbench.comparison.rows import Margin
 
     (side,) = chosen_sides([pilot], "results")
     run_time = run_time or variance.run_seconds(side.result)
     if run_time is None:
         raise click.UsageError(f"{pilot}: its runs have no times: state --run-time")
-    try:
-        spread = Margin.parse(boot_sd) if boot_sd is not None else None
-    except ValueError as error:
-        raise click.UsageError(f"--boot-sd: {error}") from None
-    if spread is not None and not spread.relative:
-        raise click.UsageError(f"--boot-sd: {boot_sd!r} is no share such as 0.4%")
     return variance.size(
         side, budget=budget, boot_seconds=boot_time, run_seconds=run_time,
-        boot_sd=spread.value if spread else None,
+        boot_sd=boot_sd.other if boot_sd else None,
     )  # fmt: skip
 
 

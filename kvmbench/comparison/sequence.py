@@ -166,7 +166,7 @@ def _judged(row: Row, sides: tuple[Figures, Figures], confidence: float, rows: i
     numbers = np.flatnonzero(np.isfinite(diffs))
     diffs = diffs[numbers]
     if not len(diffs):
-        return row
+        return replace(row, interval=None, by="sequence")
     margin = row.margin or 0.0
     found = looks(diffs, confidence=confidence, rows=rows, quantum=row.quantum)
     mean, half = float(found.means[-1]), float(found.halves[-1])

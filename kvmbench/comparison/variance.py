@@ -151,6 +151,8 @@ def variance_blocks(found: Sequence[VarianceDocument], *, several: bool) -> list
         "Standard deviations: of boots less the part of their runs, of runs' medians in a boot, "
         "and of the values in a run."
     )
+    if all(entry["between_runs"] is None for entry in found):
+        note += " One run per boot: the part of the runs is in that of boots."
     if all(entry["between_boots"] is None for entry in found):
         note += " One boot per side shows nothing of the boots."
     return [Heading("Variance components"), Table(columns, lines), Note(note)]

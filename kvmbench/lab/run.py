@@ -399,15 +399,18 @@ def _simulated(
 def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: str = "") -> Result:
     """Return the counts as a result: one boot per kernel, one configuration each.
 
-    A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact.
+    A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact. Runs with
+    rows of both configurations of a kernel are pairs.
     """
     boots = []
     for one in counted:
+        both = {row.bitmap for row in one.rows} == {False, True}
         number = max((len(row.runs) for row in one.rows), default=0)
         runs = [
             Run(
-                time=time or None, engine="lab", command=list(command), vendor=one.vendor,
-                series=list(_series(one, index)), skipped=one.skipped,
+                block=index + 1 if both else None, time=time or None, engine="lab",
+                command=list(command), vendor=one.vendor, series=list(_series(one, index)),
+                skipped=one.skipped,
             )
             for index in range(number)
         ]  # fmt: skip

@@ -25,17 +25,19 @@ from kvmbench.atomic import locked, replace_file
 from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.results import Boot, Host, Result, Stopping
 
-__all__ = ["PAIRS", "SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
+__all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
 __all__ += ["make", "read", "record", "restored", "switch", "write"]
 
 SCHEMA = "kvmbench.plan/1"
 
 Side = Literal[0, 1]
 ORDERS: tuple[tuple[Side, Side], ...] = ((0, 1), (1, 0))
-PAIRS = 8  # 16 boots, which decide +2 % at 0.4 % between boots in four of five tables of eight rows
 PARAMETER = re.compile(r"(kvm|kvm_intel|kvm_amd|kvm_pvm)\.[a-z0-9_]+")
 MODULES = Path("/sys/module")
 VALUE = re.compile(r"[\w.:,-]{1,64}")
+
+
+Pattern = Annotated[str, Meta(max_length=500)]
 
 
 class Kernel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,10 +93,13 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 class Until(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rule that ends a plan early: its rows are looked at after each pair until decided."""
+    """The rule that ends a plan early: its rows are looked at after each pair until decided.
 
-    rows: list[str] = field(default_factory=list)  # patterns; by default every row
-    margin: str | None = None  # as `compare --margin`
+    `rows` are patterns, by default every row.
+    """
+
+    rows: Annotated[list[Pattern], Meta(max_length=100)] = field(default_factory=list)
+    margin: Pattern | None = None  # as `compare --margin`
     most: Annotated[int, Meta(ge=2, le=1000)]  # pairs
     decided: bool = False  # the steps that were left are dropped
 

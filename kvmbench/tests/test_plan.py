@@ -4,7 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from kvmbench import results
 from kvmbench.cli import plan as plan_command
@@ -618,9 +622,59 @@ def test_pilots_that_are_refused(folder):
         ([*budget, "4h", "--", "--runs=3"], "no --runs"),
         ([*budget, "4x"], "'4x' is no time"),
         ([*budget, "0m"], "'0m' is no time"),
-        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "3"], "is no share"),
+        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "3"], "is not a share"),
+        ([*budget, "4h", "--within-boot"], "--pilot chooses boots"),
         ([*budget, "4h", "--run-time", "5s", "--boot-sd", "x"], "--boot-sd"),
     ):
         assert words in refused(2, *new, *arguments), arguments
     assert "fewer than 6 pairs" in refused(1, *new, *budget, "10m", "--run-time", "5s")
     assert [path.name for path in folder.iterdir()] == ["pilot.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("4h", 14400), ("90m", 5400), ("45s", 45), ("2h30m", 9000), ("1h0m1s", 3601), (" 3m ", 180)],
+)
+def test_times(text, seconds):
+    assert plan_command.DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "3", "0h", "m3", "3m4h", "-3m", "3.5h", "1e3s", "3m3m"])
+def test_what_is_no_time(text):
+    with pytest.raises(click.BadParameter, match="is no time such as 4h"):
+        plan_command.DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(20, "1 min"), (90, "2 min"), (3600, "1 h"), (14100, "3 h 55 min")]
+)
+def test_a_time_in_words(seconds, words):
+    assert plan_command.duration(seconds) == words
+
+
+settings_ = st.dictionaries(
+    st.from_regex(r"(kvm|kvm_intel|kvm_amd)\.[a-z0-9_]{1,20}", fullmatch=True),
+    st.from_regex(r"[\w.:,-]{1,64}", fullmatch=True),
+    max_size=3,
+)
+kernels_ = st.builds(
+    Kernel, label=st.text(max_size=9), release=st.text(max_size=9),
+    words=st.lists(st.text(), max_size=3), settings=settings_, results=st.just("a.json"),
+)  # fmt: skip
+untils_ = st.none() | st.builds(
+    plans.Until, rows=st.lists(st.text(max_size=9), max_size=3), margin=st.none() | st.just("1%"),
+    most=st.integers(2, 1000), decided=st.booleans(),
+)  # fmt: skip
+
+
+@given(kernels_, kernels_, untils_, st.integers(1, 9), st.integers(0, 2**32), st.booleans())
+def test_plans_read_as_they_were_written(tmp_path_factory, one, other, until, pairs, seed, within):
+    steps = make((OLD, NEW), pairs, seed).steps
+    other = structs.replace(other, results="b.json")
+    plan = plans.Plan(
+        seed=seed, kernels=(one, other), arguments=["--fast"], steps=steps, until=until,
+        within_boot=within,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    plans.write(path, plan)
+    assert plans.read(path) == plan

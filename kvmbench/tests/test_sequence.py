@@ -161,15 +161,18 @@ def test_an_ordinary_interval_does_not_bear_looks():
     assert out.any(axis=(1, 2)).mean() > 0.2
 
 
-@pytest.mark.parametrize(("sd", "pairs"), [(0.3, 6), (0.5, 9), (1.0, 21)])
+@pytest.mark.parametrize(("sd", "pairs"), [(0.3, 6), (0.5, 9), (1.0, 19)])
 def test_pairs_that_a_shift_of_two_percent_takes(sd, pairs):
-    """In a table of eight rows, margin 1 %: the median of 1,000 measurements, within one or two."""
+    """In a table of eight rows, margin 1 %: the median of 1,000 measurements, within one or two.
+
+    The number that is announced is where the mean and the spread are the true ones.
+    """
     diffs = 2 + sd * draws("normal", (1000, PAIRS, 1), np.random.default_rng(2))
     means, halves = paths(diffs, 8)
     decided = (means - halves > 1)[:, :, 0]
     assert decided.any(axis=1).all()
     assert abs(np.median(decided.argmax(axis=1) + 1) - pairs) <= max(1, pairs // 10)
-    assert abs(sequence.pairs_to_know(sd, 1.0, rows=8) - pairs) <= max(1, pairs // 10)
+    assert 0 <= sequence.pairs_to_know(sd, 1.0, rows=8) - pairs <= 2
 
 
 @pytest.mark.parametrize("mixture", [0.02, 2.0])
@@ -277,6 +280,36 @@ def test_runs_of_two_boots_pair_by_their_number():
     after = of_runs(*({"w": 1050.0 + n} for n in range(6)), boot_id="b")
     (row,) = compare(*sides(before, after), correction="sequence").rows
     assert (row.units, row.shift, row.after_units) == ((6, 6), 50, 4)
+
+
+def test_rows_without_a_common_pair_are_undecided():
+    """Before has w in its first run, after in its second: no pair has both."""
+    before = of_runs({"w": 1.0, "v": 1.0}, {"v": 1.0}, {"w": 1.0, "v": 1.0}, {"v": 1.0})
+    after = of_runs({"v": 1.0}, {"w": 1.0, "v": 1.0}, {"v": 1.0}, {"w": 1.0, "v": 1.0})
+    found = compare(*sides(before, after), correction="sequence")
+    verdicts = {row.workload: (row.verdict, row.interval) for row in found.rows}
+    assert verdicts["w"] == ("inconclusive", None)
+    assert sequence.undecided(found.rows) == ["w"]  # v is, after four equal pairs
+
+
+def test_other_corrections_of_such_a_result_are_in_doubt():
+    from msgspec.structs import replace
+
+    before, after = tables(10)
+    after = replace(after, stopping="decided")
+    found = compare(*sides(before, after), correction="max-t")
+    assert all("looked" in row.doubts for row in found.rows)
+    assert "use --correction sequence" in " ".join(str(found).split())
+    assert not any("looked" in row.doubts for row in compare(*sides(before, after)).rows)
+    with pytest.raises(ValueError, match="takes no deviation of boots"):
+        compare(*sides(before, after), boot_sd="0.4%")
+
+
+def test_too_few_pairs_say_so():
+    found = compare(*sides(*tables(3)), correction="sequence")
+    assert "too few pairs for an interval of the confidence sequence" in " ".join(
+        str(found).split()
+    )
 
 
 def alternating(pairs, boot_id="a", configurations=("no", "yes")):

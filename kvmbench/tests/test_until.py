@@ -1,6 +1,7 @@
 """`--until decided` of `measure` and `lab run`: when they end, and the table that they print."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,12 +9,14 @@ import pytest
 
 from kvmbench import results, workloads
 from kvmbench.cli import lab as lab_command
+from kvmbench.comparison.verdicts import compare
 from kvmbench.lab import repeat, run
 from kvmbench.lab.counts import Row
 from kvmbench.lab.kernel import Kernel
 from kvmbench.live import engine
 from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.tests import command
+from kvmbench.units import Side
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -215,6 +218,19 @@ def test_the_counts_of_all_boots_are_one_row(boots):
     assert row.runs == [1, 1] * 3
     assert row.tr_limits == (101, 103)
     assert found[0].seconds == 6
+
+
+def test_a_run_with_both_configurations_is_a_pair():
+    """Each run is slower by 100 than the one before; with a bitmap by 50 than without."""
+    values = [[1000.0 + 100 * n for n in range(6)], [1050.0 + 100 * n for n in range(6)]]
+    rows = tuple(
+        Row("cpuid", bool(number), values={"instructions": own, "ltr": [1.0]}, runs=[1] * 6)
+        for number, own in enumerate(values)
+    )
+    made = run.result_of([replace(counted("a", 1, 1.0), rows=rows)])
+    found = compare(*(Side(name, made, name) for name in made.configurations()))
+    row = next(row for row in found.rows if row.workload == "cpuid")
+    assert (row.units, row.interval) == ((6, 6), (50, 50))
 
 
 def test_ctrl_c_keeps_the_blocks_so_far(boots):

@@ -90,9 +90,21 @@ def test_explain_has_the_components():
     assert "variance" not in document([found]).data
     from kvmbench.report import write
 
-    text = write(explained, "text")
+    text = " ".join(write(explained, "text").split())
     assert "Variance components" in text
     assert "between boots" in text
+    assert "One run per boot" not in text
+    single = [simulated(6, runs=1, seed=seed) for seed in (1, 2)]
+    single = document([compare(*sides(*single))], explain=True)
+    assert single.data["variance"][0]["between_runs"] is None
+    assert "One run per boot: the part of the runs is in that of boots." in " ".join(
+        write(single, "text").split()
+    )
+    lone = document(
+        [compare(*sides(*(simulated(1, runs=4, seed=n) for n in (1, 2))))], explain=True
+    )
+    assert lone.data["variance"][0]["between_boots"] is None
+    assert "One boot per side shows nothing of the boots." in " ".join(write(lone, "text").split())
 
 
 # The size of a plan
