@@ -9,7 +9,8 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kv
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test lint fmt types gate baseline bench check spin lab lab-releases coverage clean
+.PHONY: run test lint fmt types gate baseline bench check spin lab lab-kernel lab-patch
+.PHONY: lab-releases lab-qemu coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -56,8 +57,20 @@ spin:
 lab: $(VENV)/.dev
 	ci/lab
 
+# A small kernel with a switch in its vcpu_put(); about 4 minutes of CPU once.
+lab-kernel: $(VENV)/.dev
+	ci/lab-kernel
+
+# The patch's table and the negative control on that kernel.
+lab-patch: $(VENV)/.dev
+	ci/lab-patch results/lab
+
 lab-releases: $(VENV)/.dev
 	ci/lab-releases
+
+# The counts of another emulator.
+lab-qemu: $(VENV)/.dev
+	ci/lab-qemu
 
 # Line coverage of the .pyx files; minutes, so it is not among the checks.
 coverage:

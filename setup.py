@@ -41,7 +41,11 @@ if TRACE:
     macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
 modules = dict.fromkeys(
-    ("_ports", "_steps", "_core", "scenario._host", "checker.explorer"), False
+    (
+        *("_ports", "_steps", "_core", "scenario._host", "checker.explorer"),
+        *("traces._reader", "traces._history"),
+    ),
+    False,
 )  # whether it is optional
 if sys.platform == "linux" and platform.machine() == "x86_64":
     # Without it everything works but measuring on /dev/kvm, so its failure fails no installation.

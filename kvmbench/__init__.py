@@ -32,75 +32,30 @@ if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.simulation.simulate import simulate
 
-_HOME = {
-    "COUNTERS_DTYPE": "arrays",
-    "Costs": "model",
-    "ExitKind": "model",
-    "FileError": "errors",
-    "IncompatibleError": "errors",
-    "KvmError": "errors",
-    "KvmbenchError": "errors",
-    "LiveError": "errors",
+_HOME = {  # public name: its module
     "Machine": "_core",
-    "OP_DTYPE": "arrays",
-    "Op": "model",
-    "OperationError": "errors",
-    "Policy": "model",
-    "Profile": "model",
-    "Provenance": "model",
-    "ResultError": "errors",
     "Scenario": "scenario.scenario",
-    "Workload": "model",
-    "WrongKernelError": "errors",
     "check": "checker.verdict",
     "compare": "comparison.verdicts",
-    "load": "formats",
-    "load_policies": "catalog",
-    "load_profile": "catalog",
     "load_scenario": "scenario.scenario",
     "measure": "live.engine",
-    "policies": "catalog",
     "port_check": "_ports",
-    "profiles": "catalog",
-    "save": "formats",
     "simulate": "simulation.simulate",
+    **dict.fromkeys(("COUNTERS_DTYPE", "OP_DTYPE"), "arrays"),
+    **dict.fromkeys(("load_policies", "load_profile", "policies", "profiles"), "catalog"),
+    **dict.fromkeys(("FileError", "IncompatibleError", "KvmError", "KvmbenchError"), "errors"),
+    **dict.fromkeys(("LiveError", "OperationError", "ResultError", "WrongKernelError"), "errors"),
+    **dict.fromkeys(("load", "save"), "formats"),
+    **dict.fromkeys(("Costs", "ExitKind", "Op", "Policy", "Profile"), "model"),
+    **dict.fromkeys(("Provenance", "Workload"), "model"),
 }
 
-__all__ = [
-    "COUNTERS_DTYPE",
-    "OP_DTYPE",
-    "Costs",
-    "ExitKind",
-    "FileError",
-    "IncompatibleError",
-    "KvmError",
-    "KvmbenchError",
-    "LiveError",
-    "Machine",
-    "Op",
-    "OperationError",
-    "Policy",
-    "Profile",
-    "Provenance",
-    "ResultError",
-    "Scenario",
-    "Workload",
-    "WrongKernelError",
-    "__version__",
-    "check",
-    "compare",
-    "get_include",
-    "load",
-    "load_policies",
-    "load_profile",
-    "load_scenario",
-    "measure",
-    "policies",
-    "port_check",
-    "profiles",
-    "save",
-    "simulate",
-]
+__all__ = ["COUNTERS_DTYPE", "OP_DTYPE", "Costs", "ExitKind", "FileError", "IncompatibleError"]
+__all__ += ["KvmError", "KvmbenchError", "LiveError", "Machine", "Op", "OperationError", "Policy"]
+__all__ += ["Profile", "Provenance", "ResultError", "Scenario", "Workload", "WrongKernelError"]
+__all__ += ["__version__", "check", "compare", "get_include", "load", "load_policies"]
+__all__ += ["load_profile", "load_scenario", "measure", "policies", "port_check", "profiles"]
+__all__ += ["save", "simulate"]
 
 
 def get_include() -> str:

@@ -1,19 +1,26 @@
 """The command `kvmbench`, also run by `python -m kvmbench`: from here on Ctrl-C is one line."""
 
 import os
-import signal
 import sys
-import warnings
-from types import FrameType
+
+if __name__ == "__main__" and sys.path[0] == os.getcwd():
+    del sys.path[0]  # `python -m` puts the current folder first: its random.py is not Python's
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def run() -> None:
     """Run the command as a process; the console script calls this."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
-    if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
-        warnings.simplefilter("ignore")
     try:
+        import signal
+        import warnings
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+        if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
+            warnings.simplefilter("ignore")
         from kvmbench.cli.main import main
 
         main(prog_name="kvmbench")
@@ -24,7 +31,7 @@ def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
+def _interrupt(_: int, frame: "FrameType | None") -> None:
     """Raise KeyboardInterrupt; before the work, end at once in an import, which may swallow it."""
     progress = sys.modules.get("kvmbench.cli.progress")
     if progress is None or not progress.Progress.working:

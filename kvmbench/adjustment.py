@@ -145,7 +145,10 @@ def moderated(
     for number, chosen in enumerate(sets):
         if chosen.sum() > 1:
             rows = which.ravel() == number
-            middle = np.nan_to_num(median(masked[:, chosen], axis=1))[:, None]
+            cells = masked[:, chosen]
+            if masked is not error:  # rows of other units: an arrangement may know none of them
+                cells[np.all(np.isnan(cells), axis=1)] = 0.0
+            middle = median(cells, axis=1)[:, None]
             weight = np.maximum(freedom[rows], 0)
             found[:, rows] = (weight * error[:, rows] + PRIOR * middle) / (weight + PRIOR)
     return found

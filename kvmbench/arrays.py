@@ -15,21 +15,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from kvmbench.errors import brief, named
 
-__all__ = [
-    "COUNTERS",
-    "COUNTERS_DTYPE",
-    "OP_DTYPE",
-    "check_state",
-    "cycles_array",
-    "integer",
-    "integers",
-    "named",
-    "operations",
-    "pairs",
-    "read_only",
-    "record_dtype",
-    "wrong_width",
-]
+__all__ = ["COUNTERS", "COUNTERS_DTYPE", "OP_DTYPE", "check_state", "cycles_array", "integer"]
+__all__ += ["integers", "named", "operations", "pairs", "read_only", "record_dtype", "wrong_width"]
 
 OP_DTYPE = np.dtype(
     [("code", "u1"), ("arg", "u1"), ("cpu", "u2"), ("a", "i4"), ("b", "i4"), ("c", "i4")]
@@ -49,13 +36,9 @@ COUNTERS_DTYPE = np.dtype([(name, "u8") for name in COUNTERS])
 
 def record_dtype(columns: Mapping[str, tuple[str, int]], itemsize: int) -> np.dtype[np.void]:
     """Return the dtype of C records of `itemsize` bytes from {field: (format, offset)}."""
+    formats, offsets = zip(*columns.values(), strict=True)
     return np.dtype(
-        {
-            "names": list(columns),
-            "formats": [kind for kind, _ in columns.values()],
-            "offsets": [offset for _, offset in columns.values()],
-            "itemsize": itemsize,
-        }
+        {"names": [*columns], "formats": formats, "offsets": offsets, "itemsize": itemsize}
     )
 
 

@@ -67,13 +67,10 @@ def result(figures: Mapping[str, Figure]) -> Result:
 
 def _series(name: str, figure: Figure) -> Series:
     return Series(
-        workload=name,
-        kind="exact",
-        values=list(figure.cycles),
-        policy=figure.policy,
+        workload=name, kind="exact", values=list(figure.cycles), policy=figure.policy,
         reloads=None if figure.reloads is None else _each(figure.reloads),
         counts={name: _each(spent) for name, spent in figure.segments.items() if any(spent)},
-    )
+    )  # fmt: skip
 
 
 def _each(counts: Sequence[int]) -> Number:

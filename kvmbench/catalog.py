@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
+from glob import escape
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,23 +20,12 @@ from sys import float_info
 from types import MappingProxyType
 from typing import TypeVar
 
-from kvmbench.errors import brief, unknown_name
+from kvmbench.errors import brief, cut, listed, named, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
-__all__ = [
-    "Published",
-    "PublishedRow",
-    "find_policy",
-    "find_profile",
-    "load_policies",
-    "load_profile",
-    "load_published",
-    "policies",
-    "profiles",
-    "published",
-]
-
+__all__ = ["Published", "PublishedRow", "built_in", "find_policy", "find_profile", "load_policies"]
+__all__ += ["load_profile", "load_published", "policies", "profile_toml", "profiles", "published"]
 
 T = TypeVar("T")
 
@@ -50,13 +40,13 @@ def policies() -> Mapping[str, Policy]:
 @cache
 def profiles() -> Mapping[str, Profile]:
     """Return the built-in profiles by name."""
-    return _built_in("profiles", _profile)
+    return built_in("profiles", _profile)
 
 
 @cache
 def published() -> Mapping[str, Published]:
     """Return the published tables by name."""
-    return _built_in("published", _published)
+    return built_in("published", _published)
 
 
 def find_policy(given: str | Path | Policy) -> Policy:
@@ -77,19 +67,16 @@ def find_profile(given: str | Path | Profile) -> Profile:
 
 def _find(
     what: str, given: object, kind: type[T],
-    built_in: Callable[[], Mapping[str, T]], load: Callable[[str | Path], T],
+    known: Callable[[], Mapping[str, T]], load: Callable[[str | Path], T],
 ) -> T:  # fmt: skip
-    if isinstance(given, kind):
-        return given
-    if isinstance(given, Path):
+    if isinstance(given, Path) or (
+        isinstance(given, str) and (os.sep in given or given.endswith(".toml"))
+    ):
         return load(given)
-    if not isinstance(given, str):
-        raise TypeError(f"{what} is {given!r}, not a {kind.__name__}, a built-in name or a path")
-    if os.sep in given or given.endswith(".toml"):
-        return load(given)
-    if given not in built_in():
-        raise ValueError(unknown_name(what, given, built_in()))
-    return built_in()[given]
+    if not isinstance(given, (kind, str)):
+        words = f"not a {kind.__name__}, a built-in name or a path"
+        raise TypeError(f"{what} is {brief(given)}, {words}")
+    return named(what, given, kind, known)
 
 
 def _only_policy(path: str | Path) -> Policy:
@@ -97,8 +84,8 @@ def _only_policy(path: str | Path) -> Policy:
     first, *others = found
     if others:
         raise ValueError(
-            f"{path} has {len(found)} policies ({', '.join(found)}): choose one, such as "
-            f"load_policies({str(path)!r})[{first!r}]"
+            f"{path} has {len(found)} policies ({listed(found)}): choose one, such as "
+            f"load_policies({str(path)!r})[{brief(first)}]"
         )
     return found[first]
 
@@ -120,6 +107,32 @@ def load_profile(path: str | Path) -> Profile:
     Raises FileError; OSError where the file cannot be read.
     """
     return _profile(Source(Path(path)))
+
+
+def profile_toml(profile: Profile) -> str:
+    """Return a profile as the TOML that `load_profile` reads, every figure with its origin."""
+    lines = [f"name = {_quoted(profile.name)}"]
+    lines += [f"about = {_quoted(profile.about)}"] if profile.about else []
+    lines += [f"tsc_hz = {profile.tsc_hz}"] if profile.tsc_hz else []
+    lines += ["", "[costs]"]
+    lines += [f"{name} = {getattr(profile.costs, name)}" for name in _COSTS]
+    for kind in profile.kinds:
+        lines += ["", f"[kinds.{_quoted(kind.name)}]"]
+        lines += [f"{name} = {json.dumps(getattr(kind, name))}" for name in _KIND]
+    same: dict[Provenance, list[str]] = {}
+    for figure, origin in profile.provenance.items():
+        same.setdefault(origin, []).append(escape(figure))  # a figure is a pattern there
+    for origin, figures in same.items():
+        lines += ["", "[[provenance]]"]
+        lines += ["figures = [", *(f"    {_quoted(figure)}," for figure in figures), "]"]
+        lines += [f"basis = {_quoted(origin.basis)}", f"source = {_quoted(origin.source)}"]
+        lines += [f"interval = {list(origin.interval)}"] if origin.interval else []
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML basic string: JSON's escapes are TOML's, and JSON leaves DEL as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load_published(path: str | Path, data: bytes | None = None) -> Published:
@@ -158,6 +171,7 @@ class Published:
     rows: tuple[PublishedRow, ...]
     policies: Mapping[str, str]  # configuration -> the policy it stands for; may be empty
     order: str = ""  # of the rows' `values` in time: "kept", "lost" or "" without values
+    basis: str = "published"  # or "measured"
 
     def value(self, name: str, configuration: str) -> float | None:
         """Return the figure of a row, in `unit`; None where the table has none."""
@@ -180,24 +194,22 @@ def _policy(source: Source, name: str) -> Policy:
         keys, inner = [*keys, tables[0]], inner[tables[0]]
     if len(keys) > 1:
         quoted = json.dumps(".".join(keys), ensure_ascii=False)
-        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{quoted}]")
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{cut(quoted, 100)}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)
-
-
-def _base(source: Source, name: str) -> Profile:
-    known = {path.name[:-5]: path for path in _data("profiles")}
-    if name not in known:
-        raise source.error(("extends",), unknown_name("built-in profile", name, known))
-    return _profile(Source(known[name]))
 
 
 def _profile(source: Source) -> Profile:
     optional = {"extends": str, "about": str, "tsc_hz": object}
     optional |= {"costs": dict, "kinds": dict, "provenance": list}
     top = source.table((), {"name": str}, optional)
-    base = _base(source, top["extends"]) if "extends" in top else None
+    base = None
+    if "extends" in top:
+        known = _data("profiles")
+        if (name := top["extends"]) not in known:
+            raise source.error(("extends",), unknown_name("built-in profile", name, known))
+        base = _profile(Source(known[name]))
     # Costs and ExitKind check the figures, and name the figure, its value and its range.
     any_cost = dict.fromkeys(_COSTS, object)
     stated = source.table(("costs",), {}, any_cost) if "costs" in top else {}
@@ -208,24 +220,27 @@ def _profile(source: Source) -> Profile:
         costs = replace(base.costs, **stated) if base else Costs(**stated)
     kinds = {kind.name: kind for kind in base.kinds} if base else {}
     for name in top.get("kinds", {}):
-        known = kinds.get(name)
-        required = {} if known else {"cycles": object}
+        old = kinds.get(name)
+        required = {} if old else {"cycles": object}
         table = source.table(("kinds", name), required, dict.fromkeys(_KIND, object))
         with declared(source, ("kinds", name), _DECLARED, f"kinds.{name}."):
-            kinds[name] = replace(known, **table) if known else ExitKind(name, **table)
+            kinds[name] = replace(old, **table) if old else ExitKind(name, **table)
     hz = top.get("tsc_hz", base.tsc_hz if base else None)
     with declared(source, (), _DECLARED):
         bare = Profile(top["name"], costs, tuple(kinds.values()), hz)
     figures = bare.figures()
     # A figure that the file changes loses the origin that the base gave it.
-    old = base.figures() if base else {}
-    given = base.provenance if base else {}
-    origins = {name: given[name] for name in given if figures.get(name) == old[name]}
+    before, given = (base.figures(), base.provenance) if base else ({}, {})
+    origins = {name: given[name] for name in given if figures.get(name) == before[name]}
     for number in range(1, len(top.get("provenance", [])) + 1):
         keys = ("provenance", number)
-        entry = source.table(keys, {"figures": list, "basis": str, "source": str}, {})
+        needed: Schema = {"figures": list, "basis": str, "source": str}
+        entry = source.table(keys, needed, {"interval": list})
+        interval = entry.get("interval")
         try:
-            origin = Provenance(entry["basis"], entry["source"])
+            origin = Provenance(
+                entry["basis"], entry["source"], interval if interval is None else tuple(interval)
+            )
         except ValueError as error:
             raise source.error(keys, str(error)) from None
         for pattern in source.strings((*keys, "figures"), entry["figures"]):
@@ -265,11 +280,11 @@ def _published(source: Source) -> Published:
     return Published(**stated)
 
 
-def _data(folder: str) -> list[Traversable]:
+def _data(folder: str) -> dict[str, Traversable]:
     found = files("kvmbench").joinpath("data", folder).iterdir()
-    return sorted((f for f in found if f.name.endswith(".toml")), key=lambda f: f.name[:-5])
+    return dict(sorted((f.name[:-5], f) for f in found if f.name.endswith(".toml")))
 
 
-def _built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:
+def built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:
     """Return the things of a folder of package data by name; a file is named as the thing."""
-    return MappingProxyType({path.name[:-5]: make(Source(path)) for path in _data(folder)})
+    return MappingProxyType({name: make(Source(file)) for name, file in _data(folder).items()})

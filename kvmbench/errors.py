@@ -34,6 +34,8 @@ __all__ = [
     "ResultError",
     "WrongKernelError",
     "brief",
+    "cut",
+    "listed",
     "named",
     "unknown_name",
 ]
@@ -91,9 +93,12 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """Return the message for a name that is not among `known`, with the nearest one."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    hint = f"did you mean {brief(near[0])}?" if near else f"known: {listed(names)}"
     return f"unknown {what} {brief(name)}; {hint}"
 
+
+LOG10_2 = 0.30102999566398120
+QUOTED, LISTED = 160, 240  # characters of a value, and of a list of names, in a message
 
 _brief = reprlib.Repr()
 _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 60, 60, 40
@@ -102,9 +107,30 @@ _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 60, 60, 
 def brief(value: object) -> str:
     """Return `repr(value)` for a message: of a long or deeply nested value, a part."""
     try:
-        return _brief.repr(value)
+        return cut(_brief.repr(value), QUOTED)
     except ValueError:  # an integer of more digits than Python writes
-        return f"a {type(value).__name__}"
+        return _of_digits(value) if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def _of_digits(value: int) -> str:
+    return f"an integer of about {int((value.bit_length() - 1) * LOG10_2) + 1:,} digits"
+
+
+def cut(words: str, most: int = 60) -> str:
+    """Return text for a message: of one longer than `most` characters, the beginning and end."""
+    half = (most - 3) // 2
+    return words if len(words) <= most else f"{words[:half]}...{words[-half:]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message, separated by commas; of many, the first ones."""
+    names = list(names)
+    shown: list[str] = []
+    for name in names:
+        if sum(map(len, shown)) + min(len(name), 60) > LISTED - 2 * len(shown):
+            return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
+        shown.append(cut(name))
+    return ", ".join(shown) or "none"
 
 
 def named(what: str, value: object, kind: type[T], built_in: Callable[[], Mapping[str, T]]) -> T:

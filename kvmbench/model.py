@@ -13,7 +13,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from kvmbench.errors import brief, unknown_name
+from kvmbench.errors import brief, cut, unknown_name
 
 __all__ = [
     "BASES",
@@ -25,6 +25,7 @@ __all__ = [
     "ExitKind",
     "GuestProgram",
     "Op",
+    "Operation",
     "Policy",
     "Profile",
     "Provenance",
@@ -49,6 +50,28 @@ class Op(IntEnum):
     ADVANCE = 5  # a = cycles
 
 
+class Operation(NamedTuple):
+    """One operation, without its CPU; `Op` has the meaning of `a`, `b` and `arg` per code."""
+
+    op: Op
+    a: int = 0
+    b: int = 0
+    arg: int = 0
+
+    def __str__(self) -> str:
+        """Return the operation in words: `SWITCH 1`, `IOPERM 0x3bc 3 on`, `IO 0x378 1`."""
+        words: dict[Op, tuple[object, ...]] = {
+            Op.IOPERM: (f"{self.a:#x}", self.b, "on" if self.arg else "off"),
+            Op.IO: (f"{self.a:#x}", self.arg),
+            Op.TASK_EXIT: (),
+        }
+        return " ".join(map(str, (self.op.name, *words.get(self.op, (self.a,)))))
+
+    def row(self, cpu: int = 0) -> tuple[int, int, int, int, int, int]:
+        """Return the operation as a row of OP_DTYPE."""
+        return self.op, self.arg, cpu, self.a, self.b, 0
+
+
 def _set_int(record: object, field_name: str, what: str, low: int, high: int) -> None:
     """Make a field of a frozen record a checked int; numpy's integers are integers too."""
     value = getattr(record, field_name)
@@ -56,7 +79,7 @@ def _set_int(record: object, field_name: str, what: str, low: int, high: int) ->
         raise TypeError(f"{what} is {brief(value)}, not an integer")
     value = operator.index(value)
     if not low <= value <= high:
-        raise ValueError(f"{what} is {value}, not in {low} to {high}")
+        raise ValueError(f"{what} is {brief(value)}, not in {low} to {high}")
     object.__setattr__(record, field_name, value)
 
 
@@ -116,12 +139,16 @@ class ExitKind:
     def __post_init__(self) -> None:
         _check_name("exit kind", self.name)
         for what in ("cycles", "user_cycles", "overlap"):
-            _set_int(self, what, f"kinds.{self.name}.{what}", 0, COST_MAX)
+            _set_int(self, what, f"kinds.{cut(self.name)}.{what}", 0, COST_MAX)
         for what, value in (("exits", self.exits), ("user", self.user)):
             if not isinstance(value, bool):
-                raise TypeError(f"kinds.{self.name}.{what} is {brief(value)}, not true or false")
+                raise TypeError(
+                    f"kinds.{cut(self.name)}.{what} is {brief(value)}, not true or false"
+                )
         if self.user and not self.exits:
-            raise ValueError(f"kinds.{self.name}: user needs exits: a VM exit leads to userspace")
+            raise ValueError(
+                f"kinds.{cut(self.name)}: user needs exits: a VM exit leads to userspace"
+            )
 
 
 BASES = ("published", "measured", "fitted", "assumed")
@@ -129,16 +156,29 @@ BASES = ("published", "measured", "fitted", "assumed")
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where one figure comes from: its basis (one of `BASES`) and its source, in words."""
+    """Where one figure comes from: its basis (one of `BASES`) and its source, in words.
+
+    `interval` has the ends of a measured figure's 95 % interval, in cycles, where it is known.
+    Raises ValueError for another basis, an empty source and an interval that is not two ascending
+    integers from 0 on.
+    """
 
     basis: str
     source: str
+    interval: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
             raise ValueError(unknown_name("basis", self.basis, BASES))
         if not isinstance(self.source, str) or not self.source.strip():
             raise ValueError("source is empty: name the origin of the figure")
+        if self.interval is not None:
+            ends = tuple(self.interval)
+            whole = all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
+            if len(ends) != 2 or not whole or not 0 <= ends[0] <= ends[1] <= COST_MAX:
+                words = f"interval is {brief(self.interval)}, not two ascending integers from 0 on"
+                raise ValueError(words)
+            object.__setattr__(self, "interval", ends)
 
 
 KINDS_MAX = 2**16
@@ -177,7 +217,7 @@ class Profile:
                 raise TypeError(f"kinds holds {brief(kind)}, not an ExitKind")
         names = Counter(kind.name for kind in self.kinds)
         if len(names) != len(self.kinds):
-            raise ValueError(f"kinds: two are named {names.most_common(1)[0][0]!r}")
+            raise ValueError(f"kinds: two are named {brief(names.most_common(1)[0][0])}")
         if self.tsc_hz is not None:
             _set_int(self, "tsc_hz", "tsc_hz", 1, 10**12)
         figures = self.figures()
@@ -185,7 +225,7 @@ class Profile:
             if figure not in figures:
                 raise ValueError(unknown_name("figure in provenance:", figure, figures))
             if not isinstance(origin, Provenance):
-                raise TypeError(f"provenance of {figure} is {origin!r}, not a Provenance")
+                raise TypeError(f"provenance of {figure} is {brief(origin)}, not a Provenance")
 
     def __reduce__(self) -> tuple[Any, ...]:  # a MappingProxyType does not pickle
         values = (self.name, self.costs, self.kinds, self.tsc_hz, dict(self.provenance), self.about)
@@ -288,10 +328,12 @@ class Step(NamedTuple):
     def parse(cls, text: object, hook: str) -> Step:
         """Parse `STEP if COND and not COND`; raises ValueError with the word that is wrong."""
         if not isinstance(text, str):
-            raise TypeError(f"{hook}: {text!r} is not a step such as 'reload if tif'")
+            raise TypeError(f"{hook}: {brief(text)} is not a step such as 'reload if tif'")
         words = text.split()
         if len(words) > 1 and words[1] != "if":
-            raise ValueError(f"{hook}: {text!r}: expected 'if' after the step, found {words[1]!r}")
+            raise ValueError(
+                f"{hook}: {brief(text)}: expected 'if' after the step, found {brief(words[1])}"
+            )
         action = words[0] if words else ""
         _check_word("step", action, STEPS, hook, text)
         when = []
@@ -326,10 +368,10 @@ def _check_word(
     what: str, word: str, table: Mapping[str, frozenset[str]], hook: str, text: str
 ) -> None:
     if word not in table:
-        raise ValueError(f"{hook}: {text!r}: {unknown_name(what, word, table)}")
+        raise ValueError(f"{hook}: {brief(text)}: {unknown_name(what, word, table)}")
     if hook not in table[word]:
         places = ", ".join(sorted(table[word]))
-        raise ValueError(f"{hook}: {text!r}: {what} {word!r} makes sense in {places} only")
+        raise ValueError(f"{hook}: {brief(text)}: {what} {word!r} makes sense in {places} only")
 
 
 Entries = tuple[str | tuple[str, ...], ...]
@@ -363,7 +405,7 @@ class Policy:
         for hook in HOOKS:
             entries = getattr(self, hook)
             if isinstance(entries, str) or not isinstance(entries, Sequence):
-                raise TypeError(f"{hook} is {entries!r}, not a list of steps")
+                raise TypeError(f"{hook} is {brief(entries)}, not a list of steps")
             frozen = tuple(e if isinstance(e, str) else _region(hook, e) for e in entries)
             object.__setattr__(self, hook, frozen)
             if len(self.steps(hook)) > HOOK_STEPS_MAX:
@@ -383,7 +425,7 @@ class Policy:
 
 def _region(hook: str, entry: object) -> tuple[str, ...]:
     if not isinstance(entry, Sequence) or not all(isinstance(text, str) for text in entry):
-        raise TypeError(f"{hook}: {entry!r} is neither a step nor a list of steps")
+        raise TypeError(f"{hook}: {brief(entry)} is neither a step nor a list of steps")
     return tuple(entry)
 
 
@@ -410,11 +452,19 @@ class Workload:
     - `needs`: names of `kvmbench.live.machine.NEEDS`, without which the workload is skipped.
     - `waits_for_interrupt`: each iteration takes an interrupt; kvmbench marks a row whose
       iterations did not all take one.
+    - `native`: no iteration leaves the guest on a CPU that executes CPL 0 itself; kvmbench marks a
+      row that left, whose figure is the price of something else.
     - `faults`: pairs of an exception, such as "#UD", and a sentence that explains it here.
     - `vmexit_rows`: the names of its row in the output of kvm-unit-tests' x86/vmexit.
 
+    `userspace` are the operations that tasks do outside the guest after the exits of an iteration,
+    from the vCPU's thread, task 0, back to it: SWITCH, IOPERM and IO. `others` has an entry for
+    each task from 1 on: the first port and the number of ports that it holds, or None. Measured,
+    the guest's iteration returns to userspace once.
+
     Raises TypeError or ValueError for a name that is no string, is empty, is not printable or has
-    a space, for `exits` that are no sequence of names, and for a `guest` that is no program.
+    a space, for `exits` that are no sequence of names, for a `guest` that is no program, and for
+    an operation of `userspace` that is impossible there.
     """
 
     name: str
@@ -425,17 +475,31 @@ class Workload:
     waits_for_interrupt: bool = False
     faults: tuple[tuple[str, str], ...] = ()
     vmexit_rows: tuple[str, ...] = ()
+    native: bool = False
+    userspace: tuple[Operation, ...] = ()
+    others: tuple[tuple[int, int] | None, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.exits, str) or not isinstance(self.exits, Iterable):
-            raise TypeError(f"exits of {self.name!r} is {brief(self.exits)}, not a tuple of names")
+            raise TypeError(
+                f"exits of {brief(self.name)} is {brief(self.exits)}, not a tuple of names"
+            )
         object.__setattr__(self, "exits", tuple(self.exits) or (self.name,))
         for name in (self.name, *self.exits):
             if not isinstance(name, str):
                 raise TypeError(f"{brief(name)} is not the name of a workload or an exit kind")
             if not name or not name.isprintable():
-                raise ValueError(f"name {name!r} is empty or not printable")
+                raise ValueError(f"name {brief(name)} is empty or not printable")
         if " " in self.name:
-            raise ValueError(f"name {self.name!r} has a space in it")
+            raise ValueError(f"name {brief(self.name)} has a space in it")
         if not (self.guest is None or isinstance(self.guest, str) or hasattr(self.guest, "cpl")):
-            raise TypeError(f"guest of {self.name!r} is {brief(self.guest)}, not a Program")
+            raise TypeError(f"guest of {brief(self.name)} is {brief(self.guest)}, not a Program")
+        object.__setattr__(self, "userspace", tuple(Operation(*one) for one in self.userspace))
+        object.__setattr__(self, "others", tuple(self.others))
+        task = 0
+        for one in self.userspace:
+            task = one.a if one.op == Op.SWITCH else task
+            if one.op not in (Op.SWITCH, Op.IOPERM, Op.IO) or not 0 <= task <= len(self.others):
+                raise ValueError(f"userspace of {self.name!r}: {one} is impossible there")
+        if task:
+            raise ValueError(f"userspace of {self.name!r} ends with task {task}, not with SWITCH 0")

@@ -22,7 +22,7 @@ from kvmbench.stats import CONFIDENCE, POWER, Array
 
 __all__ = ["MARGIN", "Correction", "detectable", "units_for_shift", "units_within"]
 
-Correction = Literal["max-t", "holm", "welch-holm"]
+Correction = Literal["max-t", "holm", "welch-holm", "sequence"]
 
 MARGIN = 0.005  # of before, where none is asked for; one quantum where that is more
 TABLES = 480  # simulated, of up to eight rows; of more rows fewer
@@ -232,7 +232,7 @@ def _by_means(spreads: Array, n: int, m: int, paired: bool, level: float, known:
     errors = [part.var(axis=2, ddof=1) / part.shape[2] for part in parts]
     variance = np.maximum(sum(errors) + known**2, 1e-300)
     weight = sum(
-        (error / variance) ** 2 / (part.shape[2] - 1)
+        (error / np.where(variance > 0, variance, 1.0)) ** 2 / (part.shape[2] - 1)
         for error, part in zip(errors, parts, strict=True)
     )
     grid = np.geomspace(0.5, 1e9, 200)

@@ -46,17 +46,15 @@ FIGURE = "kvmbench_figure"  # attribute of a test's report, which pytest-xdist c
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kvmbench", "simulated cycles (kvmbench)")
     group.addoption(
-        "--cycles-baseline",
-        metavar="FILE",
+        "--cycles-baseline", metavar="FILE",
         help="Fail where a cycle_benchmark figure is not that of FILE, or a test is missing on "
         "either side. Empty: no gate. Default: the ini value cycles_baseline.",
-    )
+    )  # fmt: skip
     group.addoption(
-        "--cycles-update",
-        action="store_true",
+        "--cycles-update", action="store_true",
         help="Write the baseline instead; refused where a test failed or a test of the old "
         "baseline was not run.",
-    )
+    )  # fmt: skip
     parser.addini("cycles_baseline", "FILE of --cycles-baseline, relative to the ini file.")
 
 
@@ -324,9 +322,8 @@ class Gate:
     """Compares the session's figures with the baseline, or writes it; fails the session."""
 
     def __init__(self, config: pytest.Config, path: Path, update: bool) -> None:
-        self.path = path
+        self.path, self.update = path, update
         self.shown = os.path.relpath(path, config.invocation_params.dir)
-        self.update = update
         self.old: Result | None = None
         self.figures: dict[str, Figure] = {}
         self.outcomes: dict[str, str] = {}  # test -> its outcome
@@ -345,9 +342,8 @@ class Gate:
             self.old = read_baseline(self.path)
         except FileNotFoundError:
             if not self.update:
-                raise pytest.UsageError(
-                    f"{self.shown}: no such baseline; --cycles-update writes it"
-                ) from None
+                words = f"{self.shown}: no such baseline; --cycles-update writes it"
+                raise pytest.UsageError(words) from None
         except OSError as error:
             raise pytest.UsageError(f"{self.shown}: {error.strerror or error}") from None
         except ResultError as error:
@@ -393,6 +389,7 @@ class Gate:
 
     def _compare(self) -> None:
         from kvmbench.baseline import difference, result, rows
+        from kvmbench.report.figures import plural
 
         assert self.old is not None
         old, new = rows(self.old), rows(result(self.figures))
@@ -406,19 +403,18 @@ class Gate:
         self._say_version()
         left_out = sum(name not in new and name not in self.outcomes for name in old)
         if left_out:
-            self.lines.append(
-                f"{left_out} of the baseline's {_tests(len(old))} not run: the gate is for whole "
-                "runs; --cycles-baseline= switches it off"
-            )
+            part = f"{left_out} of the baseline's {plural(len(old), 'test')} not run"
+            off = "the gate is for whole runs; --cycles-baseline= switches it off"
+            self.lines.append(f"{part}: {off}")
         elif not self.failed:
-            self.lines.append(f"{_tests(len(new))}, every figure as in the baseline")
+            self.lines.append(f"{plural(len(new), 'test')}, every figure as in the baseline")
 
     def _write(self, passed: bool) -> None:
         from kvmbench.baseline import difference, result, rows, write_baseline
+        from kvmbench.report.figures import plural
 
-        old = rows(self.old) if self.old is not None else {}
         made = result(self.figures)
-        new = rows(made)
+        old, new = rows(self.old) if self.old else {}, rows(made)
         if not passed or not new:
             reason = "no test took a figure" if passed else "tests failed"
             self._fail(f"baseline not written: {reason}")
@@ -436,13 +432,12 @@ class Gate:
         except (OSError, ValueError) as error:  # a test's id may be no UTF-8
             self._fail(f"baseline not written: {getattr(error, 'strerror', None) or error}")
             return
-        for name in new:
-            if name not in old:
-                self.lines.append(f"CYCLES {name}: new")
-            elif text := difference(old[name], new[name]):
+        for name, row in new.items():
+            if text := difference(old[name], row) if name in old else "new":
                 self.lines.append(f"CYCLES {name}: {text}")
         self._say_version()
-        self.lines.append(f"{_tests(len(new))}, baseline {'written' if changed else 'unchanged'}")
+        done = "written" if changed else "unchanged"
+        self.lines.append(f"{plural(len(new), 'test')}, baseline {done}")
 
     def _missing(self, name: str) -> str:
         """Return the reason that a test has no figure."""
@@ -450,14 +445,8 @@ class Gate:
         return "ran without cycle_benchmark" if found == "passed" else found
 
     def _say_version(self) -> None:
-        if self.old is None:
-            return
-        old = {run.model_version for _, run in self.old.runs()}
+        old = {run.model_version for _, run in self.old.runs()} if self.old else set()
         new = {figure.model_version for figure in self.figures.values()}
-        if new and old != new:
+        if old and new and old != new:
             was, now = (", ".join(sorted(map(str, found))) for found in (old, new))
             self.lines.append(f"CYCLES the model's version: {was} -> {now}")
-
-
-def _tests(count: int) -> str:
-    return f"{count} test" if count == 1 else f"{count} tests"

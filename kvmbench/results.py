@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from sys import float_info
@@ -22,25 +22,13 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from kvmbench.atomic import locked, memory_left, read_bounded, replace_file
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report import Document, Reported
+from kvmbench.report.figures import plural
 
-__all__ = [
-    *(
-        "SCHEMA",
-        "SCHEMAS",
-        "Block",
-        "Boot",
-        "Host",
-        "Result",
-        "Run",
-        "Series",
-        "append",
-        "builtins",
-    ),
-    *("check", "check_growth", "decode", "decode_json", "encode", "is_measured", "json_schema"),
-    *("merge", "read", "read_bytes", "utf8", "write"),
-]
+__all__ = ["SCHEMA", "SCHEMAS", "Block", "Boot", "Host", "Result", "Run", "Series", "Stopping"]
+__all__ += ["append", "builtins", "check", "check_growth", "decode", "decode_json", "encode"]
+__all__ += ["is_measured", "json_schema", "merge", "read", "read_bytes", "utf8", "write"]
 
 FAMILY, VERSION = "kvmbench.result", 1
 SCHEMA = f"{FAMILY}/{VERSION}"
@@ -59,13 +47,16 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
-           b"PK\x03\x04": "zip"}  # fmt: skip
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+}  # fmt: skip
 
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
 Block = Annotated[int, Meta(ge=0, le=2**62)]
+Stopping = Literal["size", "decided"]
 
 
 class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -103,8 +94,12 @@ class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One fresh process and its figures."""
+    """One fresh process and its figures.
 
+    `block` pairs it with the run of another configuration next to it, in the same boot.
+    """
+
+    block: Block | None = None
     time: str | None = None  # ISO 8601, when it began
     engine: str | None = None  # sim, kvm, or the program that printed it
     command: list[str] = field(default_factory=list)
@@ -120,6 +115,7 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     id: str = ""  # /proc/sys/kernel/random/boot_id
     block: Block | None = None
+    labels: dict[Name, str] = field(default_factory=dict)  # host, commit, commit_time, the user's
     host: Host = field(default_factory=Host)
     runs: Annotated[list[Run], Meta(min_length=1)]
 
@@ -127,13 +123,18 @@ class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 class Result(
     Struct, Reported, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """A file. `order` says whether boots, runs and values are in the order of time."""
+    """A file. `order` says whether boots, runs and values are in the order of time.
+
+    `stopping` is the rule that ended the measurement: a size chosen before, or a look after each
+    unit until the rows were decided, which `compare` must allow for.
+    """
 
     schema: str = field(default=SCHEMA)
     name: str = ""
     tool: str = ""  # the program that wrote it: "kvmbench 0.1.0"
     source: str = ""  # URL or file that the figures come from
     order: Literal["time", "lost"] = "time"
+    stopping: Stopping = "size"
     notes: list[str] = field(default_factory=list)
     boots: Annotated[list[Boot], Meta(min_length=1)]
     # The table that a command printed, for readers of its JSON; kvmbench makes it again.
@@ -142,10 +143,8 @@ class Result(
     def __repr__(self) -> str:
         rows = len({(series.workload, series.configuration) for _, _, series in self.series()})
         name = f" {self.name}" if self.name else ""
-        return (
-            f"<Result{name}: {_number(rows, 'row')}, {_number(len(list(self.runs())), 'run')} in "
-            f"{_number(len(self.boots), 'boot')}>"
-        )
+        counts = f"{plural(rows, 'row')}, {plural(len(list(self.runs())), 'run')}"
+        return f"<Result{name}: {counts} in {plural(len(self.boots), 'boot')}>"
 
     def document(self, label: str = "") -> Document:
         """Return the document that `kvmbench show` prints; `label` is for a result without a name.
@@ -159,15 +158,11 @@ class Result(
 
     def runs(self) -> Iterator[tuple[Boot, Run]]:
         """Yield every run with its boot, in order."""
-        for boot in self.boots:
-            for run in boot.runs:
-                yield boot, run
+        yield from ((boot, run) for boot in self.boots for run in boot.runs)
 
     def series(self) -> Iterator[tuple[Boot, Run, Series]]:
         """Yield every series with its boot and run, in order."""
-        for boot, run in self.runs():
-            for series in run.series:
-                yield boot, run, series
+        yield from ((boot, run, series) for boot, run in self.runs() for series in run.series)
 
     def configurations(self) -> list[str]:
         """Return the names of the configurations, in the order of their first use."""
@@ -178,16 +173,11 @@ class Result(
         return list(dict.fromkeys(series.workload for _, _, series in self.series()))
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 class _Head(Struct):
     schema: Any = None
 
 
 _decoder = msgspec.json.Decoder(Result)
-_head_decoder = msgspec.json.Decoder(_Head)
 
 
 def decode(data: bytes, name: str) -> Result:
@@ -198,7 +188,7 @@ def decode(data: bytes, name: str) -> Result:
     """
     data = utf8(data, name)
     try:
-        schema = _head_decoder.decode(data).schema
+        schema = msgspec.json.decode(data, type=_Head).schema
     except msgspec.ValidationError:
         schema = None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -221,9 +211,11 @@ def decode_json(decoder: msgspec.json.Decoder[T], data: bytes, name: str) -> T:
     try:
         return decoder.decode(data)
     except MemoryError:
-        raise _too_large(name) from None
-    except msgspec.ValidationError as error:
-        raise ResultError(f"{name}: {_placed(error)}") from None
+        raise ResultError(f"{name}: larger than this machine's memory allows") from None
+    except msgspec.ValidationError as error:  # "what - at `$.place`"
+        what, _, place = str(error).partition(" - at `")
+        parts = (name, cut(place.rstrip("`"), 100), cut(what, 200))
+        raise ResultError(": ".join(filter(None, parts))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(f"{name}: {_not_json(data, error)}") from None
 
@@ -240,9 +232,13 @@ def encode(result: Result) -> bytes:
     except (TypeError, ValueError) as error:  # a string from outside that is no Unicode
         raise ResultError(f"{name}: {error}") from None
     decode(encoded, name)
+
+    def one_line(found: re.Match[bytes]) -> bytes:
+        return b"[" + re.sub(rb",\s+", b", ", found[1]) + b"]"
+
     text = msgspec.json.format(encoded, indent=1)
     # A line break is in no JSON string, so this meets arrays of numbers only.
-    return re.sub(rb"\[\n\s+([-+.\deE]+(?:,\s+[-+.\deE]+)*)\n\s*\]", _one_line, text) + b"\n"
+    return re.sub(rb"\[\n\s+([-+.\deE]+(?:,\s+[-+.\deE]+)*)\n\s*\]", one_line, text) + b"\n"
 
 
 def builtins(result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -253,10 +249,6 @@ def builtins(result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
     encode(result)
     content: dict[str, Any] = msgspec.to_builtins(result)
     return {"schema": SCHEMA} | content | {"rows": rows}
-
-
-def _one_line(found: re.Match[bytes]) -> bytes:
-    return b"[" + re.sub(rb",\s+", b", ", found[1]) + b"]"
 
 
 def utf8(data: bytes, name: str) -> bytes:
@@ -327,20 +319,41 @@ def append(path: str | Path, result: Result) -> None:
 def merge(old: Result, new: Result) -> Result:
     """Return `old` with the runs of `new` after its own; runs of one boot stay together.
 
+    Pairs of runs stay apart: those of `new` get the next numbers of their boot.
+
     Raises ResultError where the two do not agree on a series' unit, kind or direction.
     """
     boots = list(old.boots)
-    for boot in new.boots:
+    for boot in _other_pairs(old.boots, new.boots):
         last = boots[-1]
-        if boot.id and (last.id, last.block, last.host) == (boot.id, boot.block, boot.host):
+        if boot.id and all(
+            getattr(last, what) == getattr(boot, what) for what in ("id", "block", "labels", "host")
+        ):
             boots[-1] = msgspec.structs.replace(last, runs=[*last.runs, *boot.runs])
         else:
             boots.append(boot)
     order: Literal["time", "lost"] = "lost" if "lost" in (old.order, new.order) else "time"
+    stopping: Stopping = "decided" if "decided" in (old.stopping, new.stopping) else "size"
     notes = list(dict.fromkeys((*old.notes, *new.notes)))
-    merged = msgspec.structs.replace(old, boots=boots, order=order, notes=notes, rows=[])
+    merged = msgspec.structs.replace(
+        old, boots=boots, order=order, stopping=stopping, notes=notes, rows=[]
+    )
     check(merged, old.name or "result")
     return merged
+
+
+def _other_pairs(old: Sequence[Boot], new: Sequence[Boot]) -> Iterator[Boot]:
+    """Yield the new boots; their runs' blocks go on after those that the same boot has already."""
+    for boot in new:
+        past = max(
+            (run.block or 0 for known in old if known.id == boot.id for run in known.runs),
+            default=0,
+        )
+        runs = [
+            msgspec.structs.replace(run, block=run.block + past) if past and run.block else run
+            for run in boot.runs
+        ]
+        yield msgspec.structs.replace(boot, runs=runs)
 
 
 def json_schema(kind: Any = Result, name: str = SCHEMA) -> bytes:
@@ -368,6 +381,10 @@ def check(result: Result, name: str) -> None:
     """
     known: dict[tuple[str, str], tuple[str, str, str]] = {}
     for b, boot in enumerate(result.boots):
+        for key_, value_ in boot.labels.items():
+            if max(len(key_), len(value_)) > LONGEST:
+                place = f"{name}: $.boots[{b}].labels"
+                raise ResultError(f"{place}: {brief(key_ + value_)} has over {LONGEST} characters")
         for r, run in enumerate(boot.runs):
             seen = set()
             for s, series in enumerate(run.series):
@@ -382,14 +399,11 @@ def check(result: Result, name: str) -> None:
                     known[key] = what
                     for words in (*key, series.unit):
                         if len(words) > LONGEST:
-                            raise ResultError(
-                                f"{place}: {brief(words)} has over {LONGEST} characters"
-                            )
+                            long = f"{brief(words)} has over {LONGEST} characters"
+                            raise ResultError(f"{place}: {long}")
                 elif before != what:
-                    raise ResultError(
-                        f"{place}: {', '.join(map(_short, what))}, where an earlier run has "
-                        f"{', '.join(map(_short, before))}"
-                    )
+                    now, then = (", ".join(map(_short, words)) for words in (what, before))
+                    raise ResultError(f"{place}: {now}, where an earlier run has {then}")
                 for where, value in _numbers(series):
                     most = LARGEST_INTEGER if isinstance(value, int) else GREATEST
                     if not (SMALLEST <= abs(value) <= most or value == 0):
@@ -411,17 +425,18 @@ def _numbers(series: Series) -> Iterator[tuple[str, Number]]:
     for v, value in enumerate(series.values):
         yield f"values[{v}]", value
     for name, value in series.counts.items():
-        yield f"counts[{name!r}]", value
+        yield f"counts[{brief(name)}]", value
     for name in ("quantum", "reloads"):
         if (value := getattr(series, name)) is not None:
             yield name, value
 
 
 def _other_schema(schema: object) -> str:
-    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d+)", schema) if isinstance(schema, str) else None
+    words = schema if isinstance(schema, str) else ""
+    found = re.fullmatch(rf"{re.escape(FAMILY)}/(\d{{1,9}})", words)
     if found and int(found[1]) > VERSION:
         return f"{schema} is newer than this kvmbench, which reads {SCHEMA}: upgrade it"
-    what = "no schema" if schema is None else f"schema {schema!r}"
+    what = "no schema" if schema is None else f"schema {brief(schema)}"
     return f"$.schema: {what}, expected {SCHEMA!r}"
 
 
@@ -441,13 +456,3 @@ def _not_json(data: bytes, error: Exception) -> str:
     if re.match(rb"[-+]?(nan|inf)", data[at : at + 9].lstrip(b"-+ "), re.IGNORECASE):
         return f"line {line}, column {column}: a number must be finite"
     return f"line {line}, column {column}: not JSON"
-
-
-def _placed(error: Exception) -> str:
-    """Turn "what - at `$.place`" into "$.place: what"."""
-    what, at, place = str(error).partition(" - at `")
-    return f"{place.rstrip('`')}: {what}" if at else what
-
-
-def _too_large(path: str | Path) -> ResultError:
-    return ResultError(f"{path}: larger than this machine's memory allows")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from kvmbench.atomic import read_bounded
-from kvmbench.errors import FileError, brief, unknown_name
+from kvmbench.errors import FileError, brief, cut, unknown_name
 
 __all__ = ["Keys", "Schema", "Source", "declared"]
 
-LARGEST = 10e6  # bytes of a file that is read
+LARGEST = 1e6  # bytes of a file that is read
+MOST_PARTS = 20  # names between the dots of a key: Python's reader takes the square of their number
 
 Keys = tuple[str | int, ...]  # the path of a value in a file; entries of arrays count from 1
 Schema = Mapping[str, Any]  # key -> the type of its value, as isinstance takes it
@@ -34,22 +35,38 @@ class Source:
     """A TOML file, and where in it each key stands."""
 
     def __init__(self, path: Path | Traversable, data: bytes | None = None) -> None:
-        """Read the file, or take `data` as its content."""
+        """Read the file, or take `data` as its content: at most LARGEST bytes."""
         self.path = path
+        if data is not None and len(data) > LARGEST:
+            raise FileError(f"{path}: larger than {LARGEST / 1e6:g} MB, the most that is read")
         try:
             self.text = (self._bytes() if data is None else data).decode()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise FileError(f"{path}:{line}: not UTF-8: {error.reason}") from None
+        self._check_parts()
         try:
             self.data: dict[str, Any] = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             reason = re.sub(r" \(at (line \d+, column \d+|end of document)\)", "", str(error))
             found = re.search(r"at line (\d+)", str(error))
             line = int(found[1]) if found else self.text.count("\n") + 1
-            raise FileError(f"{path}:{line}: not TOML: {reason}") from None
-        except (ValueError, RecursionError) as error:  # a number, or nesting, beyond Python's limit
-            raise FileError(f"{path}: not TOML: {error}") from None
+            raise FileError(f"{path}:{line}: not TOML: {cut(reason, 200)}") from None
+        except RecursionError:
+            raise FileError(f"{path}:{_deepest(self.text)}: nested too deeply") from None
+        except ValueError:  # an integer beyond Python's limit
+            lines = enumerate(self.text.split("\n"), 1)
+            long = [(max(map(len, re.findall(r"[\d_]+", text)), default=0), n) for n, text in lines]
+            line = max(long, key=lambda found: found[0])[1]
+            raise FileError(f"{path}:{line}: an integer has too many digits") from None
+
+    def _check_parts(self) -> None:
+        for number, line in enumerate(self.text.split("\n"), 1):
+            if line.count(".") >= MOST_PARTS and any(
+                found[0][0] != "#" and len(_PART.findall(found[0])) > MOST_PARTS
+                for found in _KEY.finditer(line)
+            ):
+                raise FileError(f"{self.path}:{number}: a key has over {MOST_PARTS} parts")
 
     def _bytes(self) -> bytes:
         if isinstance(self.path, Path):
@@ -62,8 +79,8 @@ class Source:
             if isinstance(key, int):
                 said += f": {'row' if said == 'rows' else 'entry'} {key}: "
             else:
-                said += f"{'.' if said and not said.endswith(' ') else ''}{key}"
-        said = said.removesuffix(": ")
+                said += f"{'.' if said and not said.endswith(' ') else ''}{cut(key)}"
+        said = cut(said.removesuffix(": "), 100)
         where = f":{self._line(keys)}: {said}" if keys else ""
         return FileError(f"{self.path}{where}: {reason}")
 
@@ -74,7 +91,7 @@ class Source:
         entries: Counter[Keys] = Counter()
         best, best_line = 0, 1
         for number, statement in _statements(self.text):
-            if header := re.match(r"(\[\[?)\s*([^\[\]]+?)\s*\]", statement):
+            if header := re.match(r"(\[\[?)([^\[\]]+)\]", statement):
                 *parents, last = _dotted(header[2])
                 here = ()
                 for part in parents:  # one that is an array stands for its latest entry
@@ -119,10 +136,13 @@ class Source:
         return tuple(values)
 
 
+_PART = re.compile(r"""[\w-]+|"(?:[^"\\]|\\.)*+"|'[^']*+'""")
+_KEY = re.compile(rf"#.*|(?:{_PART.pattern})(?:[ \t]*+\.[ \t]*+(?:{_PART.pattern}))*+")
+
+# A string that is not closed goes on to its line's or the file's end, so that this stays linear.
 _TOKEN = re.compile(
-    r'''"""(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5}'''
-    r"|'''.*?'{3,5}"
-    r"""|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+""",
+    r"""\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*+(?:"{3,5})?|\'\'\'.*?(?:'{3,5}|\Z)"""
+    r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+""",
     re.DOTALL,
 )
 
@@ -142,10 +162,23 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
         line += token.count("\n")
 
 
+def _deepest(text: str) -> int:
+    """Return the line of the deepest nesting in a TOML text."""
+    depth = most = 0
+    line = deepest = 1
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
+        if depth > most:
+            most, deepest = depth, line
+        line += token.count("\n")
+    return deepest
+
+
 def _dotted(key: str) -> tuple[str, ...]:
     """Take a key apart at its dots, those inside quotes aside."""
-    parts = re.findall(r"""\s*("[^"]*"|'[^']*'|[^."']+)\s*""", key)
-    return tuple(part.strip().strip("\"'") for part in parts)
+    parts = re.findall(r"""("[^"]*"|'[^']*'|[^."']+)""", key)
+    return tuple(part.strip().strip("\"'") for part in parts if part.strip())
 
 
 @contextmanager

@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import nan
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from kvmbench.errors import IncompatibleError, ResultError
+from kvmbench.labels import label_of
 
 if TYPE_CHECKING:
-    from kvmbench.results import Host, Result, Run, Series
+    from kvmbench.results import Boot, Host, Result, Run, Series
 
 __all__ = ["Cell", "Figures", "Key", "Level", "Replicates", "Side", "listed"]
 
 Figures = npt.NDArray[np.float64]  # [units], NaN where a unit has none
-Level = Literal["block", "boot", "run"]
+Level = str  # block, boot or run; or the label by which boots are paired, such as host
 LARGEST = 1e100  # value that figures are made of
+Pair = tuple[str, int]  # a host and its block, or a label and 0
 
 
 K = TypeVar("K")
@@ -133,30 +135,49 @@ class Replicates:
     that are not the same ones.
     """
 
-    def __init__(self, before: Side, after: Side) -> None:
+    def __init__(self, before: Side, after: Side, pair_by: str | None = None) -> None:
+        """Make the units: pairs by `block`, `host` or another label, where `pair_by` names one.
+
+        Without it, boots with block numbers are paired by block. Raises ValueError where the sides
+        have no such pair.
+        """
         self.sides = (before, after)
         self._check_configurations()
-        self._block_of = [
-            {number: side.result.boots[number].block for number in side.boots}
-            for side in self.sides
-        ]
-        self.left_out: list[int] = []  # blocks that one side has not, or not all boots of
+        self._pair_of = [_pairs(side, pair_by or "block") for side in self.sides]
+        self.left_out: list[str] = []  # pairs that one side has not, or not all boots of
         self.level: Level = "run"
-        first, second = (list(found.values()) for found in self._block_of)
-        if None not in (*first, *second) and set(first) & set(second):
-            self.level = "block"
-            numbers = self._whole_blocks(first, second)
-            self._numbers = [numbers, numbers]
+        self.paired = False  # unit i of one side belongs to unit i of the other
+        self._pairs_of_boots = False  # and is made of boots that a block or a label pairs
+        first, second = (list(found.values()) for found in self._pair_of)
+        common = set(first) & set(second) - {None}
+        if common and (pair_by or None not in (*first, *second)):
+            self.level, self.paired, self._pairs_of_boots = pair_by or "block", True, True
+            pairs = self._whole_pairs(first, second)
+            self._numbers: list[list[Any]] = [pairs, pairs]
+        elif pair_by:
+            raise ValueError(
+                f"no {pair_by} is on both sides: `kvmbench save FILE NEW --label {pair_by}=VALUE` "
+                "sets it"
+            )
+        elif alternating := _alternating(self.sides):
+            self.level, self._numbers = alternating
+            self.paired = True
         elif any(len(side.boots) > 1 for side in self.sides):
             self.level = "boot"
             self._numbers = [side.boots for side in self.sides]
         else:
             self._numbers = [list(side.runs) for side in self.sides]
 
-    @property
-    def paired(self) -> bool:
-        """Whether unit i of one side belongs to unit i of the other."""
-        return self.level == "block"
+    def paired_boots(self) -> list[tuple[list[Boot], list[Boot]]]:
+        """Return the boots of before and of after in each pair; none where no boots are paired."""
+        return [
+            (self._boots(0, pair), self._boots(1, pair))
+            for pair in (self._numbers[0] if self._pairs_of_boots else ())
+        ]
+
+    def _boots(self, side: int, pair: Pair) -> list[Boot]:
+        boots = self.sides[side].result.boots
+        return [boots[number] for number, own in self._pair_of[side].items() if own == pair]
 
     def keys(self) -> list[Key]:
         """Return the rows of either side, in the order of before, then of after."""
@@ -188,25 +209,31 @@ class Replicates:
             number = cell.run if self.level == "run" else cell.boot
             runs.setdefault(number, []).append(float(median(cell.series.values)))
         units = {number: median(values) for number, values in runs.items()}
-        if self.level == "block":
-            boots: dict[int | None, list[float]] = {}
-            for boot, block in self._block_of[side].items():
-                boots.setdefault(block, []).append(units.get(boot, nan))
-            # The mean, so that ABBA cancels a drift within the block; of all its boots, for
-            # without one of them nothing cancels.
-            return np.array([fmean(boots[block]) for block in self._numbers[side]])
+        if self._pairs_of_boots:
+            boots: dict[Pair | None, list[float]] = {}
+            for boot, pair in self._pair_of[side].items():
+                boots.setdefault(pair, []).append(units.get(boot, nan))
+            if self.level == "block":
+                # The mean, so that ABBA cancels a drift within the block; of all its boots, for
+                # without one of them nothing cancels.
+                return np.array([fmean(boots[pair]) for pair in self._numbers[side]])
+            return np.array([_median(boots[pair]) for pair in self._numbers[side]])
         return np.array([units.get(number, nan) for number in self._numbers[side]])
 
-    def _whole_blocks(self, first: list[int | None], second: list[int | None]) -> list[int]:
-        """Return the complete blocks: other blocks do not cancel a drift.
+    def _whole_pairs(self, first: list[Pair | None], second: list[Pair | None]) -> list[Pair]:
+        """Return the complete pairs: of blocks, others do not cancel a drift.
 
-        A complete block has as many boots of either side, and as many as the largest such block.
+        A complete block has as many boots of either side, and as many as the largest such block; a
+        pair by a label has boots of both sides.
         """
-        known = sorted({block for block in (*first, *second) if block is not None})
-        even = [block for block in known if first.count(block) == second.count(block)]
-        most = max(map(first.count, even), default=0)
-        whole = [block for block in even if first.count(block) == most]
-        self.left_out = [block for block in known if block not in whole]
+        known = sorted({pair for pair in (*first, *second) if pair is not None})
+        if self.level == "block":
+            even = [pair for pair in known if first.count(pair) == second.count(pair)]
+            most = max(map(first.count, even), default=0)
+            whole = [pair for pair in even if first.count(pair) == most]
+        else:
+            whole = [pair for pair in known if pair in first and pair in second]
+        self.left_out = [_said(pair) for pair in known if pair not in whole]
         return whole
 
     def _check_configurations(self) -> None:
@@ -223,3 +250,59 @@ class Replicates:
         raise IncompatibleError(
             f"{side.label} has the configurations {names}: choose one, FILE#NAME"
         )
+
+
+def _pairs(side: Side, by: str) -> dict[int, Pair | None]:
+    """Return the pair that each boot of a side belongs to; None where it belongs to none."""
+    boots = {number: side.result.boots[number] for number in side.boots}
+    if by != "block":
+        values = {number: label_of(boot, by) for number, boot in boots.items()}
+        return {number: (value, 0) if value else None for number, value in values.items()}
+    # Every host counts its own blocks.
+    hosts = {number: boot.labels.get("host", "") for number, boot in boots.items()}
+    several = all(hosts.values()) and len(set(hosts.values())) > 1
+    return {
+        number: None if boot.block is None else (hosts[number] if several else "", boot.block)
+        for number, boot in boots.items()
+    }
+
+
+def _said(pair: Pair) -> str:
+    value, block = pair
+    return f"{block} of {value}" if value and block else value or str(block)
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median of those boots of a pair that have the row; NaN where none has."""
+    known = [value for value in values if value == value]
+    return float(median(known)) if known else nan
+
+
+def _alternating(sides: tuple[Side, Side]) -> tuple[Level, list[list[int]]] | None:
+    """Return the numbers of the runs of each side that alternated in one boot, pair by pair.
+
+    Such runs have the same block in the same boot, one of each side; of several boots, the boots.
+    None where a run of either side did not alternate.
+    """
+    found: list[dict[tuple[str, int], tuple[int, int]]] = []
+    for side in sides:
+        places = [
+            (boot.id or str(number), number)
+            for number, boot in zip(side.boot_numbers, side.result.boots, strict=True)
+            for _ in boot.runs
+        ]
+        pairs: dict[tuple[str, int], tuple[int, int]] = {}
+        for run_number, run in side.runs.items():
+            boot, number = places[run_number]
+            if run.block is None or (boot, run.block) in pairs:
+                return None
+            pairs[boot, run.block] = number, run_number
+        found.append(pairs)
+    common = [pair for pair in found[0] if pair in found[1]]
+    if not common:
+        return None
+    several = len({boot for boot, _ in common}) > 1
+    numbers = [
+        list(dict.fromkeys(pairs[pair][0 if several else 1] for pair in common)) for pairs in found
+    ]
+    return ("boot" if several else "run"), numbers

@@ -18,14 +18,15 @@ from types import MappingProxyType
 from typing import Any
 
 from kvmbench.atomic import read_bounded
-from kvmbench.errors import FileError, named
+from kvmbench.errors import FileError, brief, cut, named
 from kvmbench.guest import image
 from kvmbench.guest import programs as guest
 from kvmbench.guest.assembler import RAX, RBX
 from kvmbench.guest.programs import Part, Program, op, registers, self_ipi, wrmsr
-from kvmbench.model import Workload
+from kvmbench.model import Op, Operation, Workload
 
-__all__ = ["BUILT_IN", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select", "workloads"]
+__all__ = ["BUILT_IN", "DEFERRAL", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select"]
+__all__ += ["workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 LARGEST = 10e6  # bytes of a Python file that is run
@@ -41,6 +42,10 @@ def _row(
     waits: bool = False,
     faults: tuple[tuple[str, str], ...] = (),
     rows: tuple[str, ...] | None = None,
+    native: bool = False,
+    exits: tuple[str, ...] = (),
+    userspace: tuple[Operation, ...] = (),
+    others: tuple[tuple[int, int] | None, ...] = (),
     **program: Any,
 ) -> Workload:
     """Return a built-in workload. By default vmexit.c has a row of its name.
@@ -49,7 +54,7 @@ def _row(
     """
     loop = Program(body=body, setup=setup, interrupts=waits, **program)
     rows = (name.split(":")[-1],) if rows is None else rows
-    return Workload(name, about, (), loop, needs, waits, faults, rows)
+    return Workload(name, about, exits, loop, needs, waits, faults, rows, native, userspace, others)
 
 
 def _event(name: str, about: str, address: int) -> Workload:
@@ -59,6 +64,13 @@ def _event(name: str, about: str, address: int) -> Workload:
         return _row(name, about, op("out8"), registers(rdx=address, rax=value))
     return _row(name, about, op("store8", RBX, RAX), registers(rbx=address, rax=value))
 
+
+def _tr(name: str, about: str, body: Part) -> Workload:
+    """Return a row of the reload of TR, inside the guest."""
+    return _row(name, about, body, registers(**guest.TR), rows=(), native=True)
+
+
+OVERLAPS = (50, 100, 200, 400)  # cycles of work in front of LTR
 
 NO_HYPERCALL = (
     "with KVM's patching of hypercalls off, its instruction emulator answers one with #UD "
@@ -89,6 +101,27 @@ BUILT_IN = (
 )  # fmt: skip
 """The eight of the patch (Linux b7ffc44d5b2e), in its order."""
 
+_RETURNS: dict[str, Any] = {
+    "body": op("in32"), "setup": registers(rdx=0x1234), "exits": ("inl_from_qemu",), "rows": (),
+}  # fmt: skip
+_THERE, _BACK = Operation(Op.SWITCH, 1), Operation(Op.SWITCH, 0)
+_HELD = (0x378, 3)  # ports, as `--ioperm on` has them; the vCPU's thread asks for others
+
+DEFERRAL = (
+    _row("handover_plain", "IN to userspace; the CPU goes to a task without an I/O bitmap, and back",
+         **_RETURNS, userspace=(_THERE, _BACK), others=(None,)),
+    _row("handover_bitmap", "IN to userspace; the CPU goes to a task with an I/O bitmap, which does IN, and back",
+         **_RETURNS, userspace=(_THERE, Operation(Op.IO, _HELD[0], arg=1), _BACK), others=(_HELD,),
+         needs=("ioperm",)),
+    _row("ioperm_after_exit", "IN to userspace; the thread gets a port by ioperm(), does IN, and gives it up",
+         **_RETURNS, needs=("ioperm",),
+         userspace=(Operation(Op.IOPERM, 0x3BC, 3, 1), Operation(Op.IO, 0x3BC, arg=1),
+                    Operation(Op.IOPERM, 0x3BC, 3, 0))),
+)  # fmt: skip
+"""The deferral of the reload: after the exit another task has the CPU, or ioperm() is called.
+
+No command takes them by default."""
+
 LIVE_ONLY = (
     _row("empty", "the loop alone, at CPL 0, which every row at CPL 0 includes", guest.nothing,
          rows=()),
@@ -100,6 +133,22 @@ LIVE_ONLY = (
          registers(rbx=image.MMIO), rows=()),
     _row("hlt", "HLT until a timer fires, 20,000 cycles ahead, which the figure includes",
          guest.halt, waits=True, rows=()),
+    _tr("gdt_write", "the store that makes the TSS descriptor available, without LTR",
+        guest.make_available),
+    _tr("ltr", "the same store and LTR: a reload of TR", guest.reload_tr),
+    _tr("wrmsr_gs_then_ltr", "a reload of TR and then WRMSR to KERNEL_GS_BASE, as in vcpu_put()",
+        guest.reload_tr_before_wrmsr),
+    *(
+        _tr(f"{prefix}work_{cycles}", f"{what}{cycles} cycles of independent work",
+            guest.work(cycles, *then))
+        for cycles in OVERLAPS
+        for prefix, what, then in (
+            ("", "", ()),
+            ("ltr_after_", "a reload of TR after ", (guest.reload_tr,)),
+        )
+    ),
+    _row("mov_to_cr2", "MOV to CR2, which serializes and does not exit", op("mov_to_cr", 2, RAX),
+         registers(rax=0), rows=(), native=True),
     _row("wbinvd", "WBINVD", op("wbinvd")),
     _row("invd", "INVD", op("invd")),
     _row("mov_dr", "MOV to DR7", op("mov_to_dr", 7, RAX), registers(rax=0x400)),
@@ -151,7 +200,7 @@ LIVE_ONLY = (
     _event("portio-datamatch-eventfd:pci-io", "OUT of the value that an ioeventfd wants",
          image.PORTIO + 2),
 )  # fmt: skip
-"""The others of kvm-unit-tests' x86/vmexit.c, and five rows of kvmbench. No built-in cost profile
+"""The others of kvm-unit-tests' x86/vmexit.c, and rows of kvmbench. No built-in cost profile
 has their costs, so kvmbench simulates them only with a user's profile that has."""
 
 
@@ -160,7 +209,7 @@ def workloads() -> Mapping[str, Workload]:
 
     Raises FileError for an entry point that does not load or whose workload has a known name.
     """
-    found = {workload.name: workload for workload in (*BUILT_IN, *LIVE_ONLY)}
+    found = {workload.name: workload for workload in (*BUILT_IN, *DEFERRAL, *LIVE_ONLY)}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         origin = f"entry point {entry.name} = {entry.value}"
         try:
@@ -186,7 +235,7 @@ def select(chosen: Iterable[str | Workload] | str | Workload | None = None) -> l
     for one in known if listed is None else listed:
         workload = named("workload", one, Workload, lambda: known)
         if found.setdefault(workload.name, workload) != workload:
-            raise ValueError(f"two workloads are named {workload.name!r}")
+            raise ValueError(f"two workloads are named {brief(workload.name)}")
     return list(found.values())
 
 
@@ -200,7 +249,7 @@ def load_workloads(path: str | Path) -> list[Workload]:
         compile(read_bounded(path, LARGEST, FileError), str(path), "exec")
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
-        raise FileError(f"{path}{line}: not Python: {error.msg}") from None
+        raise FileError(f"{path}{line}: not Python: {cut(error.msg, 200)}") from None
     except FileError:
         raise
     except (ValueError, RecursionError, MemoryError) as error:  # a zero byte, or deep nesting
@@ -220,17 +269,17 @@ def load_workloads(path: str | Path) -> list[Workload]:
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}"[:500].split())
+    return " ".join(f"{type(error).__name__}: {error}"[:300].split())
 
 
 def _listed(value: object, origin: str) -> list[Workload]:
     listed = [value] if isinstance(value, Workload) else value
     if not isinstance(listed, Iterable) or isinstance(listed, str):
-        raise FileError(f"{origin} is {value!r}, not a list of kvmbench.Workload")
+        raise FileError(f"{origin} is {brief(value)}, not a list of kvmbench.Workload")
     found = list(listed)
     for workload in found:
         if not isinstance(workload, Workload):
-            raise FileError(f"{origin} holds {workload!r}, not a kvmbench.Workload")
+            raise FileError(f"{origin} holds {brief(workload)}, not a kvmbench.Workload")
     return found
 
 
@@ -241,6 +290,6 @@ def merge(
     merged = dict(known)
     for workload in more:
         if workload.name in merged:
-            raise FileError(f"{origin}: there is a workload {workload.name!r} already")
+            raise FileError(f"{origin}: there is a workload {brief(workload.name)} already")
         merged[workload.name] = workload
     return merged

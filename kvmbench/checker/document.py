@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType, to_builtins
 
 from kvmbench.checker.history import Counterexample, Event, Explored
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
+from kvmbench.report.figures import plural
 
 if TYPE_CHECKING:
     from kvmbench.checker.verdict import Verdict
@@ -53,16 +54,10 @@ def document(verdicts: Sequence[Verdict]) -> Document:
         for name, mutant in verdict.mutants.items():
             records.append(_record(mutant) | {"policy": verdict.policy.name, "mutation": name})
     data = {"schema": "kvmbench.check/1", "verdicts": [_entry(verdict) for verdict in verdicts]}
-    return Document(_title(verdicts[0]), blocks, records, data)
-
-
-def _title(v: Verdict) -> str:
-    sizes = f"{_many(v.cpus, 'CPU')}, {_many(v.tasks, 'task')}, {_many(v.ports, 'port')}"
-    return f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
-
-
-def _many(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    v = verdicts[0]
+    sizes = f"{plural(v.cpus, 'CPU')}, {plural(v.tasks, 'task')}, {plural(v.ports, 'port')}"
+    title = f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
+    return Document(title, blocks, records, data)
 
 
 def _word(v: Verdict) -> Cell:
@@ -91,7 +86,7 @@ def _story(v: Verdict) -> Iterator[Block]:
             Column("changes", "word"),
         ]  # fmt: skip
         rows = [
-            (str(number), str(event.cpu), (event.task or "-"), event.text, _changes(event))
+            (str(number), str(event.cpu), event.task or "-", event.text, _changes(event))
             for number, event in enumerate(bad.events, 1)
         ]
         yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
@@ -106,7 +101,7 @@ def _story(v: Verdict) -> Iterator[Block]:
             brief = "; ".join(f"CPU\xa0{e.cpu} {e.task or '-'} {e.text}" for e in wasted.events)
             yield Note(
                 f"{name}: cost: {wasted.step!r} reloads although the limit is full, first after "
-                f"{_many(len(wasted.events), 'event')}: {brief}."
+                f"{plural(len(wasted.events), 'event')}: {brief}."
             )
         for step in v.unreachable_steps:
             yield Note(f"{name}: cost: no history takes {step!r}.")
@@ -125,7 +120,7 @@ def _end(bad: Counterexample) -> str:
     if bad.port is None:
         return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
     return (
-        f"{bad.violation}: {(event.task or '-')}, in user mode on CPU {event.cpu}, "
+        f"{bad.violation}: {event.task or '-'}, in user mode on CPU {event.cpu}, "
         f"{'owns' if bad.owned else 'does not own'} port {bad.port}; "
         f"the hardware {'allows' if bad.allowed else 'denies'} it"
     )
@@ -149,7 +144,7 @@ def _mutants(original: Verdict) -> Iterator[Block]:
     yield Table(columns, rows)
     open_ = f", {counts['undecided']} not decided" if counts["undecided"] else ""
     survivors = f"{counts['unsafe']} unsafe, {counts['safe']} survive{open_}"
-    yield Note(f"{original.policy.name}: {_many(len(rows), 'mutant')}: {survivors}.")
+    yield Note(f"{original.policy.name}: {plural(len(rows), 'mutant')}: {survivors}.")
 
 
 def _record(v: Verdict) -> Record:

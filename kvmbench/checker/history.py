@@ -114,13 +114,10 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
         steps = ", ".join(map(str, regions[entry])) if entry < len(regions) else "no step"
         return f"{hook}: {steps}"
     return {
-        "to_user": "to user mode",
-        "kvm_run": "calls KVM_RUN",
-        "enter": "enters the guest",
-        "vm_exit": "VM exit and entry",
-        "return": "leaves KVM_RUN, no guest entered",
+        "to_user": "to user mode", "kvm_run": "calls KVM_RUN", "enter": "enters the guest",
+        "vm_exit": "VM exit and entry", "return": "leaves KVM_RUN, no guest entered",
         "task_exit": "exits",
-    }[code]
+    }[code]  # fmt: skip
 
 
 def _changes(before: State, after: State, cpu: int, task: int | None) -> dict[str, tuple[str, str]]:

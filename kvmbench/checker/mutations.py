@@ -26,7 +26,8 @@ def mutations(policy: Policy) -> dict[str, Policy]:
     found: dict[str, Policy] = {}
     known = {_body(policy)}
     for hook in HOOKS:
-        for mutation, entries in _of_hook(hook, _entries(policy, hook)):
+        own = [[str(step) for step in region] for region in policy.regions(hook)]
+        for mutation, entries in _of_hook(hook, own):
             label = f"{hook}: {mutation}"
             frozen = tuple(tuple(entry) for entry in entries if entry)
             mutant = replace(policy, name=label, about="", **{hook: frozen})  # type: ignore[arg-type]
@@ -40,10 +41,6 @@ def mutations(policy: Policy) -> dict[str, Policy]:
 
 def _body(policy: Policy) -> tuple[tuple[tuple[Step, ...], ...], ...]:
     return tuple(tuple(region for region in policy.regions(hook) if region) for hook in HOOKS)
-
-
-def _entries(policy: Policy, hook: str) -> Entries:
-    return [[str(step) for step in region] for region in policy.regions(hook)]
 
 
 def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:

@@ -18,31 +18,18 @@ __all__ = ["promela"]
 Regions = Sequence[Sequence[Step]]
 
 ACTIONS = {  # the others are inlines of the same name
-    "mark_available": "cpu[c].busy = 0",
-    "clear_stale": "cpu[c].stale = 0",
-    "mark_stale": "cpu[c].stale = 1",
-    "refresh": "reload(c)",
-    "set_tif": "task[cur].tif = 1",
-    "clear_tif": "task[cur].tif = 0",
-    "alloc_map": "task[cur].has_map = 1",
-    "edit_map": "edit_map()",
-    "wipe_map": "wipe(c)",
-    "wipe_own": "wipe(c)",
-    "validate_base": "cpu[c].valid = 1",
-    "invalidate_base": "cpu[c].valid = 0",
-    "drop_map": "drop_map()",
-    "stop": "ended = 1",
-}
+    "mark_available": "cpu[c].busy = 0", "refresh": "reload(c)", "stop": "ended = 1",
+    "mark_stale": "cpu[c].stale = 1", "clear_stale": "cpu[c].stale = 0",
+    "set_tif": "task[cur].tif = 1", "clear_tif": "task[cur].tif = 0",
+    "validate_base": "cpu[c].valid = 1", "invalidate_base": "cpu[c].valid = 0",
+    "alloc_map": "task[cur].has_map = 1", "edit_map": "edit_map()", "drop_map": "drop_map()",
+    "wipe_map": "wipe(c)", "wipe_own": "wipe(c)",
+}  # fmt: skip
 CONDITIONS = {
-    "tif": "task[cur].tif",
-    "prev.tif": "task[cur].tif",
-    "next.tif": "task[nxt].tif",
-    "first": "task[cur].first",
-    "on": "task[cur].on",
-    "empty": "task[cur].map == 0",
-    "stale": "cpu[c].stale",
-    "sched": "by_switch",
-}
+    "tif": "task[cur].tif", "prev.tif": "task[cur].tif", "next.tif": "task[nxt].tif",
+    "first": "task[cur].first", "on": "task[cur].on", "empty": "task[cur].map == 0",
+    "stale": "cpu[c].stale", "sched": "by_switch",
+}  # fmt: skip
 WITHOUT_TASK = {  # steps that a switch takes where no task was current
     *("reload", "ltr", "mark_available", "mark_stale", "clear_stale", "stop"),
     *("validate_base", "invalidate_base"),
@@ -57,10 +44,8 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
     valid = int(policy.io_base_at_start == "valid")
     model = files("kvmbench").joinpath("data", "promela", "machine.pml").read_text()
     return Template(model).substitute(
+        dict(cpus=cpus, tasks=tasks, ports=ports),
         name=policy.name.replace("*/", "* /"),
-        cpus=cpus,
-        tasks=tasks,
-        ports=ports,
         places="".join(
             f"#define {name} {number}  /* before: {', '.join(map(str, region))} */\n"
             for number, (name, region) in enumerate(before.items(), 3)
@@ -176,12 +161,8 @@ def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[t
     for k in range(1, puts):
         yield f"at({c}, PUT_{k})", f"cur = cpu[{c}].task; put_{k}({c})"
     inside = f"at({c}, IN_RUN) && "
-    for event, loaded in (
-        ("enter", "!"),
-        ("return_unentered", "!"),
-        ("vm_exit", ""),
-        ("leave", ""),
-    ):
+    for event in ("enter", "return_unentered", "vm_exit", "leave"):
+        loaded = "" if event in ("vm_exit", "leave") else "!"
         yield f"{inside}{loaded}cpu[{c}].guest", f"{event}({c})"
     places = " || ".join(f"at({c}, {place})" for place in ("RETURNING", "USER", "IN_RUN"))
     yield places, f"task_exit({c})"

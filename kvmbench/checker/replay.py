@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 from kvmbench._core import Machine
@@ -160,15 +161,17 @@ class Stepper:
 
     def _interrupt(self, cpu: Cpu) -> None:
         if cpu.guest:
-            task = None if cpu.task is None else self.tasks[cpu.task]
+            task = self._task(cpu.task)
             self._vm_exit(cpu, task)
             cpu.guest = False
             self._hook("vcpu_put", cpu, task, sched=True)
 
+    def _task(self, number: int | None) -> Task | None:
+        return None if number is None else self.tasks[number]
+
     def _switch(self, cpu: Cpu, number: int | None) -> None:
-        prev = None if cpu.task is None else self.tasks[cpu.task]
-        following = None if number is None else self.tasks[number]
-        self._hook("switch", cpu, prev, following)
+        prev = self._task(cpu.task)
+        self._hook("switch", cpu, prev, self._task(number))
         if prev is not None and prev.place == "user":
             prev.place = "returning"
         cpu.task = number
@@ -198,18 +201,16 @@ class Stepper:
     # Steps
 
     def _hook(
-        self, name: str, cpu: Cpu, task: Task | None, following: Task | None = None, *,
+        self, name: str, cpu: Cpu, task: Task | None, following: Task | None = None,
         sched: bool = False,
     ) -> None:  # fmt: skip
-        for entry in self.hooks[name]:
-            if self._steps(entry, cpu, task, following, sched):
-                return
+        self._steps(chain(*self.hooks[name]), cpu, task, following, sched)
 
     def _steps(
         self, steps: Iterable[Step], cpu: Cpu, task: Task | None, following: Task | None = None,
         sched: bool = False,
     ) -> bool:  # fmt: skip
-        """Take the steps of one entry; return whether `stop` was among them."""
+        """Take the steps of one entry, or of a hook; return whether `stop` ended them."""
         for step in steps:
             if all(_holds(n, cpu, task, following, sched) == v for n, v in step.when):
                 if step.action == "stop":
@@ -223,19 +224,15 @@ class Stepper:
                 cpu.busy = False
             case "ltr":
                 self._ltr(cpu)
-            case "clear_stale":
-                cpu.stale = False
             case "reload" | "refresh":
                 if action == "reload" or cpu.stale:
                     cpu.busy = False
                     self._ltr(cpu)
                     cpu.stale = False
-            case "mark_stale":
-                cpu.stale = True
-            case "validate_base":
-                cpu.io_base = VALID
-            case "invalidate_base":
-                cpu.io_base = INVALID
+            case "mark_stale" | "clear_stale":
+                cpu.stale = action == "mark_stale"
+            case "validate_base" | "invalidate_base":
+                cpu.io_base = VALID if action == "validate_base" else INVALID
             case "copy_map":
                 if following is not None:
                     old = task.max if task is not None and task.tif else 0

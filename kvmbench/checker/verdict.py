@@ -19,18 +19,8 @@ from kvmbench.checker.history import Counterexample, Explored, RawEvent, State, 
 from kvmbench.model import Policy
 from kvmbench.report import Document, Reported
 
-__all__ = [
-    "CPUS_MAX",
-    "PORTS_MAX",
-    "STATES_MAX",
-    "TASKS_MAX",
-    "Counterexample",
-    "Explorer",
-    "Verdict",
-    "Wasted",
-    "check",
-    "default_memory",
-]
+__all__ = ["CPUS_MAX", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Counterexample", "Explorer"]
+__all__ += ["Verdict", "Wasted", "check", "default_memory"]
 
 AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction of a second
 MEMORY = 8 * 10**9  # bytes
@@ -189,17 +179,17 @@ def _explored(
         "memory": "no memory left",
     }
     verdicts: dict[str, Literal["safe", "unsafe"]] = {"all": "safe", "bad": "unsafe"}
-    found: dict[str, Any] = {name: options[name] for name in SHAPE}
+    history: Sequence[tuple[RawEvent | None, State]] = ()
+    bad = None
     if ended == "bad":
         history, violation, port = explorer.path()
         allowed = None if port is None else violation == "leak"
-        found["history"] = history
-        found["counterexample"] = Counterexample(
+        bad = Counterexample(
             violation=violation, port=port, owned=None if allowed is None else not allowed,
             allowed=allowed, events=events(policy, history),
         )  # fmt: skip
     return Verdict(
-        **{"counterexample": None} | found,
+        **{name: options[name] for name in SHAPE}, history=history, counterexample=bad,
         policy=policy, verdict=verdicts.get(ended, "undecided"), reason=limits.get(ended),
         states=explorer.states, transitions=explorer.transitions, depth=explorer.depth,
         seconds=time.perf_counter() - begun, memory_bytes=explorer.memory,

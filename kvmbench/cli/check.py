@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from kvmbench.cli.options import policy_file_option, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
 from kvmbench.report import FORMS
-
-if TYPE_CHECKING:
-    from kvmbench.model import Policy
 
 UNSAFE, UNDECIDED = 3, 4  # exit codes
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -38,7 +35,7 @@ class Size(click.ParamType[int]):
 SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
 size_options = together(
     *(
-        click.option(f"--{name}", type=click.IntRange(1, most), default=default, show_default=True)
+        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
         for name, (default, most) in SIZES.items()
     )
 )
@@ -49,25 +46,20 @@ size_options = together(
 @policy_file_option
 @size_options
 @click.option(
-    "--no-symmetry",
-    is_flag=True,
+    "--no-symmetry", is_flag=True,
     help="Do not merge states that differ only in names, or in maps that no task sees.",
-)
+)  # fmt: skip
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
-    "--max-memory",
-    type=Size(),
-    metavar="SIZE",
+    "--max-memory", type=Size(), metavar="SIZE",
     help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of what is left]",
-)
+)  # fmt: skip
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
 @click.option(
-    "--promela",
-    type=click.Path(),
-    metavar="FILE",
+    "--promela", type=click.Path(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
-)
+)  # fmt: skip
 @output_options(*FORMS)
 @click.pass_context
 def command(
@@ -98,7 +90,11 @@ def command(
         raise click.UsageError("--promela FILE excludes --mutations, --replay and --output")
     if mutations and replay:
         raise click.UsageError("--mutations and --replay exclude each other")
-    policies = _policies(names, policy_file)
+    from kvmbench.catalog import policies as built_in
+
+    known = known_policies(policy_file)
+    own = [name for name in known if not policy_file or name not in built_in()]
+    policies = [pick("policy", name, known) for name in names or own]
     if promela is not None:
         from kvmbench.checker.promela import promela as model
 
@@ -136,13 +132,3 @@ def command(
         ctx.exit(UNSAFE)
     if any(v.verdict == "undecided" for own in verdicts for v in (own, *own.mutants.values())):
         ctx.exit(UNDECIDED)
-
-
-def _policies(names: tuple[str, ...], policy_file: str | None) -> list[Policy]:
-    """Return the policies of the names, or without a name those of the file, or the built-in."""
-    from kvmbench.catalog import policies
-
-    known = known_policies(policy_file)
-    if names:
-        return [pick("policy", name, known) for name in names]
-    return [p for name, p in known.items() if not policy_file or name not in policies()]

@@ -7,20 +7,33 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
+from kvmbench.errors import brief, listed, unknown_name
 
 if TYPE_CHECKING:
-    from kvmbench.model import Policy, Profile
+    from kvmbench.model import Policy
     from kvmbench.results import Result
     from kvmbench.workloads import Workload
 
 T = TypeVar("T")
+
+HOMES = {  # kind: the module with the function of that name
+    "workloads": "workloads",
+    "scenarios": "scenario.scenario",
+    **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
+}
+ONE_OF = {  # kind: one of them, and the function that loads a user's
+    "scenarios": ("scenario", "load_scenario"),
+    "profiles": ("cost profile", "load_profile"),
+    "published": ("published table", "load_published"),
+}
 
 
 class Group(click.Group):
@@ -50,8 +63,6 @@ def is_file(name: str) -> bool:
 
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Return the thing of that name; a usage error suggests the nearest name."""
-    from kvmbench.errors import unknown_name
-
     if name not in known:
         raise click.UsageError(unknown_name(kind, name, known))
     return known[name]
@@ -65,10 +76,23 @@ def read(load: Callable[[str], T], path: str) -> T:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
 
 
+def known(kind: str) -> Mapping[str, Any]:
+    """Return the things of a kind by name. Raises ValueError where the package's data is broken."""
+    found: Mapping[str, Any] = getattr(import_module(f"kvmbench.{HOMES[kind]}"), kind)()
+    return found
+
+
+def chosen(kind: str, name: str) -> Any:
+    """Return the thing of a kind of ONE_OF that has that name, or is in that file."""
+    one, load = ONE_OF[kind]
+    if is_file(name):
+        return read(getattr(import_module(f"kvmbench.{HOMES[kind]}"), load), name)
+    return pick(one, name, known(kind))
+
+
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import catalog, formats
-    from kvmbench.errors import unknown_name
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
@@ -82,6 +106,18 @@ def load_result(name: str, results_dir: str) -> Result:
     if formats.is_many(name):  # stdin, a folder, a glob
         return read(formats.load, name)
     raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
+
+
+def load_many(
+    paths: Iterable[str], progress: Callable[[str, float], None]
+) -> tuple[list[tuple[str, str, Result]], list[str]]:
+    """Return name, path and result of files and folders, and a line for each file passed over."""
+    from kvmbench.comparison.fleet import load_all
+
+    try:
+        return load_all(list(paths), progress)
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or paths}: {error.strerror or error}") from None
 
 
 def now() -> str:
@@ -99,12 +135,11 @@ def known_policies(path: str | None) -> dict[str, Policy]:
     """Return the built-in policies and a file's."""
     from kvmbench.catalog import load_policies, policies
 
-    known = dict(policies())
-    for name, policy in (read(load_policies, path) if path else {}).items():
-        if name in known:
-            raise click.ClickException(f"{path}: {name!r} is a built-in policy's name")
-        known[name] = policy
-    return known
+    own = read(load_policies, path) if path else {}
+    for name in own:
+        if name in policies():
+            raise click.ClickException(f"{path}: {brief(name)} is a built-in policy's name")
+    return {**policies(), **own}
 
 
 def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, Policy]:
@@ -125,16 +160,9 @@ def chosen_policies(before: str, after: str, path: str | None) -> tuple[Policy, 
         before, after = own
     if typed("policy_file") and not {before, after} & set(own):
         raise click.UsageError(
-            f"{path}: --before or --after must name one of its policies: {', '.join(own) or 'none'}"
+            f"{path}: --before or --after must name one of its policies: {listed(own)}"
         )
     return pick("policy", before, known), pick("policy", after, known)
-
-
-def chosen_profile(name: str) -> Profile:
-    """Return the cost profile of that name or file."""
-    from kvmbench.catalog import load_profile, profiles
-
-    return read(load_profile, name) if is_file(name) else pick("cost profile", name, profiles())
 
 
 def chosen_workloads(
@@ -151,7 +179,7 @@ def chosen_workloads(
             continue
         matched = {n: w for n, w in known.items() if fnmatchcase(n, name) and able(w)}
         if not matched:
-            raise click.UsageError(f"{name!r} matches no workload; known: {', '.join(known)}")
+            raise click.UsageError(f"{brief(name)} matches no workload; known: {listed(known)}")
         found |= matched
     return list(found.values())
 
@@ -168,14 +196,15 @@ Names = Callable[[click.Context], Iterable[str]]
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def complete(names: Names) -> Completer:
-    """Return a click completer of `names`; where a path begins, it completes files."""
+def complete(names: Names | str) -> Completer:
+    """Return a click completer of names, or of a kind's; where a path begins, of files."""
 
     def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
         if is_file(begun):
             return [CompletionItem(begun, type="file")]
         try:
-            return [CompletionItem(name) for name in names(ctx) if name.startswith(begun)]
+            found = known(names) if isinstance(names, str) else names(ctx)
+            return [CompletionItem(name) for name in found if name.startswith(begun)]
         except (OSError, ValueError, click.ClickException):
             return []  # the command reports a broken package, the shell must not
 
@@ -192,15 +221,3 @@ def result_names(ctx: click.Context) -> Iterable[str]:
 def policy_names(ctx: click.Context) -> Iterable[str]:
     """Return the names that complete a policy's."""
     return known_policies(ctx.params.get("policy_file"))
-
-
-def profile_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete a cost profile's."""
-    from kvmbench.catalog import profiles
-
-    return profiles()
-
-
-def workload_names(_: click.Context) -> Iterable[str]:
-    """Return the names that complete a workload's; a key press runs no workload file."""
-    return known_workloads(None)

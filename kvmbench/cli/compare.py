@@ -47,8 +47,10 @@ margin_option = click.option(
     help="Largest shift that does not matter: 1% or 20.",
 )  # fmt: skip
 correction_option = click.option(
-    "--correction", type=click.Choice(["max-t", "holm", "welch-holm"]), default="max-t",
-    help="Multiple-comparison correction; welch-holm is for sides that spread unlike.",
+    "--correction", type=click.Choice(["max-t", "holm", "welch-holm", "sequence"]),
+    show_default="max-t, or sequence for results that were measured until decided",
+    help="Multiple-comparison correction; welch-holm is for sides that spread unlike, sequence "
+    "holds however often you look.",
 )  # fmt: skip
 
 
@@ -117,6 +119,16 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     click.option(
         "--same-host", is_flag=True, help="Refuse hosts that differ in more than the kernel."
     ),
+    click.option(
+        "--pair-by", metavar="host|block|LABEL", help="Pair the boots of both sides by this label."
+    ),
+    click.option(
+        "--group-by", metavar="cpu|LABEL", help="Split the rows by a label or a host's fact."
+    ),
+    click.option(
+        "--unit", type=click.Choice(["ns"]),
+        help="Compare times: measured cycles by each host's TSC frequency.",
+    ),
     click.option("--explain", is_flag=True, help="Show the spread and MDE of each row."),
     output_options("text", "markdown", "csv", "json", "junit"),
 )  # fmt: skip
@@ -141,7 +153,8 @@ def command(
 ) -> None:
     """Compare BEFORE with AFTER and MORE: files of any readable format, or names of results.
 
-    FILE#CONFIGURATION is one configuration of a file; NAME=FILE names it in the table. A single
+    FILE#CONFIGURATION is one configuration of a file, FILE#kernel=6.12 the boots with that label or
+    fact of the host; NAME=FILE names it in the table. A single
     file with two configurations is compared with itself; bounds such as <=6500 need no BEFORE.
     Each run counts once, whatever its iterations; simulated figures are compared exactly.
 
@@ -161,6 +174,7 @@ def command(
       kvmbench compare old/vmexit.log new/vmexit.log --rows 'inl_*' --sort shift
       kvmbench compare main pr --fail-on 'inl_*:2%' --fail-inconclusive
       kvmbench compare pr --fail-on 'cpuid:<=1400'
+      kvmbench compare before.json after.json --pair-by host
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 regression, 4 inconclusive (with
     --fail-inconclusive), 5 incompatible.
@@ -178,7 +192,7 @@ def command(
 
     bounds = fail_on and not fail_on_any and all(limit.worse is None for limit in fail_on)
     sides = chosen_sides(names, results_dir, lone=bool(bounds))
-    with _usage():
+    with usage():
         if len(sides) == 1:
             chosen = {name: options[name] for name in ("confidence", "rows")}
             comparisons = [alone(sides[0], **chosen)]
@@ -209,7 +223,7 @@ class _Incompatible(click.ClickException):
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
+def usage() -> Iterator[None]:
     """Turn the error of an argument into a usage error; that of a file's content stays."""
     from kvmbench.errors import IncompatibleError, KvmbenchError
 
@@ -242,6 +256,6 @@ def chosen_sides(arguments: Sequence[str], results_dir: str, *, lone: bool = Tru
     """
     from kvmbench.comparison.sides import compared_sides, load_sides
 
-    with _usage():
+    with usage():
         sides = load_sides(arguments, lambda name: load_result(name, results_dir))
         return sides if lone and len(sides) == 1 else compared_sides(sides)

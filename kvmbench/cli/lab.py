@@ -11,15 +11,25 @@ from kvmbench.cli.common import (
     Group,
     command_line,
     complete,
+    known_policies,
     known_workloads,
     now,
     pick,
     policy_names,
 )
-from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.measure import leave
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    policy_file_option,
+    together,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
+from kvmbench.cli.until import MOST, Look, check_until, until_options
 
 if TYPE_CHECKING:
     from kvmbench.lab.emulator import Emulator
@@ -44,6 +54,7 @@ def command() -> None:
       kvmbench lab run --kernel before=old/bzImage --kernel after=bzImage cpuid
       kvmbench lab run --kernel debian:6.1 --ioperm both --save lab
       kvmbench lab check-io --cases 1000 --cpu svm
+      kvmbench lab differ --operations 10000 --seed 1
     """
 
 
@@ -55,11 +66,19 @@ _cpu_option = click.option(
     help="Emulated CPU; auto takes VMX for a kernel that has kvm-intel.",
 )
 
+_timeout_option = click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=3600,
+    show_default=True,
+    help="Seconds per kernel at most.",
+)
+
 _plan_options = together(
     click.option(
         "--runs",
         type=click.IntRange(1, 100),
-        default=2,
+        default=1,
         show_default=True,
         help="Fresh processes per length of round.",
     ),
@@ -77,13 +96,7 @@ _plan_options = together(
         show_default=True,
         help="Iterations of a short round; a long one has three times as many.",
     ),
-    click.option(
-        "--timeout",
-        type=click.IntRange(1),
-        default=3600,
-        show_default=True,
-        help="Seconds per kernel at most.",
-    ),
+    _timeout_option,
 )
 
 
@@ -94,7 +107,8 @@ _plan_options = together(
     multiple=True,
     required=True,
     metavar="[LABEL=]KERNEL",
-    help="bzImage[,modules=FOLDER] or debian:RELEASE; each is a column.",
+    help="bzImage[,modules=FOLDER] or debian:RELEASE, then [,append=KERNEL PARAMETERS] and "
+    "[,policy=POLICY]; each is a column.",
 )
 @_cpu_option
 @click.option(
@@ -104,7 +118,9 @@ _plan_options = together(
     help="Policy of the kernels, or none for no reload; by default kvmbench looks it up.",
 )
 @_plan_options
+@until_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
+@label_option
 @output_options("text", "markdown", "csv", "json")
 @keep_options
 def run(
@@ -118,7 +134,12 @@ def run(
     rounds: int,
     iterations: int,
     timeout: int,
+    until: str | None,
+    rows: tuple[str, ...],
+    most: int | None,
+    margin: str | None,
     explain: bool,
+    label: dict[str, str],
     format: str | None,
     output: str | None,
     save: str | None,
@@ -126,19 +147,25 @@ def run(
     replace: bool,
     results_dir: str,
 ) -> None:
-    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default."""
-    from kvmbench.lab.document import document
-    from kvmbench.lab.run import Plan, measure, result_of
+    """Count each kernel's work per iteration of each WORKLOAD; the patch's eight by default.
 
+    With --until decided kvmbench boots the kernels again, until the instructions of every row are
+    decided between the first kernel and each other one, --max times at most (by default 64).
+    """
+    from kvmbench.lab.document import document
+    from kvmbench.lab.repeat import measure_until
+    from kvmbench.lab.run import Plan, measure, result_of
+    from kvmbench.labels import commit_labels, labelled
+
+    check_until(until, rows, most, margin)
+    if until is not None and len(kernel) < 2 and ioperm != "both":
+        raise click.UsageError("--until decided needs two kernels or --ioperm both, to compare")
     keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
     known = known_workloads(workload_file)
     workloads: list[Workload] = [
         pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)
     ]
-    if policy is not None and policy != "none":
-        from kvmbench.catalog import policies
-
-        pick("policy", policy, policies())
+    _check_policy(policy)
     plan = Plan(
         ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
         limit=timeout,
@@ -146,29 +173,39 @@ def run(
     with _Failures(), Progress() as show:
         emulator = _emulator()
         found = [_kernel(text, cpu) for text in kernel]
-        labels = [one.label for one, _ in found]
-        if len(set(labels)) < len(labels):
+        if len({one.label for one, _ in found}) < len(found):
             raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
-        counted = measure(
-            found, workloads, plan, emulator, policy=policy, workload_file=workload_file,
-            progress=show,
-        )  # fmt: skip
-    result = result_of(counted, command=command_line(), time=now())
+        more: dict[str, Any] = dict(policy=policy, workload_file=workload_file, progress=show)
+        whole: dict[str, Any] = dict(command=command_line(), time=now())
+        if until is None:
+            counted = measure(found, workloads, plan, emulator, **more)
+            result = result_of(counted, **whole)
+        else:
+            look = Look(rows=rows, margin=margin)
+            counted, result = measure_until(
+                found, workloads, plan, emulator, look, most=most or MOST, **whole, **more
+            )
+    result = labelled(result, commit_labels() | label)
     keep_recent(result)
+    table = document(counted, result, explain=explain)
     try:
         keep(result)
     finally:  # a full disk must not take the table too
-        emit(document(counted, result, explain=explain), format, output)
+        emit(table if until is None else look.added(table, result), format, output)
+    leave(result, keep_going=False)
 
 
-@command.command("check-io")
-@click.option(
+_kernel_option = click.option(
     "--kernel",
     default="debian:6.12",
     show_default=True,
     metavar="KERNEL",
     help="bzImage[,modules=FOLDER] or debian:RELEASE.",
 )
+
+
+@command.command("check-io")
+@_kernel_option
 @_cpu_option
 @click.option(
     "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
@@ -182,16 +219,86 @@ def check_io(
 
     Exit code 1 where the two differ.
     """
-    from kvmbench.lab import run as lab
+    from kvmbench.lab import checks
     from kvmbench.lab.document import io_document
+    from kvmbench.lab.run import Plan
 
     with _Failures(), Progress() as show:
         emulator = _emulator()
         chosen, vendor = _kernel(kernel, cpu)
-        plan = lab.Plan(check_io=cases, seed=seed)
-        found = lab.check_io(chosen, vendor, plan, emulator, show)
+        plan = Plan(check_io=cases, seed=seed)
+        found = checks.check_io(chosen, vendor, plan, emulator, show)
     emit(io_document(chosen.label, vendor, found), format, output)
     if found["disagreeing"]:
+        click.get_current_context().exit(1)
+
+
+@command.command("check-ioperm")
+@click.option(
+    "--kernel",
+    multiple=True,
+    required=True,
+    metavar="[LABEL=]KERNEL",
+    help="As for `kvmbench lab run`; each is a column.",
+)
+@_cpu_option
+@output_options("text", "markdown", "csv", "json")
+def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: str | None) -> None:
+    """Let a process do IN at CPL 3 with and without ioperm() and a KVM_RUN before it.
+
+    Exit code 1 where a kernel denies a port that the process holds, or allows another one.
+    """
+    from kvmbench.lab import checks
+    from kvmbench.lab.document import ioperm_document
+    from kvmbench.lab.run import Plan
+
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        found = [_kernel(text, cpu) for text in kernel]
+        tries = [checks.check_ioperm(one, vendor, Plan(), emulator, show) for one, vendor in found]
+    answers = [(one, vendor, t) for (one, vendor), t in zip(found, tries, strict=True)]
+    emit(ioperm_document(answers), format, output)
+    if any(t["allowed"] != t["ioperm"] for listed in tries for t in listed):
+        click.get_current_context().exit(1)
+
+
+@command.command("differ")
+@_kernel_option
+@_cpu_option
+@click.option(
+    "--operations", type=click.IntRange(10, 10**6), default=10_000, show_default=True,
+    help="Operations of all histories together.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random histories.")
+@click.option(
+    "--policy", metavar="POLICY", shell_complete=complete(policy_names),
+    help="Policy of the kernel, or none for no reload; by default kvmbench looks it up.",
+)  # fmt: skip
+@policy_file_option
+@_timeout_option
+@output_options("text", "markdown", "csv", "json")
+def differ(
+    kernel: str, cpu: str, operations: int, seed: int, policy: str | None,
+    policy_file: str | None, timeout: int, format: str | None, output: str | None,
+) -> None:  # fmt: skip
+    """Let processes do random exits, switches, ioperm() and IN; compare them with the model.
+
+    Each answer to an IN, and the LTRs between two moments outside the guest, must be those of the
+    kernel's policy. Exit code 1 where one is not.
+    """
+    from kvmbench.lab.differ import differ, document
+
+    none = policy == "none"
+    own = None if policy is None or none else pick("policy", policy, known_policies(policy_file))
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        chosen, vendor = _kernel(kernel, cpu)
+        found = differ(
+            chosen, vendor, operations, seed, emulator, policy=own, no_reload=none, limit=timeout,
+            progress=show,
+        )  # fmt: skip
+    emit(document(found), format, output)
+    if not found.judged.agrees:
         click.get_current_context().exit(1)
 
 
@@ -227,6 +334,7 @@ def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
     if "debian:" in text:
         _say(f"fetching {text}")
     found = kernel(text)
+    _check_policy(found.policy)
     able = found.vendors()
     if cpu == "auto":
         if not able:
@@ -236,6 +344,13 @@ def _kernel(text: str, cpu: str) -> tuple[Kernel, Vendor]:
         return found, able[0]
     vendor: Vendor = "vmx" if cpu == "vmx" else "svm"
     return found, vendor
+
+
+def _check_policy(name: str | None) -> None:
+    from kvmbench.catalog import policies
+
+    if name is not None and name != "none":
+        pick("policy", name, policies())
 
 
 def _emulator() -> Emulator:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from kvmbench.cli.common import HOMES, known
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import note
@@ -15,18 +14,6 @@ from kvmbench.cli.store import saved_results
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
-
-HOMES = {  # kind: the module with the function of that name
-    "workloads": "workloads",
-    "scenarios": "scenario.scenario",
-    **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
-}
-
-
-def known(kind: str) -> Mapping[str, Any]:
-    """Return the things of a kind by name. Raises ValueError where the package's data is broken."""
-    found: Mapping[str, Any] = getattr(import_module(f"kvmbench.{HOMES[kind]}"), kind)()
-    return found
 
 
 @click.command("list")

@@ -18,9 +18,13 @@ from kvmbench.errors import KvmbenchError
 COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "run": ("run", "Simulate workloads under two policies."),
     "measure": ("measure", "Measure workloads on this host, through /dev/kvm."),
+    "profile": ("profile", "Make a cost profile from measured rows."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
+    "trace": ("trace", "Read recorded VM exits: count, replay, make a scenario."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
+    "history": ("history", "Find which commit changed which row, over many results."),
+    "collect": ("collect", "Write the results of many hosts, or of many days, to one file."),
     "self-test": ("self_test", "Compare a result with itself: the A/A test of a host."),
     "plan": ("plan", "Measure two kernels in turn, across reboots."),
     "host": ("host", "Report whether this host is fit to measure, with remedies."),
@@ -52,6 +56,7 @@ class Commands(Group):
         extra |= dict(obj=words, standalone_mode=False)
         if not standalone:
             return super().main(words, *rest, **extra)
+        code = 1
         try:
             code = super().main(words, *rest, **extra)
         except NoArgsIsHelpError as error:
@@ -59,23 +64,19 @@ class Commands(Group):
             code = error.exit_code
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
-            name = context.command_path if context else "kvmbench"
-            note(error.format_message(), name)
+            note(error.format_message(), context.command_path if context else "kvmbench")
             code = error.exit_code
         except KvmbenchError as error:
             note(str(error))
-            code = 1
         except click.Abort:
             note("stopped")
             code = 130
         except tuple(TOO_MUCH) as error:
             note(next(words for kind, words in TOO_MUCH.items() if isinstance(error, kind)))
-            code = 1
         except OSError as error:  # stdout; click ends quietly where it was closed
             note(f"stdout: {error.strerror or error}")
             # The rest of the buffer has no reader; else Python complains at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
         sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kvmbench.cli.common import chosen_workloads, command_line, known_workloads
-from kvmbench.cli.options import keep_options, keeper, together, workload_options
+from kvmbench.cli.common import (
+    chosen_workloads,
+    command_line,
+    complete,
+    known_workloads,
+    result_names,
+    typed,
+)
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    together,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
+from kvmbench.cli.until import MOST, Look, check_until, until_options
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
+    from kvmbench.units import Side
 
 
 measuring_options = together(
@@ -25,6 +41,7 @@ measuring_options = together(
         "--runs", type=click.IntRange(1, 1000), default=8,
         help="Fresh processes, each with a fresh virtual machine, per configuration.",
     ),
+    label_option,
     click.option("--fast", is_flag=True, help="Measure for ten seconds instead of a minute."),
     click.option(
         "--keep-going", is_flag=True, help="Exit with 0 although runs ended early, where some did."
@@ -36,11 +53,19 @@ measuring_options = together(
 @click.command("measure")
 @measuring_options
 @click.option("--explain", is_flag=True, help="Show KVM's counters per iteration.")
+@until_options
+@click.option(
+    "--against",
+    metavar="FILE",
+    shell_complete=complete(result_names),
+    help="Result that the rows are compared with, with --until decided.",
+)
 @output_options("text", "markdown", "csv", "json")
 @keep_options
 def command(
-    explain: bool, keep_going: bool, format: str | None, output: str | None, save: str | None,
-    append: bool, replace: bool, results_dir: str, **chosen: Any,
+    explain: bool, keep_going: bool, until: str | None, rows: tuple[str, ...], most: int | None,
+    margin: str | None, against: str | None, format: str | None, output: str | None,
+    save: str | None, append: bool, replace: bool, results_dir: str, **chosen: Any,
 ) -> None:  # fmt: skip
     """Measure each WORKLOAD on this host and print the table; by default every one that it can run.
 
@@ -48,11 +73,17 @@ def command(
     `last` is the newest, `last~1` the one before. JSON is the result itself, which `kvmbench
     compare` reads.
 
+    With --until decided kvmbench looks at the rows after each run, against FILE's run of the same
+    number or with --ioperm both against the other run of the pair, and ends where they are decided,
+    after --max runs at most (by default FILE's number, or 64). The intervals hold however often it
+    looks.
+
     \b
     Examples:
       kvmbench measure
       kvmbench measure --fast --save main
       kvmbench measure --ioperm both 'inl_*' cpuid
+      kvmbench measure --until decided --against main 'inl_*'
       kvmbench show last
       kvmbench compare main last
       kvmbench save last patched
@@ -60,32 +91,68 @@ def command(
     Exit codes: 0 done, 1 failed or fewer runs than asked for, 2 usage, 130 stopped by Ctrl-C.
     kvmbench always prints and keeps the finished runs.
     """
+    check_until(until, rows, most, margin)
+    look = None
+    if until is not None:
+        if typed("runs"):
+            raise click.UsageError("--until decided takes --max and no --runs")
+        before = _before(against, chosen["ioperm"], results_dir)
+        look = Look(rows=rows, margin=margin, before=before)
+        chosen["runs"] = most or MOST
+        if before is not None:
+            chosen["runs"] = min(chosen["runs"], len(before.runs))
+    elif against is not None:
+        raise click.UsageError("--against needs --until decided")
     keep = keeper(save, {"kvm"}, append=append, replace=replace, results_dir=results_dir)
-    result = measured(**chosen)
+    result = measured(**chosen, decided=look)
 
     from kvmbench.live.document import document
 
+    found = document(result, explain=explain)
     try:
         keep(result)
     finally:  # a full disk must not take the table too
-        emit(document(result, explain=explain), format, output)
+        emit(look.added(found, result) if look else found, format, output)
     leave(result, keep_going)
+
+
+def _before(against: str | None, ioperm: str, results_dir: str) -> Side | None:
+    """Return the side that the rows are looked at against; None for the other run of a pair."""
+    if (against is None) == (ioperm != "both"):
+        raise click.UsageError(
+            "--until decided needs either --against FILE or --ioperm both, to compare with"
+        )
+    if against is None:
+        return None
+    from kvmbench.cli.compare import chosen_sides
+
+    (before,) = chosen_sides([against], results_dir)
+    if len(before.boots) > 1 or len(before.configurations) > 1:
+        raise click.UsageError(
+            f"--against {against}: expected one boot and one configuration, whose runs pair with "
+            "the runs of this boot; `kvmbench plan new` compares boots"
+        )
+    return before
 
 
 def measured(
     names: tuple[str, ...], workload_file: str | None, cpu: int | None, runs: int, fast: bool,
-    ioperm: Literal["off", "on", "both"],
+    ioperm: Literal["off", "on", "both"], label: dict[str, str],
+    decided: Callable[[Result], bool] | None = None,
 ) -> Result:  # fmt: skip
     """Measure, and keep the result as `last`; `kvmbench plan run` measures through it too."""
+    from kvmbench.labels import labelled, measured_labels
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
-    workloads = chosen_workloads(names or ["*"], known, lambda found: found.guest is not None)
+    workloads = chosen_workloads(names, known, lambda found: found.guest is not None)
+    workloads = workloads or [w for w in known.values() if w.guest is not None and not w.userspace]
     with Progress() as show:
         result = measure(
             workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
-            command=command_line(),
+            command=command_line(), decided=decided,
         )  # fmt: skip
+    result = labelled(result, measured_labels(result.boots[0].host.kernel) | label)
     keep_recent(result)
     return result
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, policy_names, profile_names, read, typed, workload_names
+from kvmbench.cli.common import complete, policy_names, read, typed
 from kvmbench.cli.output import try_folder
 from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
@@ -55,7 +55,7 @@ machine_options = together(
     policy_file_option,
     click.option(
         "--profile", default="patch-2017", metavar="NAME|FILE",
-        shell_complete=complete(profile_names), help="Cost profile of the machine.",
+        shell_complete=complete("profiles"), help="Cost profile of the machine.",
     ),
     click.option(
         "--vendor", type=click.Choice(["vmx", "svm"]), default="vmx",
@@ -66,7 +66,7 @@ machine_options = together(
 
 workload_options = together(
     click.argument(
-        "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete(workload_names)
+        "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete("workloads")
     ),
     click.option(
         "--workload-file", type=click.Path(), metavar="FILE",
@@ -83,6 +83,24 @@ update_options = together(
     click.option("--replace", is_flag=True, help="Replace the measured runs of that name."),
     results_dir_option,
 )
+
+
+def _labels(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    from kvmbench.labels import parse_labels
+
+    found: dict[str, str] = {}
+    for text in texts:
+        try:
+            found |= parse_labels(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param_hint="--label") from None
+    return found
+
+
+label_option = click.option(
+    "--label", multiple=True, metavar="KEY=VALUE", callback=_labels,
+    help="Label the result, as in commit=abc1234,branch=main; KEY= removes one.",
+)  # fmt: skip
 
 keep_options = together(
     click.option("--save", metavar="NAME", help="Keep the result as NAME, for `kvmbench compare`."),

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -41,23 +40,15 @@ def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[...,
     The form is None where the user chose none; `emit` then goes by the file's ending.
     """
 
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        command = click.option(
-            "-o",
-            "--output",
-            type=click.Path(),
-            metavar="FILE",
-            callback=_tried,
-            help="Write to FILE instead of stdout; its ending chooses the format.",
-        )(command)
-        return click.option(
-            "--format",
-            type=click.Choice(forms),
-            show_default="text, or by FILE's ending",
-            help="Form of the output.",
-        )(command)
-
-    return add
+    format_option = click.option(
+        "--format", type=click.Choice(forms), show_default="text, or by FILE's ending",
+        help="Form of the output.",
+    )  # fmt: skip
+    output_option = click.option(
+        "-o", "--output", type=click.Path(), metavar="FILE", callback=_tried,
+        help="Write to FILE instead of stdout; its ending chooses the format.",
+    )  # fmt: skip
+    return lambda command: format_option(output_option(command))
 
 
 def emit(document: Document, form: str | None, output: str | None) -> None:
@@ -95,11 +86,9 @@ def _terminal() -> tuple[int, bool]:
 
     NO_COLOR, CLICOLOR_FORCE and TERM=dumb are honoured (no-color.org, bixense.com/clicolors).
     """
-    environment: dict[str, Any] = dict(os.environ)
     wide = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size((WIDTH, 24)).columns if wide else WIDTH
-    if environment.get("NO_COLOR"):
+    if os.environ.get("NO_COLOR"):
         return width, False
-    if environment.get("CLICOLOR_FORCE", "0") not in ("", "0"):
-        return width, True
-    return width, wide and environment.get("TERM") != "dumb"
+    forced = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0")
+    return width, forced or (wide and os.environ.get("TERM") != "dumb")

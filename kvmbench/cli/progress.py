@@ -55,14 +55,9 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Remove the bar."""
         Progress.working = False
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
 
     def __call__(self, name: str, share: float | None = None) -> None:
         """Show `name`, what runs now, and the share of all work that is done, 0 to 1.

@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    chosen,
     chosen_policies,
-    chosen_profile,
     chosen_workloads,
     command_line,
     complete,
-    is_file,
     known_workloads,
+    load_result,
     now,
-    pick,
-    read,
     typed,
 )
-from kvmbench.cli.options import keep_options, keeper, machine_options, workload_options
+from kvmbench.cli.options import (
+    keep_options,
+    keeper,
+    label_option,
+    machine_options,
+    workload_options,
+)
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
+from kvmbench.errors import brief
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
@@ -65,15 +70,17 @@ def _table_names(_: click.Context) -> Iterable[str]:
 @click.option("--explain", is_flag=True, help="Show where the cycles of each figure go.")
 @click.option(
     "--against", metavar="NAME|FILE", shell_complete=complete(_table_names),
-    help="Compare the predicted changes with those of a published table.",
+    help="Compare the predicted changes with a published table's, or with --ioperm both a "
+    "result's of `kvmbench measure --ioperm both`.",
 )  # fmt: skip
+@label_option
 @output_options("text", "kut", "markdown", "csv", "json")
 @keep_options
 def command(
     names: tuple[str, ...], workload_file: str | None, ioperm: str, before: str, after: str,
     policy_file: str | None, profile: str, vendor: Literal["vmx", "svm"], iterations: int,
-    closed_form: bool, explain: bool, against: str | None, format: str | None,
-    output: str | None, save: str | None, **kept: Any,
+    closed_form: bool, explain: bool, against: str | None, label: dict[str, str],
+    format: str | None, output: str | None, save: str | None, **kept: Any,
 ) -> None:  # fmt: skip
     """Simulate each WORKLOAD under two policies and print the table; all of them by default.
 
@@ -95,13 +102,14 @@ def command(
     if ioperm == "both" and typed("before"):
         raise click.UsageError("--ioperm both compares --after with itself: leave out --before")
     keep = keeper(save, {"sim"}, **kept)
-    costs = chosen_profile(profile)
+    costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     workloads = _workloads(names, workload_file, costs)
-    table = _published(against)
+    table = _published(against, ioperm, kept["results_dir"])
 
     from importlib.metadata import version
 
+    from kvmbench.labels import commit_labels, labelled
     from kvmbench.live.host import boot_id, host
     from kvmbench.simulation.against import check_against
     from kvmbench.simulation.simulate import simulate
@@ -118,6 +126,7 @@ def command(
             time=now(), command=command_line(), boot=boot_id(), host=host(),
             tool=f"kvmbench {version('kvmbench')}",
         )  # fmt: skip
+        result = labelled(result, commit_labels() | label)
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
@@ -127,35 +136,44 @@ def command(
         emit(document, format, output)
 
 
-def _published(name: str | None) -> Published | None:
-    from kvmbench.catalog import load_published, published
+def _published(name: str | None, ioperm: str, results_dir: str) -> Published | None:
+    """Return the table that --against names; with --ioperm both it may be a measured result."""
+    from kvmbench.catalog import published
 
     if name is None:
         return None
-    if is_file(name):
-        return read(load_published, name)
-    return pick("published table", name, published())
+    if ioperm != "both" or name in published() or name.endswith(".toml"):
+        found: Published = chosen("published", name)
+        return found
+    from kvmbench.live.document import cost_table
+
+    return cost_table(load_result(name, results_dir), name)
 
 
 def _workloads(names: tuple[str, ...], path: str | None, profile: Profile) -> list[Workload]:
     from kvmbench.simulation.simulate import missing_kinds
-    from kvmbench.workloads import LIVE_ONLY
+    from kvmbench.workloads import DEFERRAL, LIVE_ONLY
 
     def able(workload: Workload) -> bool:
         return not missing_kinds(workload, profile)
 
     known = known_workloads(path)
     if not any(map(able, known.values())):
-        raise click.ClickException(f"cost profile {profile.name!r} has the costs of no workload")
-    found = chosen_workloads(names or ["*"], known, able)
+        raise click.ClickException(
+            f"cost profile {brief(profile.name)} has the costs of no workload"
+        )
+    found = chosen_workloads(names, known, able)
+    found = found or [w for w in known.values() if able(w) and not w.userspace]
     for workload in found if names else ():
         if workload in LIVE_ONLY and not able(workload):
             raise click.ClickException(
-                f"cost profile {profile.name!r} has no costs for {workload.name}: "
+                f"cost profile {brief(profile.name)} has no costs for {workload.name}: "
                 f"`kvmbench measure {workload.name}` measures it"
             )
     for workload in () if names else known.values():
-        if workload not in LIVE_ONLY and (missing := missing_kinds(workload, profile)):
+        if workload not in (*DEFERRAL, *LIVE_ONLY) and (
+            missing := missing_kinds(workload, profile)
+        ):
             why = f"cost profile {profile.name} has no exit kind {missing[0]}"
             note(f"left out {workload.name}: {why}")
     return found

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import chosen_policies, chosen_profile, complete, is_file, pick, read
+from kvmbench.cli.common import chosen, chosen_policies, complete
 from kvmbench.cli.options import machine_options
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
-    from kvmbench.scenario.result import Comparison, Sweep
     from kvmbench.scenario.scenario import Scenario
 
 POINTS_MAX = 10_000
 
 
-def _scenario_names(_: click.Context) -> Iterable[str]:
-    from kvmbench.scenario.scenario import scenarios
-
-    return scenarios()
-
-
 @click.command("scenario")
-@click.argument("name", metavar="NAME|FILE", shell_complete=complete(_scenario_names))
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete("scenarios"))
 @machine_options
 @click.option(
-    "--threads",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
+    "--threads", type=click.IntRange(1, 256), default=1,
     help="Threads that simulate; the result is the same.",
-)
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Instead of the scenario's.")
 @click.option("--seconds", type=float, help="Simulated, instead of the scenario's.")
 @click.option(
@@ -63,10 +52,9 @@ def command(
       kvmbench scenario oversubscribed --vary timeslice_us=100:3000:5 --format csv
       kvmbench scenario ./myhost.toml --seconds 0.1 -o myhost.txt
     """
-    costs = chosen_profile(profile)
+    costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
-    scenario = _scenario(name)
-    found: Comparison | Sweep
+    scenario: Scenario = chosen("scenarios", name)
     try:
         if seconds is not None:
             scenario = scenario.with_value("seconds", seconds)
@@ -78,20 +66,14 @@ def command(
                 run = min(int(share * runs) + 1, runs)
                 show(f"run {run} of {runs}: {scenario.name}", share)
 
-            options["progress"] = report
+            options |= dict(profile=costs, progress=report)
             if vary is None:
-                found = scenario.compare(*policies, costs, **options)
+                document = scenario.compare(*policies, **options).document()
             else:
-                found = scenario.sweep(parameter, values, *policies, costs, **options)
+                document = scenario.sweep(parameter, values, *policies, **options).document()
     except (ValueError, MemoryError) as error:
         raise click.ClickException(str(error) or "no memory left") from None
-    emit(found.document(), format, output)
-
-
-def _scenario(name: str) -> Scenario:
-    from kvmbench.scenario.scenario import load_scenario, scenarios
-
-    return read(load_scenario, name) if is_file(name) else pick("scenario", name, scenarios())
+    emit(document, format, output)
 
 
 def _exact(text: str) -> Fraction:

@@ -10,7 +10,9 @@ HOMES = {  # kind: the module whose SCHEMAS has it
     "result": "results",
     "comparison": "comparison.document",
     "self-test": "comparison.document",
+    "history": "comparison.history_document",
     "scenario": "scenario.document",
+    "trace": "traces.document",
     "check": "checker.document",
     "plan": "live.plan",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -10,10 +10,6 @@ from kvmbench.cli.common import complete, result_names
 from kvmbench.cli.compare import chosen_sides, correction_option, margin_option
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
-
-if TYPE_CHECKING:
-    from kvmbench.comparison.rows import Margin
-    from kvmbench.planning import Correction
 
 
 @click.command("self-test")
@@ -23,12 +19,7 @@ if TYPE_CHECKING:
 @correction_option
 @output_options("text", "markdown", "csv", "json")
 def command(
-    name: str,
-    results_dir: str,
-    margin: Margin | None,
-    correction: Correction,
-    format: str | None,
-    output: str | None,
+    name: str, results_dir: str, format: str | None, output: str | None, **options: Any
 ) -> None:
     """A/A test: compare the runs of a result with each other, as a before and an after.
 
@@ -45,4 +36,4 @@ def command(
     from kvmbench.comparison.self_test import self_test
 
     (side,) = chosen_sides([name], results_dir)
-    emit(self_test(side, margin=margin, correction=correction).document(), format, output)
+    emit(self_test(side, **options).document(), format, output)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, is_file, load_result, read
-from kvmbench.cli.list import HOMES, known
+from kvmbench.cli.common import HOMES, complete, is_file, known, load_result, read
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
@@ -33,8 +32,8 @@ def _names(ctx: click.Context) -> Iterable[str]:
 def command(name: str, results_dir: str, format: str | None, output: str | None) -> None:
     """Print a workload, scenario, policy, profile, published table or result.
 
-    By name or from a file; of results, any that `kvmbench convert` reads. A name that stands for
-    several things prints them all.
+    By name or from a file; of results, whatever `kvmbench convert` reads, a folder of them too. A
+    name that stands for several things prints them all.
 
     \b
     Examples:
@@ -44,6 +43,7 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
       kvmbench show logs/vmexit.log
     """
     from kvmbench.errors import unknown_name
+    from kvmbench.formats import is_many
     from kvmbench.report import Document
 
     found: list[Document] = []
@@ -55,6 +55,10 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
         tables = {kind: known(kind) for kind in HOMES}
         found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
         if name in named_results(results_dir):
+            found.append(_result(name, results_dir))
+        if not found and is_many(name):  # stdin, a folder, a glob
+            found.append(_result(name, results_dir))
+        if not found and is_many(name):  # stdin, a folder, a glob
             found.append(_result(name, results_dir))
     if not found:
         raise click.UsageError(unknown_name("name", name, _names(click.get_current_context())))
@@ -86,7 +90,9 @@ def _from_file(path: str) -> list[Document]:
 def _shown(kind: str, thing: Any) -> Document:
     """Return the document of a thing of one of the kinds that `list` knows."""
     if kind == "workloads":
-        return _facts("workload", thing, {"exits": ", ".join(thing.exits)})
+        steps = {"exits": thing.exits, "then": thing.userspace}
+        facts = {what: ", ".join(map(str, listed)) for what, listed in steps.items() if listed}
+        return _facts("workload", thing, dict(facts))
     known_as: dict[str, Callable[[Any], Document]] = {
         "scenarios": _scenario, "policies": _policy, "profiles": _profile,
     }  # fmt: skip
@@ -112,11 +118,10 @@ def _policy(policy: Policy) -> Document:
     from kvmbench.report import Note
 
     facts: dict[str, object] = {"io_base": f"{policy.io_base_at_start} at the start"}
-    regions = False
-    for hook in HOOKS:
-        entries = getattr(policy, hook)
-        regions = regions or any(not isinstance(e, str) for e in entries)
-        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in entries)
+    entries = {hook: getattr(policy, hook) for hook in HOOKS}
+    for hook, own in entries.items():
+        facts[hook] = "; ".join(e if isinstance(e, str) else f"[{', '.join(e)}]" for e in own)
+    regions = any(not isinstance(e, str) for own in entries.values() for e in own)
     note = [Note("[...] runs with preemption disabled.")] if regions else []
     return _facts("policy", policy, facts, *note)
 
@@ -151,12 +156,11 @@ def _profile(profile: Profile) -> Document:
     ]
     kinds = [
         (
-            kind.name,
-            *(str(value) for value in (kind.cycles, kind.user_cycles, kind.overlap)),
+            kind.name, *map(str, (kind.cycles, kind.user_cycles, kind.overlap)),
             "userspace" if kind.user else "kernel" if kind.exits else "no exit",
         )
         for kind in profile.kinds
-    ]
+    ]  # fmt: skip
     sources: dict[tuple[str, str], list[str]] = {}
     for figure in profile.figures():
         origin = profile.origin(figure)

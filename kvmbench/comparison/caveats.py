@@ -24,6 +24,7 @@ from kvmbench.comparison.design import (
     one_boot,
     unconfirmed_spreads,
 )
+from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
 from kvmbench.units import Figures, listed
 
@@ -54,7 +55,7 @@ class Caveat:
 
 def caveats(comparison: Comparison) -> list[Caveat]:
     """Return the reasons to doubt the verdicts of a comparison, in the order of the text."""
-    checks = (_remarks, _controls, _undecided, _design, _groups, _intervals)
+    checks = (_remarks, _controls, _undecided, _design, _fleet, _groups, _intervals)
     return [caveat for check in checks for caveat in check(comparison)]
 
 
@@ -145,7 +146,9 @@ def _undecided(comparison: Comparison) -> Iterator[Caveat]:
     single = _names(comparison, lambda row: row.verdict == "no-verdict")
     yield from _about("one-unit", single, noisy, level=level)
     few = _names(comparison, lambda row: row.verdict == "inconclusive" and row.interval is None)
-    if few:
+    if few and comparison.correction == "sequence":
+        yield from _about("few-pairs", few, noisy)
+    elif few:
         yield from _about(
             "few-units", few, noisy, level=level, confidence=f"{100 * confidence:.4g}",
             least=str(least_units(paired, confidence)), per_side="" if paired else " per side",
@@ -166,8 +169,11 @@ def _unconfirmed(row: Row) -> bool:
 def _design(comparison: Comparison) -> Iterator[Caveat]:
     """Yield the faults of the measurement's design."""
     replicates = comparison.replicates
+    looked = any(side.result.stopping == "decided" for side in comparison.sides)
+    if looked and comparison.correction != "sequence":
+        yield _caveat("looked", correction=comparison.correction)
     if left_out := replicates.left_out:
-        blocks = f"block{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
+        blocks = f"{replicates.level}{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         yield _caveat("incomplete-blocks", blocks=blocks)
     noisy = [row for row in comparison.table if row.kind == "noisy" and row.interval is not None]
     if not noisy:
@@ -200,6 +206,17 @@ def _design(comparison: Comparison) -> Iterator[Caveat]:
     rows = set(unconfirmed_spreads(comparison))
     shown = [row.workload for row in comparison.rows if row.workload in rows]
     yield from _about("unequal-spreads", shown, ratio=f"{UNLIKE:g}")
+
+
+def _fleet(comparison: Comparison) -> Iterator[Caveat]:
+    """Yield the differences of the hosts within a side, and cycles of several lengths."""
+    replicates = comparison.replicates
+    rows, clocks = clock_words(replicates)
+    yield from _about("clocks-differ", rows, found=clocks)
+    if not replicates.paired:
+        facts = [("; ".join(mixed(side)), side.label) for side in comparison.sides]
+        for found, labels in listed(pair for pair in facts if pair[0]).items():
+            yield _caveat("mixed-hosts", sides=" and ".join(labels), found=found)
 
 
 def _courses(comparison: Comparison, noisy: Sequence[Row]) -> Iterator[Caveat]:

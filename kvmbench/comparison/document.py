@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDi
 from msgspec import to_builtins
 
 from kvmbench import summary
+from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
 from kvmbench.comparison.hosts import Difference, differences
 from kvmbench.comparison.rows import VERDICTS, Row
+from kvmbench.comparison.variance import VarianceDocument, variance, variance_blocks
 from kvmbench.planning import MARGIN
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
-from kvmbench.report.figures import plural, share
+from kvmbench.report.figures import plural
+from kvmbench.report.figures import share_range as _range
 from kvmbench.stats import POWER
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class _Compared(TypedDict):
     caveats: list[Caveat]
     accepted_doubts: list[str]
     rows: list[Row]
+    variance: NotRequired[list[VarianceDocument]]
     gate: NotRequired[GateDocument]
 
 
@@ -194,7 +198,11 @@ def document(
         level = first.replicates.level
         table = _explained(shown, level, several=len(comparisons) > 1)
         blocks += [Heading("Spread and minimum detectable effect (MDE)"), table]
+    spreads = [found for c in comparisons for found in variance(c)] if explain else []
+    blocks += variance_blocks(spreads, several=len(comparisons) > 1)
     data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
+    if spreads:
+        data["variance"] = spreads
     if gate is not None:
         data["gate"] = {"status": gate.status, "lines": gate.lines}
         blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
@@ -299,7 +307,12 @@ def _replicates(comparison: Comparison) -> str:
         return ""
     least = f"{counts[0]} to " if len(counts) > 1 else ""
     units = f"{least}{plural(counts[-1], level)}"
-    return f"{units} of alternating boots" if level == "block" else f"{units} per side"
+    if level == "block":
+        pairs = len(comparison.sides[0].boots) <= counts[-1]  # and not ABBA
+        return f"{least}{plural(counts[-1], 'pair')} of boots" if pairs else (
+            f"{units} of alternating boots"
+        )  # fmt: skip
+    return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
 
 
 class _Scale(NamedTuple):
@@ -399,6 +412,9 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
         why = "as named" if named else "which a change to the reload of TR cannot move"
         yield f"Controls, {why}: {', '.join(controls)}."
     for comparison in comparisons:
+        if comparison.correction == "sequence" and comparison.tested:
+            yield sequence.said(comparison)
+    for comparison in comparisons:
         begin = f"{comparison.sides[1].label}: the" if len(comparisons) > 1 else "The"
         if words := " ".join(_promises(comparison)):
             yield f"{begin} {words}" if words[0].islower() else words
@@ -451,13 +467,6 @@ def _spread_known(freedom: int) -> tuple[float, float]:
     z = sqrt(2 / (9 * freedom)) * 1.96
     low, high = (max(1 - 2 / (9 * freedom) + end, 0.05) ** 1.5 for end in (z, -z))
     return 1 / low, 1 / high
-
-
-def _range(shares: Sequence[tuple[float, str]]) -> str:
-    """Return the first and the last of sorted shares in percent, each with its row."""
-    (low, first), (high, last) = shares[0], shares[-1]
-    words = f"{share(100 * low)} %"
-    return words if len(shares) == 1 else f"{words} ({first}) to {share(100 * high)} % ({last})"
 
 
 def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:

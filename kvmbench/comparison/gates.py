@@ -16,7 +16,7 @@ from kvmbench import stats
 from kvmbench.comparison.design import careful_interval
 from kvmbench.comparison.rows import Margin, Row
 from kvmbench.comparison.verdicts import Comparison
-from kvmbench.errors import unknown_name
+from kvmbench.errors import brief, unknown_name
 from kvmbench.report.figures import plural, share
 from kvmbench.units import listed
 
@@ -57,7 +57,7 @@ class Limit:
                 raise ValueError
         except ValueError:
             what = "a limit such as 2%, 40, <=6500 or >=100"
-            raise ValueError(f"{text!r} is not ROW:LIMIT with {what}") from None
+            raise ValueError(f"{brief(text)} is not ROW:LIMIT with {what}") from None
         return cls(pattern, at_most=value) if limit[0] == "<" else cls(pattern, at_least=value)
 
 

@@ -17,7 +17,14 @@ from kvmbench.workloads import workloads
 if TYPE_CHECKING:
     from kvmbench.comparison.verdicts import Comparison
 
-__all__ = ["Difference", "differences", "is_control", "is_lightweight", "states_policy"]
+__all__ = [
+    "Difference",
+    "differences",
+    "host_facts",
+    "is_control",
+    "is_lightweight",
+    "states_policy",
+]
 __all__ += ["unknown_hosts"]
 
 FREE_WORDS = ("BOOT_IMAGE=", "initrd=", "root=")  # of a command line: they name the kernel's files
@@ -78,11 +85,12 @@ def _of_runs(side: Side, what: str) -> str:
 
 def _facts(side: Side) -> dict[str, str]:
     """Return the facts of a side's hosts in words; several where its boots differ."""
-    found = listed(fact for host in side.hosts for fact in _words(host).items())
+    found = listed(fact for host in side.hosts for fact in host_facts(host).items())
     return {what: " | ".join(sorted(values)) for what, values in found.items()}
 
 
-def _words(host: Host) -> dict[str, str]:
+def host_facts(host: Host) -> dict[str, str]:
+    """Return the facts of a host that comparisons compare, in words."""
     found = {name: getattr(host, name) for name in ("kernel", "build", "cpu", "microcode")}
     found |= {f"mitigation of {name}": value for name, value in host.mitigations.items()}
     if host.cmdline is not None:

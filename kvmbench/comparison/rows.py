@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kvmbench.errors import brief
+
 __all__ = ["CLAIMS", "VERDICTS", "Margin", "Row"]
 
 CLAIMS = {  # of noisy figures, with the line that the help has
@@ -44,7 +46,7 @@ class Margin:
         except ValueError:
             value = nan
         if not 0 <= value < float("inf"):
-            raise ValueError(f"{text!r} is neither a share such as 1% nor a number such as 20")
+            raise ValueError(f"{brief(text)} is neither a share such as 1% nor a number such as 20")
         return cls(value / 100, True) if text.strip().endswith("%") else cls(value, False)
 
     def of(self, centre: float) -> float:
@@ -79,7 +81,8 @@ class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     p_zero: float | None = None  # the same of no shift at all
     units: tuple[int, int]  # boots or runs per side; blocks twice where they are paired
     spread: float | None = None  # standard deviation of a unit, or of a block's difference
-    by: Literal["ranks", "means"] = "ranks"  # the interval; that of means supposes normal units
+    # The interval; those of means and of a sequence suppose normal units.
+    by: Literal["ranks", "means", "sequence"] = "ranks"
     detectable: float | None = (
         None  # smallest shift that this table calls faster or slower at POWER
     )
@@ -91,6 +94,7 @@ class Row(Struct, frozen=True, kw_only=True, rename=NAMES):
     new: bool = False  # the after has the row, and the before has not
     varies: bool = False  # an exact figure that differs between the runs of one side
     quantum: float = 0.0  # the step of the clock or of the print-out
+    after_units: int | None = None  # units after which a confidence sequence decided the row
 
     @property
     def said(self) -> str:

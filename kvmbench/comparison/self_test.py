@@ -151,4 +151,4 @@ def _part(side: Side, units: Sequence[int], by_boot: bool) -> Result:
         if runs:
             # Blocks paired two kernels; the parts of one are not pairs.
             boots.append(replace(boot, runs=runs, block=None))
-    return replace(side.result, boots=boots, notes=[])
+    return replace(side.result, boots=boots, notes=[], stopping="size")

@@ -86,6 +86,8 @@ class Method:
 
         Ranks of few boots or blocks have no interval; a known deviation of boots has no rank.
         """
+        if correction == "sequence":  # kvmbench.comparison.sequence has its intervals and its p
+            return cls(replicates.paired, confidence, correction)
         noisy = [min(row.units) for row in rows if row.kind == "noisy" and row.missing is None]
         few = max(noisy, default=0) < least_units(replicates.paired, confidence)
         boots = boots if replicates.level == "run" and not _one_boot(replicates) else None

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from kvmbench import formats
+from kvmbench.comparison.fleet import selected
 from kvmbench.errors import ResultError, unknown_name
 from kvmbench.report.figures import plural
 from kvmbench.results import Result
@@ -33,6 +34,8 @@ def load_sides(
     sources: Sequence[Source], load: Callable[[str], Result] = formats.load
 ) -> list[Side]:
     """Return the sides that `sources` name, `[LABEL=]FILE[#CONFIGURATION]` or objects.
+
+    FILE#KEY=VALUE is the boots with that label, or with that fact of the host.
 
     `load` returns the result of a FILE. Raises ResultError for a result without figures, ValueError
     for an unknown configuration, and the errors of `load`.
@@ -77,7 +80,11 @@ def _found(place: int, source: Source, load: Callable[[str], Result]) -> _Found:
         if not equals or "/" in label or "#" in label or os.path.exists(_parted(argument)[0]):
             label, path = "", argument
         path, configuration = _parted(path)
-        side = Side(label, load(path), configuration)
+        result = load(path)
+        if configuration and "=" in configuration and configuration not in result.configurations():
+            result = selected(result, configuration)
+            label, configuration = label or configuration.partition("=")[2], None
+        side = Side(label, result, configuration)
     known = side.result.configurations()
     if not known:
         raise ResultError(f"{path}: holds no figures")

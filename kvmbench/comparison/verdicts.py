@@ -16,12 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from msgspec.structs import replace
 
+from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import caveats, doubt_codes, doubts
+from kvmbench.comparison.fleet import prepared
 from kvmbench.comparison.hosts import is_control, states_policy
 from kvmbench.comparison.rows import VERDICTS, Margin, Row
 from kvmbench.comparison.shifts import BootSpread, Method, Pair, adjusted, measured, promised
 from kvmbench.comparison.sides import Source, compared_sides
-from kvmbench.errors import IncompatibleError, unknown_name
+from kvmbench.errors import IncompatibleError, brief, cut, unknown_name
 from kvmbench.planning import MARGIN, Correction
 from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
@@ -74,7 +76,7 @@ def compare(
     *,
     confidence: float = CONFIDENCE,
     margin: Margin | str | None = None,
-    correction: Correction = "max-t",
+    correction: Correction | None = None,
     primary: Sequence[str] = (),
     controls: Sequence[str] | Literal["tr"] | None = None,
     detect: Margin | str | None = None,
@@ -82,6 +84,9 @@ def compare(
     rows: Sequence[str] = (),
     accept_doubt: Sequence[str] = (),
     boot_sd: BootSpread | Side | str | None = None,
+    pair_by: str | None = None,
+    group_by: str | None = None,
+    unit: str | None = None,
 ) -> Comparison:
     """Compare two results row by row.
 
@@ -89,9 +94,10 @@ def compare(
     one of several is meant), results or sides; `before` alone must have two configurations.
     `margin` is the largest shift that does not matter: a share of before (`"1%"`) or a number in
     the row's unit (`"20"`); by default the larger of 0.5 % and one quantum of the clock.
-    `correction` is the multiple-comparison correction. `primary` names the rows that were chosen
-    before the measurement (patterns as a shell's): their p-values are adjusted among themselves,
-    those of the others over the whole table. `controls` names the rows that must not move, `"tr"`
+    `correction` is the multiple-comparison correction, by default max-t, or `sequence` for results
+    that were measured until decided. `primary` names the rows that were chosen before the
+    measurement (patterns as a shell's): their p-values are adjusted among themselves, those of the
+    others over the whole table. `controls` names the rows that must not move, `"tr"`
     those for which the model predicts no reload of TR on either side; these are the default where
     both sides state their policy, and else there are no controls, as with `()`. `detect` is a shift
     for which the number of runs is wanted. `comparisons` is the number of afters that are compared
@@ -99,6 +105,9 @@ def compare(
     correction as before. `accept_doubt` has codes of doubts, or `"all"`: these caveats then put no
     row in doubt. `boot_sd` is the standard deviation from boot to boot where each side is one boot,
     a share (`"0.4%"`) or a side with several boots of one kernel.
+    `pair_by` pairs the boots by `host`, `block` or another label, `group_by` splits the rows by
+    one, or by a fact of the host such as `cpu`; with `unit` `ns`, measured cycles become
+    nanoseconds by each host's TSC frequency.
 
     Raises IncompatibleError where a row has another unit, kind or direction on either side, or the
     sides have different configurations; ResultError for a file that is no result, or a figure
@@ -109,7 +118,15 @@ def compare(
     if isinstance(boot_sd, Side):
         boot_sd = BootSpread.of(boot_sd)
     boots = BootSpread.parse(boot_sd) if isinstance(boot_sd, str) else boot_sd
-    replicates = Replicates(*compared_sides([before] if after is None else [before, after]))
+    first_side, second_side = compared_sides([before] if after is None else [before, after])
+    replicates = prepared(first_side, second_side, pair_by=pair_by, group_by=group_by, unit=unit)
+    if correction is None:
+        looked = any(side.result.stopping == "decided" for side in replicates.sides)
+        correction = "sequence" if looked else "max-t"
+    if correction == "sequence" and boots:
+        raise ValueError(
+            "the confidence sequence takes no deviation of boots: compare pairs of boots"
+        )
     named = () if controls is None or isinstance(controls, str) else controls
     figures, found = _described(replicates, (*primary, *named, *rows))
     by_model = controls == "tr" or (controls is None and states_policy(replicates.sides))
@@ -122,7 +139,9 @@ def compare(
         if row.missing is None:
             more |= _moved(row, figures[row.workload], method, margin)
         found[number] = replace(row, **more)
-    able = [row for row in found if row.interval is not None]
+    if method.correction == "sequence":
+        found = sequence.judged(found, figures, confidence, comparisons)
+    able = [row for row in found if row.interval is not None and row.by != "sequence"]
     first = [row for row in able if row.primary]
     families = [able, first] if len(first) < len(able) else [able]
     more_of: dict[str, dict[str, Any]] = {}
@@ -143,9 +162,9 @@ def compare(
     accepted = _accepted(accept_doubt)
     comparison = Comparison(
         replicates=replicates, figures=figures, confidence=confidence, comparisons=comparisons,
-        correction=method.correction, tested=len(able), rows=tuple(found), table=tuple(found),
-        margin=margin, named_controls=bool(named), detect=detect, accepted=accepted,
-        boots=method.boots,
+        correction=method.correction, tested=sum(row.p is not None for row in found),
+        rows=tuple(found), table=tuple(found), margin=margin, named_controls=bool(named),
+        detect=detect, accepted=accepted, boots=method.boots,
     )  # fmt: skip
     doubted = [c for c in caveats(comparison) if not {c.code, "all"} & set(accepted)]
     marked = (
@@ -206,7 +225,8 @@ def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
             one, other = getattr(first, what), getattr(series, what)
             if one != other:
                 raise IncompatibleError(
-                    f"{key.name}: {what} is {one!r} on one side, {other!r} on the other"
+                    f"{cut(key.name)}: {what} is {brief(one)} on one side, "
+                    f"{brief(other)} on the other"
                 )
     present = [found[np.isfinite(found)] for found in figures]
     centres = [

@@ -38,7 +38,8 @@ READABLE = {
     "hyperfine": "JSON of hyperfine --export-json",
     "google-benchmark": "JSON of Google Benchmark",
     "go": "Go benchmark text, as benchstat takes it, or go test -json",
-    "csv": "CSV that convert writes",
+    "exit-mix": "exits by reason of perf kvm stat report, bcc's kvmexit or bpftrace",
+    "csv": "CSV that convert or run writes",
     "published": "TOML of a published table",
 }
 """The formats that `load` reads: name -> description."""
@@ -61,7 +62,7 @@ ENDINGS = {".json": "kvmbench", ".csv": "csv", ".md": "markdown", ".xml": "junit
 SNIFF = 1 << 20  # bytes at the start of a larger text that must hold a figure
 
 _REFUSED = {
-    "perf kvm stat": rb"VM-EXIT\s+Samples",
+    "kvmbench scenario or check, which is no result": rb"\A(?:scenario,profile|policy,cpus),",
     "perf stat": rb'Performance counter stats for|"counter-value"\s*:',
     "criterion": rb'"confidence_interval"\s*:|"(?:group|function)_id"\s*:|"sampling_mode"\s*:'
     rb"|^\S.*\stime:\s+\[",
@@ -95,10 +96,10 @@ def load(source: str | Path) -> Result:
     name = str(source)
     if name == "-":
         return decode(read_bytes("/dev/stdin"), "stdin")
-    if os.path.isdir(name):
-        return _merged(sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(name)}/*"))), name)
-    if _is_glob(name):
-        return _merged(sorted(filter(os.path.isfile, glob.glob(name, recursive=True))), "")
+    if is_many(name):
+        folder = name if os.path.isdir(name) else ""
+        found = glob.glob(f"{glob.escape(name)}/*" if folder else name, recursive=True)
+        return _merged(sorted(filter(os.path.isfile, found)), folder)
     if isinstance(source, str) and not os.path.exists(source):
         from kvmbench.catalog import published
 
@@ -237,12 +238,14 @@ def _format(data: bytes, name: str) -> str:
         raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
     if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
-    if re.match(rb'(?:"?\w+"?,)*"?workload"?,', start):
+    if re.match(rb'(?:"?\w+"?,)*"?workload"?[,\r\n]', start):
         return "csv"
     if re.search(rb"^configurations\s*=", start, re.MULTILINE) and re.search(
         rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE
     ):
         return "published"
+    if _module("exit-mix").matches(start):
+        return "exit-mix"
     kut = _module("kut")
     if not kut.REMINDS.search(start):
         known = _unknown(start) or kut.nothing(start)

@@ -1,7 +1,8 @@
 """CSV: one line per value, with the numbers of its boot, run and iteration, counted from 0.
 
 Lost: the facts of hosts and runs, and those of rows other than unit, kind and direction. Read:
-tables with these columns, in any order, of which `workload` and `value` are required.
+tables with these columns, in any order, of which `workload` and `value` are required; and the table
+that `run` prints, whose exact figures are the configurations `before` and `after`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Any
 
 from msgspec import ValidationError, convert
 
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.report.escape import csv_cell
 from kvmbench.results import Boot, Number, Result, Run, Series, check_growth
 
@@ -23,53 +23,59 @@ COLUMNS = (
     *("boot", "block", "run", "workload", "configuration"),
     *("unit", "kind", "better", "order", "iteration", "value"),
 )
+SIMULATED = frozenset({"workload", "before", "after", "reloads_before", "reloads_after"})
+TABLE = (
+    "a table that `measure`, `show` or `compare` prints, without the runs: keep the result as JSON "
+    "(-o FILE.json or --save NAME) or as convert's CSV (kvmbench convert FILE.json FILE.csv)"
+)
 PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
 
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in CSV. Raises ResultError with the line that is malformed."""
-    reader = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""))
-    boots: dict[str, dict[str, dict[tuple[str, str], dict[str, Any]]]] = {}
-    blocks: dict[str, str] = {}
-    lost, made = False, 0
+    lines = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""))
+    boots: dict[str, Boot] = {}
+    runs: dict[tuple[str, str], Run] = {}
+    rows: dict[tuple[str, ...], Series] = {}
+    lost = False
     try:
-        unknown = set(reader.fieldnames or ()) - set(COLUMNS)
-        if unknown or not {"workload", "value"}.issubset(reader.fieldnames or ()):
-            raise ResultError(f"columns {brief(reader.fieldnames)}, expected {', '.join(COLUMNS)}")
-        for count, line in enumerate(reader, 1):
+        columns = set(lines.fieldnames or ())
+        simulated = columns >= SIMULATED
+        if not (simulated or {"workload", "value"} <= columns <= set(COLUMNS)):
+            table = "workload" in columns and columns & {"median", "verdict"}
+            expected = f"columns {brief(lines.fieldnames)}, expected {', '.join(COLUMNS)}"
+            raise ResultError(TABLE if table else expected)
+        sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
+        for count, line in enumerate(lines, 1):
             if None in line:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
-            boot, run = cells.get("boot", ""), cells.get("run", "")
-            blocks.setdefault(boot, cells.get("block", ""))
             lost = lost or cells.get("order") == "lost"
-            row = (cells["workload"], cells.get("configuration", ""))
-            rows = boots.setdefault(boot, {}).setdefault(run, {})
-            given = {key: cells.get(key) for key in ("unit", "kind", "better") if cells.get(key)}
-            series = rows.setdefault(row, {"kind": "noisy", **given, "values": []})
-            made += not series["values"]
-            check_growth(PER_VALUE * count + PER_SERIES * made, len(data), "too long")
-            series["values"].append(_number(cells["value"]))
-        return Result(
-            order="lost" if lost else "time",
-            boots=[
-                Boot(
-                    block=_block(blocks[boot]),
-                    runs=[
-                        Run(
-                            series=[
-                                convert({"workload": w, "configuration": c, **more}, Series)
-                                for (w, c), more in rows.items()
-                            ]
-                        )
-                        for rows in runs.values()
-                    ],
-                )
-                for boot, runs in boots.items()
-            ],
-        )
+            place = (cells.get("boot", ""), cells.get("run", ""))
+            if place not in runs:
+                runs[place] = Run(series=[])
+                if place[0] not in boots:
+                    boots[place[0]] = Boot(block=_block(cells.get("block", "")), runs=[])
+                boots[place[0]].runs.append(runs[place])
+            for column, side in sides.items():
+                value = _number(cells[column])
+                configuration = side or cells.get("configuration", "")
+                key = (*place, cells["workload"], configuration)
+                if series := rows.get(key):
+                    series.values.append(value)
+                    continue
+                stated = {key: cells[key] for key in ("unit", "kind", "better") if cells.get(key)}
+                stated = {"kind": "exact" if simulated else "noisy"} | stated
+                names = {"workload": cells["workload"], "configuration": configuration}
+                rows[key] = convert({**names, **stated, "values": [value]}, Series)
+                runs[place].series.append(rows[key])
+            taken = PER_VALUE * count * len(sides) + PER_SERIES * len(rows)
+            check_growth(taken, len(data), "too long")
+        if not boots:
+            raise ResultError("no value below the columns")
+        return Result(order="lost" if lost else "time", boots=list(boots.values()))
     except (csv.Error, ValueError, ValidationError) as error:
-        raise ResultError(f"{name}: line {reader.line_num}: {error}") from None
+        raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
 
 
 def _block(cell: str) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, cut
 from kvmbench.formats.rows import check_labels, rows
 from kvmbench.report.figures import figure
 from kvmbench.results import Result
@@ -30,8 +30,9 @@ def encode(result: Result) -> bytes:
     for row in found:
         if row.first.better != first.better:
             raise ResultError(
-                f"github-action: {first.better} is better in {first.workload}, {row.first.better} "
-                f"in {row.first.workload}: its tools take one direction per file"
+                f"github-action: {first.better} is better in {cut(first.workload)}, "
+                f"{row.first.better} in {cut(row.first.workload)}: its tools take one direction "
+                "per file"
             )
     entries = []
     for row in found:

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError, brief, cut
 from kvmbench.formats.rows import PER_SERIES, as_runs, rows
 from kvmbench.results import (
     GREATEST,
@@ -159,71 +159,61 @@ class _Reader:
             if not key or not equals:
                 raise ResultError(f"{brief(entry)}: expected key=value")
             if self.units.setdefault((fields[0], key), value) != value:
-                raise ResultError(f"{key} of {fields[0]} was {self.units[fields[0], key]!r} before")
+                raise ResultError(
+                    f"{cut(key)} of {cut(fields[0])} was {brief(self.units[fields[0], key])} before"
+                )
 
     def result(self, notes: list[str], size: int, name: str) -> Result:
         """Return the result; `size` is that of the file, for the limit on memory."""
         steady, changing = self._keys(name)
         ours = self.values[0].name.startswith(OWN)
         lost = ours and ("order", "lost") in self.changes
+        own = {key: steady.pop(key, "") for key in ABOUT if ours}
         if ours:
             changing.pop("order", None)
-        about = ABOUT if ours else ()
+        host = Host(kernel=steady.pop("kernel", None), cpu=steady.pop("cpu", None), facts=steady)
+        runs = as_runs(self._series(changing, size, name), "go", size, name)
         return Result(
-            name=steady.get("result", "") if ours else "",
-            source=steady.get("source", "") if ours else "",
+            name=own.get("result", ""),
+            source=own.get("source", ""),
             order="lost" if lost else "time",
             notes=notes,
-            boots=[
-                Boot(
-                    host=Host(
-                        kernel=steady.get("kernel"),
-                        cpu=steady.get("cpu"),
-                        facts={key: said for key, said in steady.items()
-                               if key not in {"kernel", "cpu", *about}},
-                    ),
-                    runs=as_runs(self._series(changing, size, name), "go", size, name),
-                )
-            ],
-        )  # fmt: skip
+            boots=[Boot(host=host, runs=runs)],
+        )
+
+    def _with_keys(self) -> Iterator[tuple[_Value, dict[str, str], list[str]]]:
+        """Yield each value with the keys that hold for it, and those set since the one before."""
+        config: dict[str, str] = {}
+        at = 0
+        for value in self.values:
+            changes = self.changes[at : value.version]
+            config.update(changes)
+            at = value.version
+            yield value, config, [key for key, _ in changes]
 
     def _keys(self, name: str) -> tuple[dict[str, str], dict[str, None]]:
         """Return the keys that hold for all values, and those that change between them."""
-        config: dict[str, str] = {}
         steady: dict[str, str] | None = None
-        changing: dict[str, None] = {}
-        at = 0
-        for value in self.values:
-            touched = self.changes[at : value.version]
-            at = value.version
-            config.update(touched)
-            if steady is None:
-                steady = dict(config)
-            for key, _ in touched:
-                if steady.get(key) != config[key]:
-                    changing[key] = None
+        changing: set[str] = set()
+        for _, config, touched in self._with_keys():
+            steady = dict(config) if steady is None else steady
+            changing.update(key for key in touched if steady.get(key) != config[key])
             if len(changing) > MOST_KEYS:
                 raise ResultError(f"{name}: more than {MOST_KEYS} keys that change")
-        in_order = dict.fromkeys(key for key in config if key in changing)
-        steady = {key: said for key, said in (steady or {}).items()
-                  if said and key not in changing}  # fmt: skip
-        return steady, in_order
+        kept = {key: said for key, said in (steady or {}).items() if said and key not in changing}
+        return kept, {key: None for key in config if key in changing}
 
     def _series(self, changing: dict[str, None], size: int, name: str) -> Iterator[Series]:
-        several: dict[str, set[str]] = {}
+        units: dict[str, set[str]] = {}
         for value in self.values:
-            several.setdefault(value.name, set()).add(value.unit)
-        names = {one: _names(one) for one in several}
-        config: dict[str, str] = {}
-        suffix, at, taken = "", 0, PER_SERIES * len(self.values)
-        for value in self.values:
-            if value.version > at:
-                config.update(self.changes[at : value.version])
-                at = value.version
-                said = (f"{key}={config[key]}" for key in changing if config.get(key))
-                suffix = " ".join(said)
+            units.setdefault(value.name, set()).add(value.unit)
+        names = {one: _names(one) for one in units}
+        suffix, taken = "", PER_SERIES * len(self.values)
+        for value, config, touched in self._with_keys():
+            if touched:
+                suffix = " ".join(f"{key}={config[key]}" for key in changing if config.get(key))
             workload, configuration = names[value.name]
-            if len(several[value.name]) > 1:
+            if len(units[value.name]) > 1:
                 workload += f" {value.unit}"
             configuration = " ".join(filter(None, (configuration, suffix)))
             taken += len(workload) + len(configuration)
@@ -256,21 +246,19 @@ def encode(result: Result) -> bytes:
     """
     found = rows(result)
     units: dict[str, tuple[str, str]] = {}
-    for row in found:
-        first = row.first
+    for first in (row.first for row in found):
         if not first.unit or any(c.isspace() or not c.isprintable() for c in first.unit):
-            raise ResultError(f"go: unit {first.unit!r} has a space in it")
+            raise ResultError(f"go: unit {brief(first.unit)} has a space in it")
         what = (first.better, "exact" if first.kind == "exact" else "nothing")
         if units.setdefault(first.unit, what) != what:
             raise ResultError(
-                f"go: {first.unit} are {first.kind} and better {first.better} in "
-                f"{first.workload} but not in all rows; the text gives both once per unit"
+                f"go: {cut(first.unit)} are {first.kind} and better {first.better} in "
+                f"{cut(first.workload)} but not in all rows; the text gives both once per unit"
             )
     lines = [f"Unit {unit} better={low} assume={exact}" for unit, (low, exact) in units.items()]
     host = result.boots[0].host
-    said = {"result": result.name, "source": result.source}
-    if result.order == "lost":
-        said["order"] = "lost"
+    order = "lost" if result.order == "lost" else ""
+    said = {"result": result.name, "source": result.source, "order": order}
     if all(boot.host == host for boot in result.boots):
         said |= {"kernel": host.kernel or "", "cpu": host.cpu or ""}
     lines += [f"{key}: {' '.join(words.split())}" for key, words in said.items() if words.strip()]

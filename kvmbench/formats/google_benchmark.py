@@ -53,16 +53,9 @@ _decoder = msgspec.json.Decoder(_File)
 def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of Google Benchmark. Raises ResultError."""
     file = decode_json(_decoder, data, name)
-    skipped = {
-        entry.run_name or entry.name: entry.error_message or entry.skip_message or "failed"
-        for entry in file.benchmarks
-        if entry.error_occurred or entry.skipped
-    }
-    timed = [
-        entry
-        for entry in file.benchmarks
-        if entry.real_time is not None and not (entry.error_occurred or entry.skipped)
-    ]
+    failed = [entry for entry in file.benchmarks if entry.error_occurred or entry.skipped]
+    ran = [entry for entry in file.benchmarks if not (entry.error_occurred or entry.skipped)]
+    timed = [entry for entry in ran if entry.real_time is not None]
     chosen: list[_Benchmark] = []
     for wanted in ("", "median", "mean"):
         chosen = chosen or [entry for entry in timed if entry.aggregate == wanted]
@@ -71,7 +64,9 @@ def decode(data: bytes, name: str) -> Result:
     date = file.context.get("date")
     time = date if isinstance(date, str) else None
     runs = as_runs(map(_series, chosen), "google-benchmark", len(data), name, time)
-    runs[0].skipped.update(skipped)
+    for entry in failed:
+        why = entry.error_message or entry.skip_message or "failed"
+        runs[0].skipped[entry.run_name or entry.name] = why
     names = ("host_name", "executable", "num_cpus", "mhz_per_cpu", "library_build_type")
     facts = {key: str(file.context[key]) for key in names if key in file.context}
     return Result(boots=[Boot(host=Host(facts=facts), runs=runs)])

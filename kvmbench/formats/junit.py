@@ -36,29 +36,36 @@ def document(name: str, cases: Iterable[Case]) -> bytes:
     """Return a document of one suite, UTF-8."""
     cases = list(cases)
     counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(case.failure is not None for case in cases)),
-        "errors": "0",
-        "skipped": str(sum(case.skipped is not None for case in cases)),
+        "tests": len(cases),
+        "failures": sum(case.failure is not None for case in cases),
+        "errors": 0,
+        "skipped": sum(case.skipped is not None for case in cases),
     }
-    top = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(top, "testsuite", {"name": _text(name), **counts})
+    top = ElementTree.Element("testsuites")
+    top.attrib.update({key: str(count) for key, count in counts.items()})
+    suite = _element(top, "testsuite", name=name, **counts)
     for case in cases:
-        names = {"classname": _text(case.classname), "name": _text(case.name)}
-        element = ElementTree.SubElement(suite, "testcase", names)
+        element = _element(suite, "testcase", classname=case.classname, name=case.name)
         if case.properties:
-            properties = ElementTree.SubElement(element, "properties")
+            properties = _element(element, "properties")
             for key, value in case.properties.items():
-                entry = {"name": _text(key), "value": _text(str(value))}
-                ElementTree.SubElement(properties, "property", entry)
+                _element(properties, "property", name=key, value=value)
         if case.failure is not None:
-            failed = {"type": case.kind, "message": _text(case.failure)}
-            ElementTree.SubElement(element, "failure", failed).text = _text(case.failure)
+            failure = _element(element, "failure", type=case.kind, message=case.failure)
+            failure.text = failure.get("message")
         if case.skipped is not None:
-            ElementTree.SubElement(element, "skipped", {"message": _text(case.skipped)})
+            _element(element, "skipped", message=case.skipped)
     ElementTree.indent(top)
     written: bytes = ElementTree.tostring(top, encoding="utf-8", xml_declaration=True)
     return written + b"\n"
+
+
+def _element(parent: ElementTree.Element, tag: str, **attributes: object) -> ElementTree.Element:
+    words = {
+        key: _NO_XML.sub("\N{REPLACEMENT CHARACTER}", str(value))
+        for key, value in attributes.items()
+    }
+    return ElementTree.SubElement(parent, tag, words)
 
 
 def encode(result: Result) -> bytes:
@@ -86,7 +93,3 @@ def encode(result: Result) -> bytes:
         if name not in measured
     ]
     return document(suite, cases)
-
-
-def _text(words: str) -> str:
-    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", words)

@@ -20,7 +20,8 @@ import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sized
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,8 +87,9 @@ _NAME = r"(?P<glued>\d*+)(?P<name>(?:[\w.+-]+:)?[A-Za-z_][\w+-]*+)"
 _FIGURE = r"(?P<figure>-?\d{1,15}(?:\.\d{1,6})?)"
 _ROW = re.compile(rf"\s*(?:(?P<count>\d++)\s+)?{_NAME}\s+{_FIGURE}(?:\s+\((?P<remark>.*)\))?\s*")
 _PART = re.compile(rf"\s*(?P<part>ipi|eoi)\s+(?P<name>\S++)\s+{_FIGURE}\s*")
-_SKIPPED = re.compile(rf"\s*{_NAME} \(skipped\)\s*")
-_SKIP = re.compile(r"\s*SKIP\s+vmexit_(?P<name>\S++)\s*(?:\((?P<reason>.*)\))?\s*")
+_SKIP = re.compile(
+    rf"\s*(?:{_NAME} \(skipped\)|SKIP\s+vmexit_(?P<test>\S++)\s*(?:\((?P<reason>.*)\))?)\s*"
+)
 _POSTED = re.compile(
     rf"[\s|*•`-]*(?P<glued>\d*+)(?P<name>(?:[\w.+-]+:)?(?:{_KNOWN}))(?![\w+-])[*`]*"
     r"(?P<variant>\s+\([^)]*\))?\s*(?P<sign>[:=,|]?)(?P<rest>.*)"
@@ -172,15 +174,6 @@ class _Line:
 
 
 @dataclass(slots=True)
-class _Run:
-    """A run as far as it is read."""
-
-    rows: dict[tuple[str, str], Series] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    machines: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
 class _Reader:
     """The state of the reading of a text."""
 
@@ -205,18 +198,13 @@ class _Reader:
             self.tcg = True
         if ("-kernel" in line or "run " in line) and (found := _KERNEL.search(line)):
             self._machine(line, found[1] or found[2])
-            return
-        if len(line) > LONGEST_LINE:
-            return
-        found = _PREFIX.match(line)
-        plain = line[found.end() :] if found else line
-        if _SEPARATOR.fullmatch(plain):
-            self.blank = True
-            return
-        stamped = bool(found and found["stamp"])
-        if not (self.ours and self._figures(plain, number, stamped)):
-            self._text(plain.strip(), number)
-        self.blank = False
+        elif len(line) <= LONGEST_LINE and (found := _PREFIX.match(line)):
+            plain = line[found.end() :]
+            blank = bool(_SEPARATOR.fullmatch(plain))
+            stamped = bool(found["stamp"])
+            if not (blank or (self.ours and self._figures(plain, number, stamped))):
+                self._text(plain.strip(), number)
+            self.blank = blank
 
     def _figures(self, line: str, number: int, stamped: bool) -> bool:
         """Read a line with figures, or of a test that was skipped; return whether it is one."""
@@ -224,25 +212,24 @@ class _Reader:
             return True
         if self.micro is None and "total" in line and _MICRO.fullmatch(line):
             self.micro, self.sure = "", True
-        elif found := _SKIPPED.fullmatch(line) if "skipped" in line else None:
-            self._skip(found["name"], "skipped by vmexit")
-        elif found := _SKIP.fullmatch(line) if "SKIP" in line else None:
-            test = found["name"]
-            self._skip(TESTS.get(test, test), found["reason"] or "skipped by run_tests.sh")
+        elif ("skipped" in line or "SKIP" in line) and (found := _SKIP.fullmatch(line)):
+            test, heading = found["test"], len(self.headings) - 1
+            reason = "skipped by run_tests.sh" if test else "skipped by vmexit"
+            name = TESTS.get(test, test) if test else found["name"]
+            self.lines.append(_Line(name, None, heading, reason=found["reason"] or reason))
         elif not _DIGIT.search(line):
             return False
         elif found := _PART.fullmatch(line):
-            last = next((before.series for before in reversed(self.lines[-40:])
-                         if before.series and before.name == found["name"]), None)  # fmt: skip
-            if last is None:
+            above = (row.series for row in self.lines[:-41:-1] if row.name == found["name"])
+            if not (series := next(filter(None, above), None)):
                 return False
-            last.counts[found["part"]] = _number(found["figure"])
+            series.counts[found["part"]] = _number(found["figure"])
         elif found := _ROW.fullmatch(line):
             if stamped and found["name"].split(":")[-1] not in NAMES:  # a message of the kernel?
                 self._note(PASSED, number, line)
                 return False
             cells = [("", found["figure"], "cycles")]
-            self._row(found, found["name"], cells, found["remark"], found["count"])
+            self._row(found["name"], cells, found["remark"], found["glued"], found["count"])
         elif found := _POSTED.fullmatch(line):
             rest = found["rest"]
             cells, remark = self._cells(rest.replace(",", ";") if found["sign"] == "," else rest)
@@ -250,7 +237,7 @@ class _Reader:
                 if _DIGIT.search(rest):
                     self._note(PASSED, number, line)
                 return False
-            self._row(found, found["name"] + (found["variant"] or ""), cells, remark)
+            self._row(found["name"] + (found["variant"] or ""), cells, remark, found["glued"])
         else:
             return False
         return True
@@ -259,9 +246,7 @@ class _Reader:
         """Read a line that is no row: a heading, or the first line of a table, or neither."""
         if self.micro is not None and line == "ns":  # of micro-bench's heading, wrapped
             return
-        self.micro = None
-        self.header = line
-        self.above = (number, line)
+        self.micro, self.header, self.above = None, line, (number, line)
         if not line.endswith(":") and re.search(r"\||\t|\S\s\s+\S", line):  # a table's first line
             return
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
@@ -279,8 +264,7 @@ class _Reader:
         name, average = found["name"] or self.micro or "", found["average"] or found["wrapped"]
         self.micro = "" if average else name
         if average:
-            values: list[int | float] = [_number(average)]
-            self._add(Series(workload=name, unit="ns", kind="noisy", values=values))
+            self._row(name, [("", average, "ns")])
         return True
 
     def _machine(self, line: str, kernel: str) -> None:
@@ -292,9 +276,6 @@ class _Reader:
         if self.ours:
             self.sure = self.sure or mine
             self.commands.append(_words(line))
-
-    def _skip(self, name: str, reason: str) -> None:
-        self.lines.append(_Line(name, None, len(self.headings) - 1, reason=reason))
 
     def _cells(self, rest: str) -> tuple[list[_Cell], str | None]:
         """Return the cells after a row's name, none where it is another text, and a remark."""
@@ -333,21 +314,24 @@ class _Reader:
         return []
 
     def _row(
-        self,
-        found: re.Match[str],
-        name: str,
-        cells: list[_Cell],
-        remark: str | None = None,
+        self, name: str, cells: list[_Cell], remark: str | None = None, glued: str = "",
         count: str | None = None,
-    ) -> None:
-        glued = found["glued"]
-        self.sure = self.sure or found["name"].split(":")[-1] in NAMES
+    ) -> None:  # fmt: skip
+        """Keep a row's cells; `count` is how often uniq -c saw it."""
+        self.sure = self.sure or name.split()[0].split(":")[-1] in NAMES
+        self.without_kvm = self.without_kvm or self.tcg
+        if self.pending:
+            self.headings.append(_Heading(self.pending, False))
+        if count is not None:
+            self.counted += int(count[:9])
+            if self.counted > MOST_RUNS or len(count) > 9:
+                raise ResultError(f"{count[:12]} runs of {name}: more than {MOST_RUNS}")
+        times = None if count is None else int(count)
         for configuration, figure, unit in cells:
             marks = [remark] if remark else []
-            if glued:
-                marks.append(GLUED.format(len(glued), glued[:8]))
-            if figure.startswith("-"):
-                marks.append(NEGATIVE)
+            marks += [GLUED.format(len(glued), glued[:8])] if glued else []
+            marks += [NEGATIVE] if figure.startswith("-") else []
+            marks += [NO_EXIT_COSTS] if self.tcg else []
             series = Series(
                 workload=name,
                 configuration=configuration,
@@ -357,32 +341,17 @@ class _Reader:
                 quantum=None if "." in figure else 1.0,
                 marks=marks,
             )
-            self._add(series, count)
-
-    def _add(self, series: Series, count: str | None = None) -> None:
-        if self.tcg:
-            series.marks.append(NO_EXIT_COSTS)
-            self.without_kvm = True
-        if self.pending:
-            self.headings.append(_Heading(self.pending, False))
-            self.pending = ""
-        if count is not None:
-            self.counted += int(count[:9])
-            if self.counted > MOST_RUNS or len(count) > 9:
-                raise ResultError(f"{count[:12]} runs of {series.workload}: more than {MOST_RUNS}")
-        number = None if count is None else int(count)
-        heading, machine = len(self.headings) - 1, len(self.commands)
-        row = _Line(series.workload, series, heading, machine, number, self.above)
-        self.lines.append(row)
-        self.above = None
+            place = (len(self.headings) - 1, len(self.commands), times, self.above)
+            self.lines.append(_Line(name, series, *place))
+            self.above = None
+        self.pending = ""
 
     def _note(self, words: str, number: int, line: str) -> None:
         """Keep the first three lines for a note."""
         lines = self.notes.setdefault(words, [])
-        if len(lines) < 3:
-            lines.append(f"line {number}, {brief(line.strip())}")
-        elif len(lines) == 3:
-            lines.append("and more")
+        if len(lines) < 4:
+            more = f"line {number}, {brief(line.strip())}"
+            lines.append(more if len(lines) < 3 else "and more")
 
     def _chosen(self) -> list[int]:
         """Return for each heading the index of the one whose text names its configuration.
@@ -390,67 +359,61 @@ class _Reader:
         A heading names one if it says before or after, or if a row below it stands below another
         text, too; else it is the heading of a section.
         """
-        rows = {
-            ((line.name, line.series.configuration), line.heading)
-            for line in self.lines
-            if line.series
-        }
-        keep = set(range(len(self.headings)))
+        rows = {((at.name, at.series.configuration), at.heading) for at in self.lines if at.series}
+        every = range(len(self.headings))
+        keep = set(every)
+        nearest: list[int] = []
         for _ in range(4):  # each time, the sections of one more level are left out
-            nearest: list[int] = []
-            for number in range(len(self.headings)):
+            nearest = []
+            for number in every:
                 nearest.append(number if number in keep else nearest[-1])
-            texts: dict[tuple[str, str], set[str]] = {}
+            texts = defaultdict(set)
             for key, heading in rows:
-                texts.setdefault(key, set()).add(self.headings[nearest[heading]].text)
+                texts[key].add(self.headings[nearest[heading]].text)
             parting = {nearest[heading] for key, heading in rows if len(texts[key]) > 1}
             weak = {nearest[heading] for _, heading in rows} - parting
-            weak = {number for number in weak if not self.headings[number].strong}
-            if not weak:
-                break
-            keep -= weak
+            keep -= {number for number in weak if not self.headings[number].strong}
         return nearest
 
     def boots(self) -> Iterator[Boot]:
         """Yield a boot per heading that names a configuration, with its runs."""
         chosen = self._chosen()
         for heading, lines in itertools.groupby(self.lines, lambda line: chosen[line.heading]):
-            runs = list(self._runs(lines, self.headings[heading].text))
-            if runs:
+            if runs := list(self._runs(lines, self.headings[heading].text)):
                 yield Boot(runs=runs)
 
     def _runs(self, lines: Iterable[_Line], text: str) -> Iterator[Run]:
         """Yield the runs of a heading's lines: a row that comes again begins another one."""
-        run = _Run()
+        rows: dict[tuple[str, str], _Line] = {}
+        skipped: dict[str, str] = {}
         for line in lines:
             series = line.series
             configuration = " ".join(filter(None, (text, series.configuration if series else "")))
             if series and configuration != series.configuration:
-                series = replace(series, configuration=configuration)
+                line.series = series = replace(series, configuration=configuration)
             if series and line.count is not None:
-                yield from [self._built(_Run(rows={(line.name, ""): series}))] * line.count
+                yield from [self._run([line], {})] * line.count
                 continue
-            if (line.name, configuration) in run.rows or line.name in run.skipped:
+            if (line.name, configuration) in rows or line.name in skipped:
                 if series and line.above and not self.log:
                     self._note(REPEATED, *line.above)
-                if run.rows:
-                    yield self._built(run)
-                run = _Run()
+                if rows:
+                    yield self._run(rows.values(), skipped)
+                rows, skipped = {}, {}
             if series:
-                run.rows[line.name, configuration] = series
-                run.machines.add(line.machine)
+                rows[line.name, configuration] = line
             else:
-                run.skipped[line.name] = line.reason
-        if run.rows:
-            yield self._built(run)
+                skipped[line.name] = line.reason
+        if rows:
+            yield self._run(rows.values(), skipped)
 
-    def _built(self, run: _Run) -> Run:
-        machine = max(run.machines, default=0)
+    def _run(self, lines: Collection[_Line], skipped: dict[str, str]) -> Run:
+        machine, *others = {line.machine for line in lines}
         return Run(
             engine="kvm-unit-tests",
-            command=self.commands[machine - 1] if machine and len(run.machines) == 1 else [],
-            series=list(run.rows.values()),
-            skipped=run.skipped,
+            command=self.commands[machine - 1] if machine and not others else [],
+            series=[line.series for line in lines if line.series],
+            skipped=skipped,
         )
 
 

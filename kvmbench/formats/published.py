@@ -28,36 +28,35 @@ def decode(data: bytes, name: str) -> Result:
 
 def from_published(table: Published) -> Result:
     """Return the figures of a published table as a result."""
+    values = (value for row in table.rows for value in row.values or (row.value,))
+    whole = table.unit == "cycles" and all(float(value).is_integer() for value in values)
+
+    def run(*figures: tuple[PublishedRow, float]) -> Run:
+        return Run(
+            series=[
+                Series(
+                    workload=row.name,
+                    configuration=row.configuration,
+                    unit=table.unit,
+                    kind="noisy",
+                    better="higher" if table.better == "higher" else "lower",
+                    values=[value],
+                    quantum=1.0 if whole else None,  # printed without decimals
+                    policy=table.policies.get(row.configuration),
+                )
+                for row, value in figures
+            ]
+        )
+
     runs = []
     for configuration in table.configurations:
         rows = [row for row in table.rows if row.configuration == configuration]
-        if alone := [_series(table, row, row.value) for row in rows if not row.values]:
-            runs.append(Run(series=alone))
-        for row in rows:
-            runs += [Run(series=[_series(table, row, value)]) for value in row.values]
-    facts = {"hardware": table.hardware, "date": table.date}
+        if alone := [(row, row.value) for row in rows if not row.values]:
+            runs.append(run(*alone))
+        runs += [run((row, value)) for row in rows for value in row.values]
     return Result(
         name=table.name,
         source=table.source,
         order="lost" if table.order == "lost" else "time",
-        boots=[Boot(host=Host(facts=facts), runs=runs)],
+        boots=[Boot(host=Host(facts={"hardware": table.hardware, "date": table.date}), runs=runs)],
     )
-
-
-def _series(table: Published, row: PublishedRow, value: float) -> Series:
-    return Series(
-        workload=row.name,
-        configuration=row.configuration,
-        unit=table.unit,
-        kind="noisy",
-        better="higher" if table.better == "higher" else "lower",
-        values=[value],
-        quantum=1.0 if _in_whole_cycles(table) else None,
-        policy=table.policies.get(row.configuration),
-    )
-
-
-def _in_whole_cycles(table: Published) -> bool:
-    """Return whether the table was printed without decimals."""
-    values = (value for row in table.rows for value in row.values or (row.value,))
-    return table.unit == "cycles" and all(float(value).is_integer() for value in values)

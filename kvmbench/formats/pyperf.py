@@ -10,13 +10,12 @@ reloads, quantum, marks, and what was skipped. (pyperf/_bench.py and _metadata.p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, brief
 from kvmbench.formats.rows import Row, check_labels, rows
 from kvmbench.results import Boot, Host, Number, Result, Run, Series, decode_json
 
@@ -52,7 +51,7 @@ def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of pyperf. Raises ResultError."""
     file = decode_json(_decoder, data, name)
     if file.version != VERSION:
-        raise ResultError(f"{name}: $.version: {file.version!r}, expected {VERSION!r}")
+        raise ResultError(f"{name}: $.version: {brief(file.version)}, expected {VERSION!r}")
     common = file.metadata or {}
     runs: dict[Any, tuple[Any, Run]] = {}
     for b, benchmark in enumerate(file.benchmarks):
@@ -60,35 +59,45 @@ def decode(data: bytes, name: str) -> Result:
             if not found.values:
                 continue
             metadata = {**common, **benchmark.metadata, **found.metadata}
-            place = f"{name}: $.benchmarks[{b}]"
-            series = _series(metadata, found.values, place)
             # Ours says which run of which boot it was; rows of one run come together again.
             number = metadata.get("kvmbench_run")
             key = number if isinstance(number, int) else (b, r)
             time = _string(metadata, "kvmbench_time") or _string(metadata, "date")
             run = Run(time=time, engine="pyperf", series=[])
             taken = runs.setdefault(key, (_boot_key(metadata), run))[1].series
-            taken.append(series)
+            taken.append(_series(metadata, found.values, f"{name}: $.benchmarks[{b}].metadata"))
     if not runs:
         raise ResultError(f"{name}: $.benchmarks: no run has values, only calibration")
-    ours = all(isinstance(key, int) for key in runs)
-    in_order = [runs[key] for key in (sorted(runs) if ours else runs)]
+    if all(isinstance(key, int) for key in runs):
+        runs = dict(sorted(runs.items()))
+    boots: dict[Any, list[Run]] = {}
+    for boot, run in runs.values():
+        boots.setdefault(boot, []).append(run)
+    names = ("hostname", "platform", "python_version", "perf_version", "cpu_config", "cpu_affinity")
+    host = Host(
+        cpu=_string(common, "cpu_model_name"),
+        kernel=_string(common, "kvmbench_kernel"),
+        facts={fact: value for fact in names if (value := _string(common, fact))},
+    )
     return Result(
         name=_string(common, "kvmbench_name") or "",
         source=_string(common, "kvmbench_source") or "",
         order="lost" if common.get("kvmbench_order") == "lost" else "time",
-        boots=list(_boots(in_order, _host(common))),
+        boots=[
+            Boot(id=identity, block=block, host=host, runs=found)
+            for (_, block, identity), found in boots.items()
+        ],
     )
 
 
 def _series(metadata: dict[str, Any], values: list[Number], place: str) -> Series:
     title = _string(metadata, "name")
     if not title:
-        raise ResultError(f"{place}.metadata: the benchmark has no name")
+        raise ResultError(f"{place}: the benchmark has no name")
     unit = metadata.get("unit", "second")
     if unit not in UNITS.values():
         known = ", ".join(dict.fromkeys(UNITS.values()))
-        raise ResultError(f"{place}.metadata.unit: {unit!r}, expected {known}")
+        raise ResultError(f"{place}.unit: {brief(unit)}, expected {known}")
     loops = 1
     for key in ("loops", "inner_loops"):
         if isinstance(metadata.get(key), int):
@@ -113,23 +122,6 @@ def _boot_key(metadata: dict[str, Any]) -> tuple[int, int | None, str]:
     )
 
 
-def _boots(runs: list[tuple[Any, Run]], host: Host) -> Iterator[Boot]:
-    by_boot: dict[Any, list[Run]] = {}
-    for key, run in runs:
-        by_boot.setdefault(key, []).append(run)
-    for (_, block, identity), found in by_boot.items():
-        yield Boot(id=identity, block=block, host=host, runs=found)
-
-
-def _host(common: dict[str, Any]) -> Host:
-    names = ("hostname", "platform", "python_version", "perf_version", "cpu_config", "cpu_affinity")
-    return Host(
-        cpu=_string(common, "cpu_model_name"),
-        kernel=_string(common, "kvmbench_kernel"),
-        facts={name: value for name in names if (value := _string(common, name))},
-    )
-
-
 def _string(metadata: dict[str, Any], key: str) -> str | None:
     value = metadata.get(key)
     return value if isinstance(value, str) else None
@@ -151,42 +143,43 @@ def encode(result: Result) -> bytes:
     }
     if all(host == hosts[0] for host in hosts):
         common |= {"cpu_model_name": hosts[0].cpu, "kvmbench_kernel": hosts[0].kernel}
-    runs = [
-        _metadata(
+    of_boot = [
+        {"kvmbench_boot": b, "kvmbench_block": boot.block, "kvmbench_boot_id": boot.id}
+        for b, boot in enumerate(result.boots)
+    ]
+    times = [run.time for _, run in result.runs()]
+    benchmarks = []
+    for row in found:
+        runs = [
+            (series, {"kvmbench_run": number, **of_boot[b], "kvmbench_time": times[number]})
+            for b, number, series in row.runs
+        ]
+        benchmarks.append(
             {
-                "kvmbench_boot": b,
-                "kvmbench_block": boot.block,
-                "kvmbench_boot_id": boot.id,
-                "kvmbench_time": run.time,
+                "metadata": _metadata(_about(row)),
+                "runs": [{"values": s.values, "metadata": _metadata(more)} for s, more in runs],
             }
         )
-        for b, boot in enumerate(result.boots)
-        for run in boot.runs
-    ]
-    document = {
-        "version": VERSION,
-        "metadata": _metadata(common),
-        "benchmarks": [_benchmark(row, runs) for row in found],
-    }
+    document = {"version": VERSION, "metadata": _metadata(common), "benchmarks": benchmarks}
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
-def _benchmark(row: Row, runs: list[dict[str, str | int]]) -> dict[str, Any]:
+def _about(row: Row) -> dict[str, str | int | None]:
+    """Return the metadata of a row that pyperf can hold; raise ResultError for another."""
     first = row.first
-    what = f"pyperf: {row.label!r}"
+    what = f"pyperf: {brief(row.label)}"
     if first.unit not in UNITS:
-        known = ", ".join(UNITS)
-        raise ResultError(f"{what}: pyperf has no unit {first.unit!r}; it has {known}")
+        raise ResultError(
+            f"{what}: pyperf has no unit {brief(first.unit)}; it has {', '.join(UNITS)}"
+        )
     if first.better != "lower":
         raise ResultError(f"{what}: higher is better, and pyperf takes lower for better")
-    for _, _, series in row.runs:
-        for value in series.values:
-            if value <= 0:
-                raise ResultError(f"{what}: {value}, and pyperf takes values above 0 only")
+    if wrong := [value for _, _, series in row.runs for value in series.values if value <= 0]:
+        raise ResultError(f"{what}: {wrong[0]}, and pyperf takes values above 0 only")
     names = (row.label, first.workload, first.configuration, first.unit)
     if any(name != " ".join(name.split()) for name in names):
         raise ResultError(f"{what}: pyperf takes names of one line without spaces around them")
-    metadata: dict[str, str | int | None] = {
+    return {
         "name": row.label,
         "unit": UNITS[first.unit],
         "kvmbench_workload": first.workload,
@@ -194,16 +187,9 @@ def _benchmark(row: Row, runs: list[dict[str, str | int]]) -> dict[str, Any]:
         "kvmbench_unit": first.unit,
         "kvmbench_kind": first.kind,
     }
-    return {
-        "metadata": _metadata(metadata),
-        "runs": [
-            {"values": series.values, "metadata": {"kvmbench_run": number, **runs[number]}}
-            for _, number, series in row.runs
-        ],
-    }
 
 
-def _metadata(entries: dict[str, str | int | None]) -> dict[str, str | int]:
+def _metadata(entries: dict[str, Any]) -> dict[str, str | int]:
     """Return metadata as pyperf takes them: strings of one line, none of them empty."""
     lines = {
         key: " ".join(value.split()) if isinstance(value, str) else value

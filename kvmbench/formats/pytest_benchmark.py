@@ -112,20 +112,15 @@ def _column(benchmark: _Benchmark) -> Iterator[Series]:
 def _host(file: _File) -> Host:
     machine, commit = file.machine_info or {}, file.commit_info or {}
     cpu = machine.get("cpu")
-    facts = {
+    said = {
+        "kernel": machine.get("release"),
+        "cpu": cpu.get("brand_raw") if isinstance(cpu, dict) else None,
         "node": machine.get("node"),
         "python": machine.get("python_version"),
         "commit": commit.get("id"),
     }
-    return Host(
-        kernel=_string(machine.get("release")),
-        cpu=_string(cpu.get("brand_raw")) if isinstance(cpu, dict) else None,
-        facts={key: value for key, value in facts.items() if isinstance(value, str)},
-    )
-
-
-def _string(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    facts = {key: value for key, value in said.items() if isinstance(value, str)}
+    return Host(kernel=facts.pop("kernel", None), cpu=facts.pop("cpu", None), facts=facts)
 
 
 def encode(result: Result) -> bytes:
@@ -133,9 +128,8 @@ def encode(result: Result) -> bytes:
     found = rows(result)
     check_labels(found, "pytest-benchmark")
     host = result.boots[0].host
-    machine = {"release": host.kernel, "cpu": {"brand_raw": host.cpu}}
     document = {
-        "machine_info": machine,
+        "machine_info": {"release": host.kernel, "cpu": {"brand_raw": host.cpu}},
         "commit_info": {},
         "benchmarks": [_benchmark(row) for row in found],
         "datetime": next((run.time for _, run in result.runs()), None),
@@ -146,23 +140,21 @@ def encode(result: Result) -> bytes:
 
 
 def _benchmark(row: Row) -> dict[str, Any]:
-    first = row.first
-    several = len(row.runs) > 1
+    first, label, several = row.first, row.label, len(row.runs) > 1
     ours = {
         "workload": first.workload,
         "configuration": first.configuration,
         "data": "runs" if several else "iterations",
     }
-    extra = {"unit": first.unit, "kind": first.kind, "better": first.better, "kvmbench": ours}
-    if first.unit == "seconds":
-        del extra["unit"]
+    extra = {} if first.unit == "seconds" else {"unit": first.unit}
+    extra |= {"kind": first.kind, "better": first.better}
     return {
         "group": first.configuration or None,
-        "name": row.label,
-        "fullname": f"kvmbench::{row.label}",
+        "name": label,
+        "fullname": f"kvmbench::{label}",
         "params": None,
         "param": None,
-        "extra_info": extra,
+        "extra_info": {**extra, "kvmbench": ours},
         "stats": _stats(row.medians if several else first.values),
     }
 

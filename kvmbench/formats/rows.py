@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, brief
 from kvmbench.results import Number, Result, Run, Series, check_growth
 
 __all__ = ["PER_SERIES", "Row", "as_runs", "check_labels", "rows"]
@@ -78,4 +78,4 @@ def check_labels(found: Sequence[Row], form: str) -> None:
     """Raise ResultError where two rows would have one name."""
     for label, count in Counter(row.label for row in found).items():
         if count > 1:
-            raise ResultError(f"{form}: two rows would have the name {label!r}")
+            raise ResultError(f"{form}: two rows would have the name {brief(label)}")

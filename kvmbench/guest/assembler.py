@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partialmethod
 
 __all__ = ["PLAIN", "STOP", "Code"]
 
@@ -23,41 +24,6 @@ PLAIN = {
     "out8": b"\xee", "out16": b"\x66\xef", "out32": b"\xef",
 }  # fmt: skip
 """Instructions without an operand."""
-
-
-def _two(opcode: int, wide: bool = True) -> Callable[[Code, int, int], None]:
-    """Return the method of an instruction `r64, r64` (`r32, r32` unless `wide`)."""
-
-    def instruction(self: Code, to: int, source: int) -> None:
-        self._register_form(opcode, source, to, wide)
-
-    return instruction
-
-
-def _shift(extension: int) -> Callable[[Code, int, int], None]:
-    def instruction(self: Code, to: int, places: int) -> None:
-        self._register_form(0xC1, extension, to)
-        self._emit(*_field("<B", places))
-
-    return instruction
-
-
-def _jump(*opcode: int) -> Callable[[Code, str], None]:
-    def instruction(self: Code, label: str) -> None:
-        self._emit(*opcode, 0, 0, 0, 0)
-        self._jumps.append((len(self._bytes) - 4, label))
-
-    return instruction
-
-
-def _special(opcode: int) -> Callable[[Code, int, int], None]:
-    """Return the method of a MOV between the control or debug register `number` and `register`."""
-
-    def instruction(self: Code, number: int, register: int) -> None:
-        prefix = self._rex(r=number, b=register, wide=False)
-        self._emit(*prefix, 0x0F, opcode, _modrm(number, register))
-
-    return instruction
 
 
 class Code:
@@ -105,9 +71,38 @@ class Code:
             raise AttributeError(f"no instruction {name!r}")
         return lambda: self._emit(*PLAIN[name])
 
+    # forms: of the operands of several instructions
+
+    def _two(self, opcode: int, wide: bool, to: int, source: int) -> None:
+        """The form `r64, r64`, or `r32, r32` unless `wide`."""
+        self._register_form(opcode, source, to, wide)
+
+    def _shift(self, extension: int, to: int, places: int) -> None:
+        self._register_form(0xC1, extension, to)
+        self._emit(*_field("<B", places))
+
+    def _jump(self, opcode: bytes, label: str) -> None:
+        self._emit(*opcode, 0, 0, 0, 0)
+        self._jumps.append((len(self._bytes) - 4, label))
+
+    def _special(self, opcode: int, number: int, register: int) -> None:
+        """A MOV between the control or debug register `number` and `register`."""
+        prefix = self._rex(r=number, b=register, wide=False)
+        self._emit(*prefix, 0x0F, opcode, _modrm(number, register))
+
+    def _load(self, wide: bool, to: int, base: int, offset: int = 0) -> None:
+        self._memory_form(0x8B, to, base, offset, wide)
+
+    def _store(self, wide: bool, base: int, source: int, offset: int = 0) -> None:
+        self._memory_form(0x89, source, base, offset, wide)
+
     # moves
 
-    mov = _two(0x89)
+    mov = partialmethod(_two, 0x89, True)
+    load = partialmethod(_load, True)
+    load32 = partialmethod(_load, False)
+    store = partialmethod(_store, True)
+    store32 = partialmethod(_store, False)
 
     def mov_imm(self, to: int, value: int) -> None:
         """mov r64, imm; a value of 32 bits in the short form, which clears the upper half."""
@@ -115,18 +110,6 @@ class Code:
             self._emit(*self._rex(b=to, wide=False), 0xB8 + (to & 7), *struct.pack("<I", value))
         else:
             self._emit(*self._rex(b=to), 0xB8 + (to & 7), *_field("<Q", value))
-
-    def load(self, to: int, base: int, offset: int = 0) -> None:
-        self._memory_form(0x8B, to, base, offset)
-
-    def load32(self, to: int, base: int, offset: int = 0) -> None:
-        self._memory_form(0x8B, to, base, offset, wide=False)
-
-    def store(self, base: int, source: int, offset: int = 0) -> None:
-        self._memory_form(0x89, source, base, offset)
-
-    def store32(self, base: int, source: int, offset: int = 0) -> None:
-        self._memory_form(0x89, source, base, offset, wide=False)
 
     def store8(self, base: int, source: int, offset: int = 0) -> None:
         """mov m8, r8; of RAX, RCX, RDX and RBX only."""
@@ -138,6 +121,10 @@ class Code:
         self._memory_form(0xC7, 0, base, offset, wide=False)
         self._emit(*_field("<i", value))
 
+    def store_imm8(self, base: int, value: int, offset: int = 0) -> None:
+        self._memory_form(0xC6, 0, base, offset, wide=False)
+        self._emit(*_field("<B", value))
+
     def push(self, source: int) -> None:
         self._emit(*self._rex(b=source, wide=False), 0x50 + (source & 7))
 
@@ -148,20 +135,27 @@ class Code:
     def pop(self, to: int) -> None:
         self._emit(*self._rex(b=to, wide=False), 0x58 + (to & 7))
 
-    mov_to_cr = _special(0x22)
-    mov_to_dr = _special(0x23)
+    mov_to_cr = partialmethod(_special, 0x22)
+    mov_to_dr = partialmethod(_special, 0x23)
 
     def mov_from_cr(self, to: int, number: int) -> None:
-        _special(0x20)(self, number, to)
+        self._special(0x20, number, to)
+
+    def ltr(self, selector: int) -> None:
+        """ltr r16: load TR with the selector in a register."""
+        self._emit(*self._rex(b=selector, wide=False), 0x0F, 0x00, _modrm(3, selector))
 
     # arithmetic
 
-    xor32 = _two(0x31, wide=False)
-    or_ = _two(0x09)
-    sub = _two(0x29)
-    cmp = _two(0x39)
-    shl = _shift(4)
-    shr = _shift(5)
+    xor32 = partialmethod(_two, 0x31, False)
+    or_ = partialmethod(_two, 0x09, True)
+    sub = partialmethod(_two, 0x29, True)
+    cmp = partialmethod(_two, 0x39, True)
+    shl = partialmethod(_shift, 4)
+    shr = partialmethod(_shift, 5)
+
+    def imul(self, to: int, source: int) -> None:
+        self._emit(*self._rex(r=to, b=source), 0x0F, 0xAF, _modrm(to, source))
 
     def add_imm(self, to: int, value: int) -> None:
         self._register_form(0x81, 0, to)
@@ -170,17 +164,17 @@ class Code:
     def dec(self, to: int) -> None:
         self._register_form(0xFF, 1, to)
 
-    def inc_mem32(self, base: int, offset: int = 0) -> None:
-        self._memory_form(0xFF, 0, base, offset, wide=False)
+    def inc_mem32(self, base: int) -> None:
+        self._memory_form(0xFF, 0, base, 0, wide=False)
 
-    def cmp_mem32(self, base: int, value: int, offset: int = 0) -> None:
-        self._memory_form(0x81, 7, base, offset, wide=False)
+    def cmp_mem32(self, base: int, value: int) -> None:
+        self._memory_form(0x81, 7, base, 0, wide=False)
         self._emit(*_field("<i", value))
 
-    jmp = _jump(0xE9)
-    jz = _jump(0x0F, 0x84)
-    jnz = _jump(0x0F, 0x85)
-    jb = _jump(0x0F, 0x82)
+    jmp = partialmethod(_jump, b"\xe9")
+    jz = partialmethod(_jump, b"\x0f\x84")
+    jnz = partialmethod(_jump, b"\x0f\x85")
+    jb = partialmethod(_jump, b"\x0f\x82")
 
     # sequences
 
@@ -198,9 +192,9 @@ class Code:
         self.shl(RDX, 32)
         self.or_(RAX, RDX)
 
-    def stop(self) -> None:
+    def stop(self, port: int = STOP) -> None:
         """Leave to the host for good."""
-        self.mov_imm(RDX, STOP)
+        self.mov_imm(RDX, port)
         self.out8()
         self.jmp(self.local_label("stopped"))
 

@@ -8,8 +8,11 @@ live/ fills a virtual machine with it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from functools import cache
+from types import MappingProxyType
+from typing import Any
 
 from kvmbench.guest.assembler import RAX, RBX, RCX, RDX, RSP, STOP, Code
 
@@ -27,6 +30,9 @@ RSP0, USER_STACK = 0x38000, 0x3C000  # of an interrupt at CPL 3, and of CPL 3
 DATA, DATA_ROOM = 0x40000, 0x1000
 HANDLERS, CODE, OTHER_CODE = 0x50000, 0x60000, 0x68000
 
+TSS_SELECTOR, TSS_BUSY, TSS_AVAILABLE = 0x28, 0x8B, 0x89  # present; SDM volume 3, section 3.5
+TSS_TYPE = GDT + TSS_SELECTOR + 5  # address of the byte with the TSS descriptor's type
+
 RESULT = DATA  # u64: TSC cycles around the loop
 COUNT = DATA + 0x40  # u32: interrupts taken
 ANSWER = DATA + 0x80  # u32: the second vCPU has answered
@@ -40,11 +46,9 @@ PORTIO = 0xC000
 MATCHED = 0xFA  # the byte that an event with a value wants
 
 EVENTS = (
-    (MMIO + 0x2000, False, None),
-    (MMIO + 0x3000, False, MATCHED),
-    (PORTIO + 1, True, None),
-    (PORTIO + 2, True, MATCHED),
-)
+    (MMIO + 0x2000, False, None), (MMIO + 0x3000, False, MATCHED),
+    (PORTIO + 1, True, None), (PORTIO + 2, True, MATCHED),
+)  # fmt: skip
 """The ioeventfds of QEMU's pci-testdev: address, whether a port, the byte wanted (None: any)."""
 
 X2APIC_EOI, X2APIC_SVR = 0x80B, 0x80F
@@ -88,9 +92,7 @@ def handlers() -> tuple[bytes, list[int]]:
         code.jmp("exception")
     code.label("exception")
     code.load(RAX, RSP)
-    code.mov_imm(RDX, STOP + 1)
-    code.out8()
-    code.jmp(code.local_label("stopped"))
+    code.stop(STOP + 1)
     return code.finish(), addresses
 
 
@@ -112,7 +114,7 @@ def gdt() -> bytes:
     flat = 0x00CF_0000_0000_FFFF
     long_code = flat & ~(1 << 54) | 1 << 53
     limit = TSS_ROOM - 1
-    low = limit & 0xFFFF | (TSS & 0xFFFFFF) << 16 | 0x8B << 40 | (limit >> 16) << 48
+    low = limit & 0xFFFF | (TSS & 0xFFFFFF) << 16 | TSS_BUSY << 40 | (limit >> 16) << 48
     return struct.pack(
         "<7Q", 0, long_code | 0x9B << 40, flat | 0x93 << 40, flat | 0xF3 << 40,
         long_code | 0xFB << 40, low, TSS >> 32,
@@ -121,11 +123,9 @@ def gdt() -> bytes:
 
 def idt(addresses: list[int]) -> bytes:
     """Return interrupt gates of CPL 0 to the handlers at `addresses`."""
-    gates = (
-        struct.pack("<HHBBHII", at & 0xFFFF, 0x08, 0, 0x8E, at >> 16 & 0xFFFF, at >> 32, 0)
-        for at in addresses
-    )
-    return b"".join(gates)
+    form = struct.Struct("<HHBBHII")
+    fields = ((at & 0xFFFF, 0x08, 0, 0x8E, at >> 16 & 0xFFFF, at >> 32, 0) for at in addresses)
+    return b"".join(form.pack(*gate) for gate in fields)
 
 
 def page_tables() -> bytes:
@@ -136,13 +136,10 @@ def page_tables() -> bytes:
     return struct.pack(f"<{6 * 512}Q", *pml4, *pdpt, *directories)
 
 
-def tss(bitmap: bytes = b"", base: int = 104) -> bytes:
-    """Return a 64-bit TSS with an I/O bitmap at the offset `base`."""
-    found = bytearray(TSS_ROOM)
-    struct.pack_into("<Q", found, 4, RSP0)
-    struct.pack_into("<H", found, 102, base)
-    found[base : base + len(bitmap)] = bitmap
-    return bytes(found[:TSS_ROOM])
+def tss(bitmap: bytes) -> bytes:
+    """Return a 64-bit TSS with an I/O bitmap right after its fields."""
+    fields = struct.pack("<4xQ90xH", RSP0, 104)
+    return (fields + bitmap).ljust(TSS_ROOM, b"\0")
 
 
 def io_bitmap(*ports: int) -> bytes:
@@ -153,25 +150,21 @@ def io_bitmap(*ports: int) -> bytes:
     return bytes(found)
 
 
-class Tables(TypedDict):
-    """Address and limit of the tables that `Vm.start` loads."""
-
-    gdt: tuple[int, int]
-    idt: tuple[int, int]
-    tss: tuple[int, int]
+TABLES: dict[str, Any] = {
+    "gdt": (GDT, 7 * 8 - 1), "idt": (IDT, 256 * 16 - 1), "tss": (TSS, 104 + 8192),
+}  # fmt: skip
+"""Address and limit of the tables that `Vm.start` loads."""
 
 
-TABLES: Tables = {"gdt": (GDT, 7 * 8 - 1), "idt": (IDT, 256 * 16 - 1), "tss": (TSS, 104 + 8192)}
-
-
-def contents() -> dict[int, bytes]:
+@cache
+def contents() -> Mapping[int, bytes]:
     """Return the content of guest memory before any program: address -> bytes."""
     code, addresses = handlers()
-    return {
+    return MappingProxyType({
         GDT: gdt(),
         IDT: idt(addresses),
         PML4: page_tables(),
         TSS: tss(io_bitmap(CPL3_PORT, STOP, STOP + 1)),
         DATA: bytes(DATA_ROOM),
         HANDLERS: code,
-    }
+    })  # fmt: skip

@@ -121,6 +121,45 @@ def toggle_pge(code: Code, _: Target) -> None:
         code.mov_to_cr(4, RAX)
 
 
+# The reload of TR: LTR at CPL 0 causes no VM exit by default, so a guest can execute and time it
+
+
+def make_available(code: Code, _: Target) -> None:
+    """Store the type of the TSS descriptor that LTR accepts; RBX has the type's address."""
+    code.store_imm8(RBX, image.TSS_AVAILABLE)
+
+
+def reload_tr(code: Code, target: Target) -> None:
+    """Make the TSS descriptor available and execute LTR, which makes it busy again."""
+    make_available(code, target)
+    code.ltr(RSI)
+
+
+def reload_tr_before_wrmsr(code: Code, target: Target) -> None:
+    reload_tr(code, target)
+    wrmsr(image.KERNEL_GS_BASE, 0)(code, target)
+
+
+TR = {"rbx": image.TSS_TYPE, "rsi": image.TSS_SELECTOR}  # the operands of the two
+
+
+def work(cycles: int, *then: Part) -> Part:
+    """Start a chain of multiplications that takes `cycles`, then execute the parts `then`.
+
+    IMUL has a latency of 3 cycles on Intel's cores since Nehalem and on AMD's since Zen. Nothing
+    after a chain depends on it, so only a serializing instruction waits for its end.
+    """
+
+    def body(code: Code, target: Target) -> None:
+        code.mov_imm(RAX, 3)
+        for _ in range(round(cycles / 3)):
+            code.imul(RAX, RAX)
+        for part in then:
+            part(code, target)
+
+    return body
+
+
 # Interrupts
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
+from typing import NamedTuple
 
 from kvmbench.errors import LabError
+from kvmbench.lab.histories import HISTORY
 from kvmbench.lab.inside import SECTION
 from kvmbench.live.worker import mark_tag
 
-__all__ = ["EXACT", "Rounds", "Row", "exact", "label_of", "parse", "rows"]
+__all__ = ["EXACT", "Mark", "Rounds", "Row", "exact", "label_of", "marks", "parse", "rows"]
 
 EXACT = 0.005
 """Counts per iteration that differ by less are the same: a tick of the host kernel now and then."""
@@ -50,13 +52,20 @@ REASONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """All counts at one marker."""
 
     tag: int
     value: int
     counts: Mapping[str, int]
+
+
+class Mark(NamedTuple):
+    """The counts at the end of a segment of a history."""
+
+    switches: int  # context switches of the machine
+    ltr: int
+    exits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,8 @@ def parse(text: str) -> list[Rounds]:
     begun: Snapshot | None = None
     for number, line in enumerate(lines, 1):
         found = _snapshot(line, number)
+        if found.tag >= HISTORY:
+            continue
         if found.tag >= SECTION:
             sections.append(Rounds({}))
             begun = None
@@ -127,6 +138,16 @@ def parse(text: str) -> list[Rounds]:
             _add(sections[-1], begun, found)
             begun = None
     return sections
+
+
+def marks(lines: Iterable[str]) -> dict[int, Mark]:
+    """Return the counts at the marks of histories, by tag. Raises LabError as `parse`."""
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n") and int(line.split(" ", 1)[0]) >= HISTORY:
+            tag, value, counts = _snapshot(line, number)
+            found[tag] = Mark(value, counts["ltr"], counts["exits"])
+    return found
 
 
 def _snapshot(line: str, number: int) -> Snapshot:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from kvmbench.lab.counts import EXACT, Row, exact, label_of
+from kvmbench.lab.ioperm import PORT, Try
+from kvmbench.lab.kernel import Kernel, Vendor
 from kvmbench.lab.run import BITMAP, Counted, differs
 from kvmbench.report import Cell, Column, Document, Items, Note, Table
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
 
-__all__ = ["document", "io_document"]
+__all__ = ["document", "io_document", "ioperm_document"]
 
 SHOWN = ("instructions", "exits", "ltr")  # of one configuration; of several, and what moved
 ALWAYS = ("instructions", "ltr")
@@ -209,3 +211,38 @@ def io_document(label: str, vendor: str, found: dict[str, Any]) -> Document:
         records=[{k: v for k, v in found.items() if k != "disagreements"}],
         data=found | {"schema": "kvmbench.lab-check-io/1"},
     )
+
+
+def ioperm_document(found: Sequence[tuple[Kernel, Vendor, Sequence[Try]]]) -> Document:
+    """Return the document of the kernels' answers to a process's own IN."""
+    answers = {True: "allowed", False: "SIGSEGV"}
+    cases = [(t["ioperm"], t["kvm_run"]) for t in found[0][2]]
+    columns = [Column("ioperm", "key"), Column("KVM_RUN", "key")]
+    columns += [Column(one.label, "word") for one, _, _ in found]
+    rows: list[list[str | Cell]] = []
+    for number, (held, ran) in enumerate(cases):
+        rows.append(["yes" if held else "no", "yes" if ran else "no"])
+        for _, _, tries in found:
+            allowed = tries[number]["allowed"]
+            rows[-1].append(Cell(answers[allowed], "good" if allowed == held else "bad"))
+    return Document(
+        title=f"IN from port {PORT:#x} at CPL 3, by processes of the emulated machine",
+        blocks=[
+            Table(columns, rows),
+            Items([f"{one.label}: {one.source}, on {KINDS[vendor]}." for one, vendor, _ in found]),
+            Note("The kernel should allow the port to a process that holds it, and to no other."),
+        ],
+        records=[
+            {"kernel": one.label, "release": one.release, "vendor": vendor, **t,
+             "right": t["allowed"] == t["ioperm"]}
+            for one, vendor, tries in found for t in tries
+        ],
+        data={
+            "schema": "kvmbench.lab-check-ioperm/1",
+            "kernels": [
+                {"label": one.label, "release": one.release, "source": one.source,
+                 "vendor": vendor, "tries": list(tries)}
+                for one, vendor, tries in found
+            ],
+        },
+    )  # fmt: skip

@@ -21,6 +21,7 @@ SECTION = 1 << 41  # a mark from here on begins a section, whose number is added
 JOB = Path("/job.json")
 MODULES = Path("/modules")
 MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"))
+LIVE_SECONDS = 3.0  # of the machine's clock, 100 million instructions each
 HOUR = 3600.0  # seconds of the machine's clock, which bounds nothing: the emulator's time does
 
 
@@ -34,7 +35,11 @@ class InnerJob(TypedDict):
     rounds: int
     iterations: list[int]  # of a short and of a long round
     check_io: int  # cases; 0 for none
+    check_ioperm: bool
     seed: int
+    histories: list[str]  # the seed of each
+    operations: int  # of a history
+    live: bool  # run the commands `host` and `measure --ioperm both`
 
 
 def main() -> None:
@@ -98,6 +103,18 @@ def _do(job: InnerJob) -> None:
         _measure(job)
     if job["check_io"]:
         _check_io(job["check_io"], job["seed"])
+    if job["check_ioperm"]:
+        from kvmbench.lab.ioperm import tries
+
+        say("tries", tries())
+    for number, seed in enumerate(job["histories"]):
+        from kvmbench.lab.actors import play
+        from kvmbench.lab.histories import draw
+
+        answers = play(number, draw(seed, job["operations"]))
+        say("answers", number, bytes(answers).hex())
+    if job["live"]:
+        _live()
     say("took", time.monotonic() - begun)
 
 
@@ -130,8 +147,26 @@ def _check_io(cases: int, seed: int) -> None:
 
     from kvmbench.live.io_check import check_io
 
-    check = check_io(cases, seed=seed)
+    check = check_io(cases, seed=seed, progress=lambda name, _: say("at", name))
     say("check_io", asdict(check) | {"disagreements": [str(d) for d in check.disagreements]})
+
+
+def _live() -> None:
+    """Do as on a host: look whether it is fit, and measure the patch's rows both ways."""
+    from dataclasses import asdict
+
+    import msgspec
+
+    from kvmbench.live.engine import Plan, measure
+    from kvmbench.live.fitness import findings
+    from kvmbench.live.host import host
+    from kvmbench.workloads import BUILT_IN
+
+    facts = host()
+    found = [asdict(finding) for finding in findings(facts)]
+    plan = Plan(runs=2, rounds=3, seconds=LIVE_SECONDS, ioperm="both")
+    result = measure(BUILT_IN, plan, progress=lambda name, _: say("at", name))
+    say("live", msgspec.to_builtins(facts), found, msgspec.to_builtins(result))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import lzma
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ KERNELS = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}
 SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid", "experimental")
 NEWER = ("sid", "experimental")
 META = "linux-image-cloud-amd64"
+APPEND = 1500  # characters; a kernel's command line has 2,047, the lab's own stand in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Kernel:
     modules: Path | None  # the folder that KVM's modules are below; None where KVM is built in
     release: str  # as uname -r says it
     source: str  # where it came from, in words
+    append: str = ""  # parameters after the lab's own on its command line
+    policy: str | None = None  # that the user states for it, `none` for no reload
 
     def module_files(self, vendor: Vendor) -> list[tuple[str, bytes]]:
         """Return KVM's modules for `vendor`, uncompressed, each after those that it needs.
@@ -88,17 +91,38 @@ def _uncompressed(path: Path) -> bytes:
 
 
 def kernel(text: str) -> Kernel:
-    """Return the kernel that `[LABEL=]FILE[,modules=FOLDER]` or `[LABEL=]debian:RELEASE` names.
+    """Return the kernel that `[LABEL=]FILE[,OPTION=VALUE...]` names.
 
-    RELEASE is `6.1` or a suite, `bookworm`; what Debian has of it is fetched without installing.
+    FILE may be `debian:RELEASE`, where RELEASE is `6.1` or a suite, `bookworm`; what Debian has
+    of it is fetched without installing. The options are `modules=FOLDER` (of a file only),
+    `append=PARAMETERS`, which may hold spaces and commas, and `policy=NAME`.
     Raises LabError, in one line with what was expected.
     """
     label, equals, rest = text.partition("=")
     if not equals or "/" in label or "," in label or ":" in label:
         label, rest = "", text
-    if rest.startswith("debian:"):
-        return _debian(label or rest.removeprefix("debian:"), rest.removeprefix("debian:"))
-    name, _, modules = rest.partition(",modules=")
+    name, *given = re.split(r",(?=(?:modules|append|policy)=)", rest)
+    options = dict(option.split("=", 1) for option in given)
+    if len(options) < len(given):
+        raise LabError(f"{text}: has an option twice")
+    if name.startswith("debian:"):
+        if "modules" in options:
+            raise LabError(f"{text}: debian:RELEASE has its own modules")
+        wanted = name.removeprefix("debian:")
+        found = _debian(label or wanted, wanted)
+    else:
+        found = _file(label, name, options.get("modules"))
+    append = " ".join(options.get("append", "").split())
+    if len(append) > APPEND or not append.isascii() or "--" in append.split():
+        raise LabError(
+            f"append={append[:40]}: expected parameters of the kernel, at most {APPEND} "
+            "characters of ASCII, without --"
+        )
+    source = f"{found.source}, append {append}" if append else found.source
+    return replace(found, append=append, policy=options.get("policy"), source=source)
+
+
+def _file(label: str, name: str, modules: str | None) -> Kernel:
     image = Path(name)
     try:
         release = release_of(image.read_bytes())
@@ -106,12 +130,12 @@ def kernel(text: str) -> Kernel:
         raise LabError(f"{name}: {error.strerror or error}") from None
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
-    if modules and not Path(modules).is_dir():
-        raise LabError(f"{modules}: there is no such folder of modules")
+    if modules is not None and (not modules or not Path(modules).is_dir()):
+        raise LabError(f"modules={modules}: there is no such folder of modules")
     return Kernel(
         label=label or image.name,
         image=image,
-        modules=Path(modules) if modules else None,
+        modules=None if modules is None else Path(modules),
         release=release,
         source=name,
     )

@@ -1,6 +1,6 @@
 """A kernel booted on the emulated machine, the job done there, and its counts made a result.
 
-`kvmbench lab run` calls `measure`, `kvmbench lab check-io` calls `check_io`.
+`kvmbench lab run` calls `measure`, `kvmbench.lab.checks` calls `boot`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ import msgspec
 
 from kvmbench.errors import LabError
 from kvmbench.lab import image
-from kvmbench.lab.counts import EXACT, Row, exact, parse, rows
+from kvmbench.lab.counts import EXACT, Mark, Row, exact, marks, parse, rows
 from kvmbench.lab.debian import cache_folder
 from kvmbench.lab.emulator import Emulator
 from kvmbench.lab.inside import InnerJob
+from kvmbench.lab.ioperm import Try
 from kvmbench.lab.kernel import Kernel, Vendor, policy_of
 from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.workloads import Workload
 
-__all__ = ["BITMAP", "DIFFERS", "Counted", "Plan", "Progress", "Report", "boot", "check_io"]
-__all__ += ["differs", "measure", "result_of"]
+__all__ = ["BITMAP", "DIFFERS", "Counted", "Plan", "Progress", "Report", "boot", "differs"]
+__all__ += ["measure", "result_of"]
 
 BITMAP = "+bitmap"  # ends the configuration of rows whose thread holds an I/O bitmap
 MEMORY = 768  # MiB
 CMDLINE = (
     "console=ttyS0 loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
-    "cryptomgr.notests audit=0 lsm= rdinit=/bin/python3 PYTHONPATH=/site PYTHONHASHSEED=0 "
-    "-- -m kvmbench.lab.inside"
+    "cryptomgr.notests audit=0 lsm= kvm.halt_poll_ns=0 rdinit=/bin/python3 PYTHONPATH=/site "
+    "PYTHONHASHSEED=0 {append} -- -m kvmbench.lab.inside"
 )
 RESTARTED, CANNOT = 71, 70  # exit statuses of instrument.cc
 TAIL = 8192  # bytes of a console that are kept
@@ -56,11 +57,15 @@ class Plan:
     """How much is counted, and for how long at most. Raises ValueError for what cannot be."""
 
     ioperm: Literal["off", "on", "both"] = "off"
-    runs: int = 2  # fresh processes with a fresh virtual machine, for each length of round
+    runs: int = 1  # fresh processes with a fresh virtual machine, for each length of round
     rounds: int = 3  # pairs of a short and a long round in each
     iterations: tuple[int, int] = (500, 1500)
     check_io: int = 0  # cases of the port check
+    check_ioperm: bool = False
     seed: int = 0
+    histories: tuple[str, ...] = ()  # the seed of each history of `kvmbench lab differ`
+    operations: int = 0  # of a history
+    live: bool = False  # run `kvmbench host` and `kvmbench measure --ioperm both` there
     boot_limit: float = 600.0  # seconds until the machine's first word
     silence_limit: float = 600.0  # seconds between two words
     limit: float = 3600.0  # seconds for one kernel
@@ -81,7 +86,11 @@ class Report:
     vendor: Vendor
     results: list[Result] = field(default_factory=list)
     check_io: dict[str, Any] | None = None
+    tries: list[Try] | None = None  # of check_ioperm
     rows: list[Row] = field(default_factory=list)
+    live: tuple[Host, list[dict[str, str]], Result] | None = None  # facts, findings, measurement
+    answers: dict[int, bytes] = field(default_factory=dict)  # of each history
+    marks: dict[int, Mark] = field(default_factory=dict)  # of the histories, by tag
     seconds: float = 0.0  # from the emulator's start to its end
 
 
@@ -114,13 +123,14 @@ def measure(
 ) -> list[Counted]:
     """Boot each kernel, measure the workloads there, and return the counts, in order.
 
-    `policy` states the policy that all of them follow, `none` for no reload at all; by default it
-    is looked up by each kernel's release. Raises LabError where a kernel does not do its job.
+    `policy` states the policy of the kernels that do not state another one, `none` for no reload
+    at all; by default it is looked up by a kernel's release. Raises LabError where a kernel does
+    not do its job.
     """
     chosen = []
     for kernel, vendor in kernels:
-        looked_up = None if policy == "none" else policy or policy_of(kernel.release, vendor)
-        chosen.append(looked_up)
+        stated = kernel.policy or policy
+        chosen.append(None if stated == "none" else stated or policy_of(kernel.release, vendor))
     shares = [0.0] * len(kernels)
     stop = threading.Event()
 
@@ -133,7 +143,8 @@ def measure(
                 progress(f"{kernel.label}: {words}", sum(shares) / len(shares))
 
         done = boot(kernel, vendor, workloads, plan, emulator, workload_file, report, stop)
-        return _counted(kernel, done, chosen[number], policy is not None, workloads, plan)
+        stated = (kernel.policy or policy) is not None
+        return _counted(kernel, done, chosen[number], stated, workloads, plan)
 
     image.python_image(cache_folder() / "images")  # once, not by each boot
     workers = max(1, min(len(kernels), len(os.sched_getaffinity(0))))
@@ -145,15 +156,6 @@ def measure(
             stop.set()
             for future in futures:
                 future.cancel()
-
-
-def check_io(kernel: Kernel, vendor: Vendor, plan: Plan, emulator: Emulator,
-             progress: Progress | None = None) -> dict[str, Any]:  # fmt: skip
-    """Boot a kernel, hold the port check against a guest there, and return the outcome."""
-    report = boot(kernel, vendor, (), plan, emulator, None, progress or (lambda *_: None))
-    if report.check_io is None:
-        raise LabError(f"{kernel.label}: the machine ended without an answer")
-    return report.check_io
 
 
 def boot(
@@ -175,7 +177,8 @@ def boot(
         workloads=[workload.name for workload in workloads],
         workload_files=["/workloads.py"] if workload_file else [],
         ioperm=plan.ioperm, runs=plan.runs, rounds=plan.rounds, iterations=list(plan.iterations),
-        check_io=plan.check_io, seed=plan.seed,
+        check_io=plan.check_io, check_ioperm=plan.check_ioperm, seed=plan.seed,
+        histories=list(plan.histories), operations=plan.operations, live=plan.live,
     )  # fmt: skip
     extra = [("job.json", 0o100644, json.dumps(job).encode())]
     for number, (name, content) in enumerate(kernel.module_files(vendor)):
@@ -186,8 +189,9 @@ def boot(
     with _folder() as folder:
         try:
             files = image.boot_files(
-                folder, kernel.image.read_bytes(), python, image.cpio(extra), CMDLINE, MEMORY << 20
-            )
+                folder, kernel.image.read_bytes(), python, image.cpio(extra),
+                CMDLINE.format(append=kernel.append), MEMORY << 20,
+            )  # fmt: skip
         except LabError as error:
             raise LabError(f"{kernel.label}: {error}") from None
         command = emulator.command(folder, vendor, MEMORY, files.sector)
@@ -219,6 +223,9 @@ def boot(
         if not ended:
             raise _with_console(kernel, _why(process.returncode, folder), folder)
         report.seconds = time.monotonic() - begun
+        if plan.histories:
+            with (folder / "counts").open() as lines:
+                report.marks = marks(lines)
         if workloads:
             text = (folder / "counts").read_text() if (folder / "counts").exists() else ""
             report.rows = rows(parse(text), job["workloads"])
@@ -252,8 +259,10 @@ def _listen(
     """
     begun = heard = time.monotonic()
     offset, said, modules = 0, 0, []
-    steps = 2 * plan.runs * max(len(job["workloads"]), 1) * (plan.rounds + 1)
+    steps = plan.check_io // 100  # as check_io reports its progress
+    steps += 2 * plan.runs * len(job["workloads"]) * (plan.rounds + 1)
     steps *= 2 if plan.ioperm == "both" else 1
+    steps = max(steps, 1)
     progress("boots", 0.0)
     while True:
         running = process.poll() is None
@@ -282,6 +291,15 @@ def _listen(
                     report.results.append(msgspec.convert(result, Result))
                 case ["check_io", found]:
                     report.check_io = found
+                case ["tries", found]:
+                    report.tries = found
+                case ["live", facts, findings, result]:
+                    measured = msgspec.convert(result, Result)
+                    report.live = msgspec.convert(facts, Host), findings, measured
+                case ["answers", number, found]:
+                    report.answers[number] = bytes.fromhex(found)
+                    done = len(report.answers)
+                    progress(f"history {done}", 0.1 + 0.9 * done / len(plan.histories))
                 case ["failed", why, *_]:
                     raise LabError(str(why))
                 case ["end"]:
@@ -381,15 +399,18 @@ def _simulated(
 def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: str = "") -> Result:
     """Return the counts as a result: one boot per kernel, one configuration each.
 
-    A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact.
+    A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact. Runs with
+    rows of both configurations of a kernel are pairs.
     """
     boots = []
     for one in counted:
+        both = {row.bitmap for row in one.rows} == {False, True}
         number = max((len(row.runs) for row in one.rows), default=0)
         runs = [
             Run(
-                time=time or None, engine="lab", command=list(command), vendor=one.vendor,
-                series=list(_series(one, index)), skipped=one.skipped,
+                block=index + 1 if both else None, time=time or None, engine="lab",
+                command=list(command), vendor=one.vendor, series=list(_series(one, index)),
+                skipped=one.skipped,
             )
             for index in range(number)
         ]  # fmt: skip

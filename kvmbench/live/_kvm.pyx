@@ -76,12 +76,20 @@ cdef extern from "kvm_run.h":
         uint16_t port
         uint32_t value
         uint64_t io, mmio, tsc_in, tsc_out
+    ctypedef struct kb_act:
+        int what, fd
+        uint32_t first, count
+        int on
     ctypedef void* timer_t
     enum:
-        KB_STOPPED, KB_KICKED, KB_SIGNALLED, KB_FAILED
-        PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
+        KB_STOPPED, KB_KICKED, KB_SIGNALLED, KB_FAILED, KB_LOST
+        KB_GIVE, KB_TAKE, KB_IOPERM, KB_IN
+        MADV_DONTFORK, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
     void* MAP_FAILED
-    void kb_run(int fd, kvm_run* run, uint16_t stop, kb_outcome* outcome) noexcept nogil
+    void kb_run(int fd, kvm_run* run, uint16_t stop, const kb_act* acts, int n,
+                kb_outcome* outcome) noexcept nogil
+    int kb_do(const kb_act* acts, int n) noexcept nogil
+    int kb_in(uint16_t port, int width) noexcept nogil
     void kb_settle(int fd, kvm_run* run) noexcept nogil
     void kb_clear_kick(kvm_run* run) noexcept nogil
     int kb_take_signal(int* was_blocked) noexcept nogil
@@ -97,6 +105,7 @@ cdef extern from "kvm_run.h":
     ssize_t pread(int fd, void* buffer, size_t count, size_t offset) noexcept nogil
     void* mmap(void* at, size_t size, int protect, int flags, int fd, size_t offset) noexcept nogil
     int munmap(void* at, size_t size) noexcept nogil
+    int madvise(void* at, size_t size, int advice) noexcept nogil
 
 API_VERSION = 12  # of KVM, and fixed (Documentation/virt/kvm/api.rst, 4.1)
 
@@ -123,6 +132,7 @@ REASONS = {
 
 cdef enum:
     CPUS = 2
+    ACTS = 64  # at most, of a list
     CPUID_MAX = 256  # entries (KVM_MAX_CPUID_ENTRIES)
 
 cdef struct Cpuid:
@@ -253,6 +263,7 @@ cdef class Vm:
         if at == MAP_FAILED:
             raise KvmError(errno, strerror(errno).decode(), "mmap of guest memory")
         self.ram, self.ram_size = <uint8_t*>at, memory
+        madvise(at, memory, MADV_DONTFORK)  # a fork would make the guest's next stores fault
         region = kvm_userspace_memory_region(
             slot=0, flags=0, guest_phys_addr=0, memory_size=memory, userspace_addr=<uint64_t>at)
         _do(self.vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION")
@@ -386,11 +397,11 @@ cdef class Vm:
         cdef OneMsr one = _one_msr(index, value)
         return _do(self.vcpu[self._cpu(cpu)], KVM_SET_MSRS, &one, "KVM_SET_MSRS") == 1
 
-    def ioeventfd(self, uint64_t address, uint32_t size, *, bint pio, data=None):
+    def ioeventfd(self, uint64_t address, uint32_t size, *, bint pio, data=None, event=None):
         """Let a write of `size` bytes to a port or an address raise an event in the kernel.
 
         A `size` of 0 matches a write of any size. `data` is the value to match, or None for any.
-        No thread reads the event.
+        `event` is the descriptor of an eventfd, by default one that no thread reads.
         """
         cdef kvm_ioeventfd request
         if self.vm < 0:
@@ -402,11 +413,12 @@ cdef class Vm:
         if data is not None:
             request.datamatch = data
             request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
-        request.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        request.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) if event is None else event
         try:
             _do(self.vm, KVM_IOEVENTFD, &request, "KVM_IOEVENTFD")
         finally:
-            close(request.fd)  # KVM holds the event (eventfd_ctx_fdget) until the machine ends
+            if event is None:
+                close(request.fd)  # KVM holds the event (eventfd_ctx_fdget) until the machine ends
 
     def keep_lapic(self, int cpu):
         """Save the state of the vCPU's local APIC, which `start` restores."""
@@ -479,13 +491,14 @@ cdef class Vm:
         found["cr2"] = state.cr2
         return found
 
-    def run(self, int cpu, *, uint16_t stop, double timeout):
+    def run(self, int cpu, *, uint16_t stop, double timeout, acts=()):
         """Run the vCPU until it writes to a port in [stop, stop + 4), and return the outcome.
 
-        `run` answers the accesses that KVM forwards to userspace, reads with all ones. The dict
-        has `reason` (`stopped`; `kicked` after `timeout` seconds or by `kick`; else KVM's exit
-        reason), the `port` and the `value` written there, the numbers of `io` and `mmio` exits
-        answered, and the host's `tsc` cycles from the first entry to the last exit.
+        `run` answers the accesses that KVM forwards to userspace, reads with all ones, each after
+        it has done `acts`, as `act` takes them. The dict has `reason` (`stopped`; `kicked` after
+        `timeout` seconds or by `kick`; else KVM's exit reason), the `port` and the `value` written
+        there, the numbers of `io` and `mmio` exits answered, and the host's `tsc`
+        cycles from the first entry to the last exit.
 
         SIGRTMAX-3 stops the guest: during the call it has a handler, and is unblocked in this
         thread; afterwards handler and mask are as before. Raises KvmError where KVM_RUN fails or
@@ -496,6 +509,8 @@ cdef class Vm:
         cdef timer_t timer
         cdef int was_blocked
         cdef int fd = self.vcpu[self._cpu(cpu)]
+        cdef kb_act listed[ACTS]
+        cdef int n = _acts(acts, listed)
         if not 0 < timeout < 1e6:
             raise ValueError(f"timeout is {timeout} seconds, not above 0")
         if self.thread[cpu]:
@@ -512,7 +527,7 @@ cdef class Vm:
         try:
             while True:
                 with nogil:
-                    kb_run(fd, self.running[cpu], stop, &outcome)
+                    kb_run(fd, self.running[cpu], stop, listed, n, &outcome)
                 if outcome.reason != KB_SIGNALLED:
                     break
                 PyErr_CheckSignals()
@@ -523,6 +538,8 @@ cdef class Vm:
             kb_clear_kick(self.running[cpu])
         if outcome.reason == KB_FAILED:
             raise KvmError(outcome.error, strerror(outcome.error).decode(), "KVM_RUN")
+        if outcome.reason == KB_LOST:
+            raise KvmError(outcome.error, strerror(outcome.error).decode(), "an act")
         return {
             "reason": REASONS.get(outcome.reason, f"exit reason {outcome.reason}"),
             "port": outcome.port,
@@ -558,6 +575,48 @@ cdef dict _stats_layout(int fd):
         for flags, _, size, offset, _, name in entries
         if flags & 0xff == 0 and size == 1
     }
+
+
+ACT_KINDS = {"give": KB_GIVE, "take": KB_TAKE, "ioperm": KB_IOPERM, "in": KB_IN}
+
+
+cdef int _acts(acts, kb_act* listed) except -1:
+    if len(acts) > ACTS:
+        raise ValueError(f"{len(acts)} acts are more than {ACTS}")
+    cdef int n = 0
+    for name, *numbers in acts:
+        memset(&listed[n], 0, sizeof(kb_act))
+        listed[n].what = ACT_KINDS[name]
+        if name in ("give", "take"):
+            listed[n].fd, = numbers
+        elif name == "in":
+            listed[n].first, listed[n].count = numbers
+        else:
+            listed[n].first, listed[n].count, listed[n].on = numbers
+        n += 1
+    return n
+
+
+def act(acts):
+    """Do a list of acts over and over until one of them cannot be done; return its error's number.
+
+    An act is ("give", fd) or ("take", fd), which write a byte to a pipe and read one; ("ioperm",
+    first, count, on); or ("in", port, width), IN at CPL 3. The number is EPIPE where the pipe's
+    other end is closed and EACCES where the kernel answers IN with SIGSEGV.
+    """
+    cdef kb_act listed[ACTS]
+    cdef int n = _acts(acts, listed)
+    with nogil:
+        while kb_do(listed, n) == 0:
+            pass
+    return errno
+
+
+def port_in(uint16_t port, int width):
+    """Execute IN of 1, 2 or 4 bytes at CPL 3; return whether it was not answered with SIGSEGV."""
+    if width not in (1, 2, 4):
+        raise ValueError(f"width is {width}, not 1, 2 or 4")
+    return kb_in(port, width) == 1
 
 
 def ioperm(unsigned long first, unsigned long count, bint on):

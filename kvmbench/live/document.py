@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import to_builtins
 
+from kvmbench.catalog import Published, PublishedRow
+from kvmbench.errors import ResultError
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
 from kvmbench.report import (
     Block,
@@ -28,6 +30,7 @@ from kvmbench.report import (
     Table,
     Tone,
 )
+from kvmbench.report.figures import plural
 from kvmbench.results import Result, Series, builtins
 from kvmbench.stats import median_interval, pseudo_median, signed_rank_interval
 
@@ -36,7 +39,16 @@ if TYPE_CHECKING:
     from kvmbench.live.io_check import IoCheck
     from kvmbench.results import Host
 
-__all__ = ["Cost", "LiveRow", "costs", "document", "host_document", "io_document", "live_rows"]
+__all__ = [
+    "Cost",
+    "LiveRow",
+    "cost_table",
+    "costs",
+    "document",
+    "host_document",
+    "io_document",
+    "live_rows",
+]
 
 EMPTY = {0: "empty", 3: "empty_cpl3"}  # the loop alone, by CPL
 MARKED = 0.5  # emulations per iteration, from which a row has a mark
@@ -52,8 +64,11 @@ COST = (
     "around it, and since 5.5 each return to userspace of such a thread updates the bitmap. net: "
     "less the extra cycles of the control, a bare system call, for each return to userspace."
 )
-TONES: dict[str, tuple[str, Tone]]
-TONES = {"good": ("", ""), "mind": ("? ", "doubt"), "bad": ("! ", "bad")}
+TONES: dict[str, tuple[str, Tone]] = {
+    "good": ("", ""),
+    "mind": ("? ", "doubt"),
+    "bad": ("! ", "bad"),
+}
 
 Interval = tuple[float, float] | None
 
@@ -129,13 +144,14 @@ def live_rows(result: Result) -> list[LiveRow]:
 def costs(result: Result) -> list[Cost]:
     """Return a row for each workload that was measured with and without an I/O bitmap.
 
-    A pair is a run without and the run with a bitmap next to it, in the order of time.
+    A pair is a run without and the run with a bitmap next to it.
     """
-    sides = [
-        [{s.workload: s for s in run.series if s.configuration == name} for _, run in result.runs()]
-        for name in (NO_BITMAP, BITMAP)
-    ]
-    pairs = list(zip(*(filter(None, side) for side in sides), strict=False))
+    sides: list[dict[int, dict[str, Series]]] = [{}, {}]
+    for side, name in zip(sides, (NO_BITMAP, BITMAP), strict=True):
+        for _, run in result.runs():
+            if found := {s.workload: s for s in run.series if s.configuration == name}:
+                side[len(side) if run.block is None else run.block] = found
+    pairs = [(own, sides[1][number]) for number, own in sides[0].items() if number in sides[1]]
 
     def differences(workload: str) -> list[float]:
         return [
@@ -146,10 +162,12 @@ def costs(result: Result) -> list[Cost]:
 
     controls = differences(CONTROL)
     rows = []
-    for workload in dict.fromkeys(chain(*sides[0])):
+    for workload in dict.fromkeys(chain(*sides[0].values())):
         if not (paired := differences(workload)):
             continue
-        first, second = ([run[workload] for run in side if workload in run] for side in sides)
+        first, second = (
+            [run[workload] for run in side.values() if workload in run] for side in sides
+        )
         net = None
         if workload != CONTROL and len(controls) == len(paired):
             returns = fmean(series.counts.get("answered", 0) for series in first)
@@ -163,6 +181,26 @@ def costs(result: Result) -> list[Cost]:
             )
         )  # fmt: skip
     return rows
+
+
+def cost_table(result: Result, name: str) -> Published:
+    """Return the cost of an I/O bitmap as a table, next to which a simulation can be set.
+
+    Raises ResultError for a result without the two configurations.
+    """
+    if not (found := costs(result)):
+        raise ResultError(f"{name}: is no result of `kvmbench measure --ioperm both`")
+    sides = ((NO_BITMAP, "without"), (BITMAP, "with_bitmap"))
+    return Published(
+        name=name, title="the cost of an I/O bitmap", change="io-bitmap", date="",
+        hardware=result.boots[0].host.cpu or "", source="", note="", unit="cycles",
+        better="lower", configurations=(NO_BITMAP, BITMAP), policies={}, basis="measured",
+        rows=tuple(
+            PublishedRow(row.workload, side, getattr(row, value))
+            for row in found
+            for side, value in sides
+        ),
+    )  # fmt: skip
 
 
 def document(result: Result, *, explain: bool = False) -> Document:
@@ -198,15 +236,11 @@ def _title(result: Result) -> str:
     runs = [run for _, run in result.runs()]
     rounds = [len(series.values) for run in runs for series in run.series]
     low, high = min(rounds), max(rounds)
-    each = f"{low} to {high} rounds" if low != high else _number(low, "round")
+    each = f"{low} to {high} rounds" if low != high else plural(low, "round")
     sides = set(result.configurations()) >= {NO_BITMAP, BITMAP}
-    number = f"{_number(len(runs) // 2, 'run')} per side" if sides else _number(len(runs), "run")
+    number = f"{plural(len(runs) // 2, 'run')} per side" if sides else plural(len(runs), "run")
     kernel = result.boots[0].host.kernel or "?"
     return f"/dev/kvm on {kernel}: per iteration, median of {number} of {each}, 95 % interval"
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _cycles(cycles: float | None) -> str:
@@ -273,10 +307,8 @@ def _counters(result: Result) -> list[Block]:
 def io_document(found: IoCheck) -> Document:
     """Return the document of a test of the port check."""
     denied = found.agreeing - found.allowed
-    words = (
-        f"{found.agreeing:,} agree with port_check: {found.allowed:,} allowed, {denied:,} denied."
-    )
-    blocks: list[Block] = [Note(words)]
+    counts = f"{found.allowed:,} allowed, {denied:,} denied"
+    blocks: list[Block] = [Note(f"{found.agreeing:,} agree with port_check: {counts}.")]
     if found.apart:
         words = (
             f"In {found.apart:,} the first of the two bytes that the SDM requires is the last "
@@ -314,12 +346,11 @@ def host_document(facts: Host, found: Sequence[Finding]) -> Document:
     blocks: list[Block] = [Facts([("kernel", kernel), ("CPU", cpu)]), Table(columns, rows)]
     if remedies := [f"{one.name}: {one.remedy}" for one in found if one.remedy]:
         blocks += [Heading("Remedies:"), Code("\n".join(remedies))]
-    minded = sum(one.level == "mind" for one in found)
     closing = "Fit to measure."
     if any(one.level == "bad" for one in found):
         closing = "Nothing can be measured here."
-    elif minded:
-        closing = f"Fit to measure, with {_number(minded, 'fact')} to mind, marked ?."
+    elif minded := sum(one.level == "mind" for one in found):
+        closing = f"Fit to measure, with {plural(minded, 'fact')} to mind, marked ?."
     records = [asdict(one) for one in found]
     data = {"schema": "kvmbench.host/1", "findings": records, "host": to_builtins(facts)}
     return Document("This host", [*blocks, Note(closing)], records, data)

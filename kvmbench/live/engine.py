@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import re
 import time
@@ -21,15 +19,14 @@ from typing import Literal
 from kvmbench import workloads as catalog
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
-from kvmbench.live.host import boot_id, cpu_list, host, siblings, stolen
-from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, Offer, held_bitmap_error, missing, offer
+from kvmbench.live.host import Ticks, boot_id, cpu_list, host, siblings, stolen, stolen_share
+from kvmbench.live.machine import NOT_VMX, Offer, missing, offer
 from kvmbench.live.process import Process
 from kvmbench.live.worker import Job, Task
 from kvmbench.model import Workload
 from kvmbench.results import Boot, Host, Result, Run, Series
 
-__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "RUNS", "STOPPED", "Ioperm", "Plan", "measure"]
-__all__ += ["shortfall"]
+__all__ = ["BITMAP", "CONTROL", "NO_BITMAP", "STOPPED", "Ioperm", "Plan", "measure", "shortfall"]
 
 NO_BITMAP, BITMAP = "no bitmap", "bitmap"  # configurations of a result with --ioperm both
 CONTROL = "syscall"  # the control's row: a bare system call of the vCPU's thread
@@ -47,9 +44,11 @@ UNTOUCHED = 0.01  # exits per iteration of a loop without any: a host's timer ti
 ENTERING = 1e6  # cycles of a round that may pass before its loop and after it
 INTERRUPTED = 0.9  # interrupts per iteration of a workload that waits for one each
 
+LEFT = "left the guest or was emulated: no price of its instructions on a CPU"  # a mark
+
 Ioperm = Literal["off", "on", "both"]
 Progress = Callable[[str, float], None]
-Ticks = tuple[int, int] | None
+Decided = Callable[[Result], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +78,9 @@ class Plan:
 
     @classmethod
     def choose(
-        cls,
-        *,
-        runs: int = RUNS,
-        fast: bool = False,
-        ioperm: Ioperm = "off",
-        cpu: int | None = None,
-        seed: int | None = None,
-    ) -> Plan:
+        cls, *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off",
+        cpu: int | None = None, seed: int | None = None,
+    ) -> Plan:  # fmt: skip
         """Return the plan for a user's choices; without a `seed` the order of rounds is random.
 
         A fast measurement has as many runs, for the sake of the interval, and fewer and shorter
@@ -104,11 +98,12 @@ class Plan:
         return max(SHORTEST, (self.seconds - runs * START) / (rounds * max(workloads, 1)))
 
     def configurations(self) -> list[str]:
-        """Return the configuration of each run in order; two alternate in blocks of ABBA."""
+        """Return the configuration of each run in order; of two, in pairs whose order is drawn."""
         if self.ioperm != "both":
             return [BITMAP if self.ioperm == "on" else NO_BITMAP] * self.runs
+        draw = random.Random(f"pairs {self.seed}")
         pairs = ([NO_BITMAP, BITMAP], [BITMAP, NO_BITMAP])
-        return [name for block in range(self.runs) for name in pairs[block % 2]]
+        return [name for _ in range(self.runs) for name in pairs[draw.getrandbits(1)]]
 
 
 @dataclass(slots=True)
@@ -144,6 +139,7 @@ class _Run:
     """One run, which has its rounds so far whenever Ctrl-C comes."""
 
     configuration: str
+    block: int | None = None  # of the pair, from 1, where two configurations alternate
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rounds: dict[str, _Rounds] = field(default_factory=dict)
     control: _Rounds = field(default_factory=_Rounds)
@@ -170,14 +166,24 @@ class _Measurement:
     cpu: int
     other_cpu: int | None
     progress: Progress | None
+    decided: Decided | None = None
     runs: list[_Run] = field(default_factory=list)
 
-    def take(self) -> None:
-        """Do the runs. Raises LiveError where the first one cannot begin."""
+    def take(self, facts: Host) -> None:
+        """Do the runs, of two configurations in pairs, until the plan ends or they are decided.
+
+        Raises LiveError where the first one cannot begin.
+        """
         plan, draw, begun = self.plan, random.Random(self.plan.seed), time.monotonic()
         seconds = plan.round_seconds(len(self.rows))
         configurations = plan.configurations()
+        unit = 2 if plan.ioperm == "both" else 1
         for number, configuration in enumerate(configurations):
+            if self.decided and number >= 2 * unit and number % unit == 0:
+                kept = self._kept([])
+                boot = Boot(id=boot_id(), host=facts, runs=kept)
+                if kept and self.decided(Result(boots=[boot])):
+                    break
             left = begun + plan.seconds - time.monotonic()
             job = Job(
                 cpu=self.cpu, other_cpu=self.other_cpu,
@@ -186,7 +192,7 @@ class _Measurement:
                 seconds=seconds, timeout=TIMEOUT + 10 * seconds, seed=draw.getrandbits(32),
                 ioperm=configuration == BITMAP, control=plan.ioperm == "both",
             )  # fmt: skip
-            run = _Run(configuration)
+            run = _Run(configuration, block=number // 2 + 1 if unit == 2 else None)
             self.runs.append(run)
             try:
                 self._do(job, run)
@@ -248,20 +254,26 @@ class _Measurement:
         if taken is None or not taken.values:
             run.skipped[name] = why
 
-    def result(self, command: list[str], facts: Host, ticks: Ticks, stopped: bool) -> Result:
+    def _kept(self, command: list[str]) -> list[Run]:
+        """Return the runs so far that have a round."""
+        both = self.plan.ioperm == "both"
+        return [
+            Run(
+                block=run.block, time=run.time, engine="kvm", command=command, series=series,
+                skipped=self.skipped | run.skipped,
+            )
+            for run in self.runs
+            if (series := run.series(self.rows, both))
+        ]  # fmt: skip
+
+    def result(self, command: list[str], facts: Host, ticks: Ticks | None, stopped: bool) -> Result:
         """Return the result of the runs so far. Raises LiveError where none has a round."""
-        both, total = self.plan.ioperm == "both", len(self.plan.configurations())
-        kept = []
-        for run in self.runs:
-            if series := run.series(self.rows, both):
-                kept.append(
-                    Run(
-                        time=run.time, engine="kvm", command=command, series=series,
-                        skipped=self.skipped | run.skipped,
-                    )
-                )  # fmt: skip
-            elif not stopped:
-                run.end = run.end or "measured nothing"
+        total = len(self.plan.configurations())
+        kept = self._kept(command)
+        if not stopped:
+            for run in self.runs:
+                if not run.series(self.rows, False):
+                    run.end = run.end or "measured nothing"
         if not kept:
             why = "; ".join(f"{name}: {row.why}" for name, row in self.rows.items() if row.why)
             raise LiveError(f"nothing was measured: {why}")
@@ -278,21 +290,18 @@ class _Measurement:
             )
         notes += _steal_note(ticks, stolen(self.cpu))
         boot = Boot(id=boot_id(), host=facts, runs=kept)
-        return Result(tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot])
+        return Result(
+            tool=f"kvmbench {version('kvmbench')}", notes=notes, boots=[boot],
+            stopping="decided" if self.decided else "size",
+        )  # fmt: skip
 
 
 def measure(
-    workloads: str | Workload | Iterable[str | Workload] | None = None,
-    plan: Plan | None = None,
-    *,
-    runs: int = RUNS,
-    fast: bool = False,
-    ioperm: Ioperm = "off",
-    cpu: int | None = None,
-    seed: int | None = None,
-    progress: Progress | None = None,
+    workloads: str | Workload | Iterable[str | Workload] | None = None, plan: Plan | None = None,
+    *, runs: int = RUNS, fast: bool = False, ioperm: Ioperm = "off", cpu: int | None = None,
+    seed: int | None = None, progress: Progress | None = None, decided: Decided | None = None,
     command: Sequence[str] = (),
-) -> Result:
+) -> Result:  # fmt: skip
     """Measure workloads on this host and return their cycles per iteration with the host's facts.
 
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
@@ -300,7 +309,8 @@ def measure(
 
     Parameters
     ----------
-    workloads : names or Workload objects, one or several; by default every one with guest code.
+    workloads : names or Workload objects, one or several; by default every one with guest code
+        and without operations in userspace.
     plan : the size of the measurement, instead of the next five.
     runs : fresh processes per configuration, 1 or more.
     fast : 10 seconds instead of a minute.
@@ -308,6 +318,8 @@ def measure(
     cpu : the host's CPU for the vCPU's thread; by default an isolated one, else the last.
     seed : of the order of rounds; by default random.
     progress : a function of a text (the run and the workload) and the share done, 0 to 1.
+    decided : a function of the result so far, called after each run, or each pair of "both", from
+        the second on; the measurement ends where it returns true, and `stopping` says so.
     command : the words of a command line, kept in the result.
 
     KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
@@ -324,22 +336,25 @@ def measure(
         raise TypeError("measure() takes either a plan or runs, fast, ioperm, cpu and seed")
     chosen = catalog.select(workloads)
     if workloads is None:
-        chosen = [workload for workload in chosen if workload.guest is not None]
+        chosen = [w for w in chosen if w.guest is not None and not w.userspace]
     offered, facts = offer(), host()
     cpu, other_cpu = _cpus(offered, facts, plan.cpu)
     rows, skipped = _rows(chosen, offered, plan.iterations)
     if not rows:
         listed = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise LiveError(f"nothing to measure: {listed or 'no workload was asked for'}")
-    if plan.ioperm != "off":
-        _check_ioperm()
+    if plan.ioperm != "off" and offered.no_ioperm:
+        raise LiveError(
+            f"{offered.no_ioperm}; so no thread here can hold an I/O bitmap, and there is no cost "
+            "of holding one to measure"
+        )
     work = _Measurement(
         plan=plan, offered=offered, rows=rows, skipped=skipped, cpu=cpu, other_cpu=other_cpu,
-        progress=progress,
+        progress=progress, decided=decided,
     )  # fmt: skip
     ticks, stopped = stolen(cpu), False
     try:
-        work.take()
+        work.take(facts)
     except KeyboardInterrupt:
         stopped = True
         if not any(taken.values for run in work.runs for taken in run.rounds.values()):
@@ -377,6 +392,7 @@ def _rows(
                 name=workload.name, cpl=program.cpl, iterations=iterations,
                 code=program.assemble(image.CODE, offered.target).hex(),
                 other=program.assemble_other(image.OTHER_CODE, offered.target).hex(),
+                userspace=list(workload.userspace), others=list(workload.others),
             )  # fmt: skip
             rows[workload.name] = _Row(workload, task)
     return rows, skipped
@@ -400,17 +416,6 @@ def _cpus(offered: Offer, facts: Host, wanted: int | None) -> tuple[int, int | N
     return wanted, others[0][1] if others else None
 
 
-def _check_ioperm() -> None:
-    """Raise LiveError where no thread can hold an I/O bitmap."""
-    if number := held_bitmap_error():
-        name = errno.errorcode.get(number, str(number))
-        remedy = IOPERM_REMEDIES.get(number)
-        raise LiveError(
-            f"ioperm(): {name}: {f'it needs {remedy}' if remedy else os.strerror(number)}; so no "
-            "thread here can hold an I/O bitmap, and there is no cost of holding one to measure"
-        )
-
-
 def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts: dict[str, int | float] = {
         name: float(f"{number / taken.iterations:.4g}") for name, number in taken.counts.items()
@@ -418,14 +423,20 @@ def _series(row: _Row, configuration: str, taken: _Rounds) -> Series:
     counts["iterations"] = row.task["iterations"]
     if row.task["cpl"]:
         counts["cpl"] = row.task["cpl"]
-    exits, emulated = counts.get("exits"), counts.get("insn_emulation", 0)
-    untouched = exits is not None and exits < UNTOUCHED and emulated < UNTOUCHED
+    left = _left(counts)
     return Series(
         workload=row.workload.name, configuration=configuration, kind="noisy", values=taken.values,
         # A loop that never leaves the guest never reloads TR, under any policy.
-        reloads=0.0 if untouched else None, counts=counts,
+        reloads=0.0 if left is False else None, counts=counts,
         marks=list(_marks(row.workload, taken, counts)),
     )  # fmt: skip
+
+
+def _left(counts: dict[str, int | float]) -> bool | None:
+    """Return whether iterations left the guest or were emulated; None where KVM does not count."""
+    if "exits" not in counts:
+        return None
+    return max(counts["exits"], counts.get("insn_emulation", 0)) >= UNTOUCHED
 
 
 def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -> Iterator[str]:
@@ -435,6 +446,8 @@ def _marks(workload: Workload, taken: _Rounds, counts: dict[str, int | float]) -
         yield f"not all of its rounds: {taken.lost}"
     if 2 * taken.disagreeing > len(taken.values):
         yield "the guest's TSC and the host's do not agree"
+    if workload.native and _left(counts):
+        yield LEFT
     if workload.waits_for_interrupt and counts.get("interrupts", 0) < INTERRUPTED:
         yield "not every iteration was interrupted: KVM delivers some interrupts late"
 
@@ -455,9 +468,7 @@ def _notes(offered: Offer, cpu: int, other_cpu: int | None, plan: Plan) -> list[
     return notes
 
 
-def _steal_note(before: Ticks, after: Ticks) -> list[str]:
-    if before is None or after is None or after[1] <= before[1]:
-        return []
-    share = (after[0] - before[0]) / (after[1] - before[1])
+def _steal_note(before: Ticks | None, after: Ticks | None) -> list[str]:
+    share = stolen_share(before, after) or 0
     words = f"The hypervisor around this host took {share:.1%} of the CPU's time meanwhile (steal)."
     return [words] if share >= STOLEN else []

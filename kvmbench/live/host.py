@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvmbench.results import Host
 
-__all__ = ["boot_id", "cpu_flags", "cpu_list", "host", "loaded_vendor", "siblings", "stolen"]
+__all__ = ["Ticks", "boot_id", "cpu_flags", "cpu_list", "host", "loaded_vendor", "siblings"]
+__all__ += ["stolen", "stolen_share"]
+
+Ticks = tuple[int, int]  # of a CPU: those that the hypervisor around this host took, and all
 
 VENDOR_MODULES = {"kvm_intel": "vmx", "kvm_amd": "svm", "kvm_pvm": None}
 """The modules that make KVM run guests, and the CPU flag that each needs."""
@@ -70,13 +73,20 @@ def cpu_flags(root: str | Path = "/") -> frozenset[str]:
     return frozenset(_cpuinfo(Path(root)).get("flags", "").split())
 
 
-def stolen(cpu: int, root: str | Path = "/") -> tuple[int, int] | None:
-    """Return the ticks of a CPU that the hypervisor around this host took, and all its ticks."""
+def stolen(cpu: int, root: str | Path = "/") -> Ticks | None:
+    """Return the ticks of a CPU since the boot, or None where /proc/stat has none."""
     for line in (_read(Path(root), "proc/stat") or "").splitlines():
         name, *ticks = line.split()
         if name == f"cpu{cpu}" and len(ticks) >= 8:
             return int(ticks[7]), sum(map(int, ticks[:8]))
     return None
+
+
+def stolen_share(before: Ticks | None, after: Ticks | None) -> float | None:
+    """Return the share of a CPU's time that the hypervisor took between two answers of `stolen`."""
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
 
 
 def siblings(cpu: int) -> set[int]:

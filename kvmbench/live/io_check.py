@@ -184,13 +184,10 @@ def _compare(
     vm: Vm, programs: Programs, number: int, access: Access, memory: bytearray, found: IoCheck
 ) -> Case:
     """Try an access and count it; its bytes of the map and the TSS's fields go into `memory`."""
-    for at, content in (
-        (access.offset, access.word.to_bytes(2, "little")),
-        (4, image.RSP0.to_bytes(8, "little")),
-        (102, access.base.to_bytes(2, "little")),
-    ):
-        memory[at : at + len(content)] = content
-    for at, size in ((access.offset, 2), (4, 8), (102, 2)):
+    fields = ((access.offset, 2, access.word), (4, 8, image.RSP0), (102, 2, access.base))
+    for at, size, value in fields:
+        memory[at : at + size] = value.to_bytes(size, "little")
+    for at, size, _ in fields:  # one may lie over another
         vm.write(TSS + at, bytes(memory[at : at + size]))
     tss_map = np.frombuffer(memory, np.uint8, MAP_BYTES, access.base)
     # By the SDM, and by a judge that requires only the first byte inside the limit.

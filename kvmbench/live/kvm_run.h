@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include <x86intrin.h>
 #include <linux/kvm.h>
@@ -127,14 +128,86 @@ typedef struct {
     uint64_t tsc_out;     /* after the last one */
 } kb_outcome;
 
-enum { KB_STOPPED = 1000, KB_KICKED, KB_SIGNALLED, KB_FAILED };
+enum { KB_STOPPED = 1000, KB_KICKED, KB_SIGNALLED, KB_FAILED, KB_LOST };
+
+/* An operation of a task outside the guest; the others wait in KB_TAKE meanwhile. */
+typedef struct {
+    int what;             /* KB_GIVE ... */
+    int fd;               /* of KB_GIVE and KB_TAKE: a pipe's end */
+    uint32_t first;       /* port */
+    uint32_t count;       /* of ports; of KB_IN the width in bytes */
+    int on;
+} kb_act;
+
+enum { KB_GIVE, KB_TAKE, KB_IOPERM, KB_IN };
+
+/* IN at CPL 3, which the kernel may answer with SIGSEGV: then 0, else 1. */
+static __thread volatile int kb_in_bytes;    /* of the instruction under way, or 0 */
+static __thread volatile int kb_denied;
+
+static void kb_on_fault(int number, siginfo_t *info, void *context)
+{
+    (void)info;
+    if (!kb_in_bytes) {
+        signal(number, SIG_DFL);
+        return;
+    }
+    ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += kb_in_bytes;
+    kb_denied = 1;
+}
+
+static int kb_in(uint16_t port, int width)
+{
+    struct sigaction action = {.sa_sigaction = kb_on_fault, .sa_flags = SA_SIGINFO}, before;
+    uint32_t value = 0;
+    sigaction(SIGSEGV, &action, &before);
+    kb_denied = 0;
+    kb_in_bytes = width == 2 ? 2 : 1;
+    if (width == 1)
+        __asm__ volatile("inb %%dx, %%al" : "+a"(value) : "d"(port) : "memory");
+    else if (width == 2)
+        __asm__ volatile("inw %%dx, %%ax" : "+a"(value) : "d"(port) : "memory");
+    else
+        __asm__ volatile("inl %%dx, %%eax" : "+a"(value) : "d"(port) : "memory");
+    kb_in_bytes = 0;
+    sigaction(SIGSEGV, &before, NULL);
+    return !kb_denied;
+}
+
+/* Do `acts` in order; -1 with errno where one fails, EPIPE where the other task is gone. */
+static int kb_do(const kb_act *acts, int n)
+{
+    char byte = 0;
+    for (const kb_act *act = acts; act < acts + n; act++) {
+        ssize_t moved = 1;
+        if (act->what == KB_IN) {
+            if (!kb_in((uint16_t)act->first, (int)act->count)) {
+                errno = EACCES;
+                return -1;
+            }
+        } else if (act->what == KB_IOPERM) {
+            if (ioperm(act->first, act->count, act->on))
+                return -1;
+        } else {
+            do
+                moved = act->what == KB_GIVE ? write(act->fd, &byte, 1) : read(act->fd, &byte, 1);
+            while (moved < 0 && errno == EINTR && !kb_kicked);
+            if (moved == 0)
+                errno = EPIPE;
+            if (moved != 1)
+                return -1;
+        }
+    }
+    return 0;
+}
 
 /* Run a vCPU until an OUT to a port in [stop, stop + 4), a kick, or an exit without an answer.
  *
- * A port or an address without a device reads as all ones, as on a bus. `outcome` adds up, so that
- * a run can continue after Python has handled its signals.
+ * A port or an address without a device reads as all ones, as on a bus, after the thread has done
+ * the `n` acts. `outcome` adds up, so that a run can continue after Python has handled its signals.
  */
-static void kb_run(int fd, struct kvm_run *run, uint16_t stop, kb_outcome *outcome)
+static void kb_run(int fd, struct kvm_run *run, uint16_t stop, const kb_act *acts, int n,
+                   kb_outcome *outcome)
 {
     uint8_t *data;
     kb_running = run;
@@ -174,6 +247,11 @@ static void kb_run(int fd, struct kvm_run *run, uint16_t stop, kb_outcome *outco
             outcome->mmio++;
         } else {
             outcome->reason = (int)run->exit_reason;
+            break;
+        }
+        if (n && kb_do(acts, n) && !kb_kicked) {
+            outcome->error = errno;
+            outcome->reason = KB_LOST;
             break;
         }
     }

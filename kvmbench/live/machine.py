@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome, Vm
 
 __all__ = ["IOPERM_REMEDIES", "NEEDS", "NOT_VMX", "Offer", "cpus_allowed", "exception", "explain"]
-__all__ += ["held_bitmap_error", "make", "missing", "offer", "start", "why_not"]
+__all__ += ["held_bitmap_error", "ioperm_reason", "make", "missing", "offer", "start", "why_not"]
 
 APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
 ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
@@ -41,6 +41,7 @@ class Offer:
     cpuid: Mapping[tuple[int, int], tuple[int, int, int, int]]
     tsx_ctrl: bool
     cpus: tuple[int, ...]  # host CPUs that this process may use
+    no_ioperm: str = ""  # the reason for which no thread here can hold an I/O bitmap
 
     def has(self, leaf: int, register: int, bit: int) -> bool:
         """Return whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
@@ -63,6 +64,7 @@ NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = {
         lambda o: len(o.cpus) > 1,
         "a second vCPU would share the one CPU that this process may use",
     ),
+    "ioperm": (lambda o: not o.no_ioperm, "{offer.no_ioperm}"),
 }
 """What a workload may need: a test of the offer, and the reason for skipping the workload."""
 
@@ -74,7 +76,7 @@ def missing(needs: tuple[str, ...], offer: Offer) -> str | None:
             return f"needs {name!r}, which is none of {', '.join(NEEDS)}"
         able, words = NEEDS[name]
         if not able(offer):
-            return words
+            return words.format(offer=offer)
     return None
 
 
@@ -92,6 +94,15 @@ def held_bitmap_error() -> int:
     # A thread that ends: before 5.5 the kernel keeps a bitmap whose ports were all revoked.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(ioperm, 0x378, 3, True).result()
+
+
+def ioperm_reason(number: int) -> str:
+    """Return the reason of ioperm()'s error, by its number; "" for 0."""
+    if not number:
+        return ""
+    remedy = IOPERM_REMEDIES.get(number)
+    words = f"it needs {remedy}" if remedy else os.strerror(number)
+    return f"ioperm(): {errno.errorcode.get(number, str(number))}: {words}"
 
 
 IOPERM_REMEDIES: Mapping[int, str] = {
@@ -239,5 +250,5 @@ def offer() -> Offer:
             module=loaded_vendor(), capabilities=dict(vm.capabilities), quirk_off=vm.quirk_off,
             hypercall="svm" if maker in (b"AuthenticAMD", b"HygonGenuine") else "vmx",
             tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
-            cpuid=cpuid, cpus=cpus_allowed(),
+            cpuid=cpuid, cpus=cpus_allowed(), no_ioperm=ioperm_reason(held_bitmap_error()),
         )  # fmt: skip

@@ -36,10 +36,12 @@ class Process:
         self.silent = False
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", WORKER, str(Path(__file__).parents[2])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             process_group=0,  # so that a Ctrl-C at the terminal interrupts this process alone
-        )
+        )  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         try:
             self._send(json.dumps(job).encode() + b"\n")
         except BaseException:
@@ -47,10 +49,9 @@ class Process:
             raise
 
     def _send(self, line: bytes) -> None:
-        assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # `lines` notices that the process is dead
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
+            self.stdin.write(line)
+            self.stdin.flush()
 
     def lines(self) -> Iterator[list[Any]]:
         """Yield the lines of the process until it ends, or is silent for too long.
@@ -58,8 +59,7 @@ class Process:
         The process waits at the begin of each round until the caller asks for the next line, so
         that the caller does not compete with the round for a CPU.
         """
-        assert self.process.stdout is not None
-        pipe, rest = self.process.stdout.fileno(), b""
+        pipe, rest = self.stdout.fileno(), b""
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
         while poll.poll(self.silence * 1000):
@@ -75,11 +75,9 @@ class Process:
 
     def end(self) -> str:
         """Wait for the end of the process, kill it where it goes on, and return its status."""
-        assert self.process.stdout is not None
-        assert self.process.stdin is not None
-        self.process.stdout.close()
+        self.stdout.close()
         with suppress(OSError):
-            self.process.stdin.close()
+            self.stdin.close()
         for patience, then in ((GRACE, self.process.kill), (KILLED, None)):
             try:
                 status = self.process.wait(timeout=patience)

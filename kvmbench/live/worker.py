@@ -15,19 +15,25 @@ import sys
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.live.machine import explain, make, start
+from kvmbench.live.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kvmbench.live._kvm import Outcome
+    from kvmbench.model import Operation
 
 __all__ = ["Job", "Task", "main", "mark_tag"]
 
 ROUNDS_MIN = 3  # values of a run, below which its median is one of two
 CHANGE = 8  # calibration multiplies the iterations by at most this
+CONTROL_CALLS = 2000  # system calls in a round of the control
 
 
 class Task(TypedDict):
@@ -38,6 +44,8 @@ class Task(TypedDict):
     other: str  # hex, of the second vCPU; empty for one vCPU
     cpl: int
     iterations: int  # of a round; 0 for a calibration
+    userspace: NotRequired[list[Operation]]  # of an iteration, lists of numbers in JSON
+    others: NotRequired[list[tuple[int, int] | None]]  # ports that each other task holds
 
 
 class Job(TypedDict):
@@ -74,13 +82,14 @@ class Round(NamedTuple):
 class Runner:
     """The virtual machine of a run."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, turns: Mapping[str, Turns] = MappingProxyType({})) -> None:
+        self.job, self.turns = job, turns
         self.vm = make()
         self.tsc_hz = (self.vm.tsc_khz() or 1_000_000) * 1000
 
-    def again(self) -> None:
-        """Start with a new machine: the state of one that hung is unknown."""
+    def lose(self, task: Task, lost: Lost) -> None:
+        """Report the loss and make a new machine: the state of one that hung is unknown."""
+        say("lost", task["name"], str(lost), lost.hung)
         self.vm.close()
         self.vm = make()
 
@@ -96,10 +105,7 @@ class Runner:
         before = vm.counters(0)
         tag = mark_tag(task["name"], self.job["ioperm"])
         mark(tag, iterations)
-        if task["other"]:
-            outcome = self._with_other(task)
-        else:
-            outcome = vm.run(0, stop=image.STOP, timeout=self.job["timeout"])
+        outcome = self._with_other(task) if task["other"] else self._alone(task)
         mark(tag + 1, iterations)
         after = vm.counters(0)
         if outcome["reason"] == "kicked":
@@ -114,6 +120,16 @@ class Runner:
         # A count of no exit stays: a KVM that counts none has no entry.
         moved = {name: n for name, n in counts.items() if n or name == "exits"}
         return Round(cycles, outcome["tsc"], moved)
+
+    def _alone(self, task: Task) -> Outcome:
+        turns = self.turns.get(task["name"])
+        acts = turns.acts if turns else ()
+        try:
+            return self.vm.run(0, stop=image.STOP, timeout=self.job["timeout"], acts=acts)
+        except OSError as error:
+            if turns is None:
+                raise
+            raise Lost(turns.explain(error)) from None
 
     def _with_other(self, task: Task) -> Outcome:
         """Run with the second vCPU in another thread, on another CPU."""
@@ -181,11 +197,19 @@ def begin(name: str) -> None:
 
 def run(job: Job) -> None:
     """Measure the job, and write a line for each round."""
+    from kvmbench.live._kvm import ioperm, syscall_cycles
+
     begun = time.monotonic()
     os.sched_setaffinity(0, {job["cpu"]})
-    if job["ioperm"]:
-        hold_bitmap()
-    runner = Runner(job)
+    # Before this thread holds an I/O bitmap, which a fork would inherit.
+    turns = {
+        task["name"]: Turns(task["userspace"], task["others"])
+        for task in job["tasks"]
+        if task.get("userspace")
+    }
+    if job["ioperm"] and (number := ioperm(0x378, 3, True)):
+        raise LiveError(f"ioperm(): {os.strerror(number)}")
+    runner = Runner(job, turns)
     alive: dict[str, tuple[Task, int]] = {}
     for task in job["tasks"]:
         begin(task["name"])
@@ -193,7 +217,7 @@ def run(job: Job) -> None:
             iterations = task["iterations"] or runner.calibrate(task)
             runner.round(task, iterations)  # caches, the EPT and KVM's own warm up
         except Lost as lost:
-            _lost(runner, task, lost)
+            runner.lose(task, lost)
             continue
         alive[task["name"]] = task, iterations
         say("ready", task["name"], iterations)
@@ -211,7 +235,7 @@ def run(job: Job) -> None:
             try:
                 taken = runner.round(task, iterations)
             except Lost as lost:
-                _lost(runner, task, lost)
+                runner.lose(task, lost)
                 del alive[name]
                 continue
             delayed += waited() - before
@@ -219,14 +243,11 @@ def run(job: Job) -> None:
             say("round", name, iterations, *taken)
         say("waited", delayed, measured)
         if job["control"]:
-            from kvmbench.live._kvm import syscall_cycles
-
             say("control", CONTROL_CALLS, syscall_cycles(CONTROL_CALLS))
     say("end")
     runner.vm.close()
-
-
-CONTROL_CALLS = 2000  # system calls in a round of the control
+    for one in turns.values():
+        one.end()
 
 
 def waited() -> float:
@@ -236,19 +257,6 @@ def waited() -> float:
             return int(file.read().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0  # a kernel without CONFIG_SCHED_INFO
-
-
-def _lost(runner: Runner, task: Task, lost: Lost) -> None:
-    say("lost", task["name"], str(lost), lost.hung)
-    runner.again()
-
-
-def hold_bitmap() -> None:
-    """Give this thread an I/O bitmap. Raises LiveError with the kernel's error."""
-    from kvmbench.live._kvm import ioperm
-
-    if number := ioperm(0x378, 3, True):
-        raise LiveError(f"ioperm(): {os.strerror(number)}")
 
 
 def main() -> None:

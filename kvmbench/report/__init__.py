@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
 
 from kvmbench.report.document import (
     Block,
@@ -23,7 +22,6 @@ from kvmbench.report.document import (
 )
 from kvmbench.report.escape import csv_cell, visible
 from kvmbench.report.markdown import markdown
-from kvmbench.report.reported import Reported
 from kvmbench.report.text import WIDTH, text
 
 __all__ = ["ENDINGS", "FORMS", "WIDTH", "Block", "Cell", "Code", "Column", "Document", "Facts"]
@@ -51,18 +49,35 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
         case "markdown":
             return markdown(document)
         case "csv":
-            return _csv(document)
+            headings = list(dict.fromkeys(key for record in document.records for key in record))
+            out = io.StringIO()
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(map(csv_cell, headings))
+            for record in document.records:
+                writer.writerow(csv_cell(record.get(key)) for key in headings)
+            return out.getvalue()
         case "json":
             return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
     raise ValueError(f"form is {form!r}, not one of {', '.join((*FORMS, *document.forms))}")
 
 
-def _csv(document: Document) -> str:
-    headings = list(dict.fromkeys(key for record in document.records for key in record))
-    rows: list[list[Any]] = [
-        headings,
-        *([record.get(key) for key in headings] for record in document.records),
-    ]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
-    return out.getvalue()
+class Reported:
+    """A result that prints as its command does. A subclass defines `document()`."""
+
+    __slots__ = ()
+
+    def document(self) -> Document:
+        """Return the document that the command prints."""
+        raise NotImplementedError
+
+    def records(self) -> list[Record]:
+        """Return the rows as flat dicts, unrounded, as pandas and polars take them."""
+        return list(self.document().records)
+
+    def __str__(self) -> str:
+        return text(self.document()).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        from kvmbench.report.html import fragment
+
+        return fragment(self.document())

@@ -25,12 +25,10 @@ def visible(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c if c in keep or unicodedata.category(c) not in HIDDEN else _written(c) for c in text
-    )
-
-
-def _written(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        c if c in keep or unicodedata.category(c) not in HIDDEN
+        else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )  # fmt: skip
 
 
 def csv_cell(value: object) -> object:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "figure", "plural", "share", "signed"]
+from collections.abc import Sequence
+
+__all__ = ["count", "figure", "plural", "share", "share_range", "signed"]
 
 Number = int | float
 
@@ -32,6 +34,13 @@ def figure(value: Number) -> str:
 def share(percent: float) -> str:
     """Return a percentage, 0 or more, to two digits, and without an exponent where it is large."""
     return f"{percent:.2g}" if percent < 99.5 else f"{percent:.0f}"
+
+
+def share_range(shares: Sequence[tuple[float, str]]) -> str:
+    """Return the first and the last of sorted shares in percent, each with its row."""
+    (low, first), (high, last) = shares[0], shares[-1]
+    words = f"{share(100 * low)} %"
+    return words if len(shares) == 1 else f"{words} ({first}) to {share(100 * high)} % ({last})"
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from kvmbench.report.document import Block, Cell, Code, Document, Facts, Heading, Items, Note, Table
 from kvmbench.report.escape import visible
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = ["WIDTH", "cell_text", "text"]
 
 WIDTH = 72  # columns: what a commit message, a mail and a quoted mail hold
 GAP = 2  # spaces between columns
 LEAST = {"key": 32, "word": 16}  # columns, below which a table grows instead
+FOLDED = 20  # columns of a key that is longer than a line of WIDTH
 TONES = {"good": "green", "bad": "red", "doubt": "yellow", "mark": "bold", "": ""}
 STICKY = {" %": "\xa0%", " ->": "\xa0->"}  # a line begins with neither
 
@@ -29,17 +25,10 @@ def text(document: Document, width: int = WIDTH, *, color: bool = False) -> str:
     A key is never cut: a table that `width` cannot hold grows. `color` adds ANSI sequences.
     """
     blocks = [Note(document.title), *document.blocks] if document.title else document.blocks
-    parts = []
-    for above, block in pairwise([None, *blocks]):
-        if above is not None and not isinstance(above, Heading):
-            parts.append("\n")
-        parts.append(_block(block, width, color))
-        if isinstance(block, Heading):
-            parts.append("\n")
-    return "".join(parts)
+    return "\n".join(_block(block, width, color) for block in blocks)
 
 
-def _block(block: Block | None, width: int, color: bool) -> str:
+def _block(block: Block, width: int, color: bool) -> str:
     match block:
         case Table():
             return _table(block, width, color)
@@ -51,20 +40,6 @@ def _block(block: Block | None, width: int, color: bool) -> str:
             return "".join(_wrapped(line, width, "  ") for line in lines)
         case Facts(pairs):
             return _facts(pairs, width)
-    return ""
-
-
-def _drawn(thing: RenderableType, width: int, color: bool) -> str:
-    from rich.console import Console
-
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color,
-        color_system="standard" if color else None, highlight=False, markup=False, emoji=False,
-        legacy_windows=False,
-    )  # fmt: skip
-    with console.capture() as capture:
-        console.print(thing)
-    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
 def _wrapped(words: str, width: int, indent: str = "") -> str:
@@ -103,6 +78,7 @@ def cell_text(cell: str | Cell) -> str:
 
 def _table(table: Table, width: int, color: bool) -> str:
     from rich.cells import cell_len
+    from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
 
@@ -133,7 +109,14 @@ def _table(table: Table, width: int, color: bool) -> str:
             cells.append(Text(said, style="" if isinstance(cell, str) else TONES[cell.tone]))
         last = words
         drawn.add_row(*cells)
-    return _drawn(drawn, sum(widths) + GAP * (len(widths) - 1), color)
+    console = Console(
+        file=io.StringIO(), width=sum(widths) + GAP * (len(widths) - 1), force_terminal=color,
+        no_color=not color, color_system="standard" if color else None, highlight=False,
+        markup=False, emoji=False, legacy_windows=False,
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
 def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[int]:
@@ -147,7 +130,8 @@ def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[in
         while excess > 0:
             room = {n: width for n, width in enumerate(widths) if kinds[n] == kind}
             widest = max(room, key=room.__getitem__, default=0)
-            if room.get(widest, 0) <= LEAST[kind]:
+            folded = kind == "key" and natural[widest] > max(width, WIDTH)
+            if room.get(widest, 0) <= (FOLDED if folded else LEAST[kind]):
                 break
             widths[widest] -= 1
             excess -= 1

@@ -94,18 +94,15 @@ def sweep_document(sweep: Sweep) -> Document:
     gone = [gain <= max(0, *gains) / GONE for gain in gains]
     rows = [
         (
-            f"{value:.6g}",
-            f"{point.before.rate('switches'):,.0f}",
-            f"{point.before.rate('reloads'):,.0f}",
-            f"{point.after.rate('reloads'):,.0f}",
-            _gain(point.worth),
-            "gone" if lost else "",
+            f"{value:.6g}", f"{point.before.rate('switches'):,.0f}",
+            *(f"{side.rate('reloads'):,.0f}" for side in (point.before, point.after)),
+            _gain(point.worth), "gone" if lost else "",
         )
         for value, point, lost in zip(sweep.values, sweep.comparisons, gone, strict=True)
-    ]
+    ]  # fmt: skip
     places = ", ".join(row[0] for row in rows if row[-1])
-    said = f"The gain is gone, less than 1/{GONE} of the largest here is left, at "
-    said += f"{sweep.parameter} {places}."
+    left = f"less than 1/{GONE} of the largest here is left"
+    said = f"The gain is gone, {left}, at {sweep.parameter} {places}."
     if not any(gone):
         said = "The gain does not disappear at any of these points."
     elif all(gone):
@@ -131,7 +128,7 @@ def _rows(results: Sequence[ScenarioResult]) -> Iterator[list[str]]:
 
 def _row(label: str, unit: str, values: Sequence[float | None], form: str) -> list[str]:
     known = [value for value in values if value is not None]
-    cells = ["-" if value is None else format(value, form) for value in values]
+    cells = ["-" if value is None else f"{value:{form}}" for value in values]
     if len(values) > 1:
         change = format(known[1] - known[0], f"+{form}") if len(known) > 1 else "-"
         cells.append("0" if known and not change.strip("+-0.") else change)
@@ -164,11 +161,9 @@ def _document(
     """Return the document with its records and data, a point per value of the parameter."""
     results = points[0][0]
     first = results[0]
-    shared = {
-        "scenario": first.scenario.name, "profile": first.profile.name, "vendor": first.vendor,
-    }  # fmt: skip
+    shared = dict(scenario=first.scenario.name, profile=first.profile.name, vendor=first.vendor)
     entries = [_point(value, *point) for value, point in zip(values, points, strict=True)]
-    head = {"schema": "kvmbench.scenario/1", "engine": "sim", "model_version": first.model_version}
+    head = dict(schema="kvmbench.scenario/1", engine="sim", model_version=first.model_version)
     data = {**head, **shared, "parameter": parameter, "points": entries}
     records = [_record(shared, parameter, entry) for entry in entries]
     return Document(_title(results, parameter), blocks, records, data)
@@ -193,14 +188,10 @@ def _point(value: float | None, results: Sequence[ScenarioResult], worth: Worth 
     """Return the content of a `PointEntry`."""
     before, *after = results
     return {
-        "value": value,
-        "cpus": before.scenario.cpus,
-        "seconds": before.scenario.seconds,
-        "seed": before.seed,
-        "before": _side(before),
-        "after": _side(after[0]) if after else None,
+        "value": value, "cpus": before.scenario.cpus, "seconds": before.scenario.seconds,
+        "seed": before.seed, "before": _side(before), "after": _side(after[0]) if after else None,
         "worth": worth and {**worth._asdict(), "cores_per_1000": worth.cores},
-    }
+    }  # fmt: skip
 
 
 def _side(result: ScenarioResult) -> Record:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvmbench.catalog import built_in
 from kvmbench.errors import brief, unknown_name
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
@@ -48,7 +48,7 @@ def _set_number(record: object, name: str, low: float, high: float, *, whole: bo
     if not low <= value <= high:  # NaN is in no range
         raise ValueError(f"{name} is {brief(value)}, not in {low} to {high}")
     if whole and value != int(value):
-        raise ValueError(f"{name} is {value}, not an integer")
+        raise ValueError(f"{name} is {brief(value)}, not an integer")
     object.__setattr__(record, name, int(value) if whole else value)
 
 
@@ -147,11 +147,10 @@ class Scenario:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         _set_number(self, "cpus", 1, 2**16, whole=True)
         _set_number(self, "clock_hz", 1, 10**12, whole=True)
-        for what in ("seconds", "timeslice_us", "epoch_us"):
-            _set_number(self, what, 0, 1e9)
-        _set_number(self, "migrations", 0, 1e6)
-        _set_number(self, "ioperm_share", 0, 1)
         _set_number(self, "seed", 0, 2**64 - 1, whole=True)
+        for what, high in (("seconds", 1e9), ("timeslice_us", 1e9), ("epoch_us", 1e9),
+                           ("migrations", 1e6), ("ioperm_share", 1)):  # fmt: skip
+            _set_number(self, what, 0, high)
         for what in ("timeslice_us", "epoch_us"):
             self._check_cycles(what, getattr(self, what), TIME_MAX)
         self._check_cycles("seconds", self.seconds * US, 2**61)
@@ -160,7 +159,7 @@ class Scenario:
         seen = set()
         for group in self.tasks:
             if group.name in seen:
-                raise ValueError(f"tasks: two groups are named {group.name!r}")
+                raise ValueError(f"tasks: two groups are named {brief(group.name)}")
             seen.add(group.name)
             for what in ("guest_us", "work_us", "run_us", "sleep_us"):
                 if getattr(group, what):
@@ -174,7 +173,7 @@ class Scenario:
 
     def _check_cycles(self, what: str, us: float, high: int) -> None:
         if not 1 <= self.cycles(us) <= high:
-            raise ValueError(f"{what} is {self.cycles(us)} cycles, not in 1 to {high}")
+            raise ValueError(f"{what} is {brief(self.cycles(us))} cycles, not in 1 to {high}")
 
     def cycles(self, us: float) -> int:
         """Return microseconds in cycles of the host's clock."""
@@ -183,13 +182,13 @@ class Scenario:
     def parameters(self) -> list[str]:
         """Return the names that `with_value` takes: `cpus`, `vm.guest_us` ..."""
         own = [f.name for f in fields(self) if f.name not in ("name", "tasks", "about")]
-        for group in self.tasks:
-            own += [
-                f"{group.name}.{f.name}"
-                for f in fields(group)
-                if isinstance(getattr(group, f.name), (int, float)) and f.name != "ioperm"
-            ]
-        return own
+        groups = [(group, f.name) for group in self.tasks for f in fields(group)]
+        numbers = [
+            f"{group.name}.{name}"
+            for group, name in groups
+            if isinstance(getattr(group, name), (int, float)) and name != "ioperm"
+        ]
+        return own + numbers
 
     def with_value(self, parameter: str, value: float) -> Scenario:
         """Return the scenario with another value of one of `parameters`.
@@ -297,10 +296,7 @@ def load_scenario(source: str | Path) -> Scenario:
 @cache
 def scenarios() -> Mapping[str, Scenario]:
     """Return the built-in scenarios by name."""
-    folder = files("kvmbench").joinpath("data", "scenarios").iterdir()
-    paths = sorted((f for f in folder if f.name.endswith(".toml")), key=lambda f: f.name)
-    found = [_scenario(Source(path)) for path in paths]
-    return MappingProxyType({scenario.name: scenario for scenario in found})
+    return built_in("scenarios", _scenario)
 
 
 def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:

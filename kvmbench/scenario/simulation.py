@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.catalog import find_policy, find_profile
 from kvmbench.causes import CAUSES
+from kvmbench.errors import brief
 from kvmbench.model import Policy, Profile
 from kvmbench.scenario._host import Host
 from kvmbench.scenario.result import ScenarioResult
@@ -55,17 +56,12 @@ def host_of(
         groups.append((group.type, between or 1, run, sleep, group.times == "fixed", mix))
     epoch = scenario.cycles(scenario.epoch_us)
     return Host(
-        Machine(scenario.cpus, scenario.n_tasks, policy, profile, vendor),
-        groups,
-        task_rows(scenario),
-        timeslice=scenario.cycles(scenario.timeslice_us),
-        epoch=epoch,
+        Machine(scenario.cpus, scenario.n_tasks, policy, profile, vendor), groups,
+        task_rows(scenario), timeslice=scenario.cycles(scenario.timeslice_us), epoch=epoch,
         end=scenario.cycles(scenario.seconds * 10**6),
-        migrations=round(Fraction(scenario.migrations) * epoch),
-        hz=scenario.clock_hz,
-        seed=scenario.seed if seed is None else seed,
-        workers=workers,
-    )
+        migrations=round(Fraction(scenario.migrations) * epoch), hz=scenario.clock_hz,
+        seed=scenario.seed if seed is None else seed, workers=workers,
+    )  # fmt: skip
 
 
 def task_rows(scenario: Scenario) -> NDArray[np.int64]:
@@ -92,8 +88,8 @@ def _kind(group: Tasks, name: str, profile: Profile) -> int:
         return profile.kind_index(name)
     except ValueError:
         raise ValueError(
-            f"task group {group.name!r} needs exit kind {name!r}, "
-            f"which profile {profile.name!r} does not have"
+            f"task group {brief(group.name)} needs exit kind {brief(name)}, "
+            f"which profile {brief(profile.name)} does not have"
         ) from None
 
 
@@ -133,16 +129,10 @@ def result_of(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
     cycles["guest"] += int(outside.sum())
     cycles["work"] -= int(outside.sum())
     return ScenarioResult(
-        scenario=scenario,
-        policy=machine.policy,
-        profile=machine.profile,
-        vendor=machine.vendor,
-        seed=seed,
-        cycles=cycles,
+        scenario=scenario, policy=machine.policy, profile=machine.profile, vendor=machine.vendor,
+        seed=seed, cycles=cycles, costs=host.costs,
         counts={name: n for name, n in sums.items() if not name.startswith("c_")},
-        costs=host.costs,
         useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
         acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
-        operations=host.operations,
-        machine=machine,
-    )
+        operations=host.operations, machine=machine,
+    )  # fmt: skip

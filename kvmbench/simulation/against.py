@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvmbench.errors import brief, cut
+
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.model import Profile
@@ -32,17 +34,20 @@ class Residual:
 def check_against(published: Published, names: Iterable[str], ioperm: str) -> None:
     """Raise ValueError where `published` is not comparable with the simulated workloads `names`.
 
-    It must compare two kernels before and after the change of TR's reload, in cycles, and have
-    one of the rows; with `ioperm` both a simulation compares no kernels.
+    It must compare two kernels before and after the change of TR's reload, or with `ioperm` both
+    threads without and with an I/O bitmap, in cycles, and have one of the rows.
     """
-    if published.change != "tr-reload":
-        raise ValueError(f"{published.name!r} is about another change: {published.title}")
-    if ioperm == "both":
-        raise ValueError(f"{published.name!r} compares two kernels, not a thread's I/O bitmap")
+    if published.change not in ("tr-reload", "io-bitmap"):
+        raise ValueError(f"{brief(published.name)} is about another change: {cut(published.title)}")
+    if ioperm == "both" and published.change != "io-bitmap":
+        raise ValueError(f"{brief(published.name)} compares two kernels, not a thread's I/O bitmap")
+    if ioperm != "both" and published.change == "io-bitmap":
+        words = "compares threads without and with an I/O bitmap, as --ioperm both does"
+        raise ValueError(f"{brief(published.name)} {words}")
     if published.unit != "cycles" or len(published.configurations) != 2:
-        raise ValueError(f"{published.name!r} is not a before and an after in cycles")
+        raise ValueError(f"{brief(published.name)} is not a before and an after in cycles")
     if not any(_published_change(published, name) is not None for name in names):
-        raise ValueError(f"{published.name!r} has none of these workloads")
+        raise ValueError(f"{brief(published.name)} has none of these workloads")
 
 
 def against(simulation: Simulation, published: Published) -> list[Residual]:

@@ -22,6 +22,7 @@ LIGHTWEIGHT = (
     "kernel reloads TR in vcpu_put() only, on the way to userspace or when it schedules the "
     "vCPU's thread out."
 )
+INTERVAL = "The interval is that of the profile's measured costs of a reload, all low or all high."
 AT_EXIT = "Lightweight exits move only because {} acts at every VM exit."
 FITTED = (
     "fitted: a cost of this row was chosen to meet a published table, so the row is no evidence "
@@ -42,9 +43,12 @@ def document(
         blocks += [Heading("Where the cycles go:"), _causes(simulation.rows)]
     if published:
         blocks += [
-            Heading(f"Change as predicted, and as published in {published.name}:"),
-            _residuals(residuals),
-            Note("The residual is the part of the published change that the model leaves over."),
+            Heading(f"Change as predicted, and as {published.basis} in {published.name}:"),
+            _residuals(residuals, published.basis),
+            Note(
+                f"The residual is the part of the {published.basis} change that the model leaves "
+                "over."
+            ),
         ]
         if any(row.fitted for row in residuals):
             blocks.append(Note(FITTED))
@@ -69,24 +73,27 @@ def _title(simulation: Simulation) -> str:
 
 
 def _footnotes(simulation: Simulation) -> Iterator[str]:
+    if any(row.interval for row in simulation.rows):
+        yield INTERVAL
     if any(row.lightweight for row in simulation.rows):
         at_exit = " and ".join({p.name: None for p in simulation.policies if p.vm_exit})
         yield AT_EXIT.format(at_exit) if at_exit else LIGHTWEIGHT
 
 
 def _main(rows: Sequence[Row]) -> Table:
-    columns = (WORKLOAD, *SIDES, Column("change", unit="%"), Column("TR reloads"))
-    cells = [
-        (
-            row.workload,
-            count(row.before.cycles),
-            count(row.after.cycles),
-            signed(row.change),
+    columns = [WORKLOAD, *SIDES, Column("change", unit="%"), Column("TR reloads")]
+    cells: list[list[str]] = [
+        [
+            row.workload, count(row.before.cycles), count(row.after.cycles), signed(row.change),
             signed(None if row.percent is None else float(row.percent)),
             f"{count(row.before.reloads)} -> {count(row.after.reloads)}",
-        )
+        ]
         for row in rows
-    ]
+    ]  # fmt: skip
+    if any(row.interval for row in rows):
+        columns.insert(4, Column("interval", unit="cycles"))
+        for row, line in zip(rows, cells, strict=True):
+            line.insert(4, "..".join(map(signed, dict.fromkeys(row.interval or ()))))
     return Table(columns, cells)
 
 
@@ -107,8 +114,8 @@ def _causes(rows: Sequence[Row]) -> Table:
     return Table(columns, cells, grouped=True)
 
 
-def _residuals(residuals: Sequence[Residual]) -> Table:
-    figures = (Column(name, unit="cycles") for name in ("predicted", "published", "residual"))
+def _residuals(residuals: Sequence[Residual], basis: str) -> Table:
+    figures = (Column(name, unit="cycles") for name in ("predicted", basis, "residual"))
     columns = (WORKLOAD, *figures, Column("basis", "word"))
     cells = []
     for row in residuals:
@@ -122,19 +129,18 @@ def _records(rows: Sequence[Row], residuals: Sequence[Residual]) -> list[Record]
     records = []
     for row in rows:
         record: Record = {
-            "workload": row.workload,
-            "before": row.before.cycles,
-            "after": row.after.cycles,
-            "change": row.change,
-            "percent": row.percent,
-            "reloads_before": row.before.reloads,
-            "reloads_after": row.after.reloads,
-        }
+            "workload": row.workload, "before": row.before.cycles, "after": row.after.cycles,
+            "change": row.change, "percent": row.percent,
+            "reloads_before": row.before.reloads, "reloads_after": row.after.reloads,
+        }  # fmt: skip
+        if row.interval:
+            record["change_low"], record["change_high"] = row.interval
         for side, cell in (("before", row.before), ("after", row.after)):
             record |= {f"{name}_{side}": cycles for name, cycles in cell.segments.items()}
         if found := by_name.get(row.workload):
-            record["published_change"] = found.published
-            record |= {"residual": found.residual, "fitted": found.fitted}
+            record |= dict(
+                published_change=found.published, residual=found.residual, fitted=found.fitted
+            )
         records.append(record)
     return records
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from kvmbench._core import Machine
 from kvmbench.arrays import OP_DTYPE, named
 from kvmbench.catalog import policies, profiles
-from kvmbench.causes import CAUSES, OF_EXITS
-from kvmbench.model import MODEL_VERSION, ExitKind, Op, Policy, Profile
+from kvmbench.causes import CAUSES, OF_EXITS, OF_USERSPACE
+from kvmbench.errors import brief, listed
+from kvmbench.model import MODEL_VERSION, ExitKind, Op, Operation, Policy, Profile
 from kvmbench.report import Document, Reported
 from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.simulation.document import document as simulation_document
@@ -30,6 +31,7 @@ __all__ = ["Cell", "Row", "Simulation", "missing_kinds", "simulate"]
 IOPERM = ("off", "on", "both")
 IOPERM_PORTS = (0x378, 3)  # a parallel port: what a vCPU thread with an I/O bitmap holds here
 CHUNK = 1 << 16  # operations per call of the core, so that Ctrl-C and progress are prompt
+BOUND_ITERATIONS = 1000  # at the ends of intervals: more show the same steady state
 
 Number = int | float
 Progress = Callable[[str, float], None]
@@ -56,6 +58,8 @@ class Row:
     exits: tuple[ExitKind, ...]  # of one iteration
     before: Cell
     after: Cell
+    # Of the change, in cycles, from the intervals of the profile's measured costs of TR.
+    interval: tuple[Number, Number] | None = None
 
     @property
     def change(self) -> Number:
@@ -134,25 +138,21 @@ def missing_kinds(workload: Workload, profile: Profile) -> list[str]:
 
 
 def simulate(
-    workloads: Iterable[str | Workload] | None = None,
-    before: str | Policy = "eager",
-    after: str | Policy = "deferred",
-    profile: str | Profile = "patch-2017",
-    *,
-    iterations: int = 1_000_000,
-    ioperm: str = "off",
-    vendor: Literal["vmx", "svm"] = "vmx",
-    closed_form: bool = False,
-    progress: Progress | None = None,
-) -> Simulation:
+    workloads: Iterable[str | Workload] | None = None, before: str | Policy = "eager",
+    after: str | Policy = "deferred", profile: str | Profile = "patch-2017", *,
+    iterations: int = 1_000_000, ioperm: str = "off", vendor: Literal["vmx", "svm"] = "vmx",
+    closed_form: bool = False, progress: Progress | None = None,
+) -> Simulation:  # fmt: skip
     """Simulate each workload twice and return the rows in order.
 
     Workloads, policies and the cost profile are built-in names or objects; without workloads, all
-    built-in ones that the profile has costs for. `ioperm` says whether the vCPU's thread holds an
-    I/O bitmap: `off`, `on`, or `both`, which compares the two under `after`. Each cell is the
-    steady state: one warm-up iteration, then `iterations` (1 or more), every one stepped through
-    the core unless `closed_form`, which takes workloads of one exit per iteration. `progress` is
-    called with the workload's name and the share of it that is done.
+    built-in ones that are loops of exits alone and that the profile has costs for. `ioperm` says
+    whether the vCPU's thread holds an I/O bitmap: `off`, `on`, or `both`, which compares the two
+    under `after`. Each cell is the steady state: one warm-up iteration, then `iterations` (1 or
+    more), every one stepped through the core unless `closed_form`, which takes workloads of one
+    exit per iteration. `progress` is called with the workload's name and the share of it that is
+    done. Where the profile's costs of TR have intervals, each row's change has one, with all of
+    them at their lower or upper ends.
 
     Raises ValueError for an unknown name, for a workload whose exit kinds the profile does not
     have, and for one that has no closed form; TypeError for other objects.
@@ -160,24 +160,39 @@ def simulate(
     before, after = (named("policy", policy, Policy, policies) for policy in (before, after))
     profile = named("profile", profile, Profile, profiles)
     if workloads is None:
-        chosen = [w for w in known_workloads().values() if not missing_kinds(w, profile)]
+        known = known_workloads().values()
+        chosen = [w for w in known if not missing_kinds(w, profile) and not w.userspace]
     else:
         chosen = [named("workload", found, Workload, known_workloads) for found in workloads]
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, not 1 or more")
     if ioperm not in IOPERM:
-        raise ValueError(f"ioperm is {ioperm!r}, not one of {', '.join(IOPERM)}")
+        raise ValueError(f"ioperm is {brief(ioperm)}, not one of {', '.join(IOPERM)}")
     for workload in chosen:
-        _check(workload, profile, closed_form)
-    bitmap = ioperm == "on"
-    columns = ((before, bitmap), (after, bitmap))
+        if missing := missing_kinds(workload, profile):
+            names = listed(map(repr, missing))
+            raise ValueError(
+                f"workload {brief(workload.name)} needs exit kind {names}, "
+                f"which profile {brief(profile.name)} does not have"
+            )
+        if closed_form and workload.userspace:
+            name = brief(workload.name)
+            raise ValueError(f"workload {name} has operations in userspace: no closed form")
+        if closed_form and (exits := len(workload.exits)) > 1:
+            said = f"workload {brief(workload.name)} has {exits} exits per iteration"
+            raise ValueError(f"{said}: no closed form")
+    columns = ((before, ioperm == "on"), (after, ioperm != "off"))
     if ioperm == "both":
         columns = ((after, False), (after, True))
     rows = []
     for workload in chosen:
         cells = []
         for number, (policy, bitmap) in enumerate(columns):
-            machine = Machine(1, 1, policy, profile, vendor)
+            machine = Machine(1, 1 + len(workload.others), policy, profile, vendor)
+            for task, ports in enumerate(workload.others, 1):
+                if ports:
+                    machine.switch(0, task)
+                    machine.ioperm(0, *ports)
             machine.switch(0, 0)
             if bitmap:
                 machine.ioperm(0, *IOPERM_PORTS)
@@ -187,23 +202,41 @@ def simulate(
                     progress(name, (done + share) / 2)
 
             cells.append(_cell(machine, workload, iterations, closed_form, report))
-        exits = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
-        rows.append(Row(workload.name, exits, *cells))
+        kinds = tuple(profile.kinds[profile.kind_index(name)] for name in workload.exits)
+        rows.append(Row(workload.name, kinds, cells[0], cells[1]))
+    if bounds := _bounds(profile):
+        fewer = min(iterations, BOUND_ITERATIONS)
+        ends = [
+            simulate(chosen, before, after, bound, iterations=fewer, ioperm=ioperm, vendor=vendor)
+            for bound in bounds
+        ]
+        rows = [
+            _between(row, [end.rows[number].change for end in ends])
+            for number, row in enumerate(rows)
+        ]
     compared = (columns[0][0], columns[1][0])
     return Simulation(profile, compared, ioperm, vendor, iterations, tuple(rows))
 
 
-def _check(workload: Workload, profile: Profile, closed_form: bool) -> None:
-    if missing := missing_kinds(workload, profile):
-        names = ", ".join(repr(name) for name in missing)
-        raise ValueError(
-            f"workload {workload.name!r} needs exit kind {names}, "
-            f"which profile {profile.name!r} does not have"
-        )
-    if closed_form and (exits := len(workload.exits)) > 1:
-        raise ValueError(
-            f"workload {workload.name!r} has {exits} exits per iteration: no closed form"
-        )
+def _bounds(profile: Profile) -> list[Profile]:
+    """Return the profile with its measured costs of TR at their lower ends, and at their upper.
+
+    The costs of TR alone decide a change; where none has an interval, there are no bounds.
+    """
+    costs = {f"costs.{name}" for name in ("gdt_write", "ltr", "mark", "test")}
+    ends = {
+        figure: origin.interval
+        for figure, origin in profile.provenance.items()
+        if origin.interval and (figure in costs or figure.endswith("overlap"))
+    }
+    return [
+        profile.with_costs({name: pair[end] for name, pair in ends.items()}, source="an interval")
+        for end in ((0, 1) if ends else ())
+    ]
+
+
+def _between(row: Row, changes: Sequence[Number]) -> Row:
+    return replace(row, interval=(min(changes), max(changes)))
 
 
 def _cell(
@@ -211,31 +244,32 @@ def _cell(
     report: Callable[[float], None],
 ) -> Cell:  # fmt: skip
     kinds = [machine.profile.kind_index(name) for name in workload.exits]
-    chunk = max(1, CHUNK // len(kinds))
-    ops = np.zeros(min(iterations, chunk) * len(kinds), OP_DTYPE)
-    ops["code"] = Op.EXIT
-    ops["a"] = np.tile(kinds, min(iterations, chunk))
-    machine.run(ops[: len(kinds)])
+    operations = (*(Operation(Op.EXIT, kind) for kind in kinds), *workload.userspace)
+    each_has = len(operations)
+    chunk = max(1, CHUNK // each_has)
+    iteration = np.array([operation.row() for operation in operations], OP_DTYPE)
+    ops = np.tile(iteration, min(iterations, chunk))
+    machine.run(ops[:each_has])
     start, clock = machine.counters[0], int(machine.cpu["cycles"][0])
     if closed_form:
         machine.repeat_exit(0, kinds[0], iterations)
     else:
         for done in range(0, iterations, chunk):
             todo = min(chunk, iterations - done)
-            machine.run(ops[: todo * len(kinds)])
+            machine.run(ops[: todo * each_has])
             report((done + todo) / iterations)
     end = machine.counters[0]
 
     def each(total: int) -> Number:
         return total // iterations if total % iterations == 0 else total / iterations
 
+    def more(counter: str) -> int:
+        return int(end[counter]) - int(start[counter])
+
     cycles = int(machine.cpu["cycles"][0]) - clock
-    counters = {name: CAUSES[name].counter for name in OF_EXITS}
-    spent = {name: int(end[counter]) - int(start[counter]) for name, counter in counters.items()}
+    causes = (*OF_EXITS, *OF_USERSPACE) if workload.userspace else OF_EXITS
+    spent = {name: more(CAUSES[name].counter) for name in causes}
     if sum(spent.values()) != cycles:
         raise AssertionError(f"{workload.name}: {spent} do not sum to {cycles}")
-    return Cell(
-        each(cycles),
-        each(int(end["reloads"]) - int(start["reloads"])),
-        {name: each(total) for name, total in spent.items()},
-    )
+    segments = {name: each(total) for name, total in spent.items()}
+    return Cell(each(cycles), each(more("reloads")), segments)

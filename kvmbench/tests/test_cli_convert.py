@@ -196,3 +196,14 @@ def test_the_environment_names_the_folder(folder):
     results.write("kept/a.json", THREE_RUNS)
     env = {"KVMBENCH_CONVERT_RESULTS_DIR": "kept", "KVMBENCH_CONVERT_TO": "csv"}
     assert run("convert", "a", "-", **env) == formats.dump(THREE_RUNS, "csv")
+
+
+@pytest.mark.parametrize("name", ["logs", "logs/", "logs/*.log"])
+def test_show_takes_a_folder_and_a_glob(folder, name):
+    (folder / "logs").mkdir()
+    for n, cycles in enumerate((1313, 1291, 1303)):
+        (folder / f"logs/{n}.log").write_text(f"cpuid {cycles}\n")
+    done = invoke("show", name)
+    assert (done.exit_code, done.stderr) == (0, "")
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith("cpuid"))
+    assert row[:4] == ["cpuid", "cycles", "3", "1303"]

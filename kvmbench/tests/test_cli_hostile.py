@@ -192,6 +192,15 @@ def test_warnings_of_libraries_do_not_reach_a_user():
         assert (done.returncode, "overflow" in done.stderr) == (0, shown), done.stderr
 
 
+def test_no_module_comes_from_the_current_folder():
+    for name in ("random", "signal", "warnings", "tempfile", "click", "numpy", "msgspec"):
+        Path(f"{name}.py").write_text(f"raise SystemExit('a stranger: {name}')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kvmbench", "run", "cpuid"], capture_output=True, text=True, env=ENV
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 DEEP = "[" * 3000
 HUGE = "9" * 400
 HOST = 'name = "x"\nclock_hz = 1000\nseconds = 1\ntimeslice_us = 100\n'
@@ -219,3 +228,110 @@ def test_deep_and_large_files_are_one_short_line(arguments, text):
     done = no_raw(invoke(*arguments))
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert len(done.stderr) < 1000
+
+
+TASKS = f"{HOST}cpus = 1\n[[tasks]]\nname = 'a'\ntype = 'vcpu'\ncount = 1\nguest_us = 5\n"
+WORDS = ("name", "title", "change", "hardware", "source", "note", "unit", "date")
+ROWS = "".join(f"{word} = 'a'\n" for word in WORDS)
+KERNEL = '{"label":"a","release":"a","results":"a.json"}'
+SERIES = '{"workload":"w","kind":"noisy","values":[1]}'
+
+
+OTHER = KERNEL.replace('"a', '"b')
+
+
+def ours(series, more=""):
+    runs = f'[{{"series":[{series}]}}]'
+    return f'{{"schema":"kvmbench.result/1",{more}"boots":[{{"runs":{runs}}}]}}'
+
+
+def plan(schema=plans.SCHEMA, first=KERNEL, second=OTHER, arguments=""):
+    return (
+        f'{{"schema":"{schema}","seed":1,"arguments":[{arguments}],"kernels":[{first},{second}],'
+        '"steps":[{"block":1,"side":0}]}'
+    )
+
+
+def published(row, more=""):
+    return f"{ROWS}configurations = ['@']\nbetter = 'lower'\n{more}\nrows = [{row}]"
+
+
+LONG = ("x" * 5000, "word " * 1000, "\u4e2d" * 3000, "a.b-" * 1500)
+STRANGE = {  # command: files in which @ stands for a long text, and # for a long number
+    "check --policy-file ./x.toml": (
+        *("['@']\nvm_exit = 1", "[p]\n'@' = 1", "[p]\nvm_exit = ['@']", "['@'.'@']\na = 1"),
+        *("[p]\nvm_exit = ['reload if @']", "[p]\nvm_exit = ['reload @']", "[p]\nvm_exit = '@'"),
+        *("[p]\nswitch = [['@', 1]]", "[p]\nio_base_at_start = '@'", "[p]\nabout = ['@']"),
+        *("[p]\nvm_exit = [#]", "@", "a = @", "'@' = 1", "[p]\nvm_exit = ['edit_map if @ and @']"),
+    ),
+    "run cpuid --policy-file ./x.toml": ("['@1']\n['@2']\n['@3']",),
+    "run --profile ./x.toml": (
+        *("name = '@'", "name = 'x'\nextends = '@'", "name = 'x'\n'@' = 1"),
+        *(f"name = 'x'\nextends = 'patch-2017'\n{more}" for more in (
+            "costs.'@' = 1", "costs.ltr = '@'", "costs.ltr = #", "kinds.'@'.cycles = '@'",
+            "kinds.'@' = {cycles = 1, user = true, exits = false}", "kinds.'@' = {cycles = #}",
+            "kinds.'@'.'@' = 1", "tsc_hz = #", "tsc_hz = '@'", "provenance = ['@']",
+            "provenance = [{figures = ['@'], basis = 'measured', source = 's'}]",
+            "provenance = [{figures = ['*'], basis = '@', source = 's'}]",
+        )),
+    ),
+    "scenario ./x.toml": (
+        *(f"{HOST}cpus = {value}\ntasks = []" for value in ("'@'", "#", "['@', '@']")),
+        *(f"{TASKS}{more}" for more in (
+            "mix = {'@' = 1}", "mix = {'@' = -1}", "mix = {cpuid = '@'}", "mix = '@'", "'@' = 1",
+            "mix = {cpuid = 1}\nrun_us = #", "mix = {cpuid = #}", "times = '@'", "ioperm = '@'",
+        )),
+        TASKS.replace("'a'", "'@'"), TASKS.replace("'vcpu'", "'@'"), HOST.replace('"x"', "'@'"),
+    ),
+    "run --against ./x.toml": (
+        published("{name = '@', configuration = 'b@', value = 1}"),
+        published("{name = '@', configuration = '@', value = '@'}"),
+        published("{name = '@', configuration = '@', value = 1}"),
+        published("{name = '@', configuration = '@', value = #}"),
+        published("{name = '@', configuration = '@', value = 1}", "'@' = 1"),
+        published("{'@' = 1}"), published("1"), published("", "policies = {'@' = 1}"),
+    ),
+    "plan run x.json": (
+        *(plan(schema="@"), plan(first=KERNEL.replace("a.json", "@")), plan(second=KERNEL)),
+        *(plan(first=KERNEL.replace('l":"a"', 'l":"@"').replace('e":"a"', 'e":"@"')), plan("#")),
+        *(plan(arguments='"--@"'), plan(arguments='"@"'), plan(arguments='"--runs","@"')),
+        *(plan().replace('"seed"', '"@"'), plan().replace(":1,", ":#,")),
+    ),
+    "compare x.json x.json": (
+        *(ours(SERIES.replace("noisy", "@")), ours(SERIES.replace("workload", "@"))),
+        *(ours(SERIES, '"@":1,'), ours(SERIES).replace("result/1", "@"), '{"schema":"@"}'),
+        ours(f"{SERIES},{SERIES}".replace('"w"', '"@"')), ours(SERIES.replace("[1]", '["@"]')),
+        ours(SERIES.replace("[1]", '[1],"counts":{"@":1e300}')), ours(SERIES.replace("[1]", "[#]")),
+        '{"schema":"kvmbench.result/#"}',
+        *('{"@":1}', '["@"]', '{"benchmarks":[{"name":"@","stats":{"median":"@"}}]}'),
+        *(f'{{"version":"{version}","benchmarks":[{{"metadata":{{"unit":"@","name":"a"}},'
+          '"runs":[{"values":[1]}]}]}' for version in ("@", "1.0")),
+        *('{"results":[{"command":"@"}]}', '{"results":[{"command":"a","times":["@"]}]}'),
+        *("Benchmark@ x 1 ns", "Benchmark 1 @ ns", "Benchmark 1 1 ns\nUnit @ a=b\nUnit @ a=c"),
+        *("workload,value,@\na,1,2", "workload,value\na,@", "workload,value\n@,1", "cpuid @", "@"),
+        *("workload,value,kind\na,1,@", "workload,value,block\na,1,@", "npf@ 5\nnpf 5\ncpuid 1"),
+    ),
+    "show ./x.toml": ("'@' = 1", "[p]\n'@' = 1", "tasks = '@'", "rows = ['@']"),
+    "run --workload-file x.py": (
+        *("raise ValueError('@')", "WORKLOADS = ['@']", "WORKLOADS = '@'", "x = '@", "@"),
+        "from kvmbench import Workload\nWORKLOADS = [Workload('@ ')]",
+        "from kvmbench import Workload\nWORKLOADS = [Workload('a', exits=('@',))]",
+        "from kvmbench import Workload\nWORKLOADS = [Workload('a', guest=['@'])]",
+        "from kvmbench import Workload\nWORKLOADS = [Workload('a')] * 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", STRANGE)
+def test_a_line_about_a_file_is_short_whatever_the_file_quotes(command):
+    for text in STRANGE[command]:
+        for words in LONG:
+            for number in ("9" * 4000, "0x" + "f" * 4000, "-" + "9" * 400):
+                arguments = command.split()
+                Path(arguments[-1]).write_text(text.replace("@", words).replace("#", number))
+                done = no_raw(invoke(*arguments))
+                if done.exit_code:  # some of them are not wrong
+                    assert done.stderr.count("\n") == 1, (text, done.stderr[:500])
+                    assert len(done.stderr) <= 400, (text, len(done.stderr), done.stderr[:500])
+                if "#" not in text:
+                    break

@@ -61,6 +61,13 @@ def test_a_quiet_host_has_nothing_to_mind(tmp_path):
     assert {one.level for one in findings(QUIET, tmp_path)} == {"good"}
 
 
+@pytest.mark.parametrize(("kvm", "name"), [("kvm_intel", "VMX"), ("kvm_amd", "SVM")])
+def test_an_emulator_that_shows_no_hypervisor_is_not_called_bare_metal(kvm, name, tmp_path):
+    """Bochs shows none: only the thing that was looked at can be said."""
+    value = found(change(kvm=kvm), tmp_path)["KVM"].value
+    assert value == f"{name}; CPUID shows no hypervisor"
+
+
 @pytest.mark.parametrize(
     ("facts", "name", "value", "remedy"),
     [

@@ -18,6 +18,7 @@ from kvmbench import catalog, formats, results
 from kvmbench.errors import ResultError
 from kvmbench.formats import READABLE, WRITABLE, junit
 from kvmbench.results import Boot, Result, Run, Series
+from kvmbench.tests.command import invoke
 from kvmbench.tests.result_examples import (
     GOOGLE,
     HYPERFINE,
@@ -37,7 +38,8 @@ def test_every_format_has_its_module():
         assert formats.dump(THREE_RUNS, form)
     for form in READABLE:
         assert callable(formats._module(form).decode)
-    assert set(READABLE) - set(WRITABLE) == {"kut", "published", "hyperfine", "google-benchmark"}
+    read_only = {"kut", "published", "hyperfine", "google-benchmark", "exit-mix"}
+    assert set(READABLE) - set(WRITABLE) == read_only
 
 
 def test_a_module_is_loaded_when_it_is_needed():
@@ -87,6 +89,7 @@ def test_any_bytes_are_a_result_or_an_error(form, data):
         "kut": b"cpuid 1\n  ipi cpuid 5\n3 cpuid 4\n",
         "hyperfine": HYPERFINE.encode(),
         "google-benchmark": GOOGLE.encode(),
+        "exit-mix": b"VM-EXIT Samples Samples%\n HLT 3 75.0% 99.6% 0.43us 1.00us 3.1us\n",
     }.get(form) or formats.dump(THREE_RUNS, form)
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))
@@ -147,8 +150,8 @@ def test_every_published_table_is_a_result(name, tmp_path):
         ('configurations = ["a"]\nrows = 3\n', "rows: expected a list"),
         ('configurations = ["a"]\n[[rows]]\nname = 3\n', "'name' is missing"),
         ('configurations = ["a"\nrows = []', "not TOML"),
-        (f'configurations = ["a"]\nrows = [{"9" * 5000}]', "not TOML"),
-        (f'configurations = ["a"]\nrows = {"[" * 5000}', "not TOML"),
+        (f'configurations = ["a"]\nrows = [{"9" * 5000}]', ":2: an integer has too many digits"),
+        (f'configurations = ["a"]\nrows = {"[" * 5000}', ":2: nested too deeply"),
     ],
 )
 def test_a_broken_published_table(text, said):
@@ -289,7 +292,36 @@ def test_csv_that_is_broken(text, said):
     assert said in one(text)
 
 
+@pytest.mark.parametrize("names", [["cpuid"], ["inl_from_qemu", "mov_*"], []])
+def test_the_csv_that_run_prints_reads_back(names, folder):
+    csv_ = formats.decode(invoke("run", *names, "--format", "csv").stdout.encode(), "x.csv")
+    own = formats.decode(invoke("run", *names, "--format", "json").stdout.encode(), "x.json")
+    sides = {"before": "eager", "after": "deferred"}
+    found = {(s.workload, sides[s.configuration]): s.values for _, _, s in csv_.series()}
+    assert found == {(s.workload, s.configuration): s.values for _, _, s in own.series()}
+    assert {(s.kind, s.unit, s.better) for _, _, s in csv_.series()} == {
+        ("exact", "cycles", "lower")
+    }
+
+
+@pytest.mark.parametrize("command", ["compare", "show"])
+def test_the_csv_of_a_table_without_runs_says_which_form_to_keep(command, folder):
+    results.write("a.json", THREE_RUNS)
+    files = ("a.json", "a.json") if command == "compare" else ("a.json",)
+    text = invoke(command, *files, "--format", "csv").stdout
+    with pytest.raises(ResultError, match=r"a table .* keep the result as JSON \(-o FILE.json or"):
+        formats.decode(text.encode(), "x.csv")
+
+
+def test_the_csv_of_a_scenario_is_no_result(folder):
+    text = "scenario,profile,vendor,cpus\nquiet,patch-2017,vmx,16\n"  # as `scenario` begins
+    with pytest.raises(ResultError, match="kvmbench scenario or check, which is no result"):
+        formats.decode(text.encode(), "x.csv")
+
+
 def test_csv_needs_a_name_and_a_value_only():
+    assert formats.decode(b"value,workload\n5,a\n", "x").workloads() == ["a"]
+
     found = formats.decode(b"workload,configuration,value\na,x,1\na,y,2.5\n", "f")
     assert values(found) == {("a", "x"): [[1]], ("a", "y"): [[2.5]]}
 

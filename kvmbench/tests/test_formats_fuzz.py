@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from kvmbench import formats, results
 from kvmbench.errors import ResultError
-from kvmbench.formats import READABLE
 from kvmbench.tests import fuzz
 
 
-@pytest.mark.parametrize("form", READABLE)
+@pytest.mark.parametrize("target", fuzz.CORPUS)
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
-def test_an_input_is_a_result_or_one_line(form, seed):
-    fuzz.try_one(form, fuzz.fuzzed(form, seed))
+def test_an_input_is_read_or_refused_in_one_short_line(target, seed):
+    fuzz.try_one(target, fuzz.fuzzed(target, seed))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +27,7 @@ def test_an_input_is_a_result_or_one_line(form, seed):
 )
 def test_the_corpus_is_read_by_its_reader(form, index):
     data = fuzz.CORPUS[form][index]
-    assert formats._format(data, "x") == form
+    assert form in fuzz.OTHERS or formats._format(data, "x") == form
     assert fuzz.try_one(form, data)
 
 

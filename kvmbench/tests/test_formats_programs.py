@@ -450,7 +450,6 @@ def test_google_benchmark_with_aggregates_only():
         ('[{"name": "a", "unit": "ns", "value": 3}]', "github-action-benchmark"),
         (" Performance counter stats for 'true':\n\n 1.2 msec task-clock\n", "perf stat"),
         ('{"counter-value" : "3", "event" : "cycles"}\n{"counter-value" : "4"}\n', "perf stat"),
-        ("   VM-EXIT    Samples  Samples%\n     HLT      18940    68.75%\n", "perf kvm stat"),
         ("Benchmark 1: sleep 0.1\n  Time (mean):  100 ms\n", "hyperfine as text"),
         ("command,mean,stddev,median\nsleep 0.1,0.1,0,0.1\n", "hyperfine as text"),
         (

@@ -233,6 +233,18 @@ BODIES = {  # name of the row: what its loop must be, in Intel's syntax
         *("mov ecx, 0x830", "mov eax, 0x440b0", "mov edx, 0", "wrmsr"),
         *("mov eax, 0", "mov cr8, rax", "nop"),
     ],
+    # The type of the TSS descriptor, in the GDT at 0x1000 with selector 0x28: 9 is available.
+    "gdt_write": ["mov byte ptr [rbx], 0x89"],
+    "ltr": ["mov byte ptr [rbx], 0x89", "ltr si"],
+    "wrmsr_gs_then_ltr": [
+        *("mov byte ptr [rbx], 0x89", "ltr si"),
+        *("mov ecx, 0xc0000102", "mov eax, 0", "mov edx, 0", "wrmsr"),
+    ],
+    "work_100": ["mov eax, 3", *["imul rax, rax"] * 33],  # a latency of 3 cycles each
+    "ltr_after_work_50": [
+        *("mov eax, 3", *["imul rax, rax"] * 17, "mov byte ptr [rbx], 0x89", "ltr si"),
+    ],
+    "mov_to_cr2": ["mov cr2, rax"],
     "tscdeadline_immed": ["rdtsc", "mov ecx, 0x6e0", "wrmsr", "nop"],
 }
 SETUPS = {  # and what stands before it
@@ -245,6 +257,9 @@ SETUPS = {  # and what stands before it
     "mmio_read": "mov ebx, 0xd0000000",
     "portio-datamatch-eventfd:pci-io": "mov eax, 0xfa",
     "rd_tsc_adjust_msr": "mov ecx, 0x3b",
+    "gdt_write": "mov ebx, 0x102d",
+    "ltr": "mov esi, 0x28",
+    "ltr_after_work_50": "mov ebx, 0x102d",
 }
 
 

@@ -90,6 +90,7 @@ def test_every_modules_all(module):
             {"click", "numpy"},
         ),
         ("import kvmbench.checker.document", {"click"}),
+        ("import kvmbench.traces.host, kvmbench.traces.document", {"click"}),
     ],
 )
 def test_imports_stay_light(code, unwanted):
@@ -106,15 +107,17 @@ FLOORS = {
     **dict.fromkeys(("arrays", "tomlfile", "model", "report", "student", "adjustment"), 2),
     **dict.fromkeys(("catalog", "planning"), 3),
     **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
-    **dict.fromkeys(("workloads", "results", "units", "summary"), 5),
+    **dict.fromkeys(("workloads", "results", "units", "summary", "labels"), 5),
     **dict.fromkeys(("formats",), 6),
     **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
-    "lab": 7,
+    **dict.fromkeys(("lab", "traces"), 7),
     **dict.fromkeys(("cli", "pytest_plugin"), 8),
     **dict.fromkeys(("__main__",), 9),
 }
 ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("units", "results")}
+ARROWS |= {("units", "labels"), ("labels", "results")}
 ARROWS |= {("lab", "live"), ("lab", "simulation")}  # the same engine, inside a machine
+ARROWS |= {("traces", "scenario")}  # a recording becomes a scenario
 ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(
@@ -345,8 +348,8 @@ READERS = {
     "scenarios": scenario.load_scenario,
     "data": catalog.load_policies,
 }
-NOT_NAMED = {PACKAGE / "data" / "caveats.toml"}  # read by kvmbench.comparison.caveats
-DATA = sorted({*(PACKAGE / "data").rglob("*.toml")} - NOT_NAMED)
+WORDS = {PACKAGE / "data" / name for name in ("caveats.toml", "findings.toml")}  # of messages
+DATA = sorted({*(PACKAGE / "data").rglob("*.toml")} - WORDS)
 
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)

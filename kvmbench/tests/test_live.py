@@ -20,13 +20,14 @@ from kvmbench.errors import LiveError
 from kvmbench.guest import image
 from kvmbench.guest.assembler import RAX
 from kvmbench.guest.programs import Program
-from kvmbench.live import engine, io_check, machine, process, worker
+from kvmbench.live import engine, io_check, machine, process, turns, worker
 from kvmbench.live.engine import BITMAP, NO_BITMAP, Plan, measure, shortfall
 from kvmbench.live.host import cpu_list, stolen
 from kvmbench.live.machine import NEEDS, Offer, device_remedy, missing
+from kvmbench.model import Op
 from kvmbench.tests.command import HANGS
 from kvmbench.tests.live import needs_kvm
-from kvmbench.workloads import BUILT_IN, LIVE_ONLY, workloads
+from kvmbench.workloads import BUILT_IN, DEFERRAL, LIVE_ONLY, workloads
 
 QUICK = Plan(runs=2, rounds=3, seconds=0.8)
 
@@ -99,10 +100,10 @@ def test_measure_takes_a_plan_or_choices(monkeypatch):
     monkeypatch.setattr(Script, "runs", [good] * 4, raising=False)
     monkeypatch.setattr(engine, "Process", Kept)
     monkeypatch.setattr(engine, "offer", _offer)
-    monkeypatch.setattr(engine, "held_bitmap_error", lambda: 0)
     result = measure(["cpuid"], runs=2, fast=True, ioperm="both", cpu=1, seed=3)
-    assert len(list(result.runs())) == 4
-    assert [job["ioperm"] for job in jobs] == [False, True, True, False]
+    assert [run.block for _, run in result.runs()] == [1, 1, 2, 2]
+    order = [name == BITMAP for name in Plan(runs=2, ioperm="both", seed=3).configurations()]
+    assert [job["ioperm"] for job in jobs] == order
     assert {(job["cpu"], job["rounds"]) for job in jobs} == {(1, 5)}
 
 
@@ -125,9 +126,15 @@ def test_by_default_all_that_have_guest_code_are_measured(monkeypatch):
     assert set(skipped.values()) <= {words for _, words in NEEDS.values()}
 
 
-def test_both_sides_stand_in_blocks():
-    found = Plan(runs=3, ioperm="both").configurations()
-    assert found == [NO_BITMAP, BITMAP, BITMAP, NO_BITMAP, NO_BITMAP, BITMAP]
+def test_both_sides_stand_in_pairs_whose_order_is_drawn():
+    pairs = set()
+    for seed in range(3):
+        found = Plan(runs=30, ioperm="both", seed=seed).configurations()
+        assert found == Plan(runs=30, ioperm="both", seed=seed).configurations()
+        orders = list(zip(found[::2], found[1::2], strict=True))
+        assert 5 < orders.count((NO_BITMAP, BITMAP)) < 25  # the chance outside is 3e-4
+        pairs |= set(orders)
+    assert pairs == {(NO_BITMAP, BITMAP), (BITMAP, NO_BITMAP)}
     assert Plan(runs=2, ioperm="on").configurations() == [BITMAP, BITMAP]
     assert Plan(runs=2).configurations() == [NO_BITMAP, NO_BITMAP]
 
@@ -150,6 +157,77 @@ def test_ticks_that_were_stolen(tmp_path):
         "The hypervisor around this host took 2.0% of the CPU's time meanwhile (steal)."
     ]
     assert engine._steal_note((0, 0), (0, 100)) == engine._steal_note(None, (1, 1)) == []
+
+
+# Tasks that take turns with the vCPU's thread
+
+
+def test_the_acts_of_each_task():
+    plain, bitmap, own = (workload.userspace for workload in DEFERRAL)
+    assert turns.acts(plain, 2) == [[("give", 1), ("take", 0)], [("take", 1), ("give", 0)]]
+    there = [("take", 1), ("in", 0x378, 1), ("give", 0)]
+    assert turns.acts(bitmap, 2) == [[("give", 1), ("take", 0)], there]
+    assert turns.acts(own, 1) == [
+        [("ioperm", 0x3BC, 3, True), ("in", 0x3BC, 1), ("ioperm", 0x3BC, 3, False)]
+    ]
+    around = [[Op.SWITCH, 1, 0, 0], [Op.SWITCH, 2, 0, 0], [Op.SWITCH, 0, 0, 0]]
+    assert turns.acts(around, 3) == [
+        [("give", 1), ("take", 0)], [("take", 1), ("give", 2)], [("take", 2), ("give", 0)],
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def three():
+    """Two tasks that hand the CPU on, and back to this one."""
+    around = [[Op.SWITCH, 1, 0, 0], [Op.SWITCH, 2, 0, 0], [Op.SWITCH, 0, 0, 0]]
+    made = turns.Turns(around, [None, None])
+    yield made
+    made.end()
+
+
+def test_tasks_take_turns(three):
+    (give, to), (take, own) = three.acts
+    assert (give, take) == ("give", "take")
+    for _ in range(100):
+        os.write(to, b"x")
+        assert os.read(own, 10) == b"x"
+    assert len(three.pids) == 2
+
+
+def test_a_task_that_ends_takes_the_others_along(three):
+    _, (_, own) = three.acts
+    os.kill(three.pids[0], signal.SIGKILL)
+    assert os.read(own, 1) == b""  # the second one's end, whose pipe closed
+    assert os.waitpid(three.pids[1], 0)[1] == errno.EPIPE << 8
+    assert three.explain(OSError(errno.EPIPE, "x")) == "another task of the row ended"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "the kernel denied a port that the vCPU's thread holds"),
+        (errno.EPERM, "an act: Operation not permitted"),
+    ],
+)
+def test_the_error_of_an_act(three, number, words):
+    assert three.explain(OSError(number, os.strerror(number))) == words
+
+
+def test_a_task_that_cannot_hold_its_ports(monkeypatch):
+    from kvmbench.live import _kvm
+
+    monkeypatch.setattr(_kvm, "ioperm", lambda *_: errno.EPERM)
+    with pytest.raises(LiveError, match=r"ioperm\(\) of another task: Operation not permitted"):
+        turns.Turns(DEFERRAL[1].userspace, DEFERRAL[1].others)
+
+
+@needs_kvm
+def test_the_row_that_hands_over():
+    result = measure(["handover_plain", "inl_from_qemu"], Plan(runs=1, rounds=3, seconds=0.5))
+    both = {series.workload: series for _, _, series in result.series()}
+    assert both["handover_plain"].counts["answered"] == pytest.approx(1, abs=0.01)
+    assert min(both["handover_plain"].values) > 0
+    assert set(both) == {"handover_plain", "inl_from_qemu"}
 
 
 # What the host offers
@@ -186,6 +264,10 @@ def test_needs(need, there):
 def test_more_needs():
     assert "share the one CPU" in missing(("second_cpu",), _offer(cpus=(3,)))
     assert missing((), _offer()) is None
+    refused = _offer(no_ioperm=machine.ioperm_reason(errno.EPERM))
+    wanted = "ioperm(): EPERM: it needs CAP_SYS_RAWIO, without lockdown"
+    assert missing(("ioperm",), refused) == wanted
+    assert missing(("ioperm",), _offer()) is None
     assert "'magic', which is none of spec_ctrl, " in missing(("magic",), _offer())
 
 
@@ -274,6 +356,21 @@ def test_cycles_and_counts_are_of_an_iteration(monkeypatch):
         assert series.counts == {"exits": 21 / 20, "answered": 1, "iterations": 100}
         assert (series.marks, series.reloads) == ([], None)
     assert "for 5% of the time, up to 5% in one run" in result.notes[-1]
+
+
+def test_a_count_has_four_digits(monkeypatch):
+    """801 exits in 800 iterations: not 1.0012499999999998."""
+    rounds = [["round", "cpuid", 400, 9, 9, {"exits": exits}] for exits in (400, 401)]
+    (series,) = scripted(monkeypatch, [*READY, *rounds, *END]).boots[0].runs[0].series
+    assert json.dumps(series.counts["exits"]) == "1.001"
+
+
+@pytest.mark.parametrize(("module", "noted"), [("kvm_intel", False), ("kvm_amd", True)])
+def test_the_note_on_svm(module, noted):
+    """Counted on 6.1 and 6.12: an LTR after each exit, and none (0d3518d2f8c3, in 6.5)."""
+    words = "On SVM, Linux before 6.5 reloads TR after every VM exit, with or without a bitmap"
+    notes = engine._notes(_offer(module=module), 1, 0, Plan(ioperm="both"))
+    assert (words in " ".join(notes)) == noted
 
 
 @pytest.mark.parametrize(
@@ -786,7 +883,7 @@ def test_where_ioperm_is_not_to_be_had_one_line_says_so(monkeypatch):
         (errno.EPERM, "EPERM: it needs CAP_SYS_RAWIO"),
         (errno.EBUSY, "EBUSY: Device or resource busy; so no"),
     ):
-        monkeypatch.setattr(engine, "held_bitmap_error", lambda number=number: number)
+        monkeypatch.setattr(machine, "held_bitmap_error", lambda number=number: number)
         with pytest.raises(LiveError, match=words):
             measure([workloads()["cpuid"]], Plan(ioperm="both", seconds=0.1))
 
@@ -794,7 +891,7 @@ def test_where_ioperm_is_not_to_be_had_one_line_says_so(monkeypatch):
 @needs_kvm
 def test_both_sides_with_their_control(monkeypatch):
     """As where ioperm() works; the process that measures must do without it here."""
-    monkeypatch.setattr(engine, "held_bitmap_error", lambda: 0)
+    monkeypatch.setattr(machine, "held_bitmap_error", lambda: 0)
     asked = []
     begun = process.Process.__init__
 

@@ -4,7 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from kvmbench import results
 from kvmbench.cli import plan as plan_command
@@ -29,17 +33,18 @@ def boot(name, value=1000.0):
 
 def orders(plan):
     sides = "".join("AB"[step.side] for step in plan.steps)
-    return [sides[at : at + 4] for at in range(0, len(sides), 4)]
+    return [sides[at : at + 2] for at in range(0, len(sides), 2)]
 
 
-def test_blocks_are_balanced_and_drawn():
+def test_pairs_are_balanced_and_drawn():
     plan = make((OLD, NEW), 200, seed=1)
-    assert [step.block for step in plan.steps] == [b for b in range(1, 201) for _ in range(4)]
+    assert [step.block for step in plan.steps] == [b for b in range(1, 201) for _ in range(2)]
     found = Counter(orders(plan))
-    assert set(found) == {"ABBA", "BAAB"}
-    assert 60 < found["ABBA"] < 140  # 200 fair coins; the chance outside is 1e-8
+    assert set(found) == {"AB", "BA"}
+    assert 60 < found["AB"] < 140  # 200 fair coins; the chance outside is 1e-8
     assert make((OLD, NEW), 200, seed=1) == plan
     assert orders(make((OLD, NEW), 200, seed=2)) != orders(plan)
+    assert orders(plan)[:50] == orders(make((OLD, NEW), 50, seed=1))  # more pairs draw on
 
 
 def test_what_is_no_plan():
@@ -101,25 +106,51 @@ def test_a_kill_between_the_results_and_the_plan(tmp_path, monkeypatch):
     assert [b.id for b in first.boots] == ["a"]
     after = record(path, 0, boot("a", 2000.0), "2026-01-01")
     assert results.read(file) == first
-    assert [step.boot for step in after.steps] == ["a", None, None, None]
+    assert [step.boot for step in after.steps] == ["a", None]
 
 
-def test_a_whole_plan_is_compared_by_block(tmp_path):
-    """Old costs 1000 and new 990, and each boot 7 more than the last: all of it cancels."""
-    path = tmp_path / "p.json"
-    plan = make((OLD, NEW), 6, seed=3)
-    plans.write(path, plan)
-    for number in range(24):
+def done(path, plan, value):
+    """Do all steps of a plan; `value` is of a side and a step's number."""
+    for number in range(len(plan.steps)):
         assert plan.next() == number
         side = plan.steps[number].side
-        value = (1000.0, 990.0)[side] + 7 * number
-        plan = record(path, number, boot(f"boot {number}", value), "2026-01-01")
+        plan = record(path, number, boot(f"boot {number}", value(side, number)), "2026-01-01")
     assert plan.next() is None
-    sides = [Side(k.label, results.read(tmp_path / k.results)) for k in plan.kernels]
-    comparison = compare(*sides)
+    sides = [Side(k.label, results.read(path.parent / k.results)) for k in plan.kernels]
+    return compare(*sides)
+
+
+def test_a_whole_plan_is_compared_by_pairs(tmp_path):
+    """Old costs 1000 and new 990; the second boot of each pair 7 more."""
+    path = tmp_path / "p.json"
+    plan = make((OLD, NEW), 8, seed=3)
+    plans.write(path, plan)
+    comparison = done(path, plan, lambda side, number: (1000.0, 990.0)[side] + 7 * (number % 2))
+    (found,) = comparison.rows
+    assert (comparison.replicates.level, comparison.replicates.paired) == ("block", True)
+    signs = [7 if order == "AB" else -7 for order in orders(plan)]
+    assert found.units == (8, 8)
+    assert found.interval == (-10 + min(signs), -10 + max(signs))
+    assert "8 pairs of boots" in str(comparison)
+
+
+def test_a_plan_of_abba_blocks_still_runs_and_compares(tmp_path):
+    """As earlier versions wrote it. Each boot costs 7 more than the last: all of it cancels."""
+    path = tmp_path / "p.json"
+    order = ["ABBA", "BAAB", "BAAB", "ABBA", "BAAB", "ABBA"]
+    steps = [
+        {"block": block, "side": "AB".index(side)}
+        for block, sides in enumerate(order, 1)
+        for side in sides
+    ]
+    document = {"schema": "kvmbench.plan/1", "seed": 3, "arguments": [], "steps": steps}
+    document["kernels"] = kernels("p-old.json", results="p-new.json")
+    path.write_text(json.dumps(document))
+    comparison = done(path, plans.read(path), lambda side, n: (1000.0, 990.0)[side] + 7 * n)
     (found,) = comparison.rows
     assert comparison.replicates.level == "block"
     assert (found.units, found.shift, found.interval) == ((6, 6), -10, (-10, -10))
+    assert "6 blocks of alternating boots" in str(comparison)
 
 
 def kernels(first, *, results):
@@ -202,8 +233,8 @@ def measured(monkeypatch):
 
 def test_a_plan_from_end_to_end(folder, booted, measured):
     words = ("--", "cpuid", "inl_from_qemu", "--runs", 3, "--fast")
-    text = ok("plan", "new", "old=6.11", "new=6.12", "--blocks", 2, "--seed", 7, *words)
-    assert "8 boots in 2 blocks" in text
+    text = ok("plan", "new", "old=6.11", "new=6.12", "--pairs", 4, "--seed", 7, *words)
+    assert "8 boots in 4 pairs" in text
     assert text.endswith("\nkvmbench plan run\n")
     sides = [step["side"] for step in json.loads(Path("plan.json").read_text())["steps"]]
     for number, side in enumerate(sides):
@@ -217,7 +248,7 @@ def test_a_plan_from_end_to_end(folder, booted, measured):
             following = f"6.1{1 + sides[number + 1]}"
             assert f"step {number + 1} of 8 done. Next: boot {following}" in done.stdout
             assert invoke("plan", "run").exit_code == 1  # the same boot again does nothing
-    options = dict(workload_file=None, cpu=None, runs=3, fast=True, ioperm="off")
+    options = dict(workload_file=None, cpu=None, runs=3, fast=True, ioperm="off", label={})
     assert measured == 8 * [options | dict(names=("cpuid", "inl_from_qemu"))]
     following = done.stdout.splitlines()[-1]
     assert following == "kvmbench compare old=plan-old.json new=plan-new.json"
@@ -227,7 +258,7 @@ def test_a_plan_from_end_to_end(folder, booted, measured):
         assert [b.id for b in result.boots] == [
             f"boot-{n}" for n, s in enumerate(sides) if s == side
         ]
-        assert [b.block for b in result.boots] == [1, 1, 2, 2]
+        assert [b.block for b in result.boots] == [1, 2, 3, 4]
         assert result.workloads() == ["cpuid", "inl_from_qemu"]
     document = json.loads(ok(*following.split()[1:], "--format", "json"))
     assert document["level"] == "block"
@@ -235,9 +266,9 @@ def test_a_plan_from_end_to_end(folder, booted, measured):
 
 @pytest.mark.usefixtures("measured")
 def test_an_interrupted_plan_says_what_is_left_out(folder, booted):
-    ok("plan", "new", "6.11", "6.12", "--blocks", 2, "--seed", 7)
+    ok("plan", "new", "6.11", "6.12", "--pairs", 2, "--seed", 7)
     steps = json.loads(Path("plan.json").read_text())["steps"]
-    for number in range(6):
+    for number in range(3):
         booted(("6.11", "6.12")[steps[number]["side"]], number)
         ok("plan", "run")
     text = ok("compare", "plan-6.11.json", "plan-6.12.json")
@@ -274,7 +305,7 @@ def test_plans_that_are_refused(folder):
         (["6.11", "6.12", "--", "--format", "csv"], "'--format'"),
         (["6.11", "6.12", "--", "--before", "eager"], "'--before'"),
         (["6.11", "6.12", "--", "--runs", "0"], "--runs"),
-        (["6.11", "6.12", "--blocks", "0"], "--blocks"),
+        (["6.11", "6.12", "--pairs", "0"], "--pairs"),
     ):
         assert words in refused(2, "plan", "new", *arguments)
     assert "No such file" in refused(1, "plan", "new", "6.11", "6.12", "-o", "nowhere/plan.json")
@@ -354,7 +385,296 @@ def test_a_step_of_fewer_runs_is_still_due_unless_the_plan_accepts_it(folder, bo
 def test_seeds_give_the_plan_again(folder):
     texts = []
     for seed in (5, 5, 6):
-        ok("plan", "new", "6.11", "6.12", "--blocks", 20, "--seed", seed)
+        ok("plan", "new", "6.11", "6.12", "--pairs", 40, "--seed", seed)
         texts.append(Path("plan.json").read_text().replace(f'"seed": {seed}', ""))
         Path("plan.json").unlink()
     assert texts[0] == texts[1] != texts[2]
+
+
+# Until decided
+
+
+@pytest.fixture
+def kernels_differ(monkeypatch):
+    """Stand in for the measurement: `a` and `still` of 1000 cycles, `a` 5 % more on 6.12."""
+    seen = []
+
+    def measure(*, names, **_):
+        slow = live_host.host().kernel == "6.12"
+        seen.append(slow)
+        values = {"a": 1050.0 if slow else 1000.0, "still": 1000.0}
+        listed = [Series(workload=n, kind="noisy", values=[v]) for n, v in values.items()]
+        return Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
+
+    monkeypatch.setattr(plan_command, "measured", measure)
+    return seen
+
+
+def steps_until_the_end(booted, *arguments, most=100):
+    """Do the steps of plan.json until no more are due; return their stdout."""
+    texts = []
+    for number in range(most):
+        plan = plans.read("plan.json")
+        if (due := plan.next()) is None:
+            break
+        booted(plan.kernel(due).release, number)
+        texts.append(ok("plan", "run", *arguments))
+    return texts
+
+
+def test_a_plan_ends_where_its_rows_are_decided(folder, booted, kernels_differ):
+    """Equal differences: (40 / sqrt(r))**(2 / n) r < 1 from n = 4 on, r = 0.2 / (n + 0.2)."""
+    ok("plan", "new", "6.11", "6.12", "--seed", 7)
+    booted(plans.read("plan.json").kernel(0).release, "first")
+    ok("plan", "run", "--until", "decided", "--margin", "1%")  # the plan keeps the rule
+    texts = steps_until_the_end(booted, most=9)
+    plan = plans.read("plan.json")
+    assert (plan.until.decided, plan.next(), len(plan.steps)) == (True, None, len(kernels_differ))
+    assert len(kernels_differ) == 2 * 4
+    assert "2 pairs: 2 rows not decided (a, still)" in "".join(texts)
+    compare_line = "kvmbench compare 6.11=plan-6.11.json 6.12=plan-6.12.json --margin 1%"
+    assert texts[-1].splitlines()[-2:] == ["decided after 4 pairs:", compare_line]
+    found = json.loads(ok(*compare_line.split()[1:], "--format", "json"))
+    assert [(row["workload"], row["after_units"]) for row in found["rows"]] == [
+        ("a", 4),
+        ("still", 4),
+    ]
+    assert results.read("plan-6.11.json").stopping == "decided"
+    assert "decided after 4 pairs" in ok("plan", "run", "--until", "decided")
+
+
+def test_a_plan_goes_on_until_its_rows_are_decided(folder, booted, kernels_differ):
+    """Two pairs decide nothing; pairs are added, their orders drawn as in a longer plan."""
+    ok("plan", "new", "6.11", "6.12", "--seed", 7, "--pairs", 2)
+    steps_until_the_end(booted, "--until", "decided", "--rows", "a")
+    plan = plans.read("plan.json")
+    assert (plan.until.rows, plan.until.decided, plan.done) == (["a"], True, 4)
+    longer = make(plan.kernels, 4, 7)
+    assert [(s.block, s.side) for s in plan.steps] == [(s.block, s.side) for s in longer.steps]
+
+
+def test_a_plan_ends_at_the_most_pairs(folder, booted, kernels_differ):
+    ok("plan", "new", "6.11", "6.12", "--seed", 7)
+    texts = steps_until_the_end(booted, "--until", "decided", "--max", 3)
+    assert texts[-1].splitlines()[-2] == "not decided after 3 pairs, the most that --max allows:"
+    plan = plans.read("plan.json")
+    assert (plan.until.decided, len(plan.steps), plan.next()) == (False, 6, None)
+    steps_until_the_end(booted)
+    booted("6.11", 50)
+    assert "step 7 of 8" in invoke("plan", "run", "--until", "decided", "--max", 6).stderr
+    assert len(plans.read("plan.json").steps) == 8
+
+
+def test_a_kill_before_the_look(folder, booted, kernels_differ):
+    """All five pairs are there and no look was taken: the next call takes it, without a step."""
+    ok("plan", "new", "6.11", "6.12", "--seed", 7, "--pairs", 5)
+    steps_until_the_end(booted)
+    measured = len(kernels_differ)
+    assert "decided after 5 pairs" in ok("plan", "run", "--until", "decided")
+    assert len(kernels_differ) == measured == 10
+
+
+def test_rules_that_are_refused(folder, booted, kernels_differ):
+    ok("plan", "new", "6.11", "6.12", "--seed", 7)
+    for arguments, words in (
+        (["--rows", "a"], "--rows needs --until decided"),
+        (["--max", "9"], "--max needs --until decided"),
+        (["--margin", "1%"], "--margin needs --until decided"),
+        (["--until", "decided", "--margin", "x"], "'x' is neither a share"),
+        (["--until", "decided", "--max", "1"], "--max"),
+        (["--switch"], "--within-boot"),
+    ):
+        assert words in refused(2, "plan", "run", *arguments)
+    assert plans.read("plan.json").until is None
+    document = json.loads(Path("plan.json").read_text())
+    document["steps"] = [{"block": 1, "side": side} for side in (0, 1, 1, 0)]
+    Path("abba.json").write_text(json.dumps(document))
+    assert "these are ABBA" in refused(1, "plan", "run", "abba.json", "--until", "decided")
+    with pytest.raises(AssertionError, match="unknown row"):
+        steps_until_the_end(booted, "--until", "decided", "--rows", "b")
+
+
+# Within a boot
+
+
+SETTINGS = ("--before-set", "kvm.halt_poll_ns=200000", "--after-set", "kvm.halt_poll_ns=0")
+
+
+@pytest.fixture
+def parameters(folder, monkeypatch):
+    """Return the file of a parameter of KVM's, in a folder that stands in for /sys/module."""
+    file = folder / "module" / "kvm" / "parameters" / "halt_poll_ns"
+    file.parent.mkdir(parents=True)
+    file.write_text("50000\n")
+    monkeypatch.setattr(plans, "MODULES", folder / "module")
+
+    def host():
+        return Host(kernel="6.12", kvm_parameters={"kvm.halt_poll_ns": file.read_text().strip()})
+
+    monkeypatch.setattr(live_host, "host", host)
+    monkeypatch.setattr(live_host, "boot_id", lambda: "this-boot")
+    return file
+
+
+def test_settings_alternate_within_a_boot(parameters, measured):
+    """`--switch` sets each step's value, does all steps, and restores the first value."""
+    text = ok("plan", "new", "on=6.12", "off=6.12", "--within-boot", *SETTINGS, "--seed", 3)
+    assert "16 steps in 8 pairs. Set 6.12 with kvm.halt_poll_ns=" in text
+    assert "and kvm.halt_poll_ns is 50000: set it" in refused(1, "plan", "run")
+    text = ok("plan", "run", "--switch")
+    assert parameters.read_text() == "50000\n"
+    assert len(measured) == 16
+    assert text.splitlines()[-1] == "kvmbench compare on=plan-on.json off=plan-off.json"
+    for name, value in (("on", "200000"), ("off", "0")):
+        result = results.read(f"plan-{name}.json")
+        assert [(b.id, b.block) for b in result.boots] == [("this-boot", n) for n in range(1, 9)]
+        assert {b.host.kvm_parameters["kvm.halt_poll_ns"] for b in result.boots} == {value}
+    found = json.loads(ok(*text.splitlines()[-1].split()[1:], "--format", "json"))
+    assert (found["level"], found["rows"][0]["units"]) == ("block", [8, 8])
+
+
+def test_one_step_at_a_time_within_a_boot(parameters, measured):
+    ok("plan", "new", "On=6.12", "Off=6.12", "--within-boot", *SETTINGS, "--seed", 3)
+    for _ in range(2):
+        plan = plans.read("plan.json")
+        parameters.write_text(plan.kernel(plan.next()).settings["kvm.halt_poll_ns"])
+        text = ok("plan", "run")
+        following = plan.kernel(plan.next() + 1)
+        assert f"Next: set {following}\n" in text
+    assert plans.read("plan.json").done == 1
+
+
+def test_parameters_come_back_where_a_step_fails(parameters, monkeypatch):
+    ok("plan", "new", "on=6.12", "off=6.12", "--within-boot", *SETTINGS, "--seed", 3)
+
+    def stopped(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan_command, "measured", stopped)
+    assert invoke("plan", "run", "--switch").exit_code == 130
+    assert parameters.read_text() == "50000\n"
+    parameters.unlink()
+    assert "No such file" in refused(1, "plan", "run", "--switch")
+
+
+def test_settings_that_are_refused(folder):
+    for arguments, words in (
+        ([], "must name the same parameters, one or more"),
+        (["--before-set", "kvm.a=1"], "must name the same parameters"),
+        (["--before-set", "kvm.a=1", "--after-set", "kvm.b=1"], "must name the same parameters"),
+        (["--before-set", "kvm.a=1", "--after-set", "kvm.a=1"], "both kernels are 6.12"),
+        (["--before-set", "kvm.a", "--after-set", "kvm.a=1"], "is not MODULE.PARAMETER=VALUE"),
+        (["--before-set", "ext4.a=1", "--after-set", "ext4.a=2"], "'ext4.a=1' is not MODULE"),
+        (["--before-set", "kvm.../a=1", "--after-set", "kvm.../a=2"], "is not MODULE.PARAMETER"),
+        (["--before-set", "kvm.a=1\n2", "--after-set", "kvm.a=2"], "is not MODULE.PARAMETER"),
+        (["--before-word", "quiet", *SETTINGS], "command line's words must be the same"),
+    ):
+        found = refused(2, "plan", "new", "on=6.12", "off=6.12", "--within-boot", *arguments)
+        assert words in found
+    assert not list(folder.iterdir())
+    document = {"schema": "kvmbench.plan/1", "seed": 1, "arguments": []}
+    document["kernels"] = kernels("a.json", results="b.json")
+    document["kernels"][0]["settings"] = {"../../etc.x": "1"}
+    document["steps"] = [{"block": 1, "side": 0}]
+    Path("bad.json").write_text(json.dumps(document))
+    assert "is not MODULE.PARAMETER=VALUE" in refused(1, "plan", "run", "bad.json")
+
+
+# A pilot
+
+
+def pilot(name, boots=6, runs=4, boot=4.0, run=3.0):
+    """Write a result whose boots and runs differ by about these cycles in 1000."""
+    from kvmbench.tests.results_maker import of_boots
+
+    listed = []
+    for number in range(boots):
+        centre = 1000.0 + boot * (-1) ** number
+        values = [{"w": centre + run * (-1) ** at} for at in range(runs)]
+        listed.append((str(number), None, values))
+    results.write(name, of_boots(*listed))
+
+
+def test_a_pilot_and_a_budget_choose_boots_and_runs(folder):
+    pilot("pilot.json")
+    text = ok(
+        "plan", "new", "6.11", "6.12", "--pilot", "pilot.json", "--budget", "4h", "--run-time", "5s"
+    )
+    plan = plans.read("plan.json")
+    runs = int(plan.arguments[plan.arguments.index("--runs") + 1])
+    assert runs > 1
+    assert len(plan.steps) == 2 * (4 * 3600 // (2 * (180 + 5 * runs)))
+    flat = " ".join(text.split())
+    assert f"{runs} runs per boot, about " in flat
+    assert "Expected minimum detectable effect of a verdict at 80 % power: 0." in flat
+
+
+def test_pilots_that_are_refused(folder):
+    pilot("pilot.json")
+    new = ("plan", "new", "6.11", "6.12")
+    budget = ("--pilot", "pilot.json", "--budget")
+    assert "--run-time" in refused(2, *new, *budget, "4h")
+    for arguments, words in (
+        (["--budget", "4h"], "need --pilot"),
+        (["--pilot", "pilot.json"], "--pilot needs --budget"),
+        ([*budget, "4h", "--pairs", "3"], "no --pairs"),
+        ([*budget, "4h", "--", "--runs", "3"], "no --runs"),
+        ([*budget, "4h", "--", "--runs=3"], "no --runs"),
+        ([*budget, "4x"], "'4x' is no time"),
+        ([*budget, "0m"], "'0m' is no time"),
+        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "3"], "is not a share"),
+        ([*budget, "4h", "--within-boot"], "--pilot chooses boots"),
+        ([*budget, "4h", "--run-time", "5s", "--boot-sd", "x"], "--boot-sd"),
+    ):
+        assert words in refused(2, *new, *arguments), arguments
+    assert "fewer than 6 pairs" in refused(1, *new, *budget, "10m", "--run-time", "5s")
+    assert [path.name for path in folder.iterdir()] == ["pilot.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("4h", 14400), ("90m", 5400), ("45s", 45), ("2h30m", 9000), ("1h0m1s", 3601), (" 3m ", 180)],
+)
+def test_times(text, seconds):
+    assert plan_command.DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "3", "0h", "m3", "3m4h", "-3m", "3.5h", "1e3s", "3m3m"])
+def test_what_is_no_time(text):
+    with pytest.raises(click.BadParameter, match="is no time such as 4h"):
+        plan_command.DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(20, "1 min"), (90, "2 min"), (3600, "1 h"), (14100, "3 h 55 min")]
+)
+def test_a_time_in_words(seconds, words):
+    assert plan_command.duration(seconds) == words
+
+
+settings_ = st.dictionaries(
+    st.from_regex(r"(kvm|kvm_intel|kvm_amd)\.[a-z0-9_]{1,20}", fullmatch=True),
+    st.from_regex(r"[\w.:,-]{1,64}", fullmatch=True),
+    max_size=3,
+)
+kernels_ = st.builds(
+    Kernel, label=st.text(max_size=9), release=st.text(max_size=9),
+    words=st.lists(st.text(), max_size=3), settings=settings_, results=st.just("a.json"),
+)  # fmt: skip
+untils_ = st.none() | st.builds(
+    plans.Until, rows=st.lists(st.text(max_size=9), max_size=3), margin=st.none() | st.just("1%"),
+    most=st.integers(2, 1000), decided=st.booleans(),
+)  # fmt: skip
+
+
+@given(kernels_, kernels_, untils_, st.integers(1, 9), st.integers(0, 2**32), st.booleans())
+def test_plans_read_as_they_were_written(tmp_path_factory, one, other, until, pairs, seed, within):
+    steps = make((OLD, NEW), pairs, seed).steps
+    other = structs.replace(other, results="b.json")
+    plan = plans.Plan(
+        seed=seed, kernels=(one, other), arguments=["--fast"], steps=steps, until=until,
+        within_boot=within,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    plans.write(path, plan)
+    assert plans.read(path) == plan

@@ -72,6 +72,14 @@ def test_a_key_is_never_cut():
         assert "".join(line[:room].strip() for line in found[3:]) == long
 
 
+def test_a_name_that_is_longer_than_a_line_leaves_room_for_the_figures():
+    found = lines(table(("cpuid", *["1313.25"] * 5), ("x" * 90, *["6.5"] * 5),
+                        columns=(NAMES, *[Column("95 % MDE")] * 5)), width=72)  # fmt: skip
+    assert max(map(len, found)) == 72
+    room = 72 - 5 * (2 + len("95 % MDE"))
+    assert "".join(line[:room].strip() for line in found if line[0] == "x") == "x" * 90
+
+
 def test_words_wrap_before_keys_do():
     columns = (NAMES, CYCLES, Column("why", "word"))
     found = lines(table(("k" * 30, "12345678", "word " * 30), columns=columns), width=72)

@@ -231,6 +231,45 @@ def test_result():
     assert [policy.name for policy in both.policies] == ["deferred", "deferred"]
 
 
+DEFERRAL = ["handover_plain", "handover_bitmap", "ioperm_after_exit"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "vendor", "reloads"),
+    [  # deferred and later: as counted on stock kernels 5.10 and 7.2, kvm_intel under Bochs
+        ("eager", "vmx", [1, 1, 1]),
+        ("deferred", "vmx", [0, 1, 1]),
+        ("exit-to-user", "vmx", [0, 1, 1]),
+        ("every-exit", "svm", [1, 1, 1]),
+        ("exit-to-user", "svm", [0, 1, 1]),
+    ],
+)
+def test_the_rows_about_the_deferral(policy, vendor, reloads):
+    found = simulate(DEFERRAL, policy, policy, vendor=vendor, iterations=100)
+    assert [row.after.reloads for row in found.rows] == reloads
+    plain = simulate(["inl_from_qemu"], policy, policy, vendor=vendor, iterations=100).rows[0]
+    switch = profiles()["patch-2017"].costs.switch
+    assert found.rows[0].after.cycles == plain.after.cycles + 2 * switch
+    assert found.rows[0].after.segments["switch"] == 2 * switch
+    assert [row.after.segments["io"] > 0 for row in found.rows] == [False, True, True]
+    assert set(plain.after.segments) == set(OF_EXITS)
+
+
+def test_a_vcpu_thread_that_holds_a_bitmap_hands_over():
+    """Its own put reloads; the other task then finds the limit full."""
+    found = simulate(DEFERRAL, after="exit-to-user", ioperm="both", iterations=100)
+    assert [(r.before.reloads, r.after.reloads) for r in found.rows] == [(0, 1), (1, 1), (1, 1)]
+
+
+def test_operations_in_userspace_have_no_closed_form():
+    with pytest.raises(ValueError, match="'handover_plain' has operations in userspace"):
+        simulate(["handover_plain"], closed_form=True)
+
+
+def test_the_rows_about_the_deferral_are_asked_for():
+    assert [row.workload for row in simulate(iterations=1).rows] == [w.name for w in BUILT_IN]
+
+
 def test_percent_of_nothing():
     free = Profile("free", Costs(**dict.fromkeys(COSTS, 0)), (ExitKind("free", 0),))
     row = cells(Workload("free"), NOTHING, profile=free)

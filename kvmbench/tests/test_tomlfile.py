@@ -74,3 +74,52 @@ def test_an_error_at_the_end_parses_nothing_again(monkeypatch):
 def test_a_long_file_is_not_read():
     with pytest.raises(FileError, match="/dev/zero: larger than"):
         Source(Path("/dev/zero"))
+
+
+MANY = ".".join("a" * (tomlfile.MOST_PARTS + 1))
+
+
+@pytest.mark.parametrize(
+    "text", [f"{MANY} = 1", f"[{MANY}]", f"[[ {MANY} ]]", f"x = {{{MANY} = 1}}",
+             f"x.{MANY.replace('.', ' . ')} = 1", MANY.replace("a", '"a.b"') + " = 1"]
+)  # fmt: skip
+def test_a_key_of_too_many_parts_is_refused_before_it_is_read(text, monkeypatch):
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("read"))
+    with pytest.raises(FileError, match=r"^mine.toml:2: a key has over 20 parts$"):
+        source(f"# first\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    "text", [MANY.removesuffix(".a") + " = 1", f"x = '{MANY}'", f'x = "{MANY}" # {MANY}',
+             "x = [" + "1.5, " * 100 + "]", 'x = "' + "One word. Two words. " * 30 + '"']
+)  # fmt: skip
+def test_dots_elsewhere_are_no_parts_of_a_key(text):
+    assert source(text).data
+
+
+def test_nesting_and_digits_beyond_pythons_limits_have_a_line():
+    with pytest.raises(FileError, match=r"^mine.toml:4: nested too deeply$"):
+        source("a = 1\n# [[[\nx = [\n" + "[" * 5000 + '"\\"')
+    with pytest.raises(FileError, match=r"^mine.toml:3: an integer has too many digits$"):
+        source(f"a = 12\nb = [\n1_{'1' * 5000}\n]\nc = 12345\n")
+
+
+def test_a_header_with_spaces_is_found():
+    assert source("\n[ a   .  b ]\nc = 1\n").error(("a", "b"), "x").args == ("mine.toml:2: a.b: x",)
+
+
+def test_a_path_of_long_keys_is_cut():
+    keys = ("a" * 500, "b" * 500, "c" * 500)
+    said = str(source("a = 1").error(keys, "wrong"))
+    assert len(said) < 130
+    assert said.startswith("mine.toml:1: aaa")
+    assert said.endswith("ccc: wrong")
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path):
+    text = "#" * int(tomlfile.LARGEST + 1)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    for refused in (lambda: source(text), lambda: Source(path)):
+        with pytest.raises(FileError, match=r"mine.toml: larger than 1 MB, the most that is read$"):
+            refused()

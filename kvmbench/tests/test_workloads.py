@@ -9,7 +9,8 @@ from kvmbench import Workload, workloads
 from kvmbench.errors import FileError
 from kvmbench.guest.programs import Program
 from kvmbench.live.machine import NEEDS
-from kvmbench.workloads import BUILT_IN, LIVE_ONLY, load_workloads, merge
+from kvmbench.model import Op, Operation
+from kvmbench.workloads import BUILT_IN, DEFERRAL, LIVE_ONLY, load_workloads, merge
 
 # kvm-unit-tests' x86/vmexit as the commit message of Linux b7ffc44d5b2e quotes it.
 PATCH = [
@@ -26,7 +27,8 @@ PATCH = [
 
 def test_built_in_are_the_patchs_in_its_order():
     assert [workload.name for workload in BUILT_IN] == PATCH
-    assert list(workloads.workloads()) == [*PATCH, *(workload.name for workload in LIVE_ONLY)]
+    others = [workload.name for workload in (*DEFERRAL, *LIVE_ONLY)]
+    assert list(workloads.workloads()) == [*PATCH, *others]
     for workload in (*BUILT_IN, *LIVE_ONLY):
         assert workload.exits == (workload.name,)
         assert workload.about
@@ -48,7 +50,9 @@ portio-wildcard-eventfd:pci-io portio-datamatch-eventfd:pci-io wbinvd invd
 def test_vmexits_names_are_there():
     names = {workload.name for workload in LIVE_ONLY}
     assert names >= set(VMEXIT.split())
-    own = {"empty", "empty_cpl3", "inb_cpl3", "mmio_read", "hlt"}
+    own = {"empty", "empty_cpl3", "inb_cpl3", "mmio_read", "hlt", "mov_to_cr2"}
+    own |= {"gdt_write", "ltr", "wrmsr_gs_then_ltr"}
+    own |= {f"{row}work_{cycles}" for row in ("", "ltr_after_") for cycles in (50, 100, 200, 400)}
     assert names - set(VMEXIT.split()) == own
     for workload in (*BUILT_IN, *LIVE_ONLY):
         # After a colon vmexit.c's own name for a row of QEMU's pci-testdev.
@@ -56,9 +60,39 @@ def test_vmexits_names_are_there():
 
 
 def test_what_is_measured_has_guest_code_and_known_needs():
-    for workload in (*BUILT_IN, *LIVE_ONLY):
+    for workload in (*BUILT_IN, *DEFERRAL, *LIVE_ONLY):
         assert isinstance(workload.guest, Program)
         assert set(workload.needs) <= set(NEEDS)
+
+
+def test_the_rows_about_the_deferral():
+    """From the vCPU's thread back to it; a task that does IO there holds the port."""
+    names = ["handover_plain", "handover_bitmap", "ioperm_after_exit"]
+    assert [workload.name for workload in DEFERRAL] == names
+    steps = [[str(one) for one in workload.userspace] for workload in DEFERRAL]
+    assert steps == [
+        ["SWITCH 1", "SWITCH 0"],
+        ["SWITCH 1", "IO 0x378 1", "SWITCH 0"],
+        ["IOPERM 0x3bc 3 on", "IO 0x3bc 1", "IOPERM 0x3bc 3 off"],
+    ]
+    assert [workload.others for workload in DEFERRAL] == [(None,), ((0x378, 3),), ()]
+    assert [workload.needs for workload in DEFERRAL] == [(), ("ioperm",), ("ioperm",)]
+    assert {workload.exits for workload in DEFERRAL} == {("inl_from_qemu",)}
+
+
+@pytest.mark.parametrize(
+    ("userspace", "words"),
+    [
+        ([Operation(Op.SWITCH, 1)], "ends with task 1, not with SWITCH 0"),
+        ([Operation(Op.SWITCH, 2), Operation(Op.SWITCH, 0)], "SWITCH 2 is impossible there"),
+        ([Operation(Op.SWITCH, -1), Operation(Op.SWITCH, 0)], "SWITCH -1 is impossible there"),
+        ([Operation(Op.TASK_EXIT)], "TASK_EXIT is impossible there"),
+        ([Operation(Op.EXIT, 0)], "EXIT 0 is impossible there"),
+    ],
+)
+def test_operations_that_userspace_does_not_have(userspace, words):
+    with pytest.raises(ValueError, match=f"userspace of 'mine'.*{words}"):
+        Workload("mine", userspace=userspace, others=[None])
 
 
 def test_what_waits_for_an_interrupt():

@@ -1,0 +1,1 @@
+"""Recorded exits of a real host: read from traces, counted, replayed, turned into a scenario."""
