@@ -9,7 +9,7 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kv
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test lint fmt types gate baseline bench check spin lab lab-kernel lab-patch
+.PHONY: run test lint fmt types gate baseline bench statistics check spin lab lab-kernel lab-patch
 .PHONY: lab-releases lab-qemu coverage clean
 
 run: $(VENV)/.run
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_*.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
 	    --benchmark-json=results/bench/latest.json
+
+# False alarms and power of `compare`, next to other tools' rules; minutes, into docs/statistics.md.
+statistics: $(VENV)/.dev
+	nice -n 15 $(BIN)/python -m kvmbench.tests.null_tables --write
 
 check: lint types test
 	ci/package

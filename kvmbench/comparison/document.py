@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import floor, log10, sqrt
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
+from math import sqrt
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from msgspec import to_builtins
 
@@ -18,9 +18,10 @@ from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
 from kvmbench.comparison.hosts import Difference, differences
 from kvmbench.comparison.rows import VERDICTS, Row
+from kvmbench.comparison.tables import explained_table, main_table, per_iteration, unit_of
 from kvmbench.comparison.variance import VarianceDocument, variance, variance_blocks
 from kvmbench.planning import MARGIN
-from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
+from kvmbench.report import Block, Document, Heading, Items, Note, Record
 from kvmbench.report.figures import plural
 from kvmbench.report.figures import share_range as _range
 from kvmbench.stats import POWER
@@ -33,15 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMAS", "ComparisonDocument", "SelfTestDocument", "document", "self_test_document"]
 
 DEFAULT_MARGIN = f"the larger of {100 * MARGIN:g} % and one quantum of the clock"
-DIGITS = 6  # of a figure, where the interval would have more
-SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
-SECONDS = ("s", "sec", "second", "seconds", "sec/op")
 FEW = 8  # units, of which the spread is known to a third or worse
-TONES: dict[str | None, Tone] = {
-    **dict.fromkeys(("faster", "slightly faster"), "good"),
-    **dict.fromkeys(("slower", "slightly slower"), "bad"),
-    "changed": "mark",
-}
 CHANGED = ("slower", "slightly slower", "faster", "slightly faster", "changed")
 
 Sort = Literal["name", "shift", "verdict"]
@@ -180,7 +173,7 @@ def document(
             labels = " and ".join(side.label for side in comparison.sides)
             blocks += [Note(f"{labels} differ in:"), Items([str(entry) for entry in found])]
     rows = [row for comparison in comparisons for row in comparison.rows]
-    unit = _unit([row for row in rows if row.missing is None] or rows)
+    unit = unit_of([row for row in rows if row.missing is None] or rows)
     rows = _sorted(rows, sort) if sort else rows
     others = Counter(row.verdict for row in rows if row.verdict not in (*CHANGED, None))
     rows = [row for row in rows if row.verdict in CHANGED] if only_changed else rows
@@ -189,14 +182,14 @@ def document(
     if _alone(first):
         blocks += summary.rows(first.sides[1], [row.workload for row in rows])[0]
     elif shown:
-        blocks.append(_main(shown, unit, first.confidence, several=len(comparisons) > 1))
+        blocks.append(main_table(shown, unit, first.confidence, several=len(comparisons) > 1))
     if only_changed and others:
         counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
         blocks.append(Note(f"Rows that did not change: {counts}."))
     blocks += map(Note, dict.fromkeys(_notes(comparisons)))
     if explain and any(row.spread is not None for row in shown):
         level = first.replicates.level
-        table = _explained(shown, level, several=len(comparisons) > 1)
+        table = explained_table(shown, level, several=len(comparisons) > 1)
         blocks += [Heading("Spread and minimum detectable effect (MDE)"), table]
     spreads = [found for c in comparisons for found in variance(c)] if explain else []
     blocks += variance_blocks(spreads, several=len(comparisons) > 1)
@@ -248,9 +241,9 @@ def self_test_document(test: SelfTest) -> Document:
         end = f"; {plural(len(undecided), 'row')} undecided." if undecided else "."
         said.append(f"{'False alarm: ' if alarms else 'No false alarm'}{', '.join(alarms)}{end}")
         shown = [row for row in comparison.rows if row.missing is None]
-        unit = _unit(shown)
-        heading = Heading(f"{split.name}, {_per_iteration(unit)}")
-        blocks += [heading, _main(shown, unit, comparison.confidence), *map(Note, said)]
+        unit = unit_of(shown)
+        heading = Heading(f"{split.name}, {per_iteration(unit)}")
+        blocks += [heading, main_table(shown, unit, comparison.confidence), *map(Note, said)]
         for row in shown:
             if row.interval is not None and row.before:
                 farthest = max(map(abs, row.interval)) / abs(row.before)
@@ -281,22 +274,12 @@ def _title(comparisons: Sequence[Comparison], unit: str) -> str:
     if _alone(first):
         return ""
     afters = ", ".join(comparison.sides[1].label for comparison in comparisons)
-    parts = [f"{first.sides[0].label} -> {afters}: {_per_iteration(unit)}"]
+    parts = [f"{first.sides[0].label} -> {afters}: {per_iteration(unit)}"]
     counts = [_replicates(comparison) for comparison in comparisons]
     if any(counts):
         parts.append(" or ".join(dict.fromkeys(filter(None, counts))))
         parts.append(f"margin {first.margin or DEFAULT_MARGIN}")
     return ", ".join(parts)
-
-
-def _per_iteration(unit: str) -> str:
-    return unit if "/" in unit else f"{unit or 'figures'}/iteration"
-
-
-def _unit(rows: Sequence[Row]) -> str:
-    """Return the unit that all rows are printed in; empty where they have several."""
-    units = {_scale(row).unit for row in rows}
-    return units.pop() if len(units) == 1 else ""
 
 
 def _replicates(comparison: Comparison) -> str:
@@ -313,92 +296,6 @@ def _replicates(comparison: Comparison) -> str:
             f"{units} of alternating boots"
         )  # fmt: skip
     return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
-
-
-class _Scale(NamedTuple):
-    """How the figures of a row are printed: divided by `by`, in `unit`, to `places` places."""
-
-    by: float
-    unit: str
-    places: int
-
-    def __call__(self, value: float | None, sign: bool = False) -> str:
-        return "-" if value is None else _fixed(value / self.by, self.places, sign)
-
-
-def _fixed(value: float, places: int, sign: bool) -> str:
-    """Return a figure to `places` places; one that rounds to 0 has no sign."""
-    words = f"{value:{'+' if sign else ''}.{places}f}"
-    return words if words.strip("+-0.") else words.lstrip("+-")
-
-
-def _scale(row: Row) -> _Scale:
-    by, unit = 1.0, row.unit
-    figures = [value for value in (row.before, row.after) if value is not None]
-    size = max(map(abs, figures), default=0)
-    if row.unit in SECONDS and figures:
-        by, unit = next((scale for scale in SCALES if size >= scale[0]), SCALES[-1])
-    elif row.kind == "noisy" and size and not 1e-3 <= size < 1e9:
-        power = max(3 * floor(log10(size) / 3), -300)
-        by, unit = 10.0**power, f"1e{power} {unit}"
-    shown = [value / by for value in (*figures, row.shift) if value is not None]
-    if all(float(value).is_integer() for value in shown):
-        return _Scale(by, unit, 0)
-    size = max(map(abs, shown))
-    half = size / 100  # three to four figures where no interval says more
-    if row.interval is not None and row.interval[0] < row.interval[1]:
-        half = (row.interval[1] - row.interval[0]) / 2 / by
-    if not half or not size:
-        return _Scale(by, unit, 0)
-    most = max(DIGITS - 1 - floor(log10(size)), 0)
-    return _Scale(by, unit, min(max(1 - floor(log10(half)), 0), most))
-
-
-def _main(rows: Sequence[Row], unit: str, confidence: float, *, several: bool = False) -> Table:
-    """Return the table of rows, `several` afters of each one below the other.
-
-    It has a column of units where there is no one `unit`.
-    """
-    noisy = any(row.kind == "noisy" for row in rows)
-    interval = f"{100 * confidence:.4g} % interval" if noisy else "interval"
-    columns = [
-        Column("workload", "key"),
-        *([] if unit else [Column("unit", "word")]),
-        *([Column("side", "key")] if several else []),
-        *map(Column, ("before", "after", "shift", interval, "%")),
-        Column("verdict", "word"),
-    ]
-    lines: list[list[str | Cell]] = []
-    for row in rows:
-        scale = _scale(row)
-        lines.append(
-            [
-                row.workload,
-                *([] if unit else [scale.unit]),
-                *([row.to] if several else []),
-                *(scale(row.before), scale(row.after), scale(row.shift, sign=True)),
-                *(_interval(row, scale), _percent(row), _verdict(row)),
-            ]
-        )
-    return Table(columns, lines, grouped=several)
-
-
-def _interval(row: Row, scale: _Scale) -> str:
-    if row.kind == "exact":
-        return "exact"
-    if row.interval is None:
-        return "-"
-    return "[{}, {}]".format(*(scale(end, sign=True) for end in row.interval))
-
-
-def _percent(row: Row) -> str:
-    if row.percent is None:
-        return "-"
-    return _fixed(row.percent, 1 if abs(row.percent) >= 1 or not row.shift else 2, sign=True)
-
-
-def _verdict(row: Row) -> Cell:
-    return Cell(row.said, "doubt" if row.said.endswith("?") else TONES.get(row.verdict, ""))
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -467,29 +364,3 @@ def _spread_known(freedom: int) -> tuple[float, float]:
     z = sqrt(2 / (9 * freedom)) * 1.96
     low, high = (max(1 - 2 / (9 * freedom) + end, 0.05) ** 1.5 for end in (z, -z))
     return 1 / low, 1 / high
-
-
-def _explained(rows: Sequence[Row], level: str, *, several: bool) -> Table:
-    def percent(value: float | None, row: Row) -> str:
-        return f"{100 * value / abs(row.before):.2f}" if value is not None and row.before else "-"
-
-    columns = [
-        Column("workload", "key"),
-        *([Column("side", "key")] if several else []),
-        Column(f"{level}s"),
-        *(Column(name, unit="%") for name in ("spread", "MDE", "margin")),
-        *(Column(f"{level}s for within"), *map(Column, ("p, margin", "p, 0"))),
-    ]
-    lines = [
-        [
-            row.workload,
-            *([row.to] if several else []),
-            ", ".join(map(str, dict.fromkeys(row.units))),
-            *(percent(value, row) for value in (row.spread, row.detectable, row.margin)),
-            "-" if row.wanted_within is None else str(row.wanted_within),
-            *("-" if p is None else f"{p:.2g}" for p in (row.p, row.p_zero)),
-        ]
-        for row in rows
-        if row.spread is not None
-    ]
-    return Table(columns, lines)

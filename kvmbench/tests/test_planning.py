@@ -11,7 +11,7 @@ from kvmbench.comparison.verdicts import compare
 from kvmbench.planning import MARGIN, detectable, units_for_shift, units_within
 from kvmbench.tests.results_maker import of_boots, sides, table
 
-TABLES = 250  # 80 % of them is known to 2.5 %
+TABLES = 200  # 80 % of them is known to 2.8 %
 
 
 def called(n, shift, *, sd=0.005, rows=8, blocks=False, seed=1, **options):
@@ -65,14 +65,14 @@ def test_the_printed_effect_is_called_by_the_next_table():
     """Its spread is estimated from 10 v 10 runs; on average that costs nothing worth a word."""
     rng = np.random.default_rng(3)
     seen = []
-    for _ in range(60):
+    for _ in range(40):
         pilot = compare(*sides(*(table(1000 + 5 * rng.normal(size=(10, 8))) for _ in "ab")))
         shift = pilot.rows[0].detectable
         for _ in range(4):
             before, after = 1000 + 5 * rng.normal(size=(2, 10, 8))
             after[:, 0] += shift
             seen.append(compare(*sides(table(before), table(after))).rows[0].verdict == "slower")
-    assert 0.72 <= np.mean(seen) <= 0.88  # 240 of them: 80 % to 2.6 %
+    assert 0.72 <= np.mean(seen) <= 0.88  # 160 of them: 80 % to 3.2 %
 
 
 def test_rows_of_unlike_spreads_have_effects_of_their_spread():
@@ -101,12 +101,12 @@ def test_large_samples_go_with_the_square_root():
 
 @pytest.mark.parametrize(("sd", "about"), [(0.003, 4), (0.005, 8), (0.01, 22), (0.02, 88)])
 def test_units_within_the_margin(sd, about):
-    """Margin 1 %: normal theory asks for 2 (1.96 + 1.28)^2 (sd / margin)^2 pi / 3, or a few more."""
+    """Margin 1 %: by normal theory 2 (1.96 + 1.28)^2 (sd / margin)^2 pi / 3, or a few more."""
     count = units_within(sd, 0.01)
     assert about <= count <= 1.15 * about + 1
     rng = np.random.default_rng(5)
     verdicts = []
-    for _ in range(300):
+    for _ in range(200):
         before, after = 1000 * (1 + sd * rng.normal(size=(2, count, 1)))
         (row,) = compare(*sides(table(before, "w"), table(after, "w")), margin="1%").rows
         verdicts.append(row.interval[0] >= -row.margin and row.interval[1] <= row.margin)
@@ -143,7 +143,7 @@ def test_the_tail_is_scipys(freedom):
     assert student.tail(math.inf, freedom) == 0
 
 
-def test_shifts_of_means_are_scipys(rng=None):
+def test_shifts_of_means_are_scipys():
     before, after = [1.0, 2.0, 4.0], [5.0, 9.0, 6.0, 7.0]
     found = student.mean_shift(before, after)
     wanted = scipy.ttest_ind(after, before, equal_var=False)
