@@ -39,7 +39,7 @@ class Split:
 
     @property
     def false_alarms(self) -> list[str]:
-        """The rows that are said to have moved, though nothing changed."""
+        """The rows with a verdict that they moved, though nothing changed."""
         return self._rows("faster", "slightly faster", "slightly slower", "slower")
 
     @property

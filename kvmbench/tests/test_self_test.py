@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvmbench.catalog import published
+from kvmbench.comparison.rows import Margin
 from kvmbench.comparison.self_test import self_test
 from kvmbench.formats import from_published
 from kvmbench.results import Result
@@ -143,3 +144,36 @@ def test_seven_runs_are_judged_at_the_confidence_that_they_can_have():
     assert "94.29 % interval" in str(found)
     (first, *_) = self_test(Side("x", row("w", range(8)))).splits
     assert first.comparison.confidence == 0.95
+
+
+# Drift, before any split
+
+
+def drifting(n, share, seed):
+    """Return n runs of eight rows that rise by `share` in all, at a noise of 0.5 %."""
+    rng = np.random.default_rng(seed)
+    rise = share * np.linspace(0, 1, n)[:, None]
+    return Side("x", table(1000 * (1 + rise + 0.005 * rng.normal(size=(n, 8)))))
+
+
+@pytest.mark.parametrize("n", [8, 10])
+def test_a_drift_over_all_runs_is_found_before_the_split(n):
+    """A drift of 2 % in eight or ten runs, whose halves are too few to show one."""
+    for seed in range(10):
+        found = self_test(drifting(n, 0.02, seed))
+        assert found.words.startswith(f"Drift over all {n} runs: the rows move together"), seed
+        assert found.words in " ".join(str(found).split())
+
+
+def test_a_quiet_result_shows_no_drift():
+    quiet = sum("No drift over all 12 runs" in self_test(drifting(12, 0, seed)).words
+                for seed in range(40))  # fmt: skip
+    assert quiet >= 32  # 5 % of false alarms, twice
+
+
+def test_the_test_says_where_it_could_see_nothing():
+    four = self_test(drifting(4, 0.02, 1))
+    assert "So few runs could not have shown a drift: take 5 or more." in four.words
+    holm = self_test(drifting(4, 0, 1), correction="holm", margin=Margin(0))
+    text = " ".join(str(holm).split())
+    assert "No split decides any row, so that it could have seen nothing: take more runs." in text

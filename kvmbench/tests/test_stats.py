@@ -340,8 +340,9 @@ def plain_moderated(columns, spread_of, freedom, like, prior):
     return found
 
 
-def test_max_t_is_moderated_by_the_rows_alike(rng):
+def test_max_t_is_moderated_by_the_rows_alike():
     """Two rows alike, one of a hundredth of their spread, which stays as it is without others."""
+    rng = np.random.Generator(np.random.PCG64(1))
     n, centres = 4, [1000.0, 2000.0, 50.0]
     both = np.array(centres) * (1 + rng.normal(size=(2 * n, 3)) * [0.01, 0.012, 0.0001])
     both[n:] *= [1.02, 1, 1.0001]
