@@ -108,12 +108,15 @@ _THERE, _BACK = Operation(Op.SWITCH, 1), Operation(Op.SWITCH, 0)
 _HELD = (0x378, 3)  # ports, as `--ioperm on` has them; the vCPU's thread asks for others
 
 DEFERRAL = (
-    _row("handover_plain", "IN to userspace; the CPU goes to a task without an I/O bitmap, and back",
-         **_RETURNS, userspace=(_THERE, _BACK), others=(None,)),
-    _row("handover_bitmap", "IN to userspace; the CPU goes to a task with an I/O bitmap, which does IN, and back",
+    _row("handover_plain",
+         "IN to userspace; the CPU goes to a task without an I/O bitmap, and back", **_RETURNS,
+         userspace=(_THERE, _BACK), others=(None,)),
+    _row("handover_bitmap",
+         "IN to userspace; the CPU goes to a task with an I/O bitmap, which does IN, and back",
          **_RETURNS, userspace=(_THERE, Operation(Op.IO, _HELD[0], arg=1), _BACK), others=(_HELD,),
          needs=("ioperm",)),
-    _row("ioperm_after_exit", "IN to userspace; the thread gets a port by ioperm(), does IN, and gives it up",
+    _row("ioperm_after_exit",
+         "IN to userspace; the thread gets a port by ioperm(), does IN, and gives it up",
          **_RETURNS, needs=("ioperm",),
          userspace=(Operation(Op.IOPERM, 0x3BC, 3, 1), Operation(Op.IO, 0x3BC, arg=1),
                     Operation(Op.IOPERM, 0x3BC, 3, 0))),
