@@ -46,6 +46,7 @@ bench: $(VENV)/.dev
 # False alarms and power of `compare`, next to other tools' rules; minutes, into docs/statistics.md.
 statistics: $(VENV)/.dev
 	nice -n 15 $(BIN)/python -m kvmbench.tests.null_tables --write
+	nice -n 15 $(BIN)/python -m pytest -q --benchmark-disable -n 2 -m statistics
 
 check: lint types test
 	ci/package

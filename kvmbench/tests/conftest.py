@@ -26,6 +26,19 @@ settings.register_profile("ours", settings(), deadline=None, derandomize=IN_CI)
 settings.load_profile("ours")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "statistics: minutes of simulated tables: -m statistics")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the long simulations, which `make statistics` runs, unless -m names some mark."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("statistics")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 def _refuse_a_skip(report):
     """Make a failure of a skip whose reason CI does not accept."""
     if not (IN_CI and report.skipped) or hasattr(report, "wasxfail"):

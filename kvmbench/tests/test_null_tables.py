@@ -12,11 +12,11 @@ from kvmbench.tests import null_tables
 from kvmbench.tests.null_tables import DESIGNS, Design, cell, results
 from kvmbench.tests.results_maker import of_runs, sides
 
-QUICK = {10: 30, 20: 20}  # tables of a cell with so many units per side; else 80
+QUICK = {10: 20, 20: 12}  # tables of a cell with so many units per side; else 40
 
 
 def quick(design):
-    return 10 if design.rows > 8 else QUICK.get(max(design.n, design.m), 80)
+    return 10 if design.rows > 8 else QUICK.get(max(design.n, design.m), 40)
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)

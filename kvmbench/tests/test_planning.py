@@ -36,24 +36,30 @@ def called(n, shift, *, sd=0.005, rows=8, blocks=False, seed=3, tables=TABLES, *
     return found / tables
 
 
-@pytest.mark.parametrize("n", [4, 6, 8])
+long = pytest.mark.statistics
+
+
+@pytest.mark.parametrize("n", [pytest.param(4, marks=long), pytest.param(6, marks=long), 8])
 def test_a_table_of_eight_calls_its_minimum_detectable_effect_at_80_percent(n):
     (least, *_) = detectable([0.005] * 8, (n, n))
     assert 0.75 <= called(n, MARGIN + least, seed=5, tables=600 if n == 4 else TABLES) <= 0.85
 
 
+@long
 @pytest.mark.parametrize("n", [6, 9])
 def test_so_does_a_table_of_pairs(n):
     (least, *_) = detectable([0.005] * 8, (n, n), paired=True)
     assert 0.75 <= called(n, MARGIN + least, blocks=True) <= 0.85
 
 
+@long
 @pytest.mark.parametrize(("n", "correction"), [(3, "welch-holm"), (8, "welch-holm"), (8, "holm")])
 def test_so_do_the_other_corrections(n, correction):
     (least, *_) = detectable([0.005] * 8, (n, n), correction=correction)
     assert 0.75 <= called(n, MARGIN + least, correction=correction) <= 0.85
 
 
+@long
 def test_so_does_a_single_row_and_several_comparisons():
     (least,) = detectable([0.005], (6, 6))
     assert 0.75 <= called(6, MARGIN + least, rows=1) <= 0.85
@@ -61,6 +67,7 @@ def test_so_does_a_single_row_and_several_comparisons():
     assert 0.75 <= called(6, MARGIN + least, comparisons=2) <= 0.85
 
 
+@long
 def test_the_printed_effect_is_called_by_the_next_table():
     """Its spread is estimated from 8 v 8 runs; on average that costs little."""
     rng = np.random.default_rng(3)
