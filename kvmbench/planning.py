@@ -58,7 +58,7 @@ def detectable(
         return []
     level = (1 - confidence) / comparisons
     scale = sqrt(max(1.0, min(units) / LARGE))
-    n, m = (min(round(count / scale**2), 5 * LARGE) for count in units)
+    n, m = (min(round(count / scale**2), 3 * LARGE) for count in units)
     if min(n, m) < 2:
         return [None] * len(spreads)
     if known:
