@@ -136,7 +136,7 @@ def run(
     timeout: int,
     until: str | None,
     rows: tuple[str, ...],
-    most: int | None,
+    max: int | None,
     margin: str | None,
     explain: bool,
     label: dict[str, str],
@@ -157,7 +157,7 @@ def run(
     from kvmbench.lab.run import Plan, measure, result_of
     from kvmbench.labels import commit_labels, labelled
 
-    check_until(until, rows, most, margin)
+    check_until(until, rows, max, margin)
     if until is not None and len(kernel) < 2 and ioperm != "both":
         raise click.UsageError("--until decided needs two kernels or --ioperm both, to compare")
     keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
@@ -183,7 +183,7 @@ def run(
         else:
             look = Look(rows=rows, margin=margin)
             counted, result = measure_until(
-                found, workloads, plan, emulator, look, most=most or MOST, **whole, **more
+                found, workloads, plan, emulator, look, most=max or MOST, **whole, **more
             )
     result = labelled(result, commit_labels() | label)
     keep_recent(result)

@@ -63,7 +63,7 @@ measuring_options = together(
 @output_options("text", "markdown", "csv", "json")
 @keep_options
 def command(
-    explain: bool, keep_going: bool, until: str | None, rows: tuple[str, ...], most: int | None,
+    explain: bool, keep_going: bool, until: str | None, rows: tuple[str, ...], max: int | None,
     margin: str | None, against: str | None, format: str | None, output: str | None,
     save: str | None, append: bool, replace: bool, results_dir: str, **chosen: Any,
 ) -> None:  # fmt: skip
@@ -91,14 +91,14 @@ def command(
     Exit codes: 0 done, 1 failed or fewer runs than asked for, 2 usage, 130 stopped by Ctrl-C.
     kvmbench always prints and keeps the finished runs.
     """
-    check_until(until, rows, most, margin)
+    check_until(until, rows, max, margin)
     look = None
     if until is not None:
         if typed("runs"):
             raise click.UsageError("--until decided takes --max and no --runs")
         before = _before(against, chosen["ioperm"], results_dir)
         look = Look(rows=rows, margin=margin, before=before)
-        chosen["runs"] = most or MOST
+        chosen["runs"] = max or MOST
         if before is not None:
             chosen["runs"] = min(chosen["runs"], len(before.runs))
     elif against is not None:

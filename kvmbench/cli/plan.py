@@ -278,7 +278,7 @@ def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], out
 @until_options
 @allow_code_option
 def run(
-    path: str, switch: bool, until: str | None, rows: tuple[str, ...], most: int | None,
+    path: str, switch: bool, until: str | None, rows: tuple[str, ...], max: int | None,
     margin: str | None, allow_code: bool,
 ) -> None:  # fmt: skip
     """Measure the plan's next step, and name the kernel to boot next.
@@ -298,12 +298,12 @@ def run(
     """
     from kvmbench.live import plan as plans
 
-    check_until(until, rows, most, margin)
+    check_until(until, rows, max, margin)
     plan = read(plans.read, path)
     if switch and not plan.within_boot:
         raise click.UsageError("--switch needs a plan that was made with --within-boot")
     if until is not None:
-        rule = plans.Until(rows=list(rows), margin=margin, most=most or MOST)
+        rule = plans.Until(rows=list(rows), margin=margin, most=max or MOST)
         with naming(path):
             plan = plans.look_until(path, rule)
     plan = _looked(plan, path, quiet=True)  # a kill may have come before the look

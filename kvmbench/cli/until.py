@@ -30,7 +30,7 @@ until_options = together(
         "--rows", multiple=True, metavar="PATTERN",
         help="Rows that must be decided, may be repeated; the correction counts all.",
     ),
-    click.option("--max", "most", type=click.IntRange(2, 1000), metavar="N", help="Pairs at most."),
+    click.option("--max", type=click.IntRange(2, 1000), metavar="N", help="Pairs at most."),
     click.option(
         "--margin", type=click.UNPROCESSED, metavar="SHARE|NUMBER",
         help="Largest shift that does not matter, as for `kvmbench compare`.",

@@ -219,7 +219,7 @@ def test_fewer_runs_than_asked_for_are_no_success(measures):
 
 def test_patterns_choose_workloads_with_guest_code(measures):
     calls = measures(made(1000))
-    ok("measure", "mov_*_cr8", "hlt", "mov_to*")
+    ok("measure", "mov_*_cr8", "hlt", "mov_to_cr8*")
     assert calls[0]["workloads"] == ["mov_from_cr8", "mov_to_cr8", "hlt"]
     assert invoke("measure", "nothing*").exit_code == 2
 

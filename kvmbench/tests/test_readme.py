@@ -3,12 +3,14 @@
 import re
 import shlex
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 import kvmbench
+from kvmbench import catalog
 from kvmbench.cli.main import main
 from kvmbench.results import Boot, Result, Run, Series, write
 from kvmbench.tests import consoles
@@ -72,7 +74,10 @@ def examples(tmp_path, monkeypatch):
 def measured(tmp_path):
     """The results that the README's commands take: eight runs, and what vmexit printed."""
     runs = [
-        Run(series=[Series(workload="inl_from_qemu", kind="noisy", values=[6200 + number % 3])])
+        Run(
+            time=f"2026-11-26T10:0{number}:00+00:00",
+            series=[Series(workload="inl_from_qemu", kind="noisy", values=[6200 + number % 3])],
+        )
         for number in range(8)
     ]
     result = Result(boots=[Boot(runs=runs)])
@@ -87,6 +92,10 @@ def measured(tmp_path):
         "results/after.json",
     ):
         write(tmp_path / name, result)
+    recording = Path(__file__).with_name("recordings") / "hand-counted.txt"
+    (tmp_path / "perf.txt").write_text(recording.read_text())
+    profile = catalog.profile_toml(catalog.profiles()["patch-2017"])
+    (tmp_path / "cpu.toml").write_text(profile)
     for name in ("a.log", "b.log"):
         (tmp_path / name).write_text("cpuid 1291\nvmcall 1181\n")
     return tmp_path
