@@ -16,7 +16,7 @@ from kvmbench.errors import LiveError
 from kvmbench.model import Op
 
 if TYPE_CHECKING:
-    from kvmbench.live._kvm import Act
+    from kvmbench.live._kvm import _Act as Act
 
 __all__ = ["Turns", "acts"]
 
