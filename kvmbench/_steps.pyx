@@ -27,7 +27,7 @@ cdef extern from *:
 cdef enum:
     RUN_MAX = 4096                # equal EXITs counted together
     SPARE_MAX = 16                # free maps kept for the next task that wants one
-    N_COUNTERS = sizeof(KbCounters) // sizeof(uint64_t)
+    N_COUNTERS = sizeof(KbCounters) >> 3  # u64 each; a division has checks in the debug build
 
 cdef enum:                        # needs of an operation
     ANY = 0
