@@ -16,7 +16,7 @@ from kvmbench.cli.progress import note
 
 if TYPE_CHECKING:
     from kvmbench.comparison.document import Sort
-    from kvmbench.comparison.gates import Limit
+    from kvmbench.comparison.gates import Gate, Limit
     from kvmbench.comparison.shifts import BootSpread
     from kvmbench.comparison.verdicts import Comparison
     from kvmbench.units import Side
@@ -210,12 +210,19 @@ def command(
         comparisons, explain=explain, gate=gate, only_changed=only is not None, sort=sort
     )
     emit(found, format, output)
+    if gate is not None:
+        end_gated(gate, fail_inconclusive, format, output)
+
+
+def end_gated(gate: Gate, fail_inconclusive: bool, form: str | None, output: str | None) -> None:
+    """End with the code of a gate that failed; its lines go to stderr unless stdout has them."""
+    context = click.get_current_context()
     code = {"regression": REGRESSION, "inconclusive": INCONCLUSIVE if fail_inconclusive else 0}
-    if gate is not None and (status := code.get(gate.status)):
-        if output is not None or format not in (None, "text", "markdown"):
-            for line in gate.lines:  # stdout does not have them
-                note(line, "kvmbench compare")
-        click.get_current_context().exit(status)
+    if status := code.get(gate.status):
+        if output is not None or form not in (None, "text", "markdown"):
+            for line in gate.lines:
+                note(line, context.command_path)
+        context.exit(status)
 
 
 class _Incompatible(click.ClickException):

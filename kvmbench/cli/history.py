@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmbench.cli.common import complete, load_many, result_names
-from kvmbench.cli.compare import INCONCLUSIVE, MARGIN, REGRESSION, usage
+from kvmbench.cli.compare import MARGIN, end_gated, usage
 from kvmbench.cli.options import results_dir_option, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
@@ -98,12 +98,8 @@ def command(
     if format == "otava" and (gaps := left_out(found)):
         note(f"left out, as some results lack them: {', '.join(gaps)}", "kvmbench history")
     emit(document(found, judged), format, output)
-    code = {"regression": REGRESSION, "inconclusive": INCONCLUSIVE if fail_inconclusive else 0}
-    if judged is not None and (status := code.get(judged.status)):
-        if output is not None or format not in (None, "text", "markdown"):
-            for line in judged.lines:  # stdout does not have them
-                note(line, "kvmbench history")
-        click.get_current_context().exit(status)
+    if judged is not None:
+        end_gated(judged, fail_inconclusive, format, output)
 
 
 def _is_source(name: str) -> bool:

@@ -23,7 +23,7 @@ from kvmbench.comparison import steps as found_steps
 from kvmbench.comparison.fleet import load_all
 from kvmbench.comparison.history_rows import LEAST, Point, Row, Step
 from kvmbench.comparison.hosts import host_facts
-from kvmbench.errors import IncompatibleError, ResultError, unknown_name
+from kvmbench.errors import IncompatibleError, ResultError, listed, unknown_name
 from kvmbench.labels import label_of
 from kvmbench.report import Document, Reported
 from kvmbench.results import Boot, Number, Result, Run, Series
@@ -94,7 +94,7 @@ def history(
     if not points:
         if not left_out:
             raise ResultError("no results: a history needs files, or results kept with --save")
-        raise ResultError(_lacking(order, next(iter(left_out))))
+        raise ResultError(_lacking(order, list(left_out)))
     if last is not None:
         points = dict(list(points.items())[-last:])
     samples = [sample for sample in samples if sample.point in points]
@@ -127,9 +127,13 @@ def _named(results: Iterable[str | Path | tuple[str, Result]]) -> Iterable[tuple
             yield from ((name, result) for name, _, result in load_all([str(found)])[0])
 
 
-def _lacking(order: str, name: str) -> str:
+def _lacking(order: str, names: Sequence[str]) -> str:
+    name = names[0]
     if order == "time":
-        return f"{name}: its runs have no time: put the results in order by a label, --order LABEL"
+        return (
+            f"no result has a time ({listed(names)}): keep measurements with --save, or put the "
+            "results in order by a label, --order LABEL"
+        )
     return (
         f"{name}: no label {order!r}: `kvmbench save {name} NEW --label {order}=VALUE` sets it, "
         "--order time needs none"

@@ -194,7 +194,7 @@ def test_results_without_the_label_are_left_out():
     assert "without the label 'commit' are left out: day5" in str(found)
     with pytest.raises(ResultError, match="day5: no label 'commit'"):
         history(made[2:], order="commit")
-    with pytest.raises(ResultError, match="its runs have no time"):
+    with pytest.raises(ResultError, match="no result has a time"):
         history(exact(1, 2, time=False))
     with pytest.raises(ResultError, match="no results"):
         history([])

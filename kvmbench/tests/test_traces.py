@@ -126,15 +126,11 @@ def read(lines, form="tracefs", age="5.10", **options):
 def of_bytes(data, *, by_vcpu=False):
     text = type("Text", (), dict(first=data[:1], share=None, name="x"))()
     text.pieces = lambda: iter([data])
-    reader, kinds, history = Reader(), np.zeros(len(Kind), np.int64), None
 
     def make(reader, infer, switches):
         return History(reader.names, infer=infer, switches=switches, by_vcpu=by_vcpu)
 
-    for history, batch in recordings.batches(text, reader, make):
-        kinds += np.bincount(batch["kind"], minlength=len(Kind))
-        history.feed(batch)
-    return recordings.recording_of("x", reader, history, kinds, by_vcpu=by_vcpu)
+    return recordings._recording_of("x", *recordings._read(text, make, None, None), by_vcpu)
 
 
 def test_perf_on_pvm_infers_exits():

@@ -19,10 +19,9 @@ from kvmbench.model import Profile
 from kvmbench.scenario.scenario import TIME_MAX, Scenario, Tasks
 from kvmbench.traces._history import History
 from kvmbench.traces._reader import Reader
-from kvmbench.traces.events import Kind, PlainCount, TaskCount
-from kvmbench.traces.recording import Progress, Recording, batches, recording_of
+from kvmbench.traces.events import PlainCount, TaskCount
+from kvmbench.traces.recording import Progress, Recording, read_events
 from kvmbench.traces.replay import Kinds, clock_of
-from kvmbench.traces.source import open_text
 
 __all__ = ["recorded_scenario", "scenario_toml"]
 
@@ -47,17 +46,11 @@ def recorded_scenario(
         return History(reader.names, infer=infer, switches=switches, hz=hz, kind=found_kinds.index)
 
     names = [kind.name for kind in found_kinds.extended().kinds]
-    with open_text(source) as text:
-        reader, found, seen = Reader(), None, np.zeros(len(Kind), np.int64)
-        for found, events in batches(text, reader, history, progress):
-            seen += np.bincount(events["kind"], minlength=len(Kind))
-            at = 0
-            while at < len(events):
-                at = found.feed(events, at)
-                _count(found, names, mix)
-    recording = recording_of(text.name, reader, found, seen)
-    assert found is not None
-    _count(found, names, mix)
+
+    def take(ready: History) -> None:
+        _count(ready, names, mix)
+
+    recording, found = read_events(source, history, take, progress)
     mix.pop(names[-1], None)  # entries are no exits
     return _scenario(recording, found, mix, hz), recording
 

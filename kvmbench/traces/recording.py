@@ -25,7 +25,7 @@ from kvmbench.traces.source import Text, open_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Progress", "Reason", "Recording", "Task", "batches", "read_recording", "recording_of"]
+__all__ = ["Progress", "Reason", "Recording", "Task", "read_events", "read_recording"]
 
 SNIFFED = 16  # pieces of text in which the first event of KVM decides how exits are told
 Progress = Callable[[str, float | None], None]
@@ -144,11 +144,44 @@ def read_recording(
     with open_text(source) as text:
         if exit_mix.matches(text.first):
             return _of_mix(text, by_vcpu)
-        reader, found, kinds = Reader(), None, np.zeros(len(Kind), np.int64)
-        for found, events in batches(text, reader, history, progress):
-            kinds += np.bincount(events["kind"], minlength=len(Kind))
-            found.feed(events)
-    return recording_of(text.name, reader, found, kinds, by_vcpu=by_vcpu)
+        read = _read(text, history, None, progress)
+    return _recording_of(text.name, *read, by_vcpu)
+
+
+def read_events(
+    source: str | Path, make: Histories, take: Callable[[History], None],
+    progress: Progress | None = None,
+) -> tuple[Recording, History]:  # fmt: skip
+    """Read a recording to its end; return it with the history that `make` returned.
+
+    `take` is called whenever the history has operations to take from it. Raises ResultError as
+    `read_recording`, and for a report of counts; OSError.
+    """
+    with open_text(source) as text:
+        if exit_mix.matches(text.first):
+            raise ResultError(f"{text.name}: a report of counts, without the order that this needs")
+        read = _read(text, make, take, progress)
+    # After the text is closed: where another program printed it, its error goes first.
+    recording = _recording_of(text.name, *read, False)
+    _, history, _ = read
+    assert history is not None
+    take(history)
+    return recording, history
+
+
+def _read(
+    text: Text, make: Histories, take: Callable[[History], None] | None, progress: Progress | None
+) -> tuple[Reader, History | None, NDArray[np.int64]]:
+    """Return the reader and the history of a whole text, and its numbers of events by kind."""
+    reader, history, kinds = Reader(), None, np.zeros(len(Kind), np.int64)
+    for history, events in _batches(text, reader, make, progress):
+        kinds += np.bincount(events["kind"], minlength=len(Kind))
+        at = 0
+        while at < len(events):
+            at = history.feed(events, at)
+            if take is not None:
+                take(history)
+    return reader, history, kinds
 
 
 def _of_mix(text: Text, by_vcpu: bool) -> Recording:
@@ -181,12 +214,10 @@ def _of_mix(text: Text, by_vcpu: bool) -> Recording:
     )  # fmt: skip
 
 
-def batches(
-    text: Text, reader: Reader, make: Histories, progress: Progress | None = None
+def _batches(
+    text: Text, reader: Reader, make: Histories, progress: Progress | None
 ) -> Iterator[tuple[History, NDArray[np.void]]]:
     """Yield the events of a text in batches, with the history that `make` returns for them."""
-    if exit_mix.matches(text.first):
-        raise ResultError(f"{text.name}: a report of counts, without the order that this needs")
     history: History | None = None
     waiting: list[NDArray[np.void]] = []
     pieces = text.pieces()
@@ -211,15 +242,11 @@ def _has_kvm(events: NDArray[np.void]) -> bool:
     return bool((events["kind"] <= Kind.NESTED).any())
 
 
-def recording_of(
-    name: str, reader: Reader, history: History | None, kinds: Sequence[int] | NDArray[np.int64],
-    *, by_vcpu: bool = False,
-) -> Recording:  # fmt: skip
-    """Return the recording that a reader and a history have read to its end.
-
-    `kinds` are the numbers of events by kind. Raises ResultError where none is an event of KVM.
-    """
-    if history is None or not sum(kinds[: Kind.NESTED + 1]):
+def _recording_of(
+    name: str, reader: Reader, history: History | None, kinds: NDArray[np.int64], by_vcpu: bool
+) -> Recording:
+    """Return the recording that `_read` has read. Raises ResultError where none is KVM's event."""
+    if history is None or not kinds[: Kind.NESTED + 1].any():
         raise ResultError(f"{name}: {_nothing(reader, kinds)}")
     history.end()
     tasks = history.task_counts()

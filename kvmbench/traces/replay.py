@@ -25,9 +25,7 @@ from kvmbench.report import Document, Reported
 from kvmbench.traces._history import CPUS_MAX, TASKS_MAX, History
 from kvmbench.traces._reader import Reader
 from kvmbench.traces.document import replay_document
-from kvmbench.traces.events import Kind
-from kvmbench.traces.recording import Progress, Recording, Task, batches, recording_of
-from kvmbench.traces.source import open_text
+from kvmbench.traces.recording import Progress, Recording, Task, read_events
 
 __all__ = ["CLOCK_HZ", "Kinds", "Replay", "Side", "clock_of", "replay_recording"]
 
@@ -239,29 +237,20 @@ def replay_recording(
             holds=holders if holders.wanted else None,
         )  # fmt: skip
 
-    def run(ready: History) -> int:
+    def run(ready: History) -> None:
+        nonlocal operations
         ops, owners = ready.take()
         spent = [np.empty(len(ops), np.uint64) for _ in machines]
         for machine, cycles in zip(machines, spent, strict=True):
             machine.run(ops, cycles_out=cycles)
         saved = spent[0].astype(np.int64) - spent[1].astype(np.int64)
         np.add.at(worths, owners + 1, saved)
-        return len(ops)
+        operations += len(ops)
 
-    with open_text(source) as text:
-        reader, found, seen = Reader(), None, np.zeros(len(Kind), np.int64)
-        for found, events in batches(text, reader, history, progress):
-            seen += np.bincount(events["kind"], minlength=len(Kind))
-            at = 0
-            while at < len(events):
-                at = found.feed(events, at)
-                operations += run(found)
-    recording = recording_of(text.name, reader, found, seen)
-    assert found is not None
-    operations += run(found)
-    holders.check(text.name)
+    recording, found = read_events(source, history, run, progress)
+    holders.check(recording.source)
     if {r.reason.upper() for r in recording.reasons if r.reason} & set(_ARM):
-        raise ResultError(f"{text.name}: exits of arm64, which has no TR to reload")
+        raise ResultError(f"{recording.source}: exits of arm64, which has no TR to reload")
     tasks = dict(zip(found.task_counts(), recording.tasks, strict=True))
     return Replay(
         recording=recording,
