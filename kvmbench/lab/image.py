@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import kvmbench
@@ -37,6 +38,7 @@ UNUSED = re.compile(
 SETUP, KERNEL, CMDLINE = 0x80000, 0x100000, 0x90000  # physical addresses
 INITRD_ALIGN = 0x100000
 SECTOR = 512
+KEPT = 4  # images in the cache: each version of kvmbench makes one, 60 to 170 MB
 
 Entry = tuple[str, int, bytes]  # path without the first /, mode, content
 
@@ -169,6 +171,9 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     entries += _compiled(_closure(modules), by_path)
     cache.mkdir(parents=True, exist_ok=True)
     replace_file(image, cpio(entries))
+    with suppress(FileNotFoundError):  # another process removes them too
+        for old in sorted(cache.glob("python-*.cpio"), key=os.path.getmtime)[:-KEPT]:
+            old.unlink()
     return image
 
 
