@@ -9,6 +9,7 @@ import click
 
 from kvmbench.cli.common import (
     Group,
+    chosen_workloads,
     command_line,
     complete,
     known_policies,
@@ -26,7 +27,7 @@ from kvmbench.cli.options import (
     together,
     workload_options,
 )
-from kvmbench.cli.output import emit, output_options
+from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
@@ -34,7 +35,6 @@ from kvmbench.cli.until import MOST, Look, check_until, until_options
 if TYPE_CHECKING:
     from kvmbench.lab.emulator import Emulator
     from kvmbench.lab.kernel import Kernel, Vendor
-    from kvmbench.workloads import Workload
 
 DEFAULT = ("cpuid", "vmcall", "mov_from_cr8", "mov_to_cr8", "inl_from_pmtimer", "inl_from_qemu",
            "inl_from_kernel", "outl_to_kernel")  # fmt: skip
@@ -162,9 +162,7 @@ def run(
         raise click.UsageError("--until decided needs two kernels or --ioperm both, to compare")
     keep = keeper(save, {"lab"}, append=append, replace=replace, results_dir=results_dir)
     known = known_workloads(workload_file)
-    workloads: list[Workload] = [
-        pick("workload", name, known) for name in dict.fromkeys(names or DEFAULT)
-    ]
+    workloads = chosen_workloads(names or DEFAULT, known, lambda found: found.guest is not None)
     _check_policy(policy)
     plan = Plan(
         ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
@@ -260,6 +258,42 @@ def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: 
     emit(ioperm_document(answers), format, output)
     if any(t["allowed"] != t["ioperm"] for listed in tries for t in listed):
         click.get_current_context().exit(1)
+
+
+@command.command("record")
+@workload_options
+@_kernel_option
+@_cpu_option
+@click.option(
+    "--iterations", type=click.IntRange(1, 5000), default=200, show_default=True,
+    help="Iterations of each workload's round.",
+)  # fmt: skip
+@_timeout_option
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Write the recording to FILE and print the counts, instead of the recording.",
+)  # fmt: skip
+def record(
+    names: tuple[str, ...], workload_file: str | None, ioperm: Literal["off", "on", "both"],
+    kernel: str, cpu: str, iterations: int, timeout: int, output: str | None,
+) -> None:  # fmt: skip
+    """Record a kernel's tracepoints while each WORKLOAD runs; the patch's eight by default.
+
+    The recording is that of tracefs: kvm:*, sched_switch and ioperm(). `kvmbench trace` reads it.
+    """
+    from kvmbench.lab.record import record
+    from kvmbench.lab.run import Plan
+
+    known = known_workloads(workload_file)
+    workloads = chosen_workloads(names or DEFAULT, known, lambda found: found.guest is not None)
+    plan = Plan(record=True, ioperm=ioperm, iterations=(iterations, 3 * iterations), limit=timeout)
+    with _Failures(), Progress() as show:
+        emulator = _emulator()
+        chosen, vendor = _kernel(kernel, cpu)
+        found = record(chosen, vendor, workloads, plan, emulator, workload_file, show)
+    write_out(found.text, output)
+    if output not in (None, "-"):
+        emit(found.document(), None, None)
 
 
 @command.command("differ")

@@ -32,19 +32,19 @@ def command() -> None:
 def new(result: str, output: str | None, name: str | None, results_dir: str) -> None:
     """Make a cost profile from the rows of RESULT.
 
+    FILE#CONFIGURATION is one configuration of a result, such as a kernel of `kvmbench lab run`.
     RESULT needs the rows empty, gdt_write and ltr, measured where the CPU executes the guest's
     CPL 0 itself. Each figure has its interval and its source; the command lists the figures that
     no measurement here can distinguish, which stay assumed.
     """
-    from pathlib import Path
-
     from kvmbench.catalog import profile_toml
+    from kvmbench.comparison.sides import load_sides
     from kvmbench.errors import ResultError
     from kvmbench.live.costs import costing
 
-    loaded = load_result(result, results_dir)
     try:
-        found = costing(loaded, name or loaded.name or Path(result).stem)
+        (side,) = load_sides([result], lambda file: load_result(file, results_dir))
+        found = costing(side.result, name or side.result.name or side.label, side.configuration)
     except ResultError:
         raise  # of the file, no usage
     except ValueError as error:

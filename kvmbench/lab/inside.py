@@ -12,7 +12,10 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from kvmbench.workloads import Workload
 
 __all__ = ["END", "SECTION", "WRITE", "InnerJob", "main"]
 
@@ -21,6 +24,10 @@ SECTION = 1 << 41  # a mark from here on begins a section, whose number is added
 JOB = Path("/job.json")
 MODULES = Path("/modules")
 MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"))
+TRACING = Path("/sys/kernel/tracing")
+EVENTS = ("kvm", "sched/sched_switch", "syscalls/sys_enter_ioperm", "syscalls/sys_exit_ioperm")
+BUFFER = 32 << 10  # kB of the kernel's ring: a round of 500 iterations takes some hundred kB
+CHUNK = 1 << 20  # characters
 LIVE_SECONDS = 3.0  # of the machine's clock, 100 million instructions each
 HOUR = 3600.0  # seconds of the machine's clock, which bounds nothing: the emulator's time does
 
@@ -40,6 +47,7 @@ class InnerJob(TypedDict):
     histories: list[str]  # the seed of each
     operations: int  # of a history
     live: bool  # run the commands `host` and `measure --ioperm both`
+    record: bool  # record the kernel's events of the workloads instead of counting them
 
 
 def main() -> None:
@@ -76,15 +84,19 @@ def say(*words: object) -> None:
 
 
 def _mount() -> None:
-    library = ctypes.CDLL(None, use_errno=True)
     for kind, where in MOUNTS:
         os.makedirs(where, exist_ok=True)
-        if library.mount(kind.encode(), where.encode(), kind.encode(), 0, None):
-            number = ctypes.get_errno()
-            if not os.path.ismount(where):
-                raise OSError(number, os.strerror(number), f"mount of {where}")
+        _mount_one(kind, where)
     for name in ("TMPDIR", "HOME"):
         os.environ[name] = "/tmp"
+
+
+def _mount_one(kind: str, where: str) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mount(kind.encode(), where.encode(), kind.encode(), 0, None):
+        number = ctypes.get_errno()
+        if not os.path.ismount(where):
+            raise OSError(number, os.strerror(number), f"mount of {where}")
 
 
 def _load(module: Path) -> None:
@@ -99,7 +111,9 @@ def _load(module: Path) -> None:
 
 def _do(job: InnerJob) -> None:
     begun = time.monotonic()
-    if job["workloads"]:
+    if job["record"]:
+        _record(job)
+    elif job["workloads"]:
         _measure(job)
     if job["check_io"]:
         _check_io(job["check_io"], job["seed"])
@@ -118,16 +132,21 @@ def _do(job: InnerJob) -> None:
     say("took", time.monotonic() - begun)
 
 
-def _measure(job: InnerJob) -> None:
-    import msgspec
-
-    from kvmbench.live.engine import Plan, measure
+def _workloads(job: InnerJob) -> list[Workload]:
     from kvmbench.workloads import load_workloads, merge, workloads
 
     known = dict(workloads())
     for file in job["workload_files"]:
         known = merge(known, load_workloads(file), file)
-    chosen = [known[name] for name in job["workloads"]]
+    return [known[name] for name in job["workloads"]]
+
+
+def _measure(job: InnerJob) -> None:
+    import msgspec
+
+    from kvmbench.live.engine import Plan, measure
+
+    chosen = _workloads(job)
     section = 0
     for number in range(job["runs"]):
         for iterations in job["iterations"]:
@@ -140,6 +159,34 @@ def _measure(job: InnerJob) -> None:
             result = measure(chosen, plan, progress=lambda name, _: say("at", name))
             say("result", section, number, iterations, msgspec.to_builtins(result))
             section += 1
+
+
+def _record(job: InnerJob) -> None:
+    """Record what the kernel's tracepoints say of one round of each workload, between two marks."""
+    from kvmbench.lab.histories import HISTORY
+    from kvmbench.live.engine import Plan, measure
+
+    _mount_one("tracefs", str(TRACING))
+    for event in EVENTS:
+        (TRACING / "events" / event / "enable").write_text("1")
+    switch = TRACING / "tracing_on"
+    switch.write_text("0")
+    (TRACING / "buffer_size_kb").write_text(str(BUFFER))
+    (TRACING / "trace").write_text("")
+    ioperm: Any = job["ioperm"]
+    plan = Plan(
+        runs=1, rounds=1, iterations=job["iterations"][0], ioperm=ioperm, seconds=HOUR,
+        seed=job["seed"],
+    )  # fmt: skip
+    chosen = _workloads(job)
+    mark(HISTORY)
+    switch.write_text("1")
+    measure(chosen, plan, progress=lambda name, _: say("at", name))
+    switch.write_text("0")
+    mark(HISTORY + 1)
+    with (TRACING / "trace").open(errors="replace") as lines:
+        while chunk := lines.read(CHUNK):
+            say("recorded", chunk)
 
 
 def _check_io(cases: int, seed: int) -> None:

@@ -66,6 +66,7 @@ class Plan:
     histories: tuple[str, ...] = ()  # the seed of each history of `kvmbench lab differ`
     operations: int = 0  # of a history
     live: bool = False  # run `kvmbench host` and `kvmbench measure --ioperm both` there
+    record: bool = False  # record the kernel's events of the workloads instead of counting them
     boot_limit: float = 600.0  # seconds until the machine's first word
     silence_limit: float = 600.0  # seconds between two words
     limit: float = 3600.0  # seconds for one kernel
@@ -90,7 +91,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     live: tuple[Host, list[dict[str, str]], Result] | None = None  # facts, findings, measurement
     answers: dict[int, bytes] = field(default_factory=dict)  # of each history
-    marks: dict[int, Mark] = field(default_factory=dict)  # of the histories, by tag
+    marks: dict[int, Mark] = field(default_factory=dict)  # of histories and recordings, by tag
+    recorded: str = ""  # the text of the kernel's trace file
     seconds: float = 0.0  # from the emulator's start to its end
 
 
@@ -179,6 +181,7 @@ def boot(
         ioperm=plan.ioperm, runs=plan.runs, rounds=plan.rounds, iterations=list(plan.iterations),
         check_io=plan.check_io, check_ioperm=plan.check_ioperm, seed=plan.seed,
         histories=list(plan.histories), operations=plan.operations, live=plan.live,
+        record=plan.record,
     )  # fmt: skip
     extra = [("job.json", 0o100644, json.dumps(job).encode())]
     for number, (name, content) in enumerate(kernel.module_files(vendor)):
@@ -223,10 +226,10 @@ def boot(
         if not ended:
             raise _with_console(kernel, _why(process.returncode, folder), folder)
         report.seconds = time.monotonic() - begun
-        if plan.histories:
+        if plan.histories or plan.record:
             with (folder / "counts").open() as lines:
                 report.marks = marks(lines)
-        if workloads:
+        elif workloads:
             text = (folder / "counts").read_text() if (folder / "counts").exists() else ""
             report.rows = rows(parse(text), job["workloads"])
     return report
@@ -300,6 +303,8 @@ def _listen(
                     report.answers[number] = bytes.fromhex(found)
                     done = len(report.answers)
                     progress(f"history {done}", 0.1 + 0.9 * done / len(plan.histories))
+                case ["recorded", text]:
+                    report.recorded += text
                 case ["failed", why, *_]:
                     raise LabError(str(why))
                 case ["end"]:
@@ -433,7 +438,9 @@ def _series(one: Counted, index: int) -> Iterator[Series]:
         configuration = one.kernel.label + (BITMAP if row.bitmap else "")
         key = (row.workload, row.bitmap)
         own: dict[str, int | float] = {
-            name: exact(row.figure(name)) for name in row.values if exact(row.figure(name))
+            name: exact(row.figure(name))
+            for name in row.values
+            if exact(row.figure(name)) or name == "exits"
         }
         if row.tr_limits:
             own["tr_limit_least"], own["tr_limit_greatest"] = row.tr_limits
@@ -443,7 +450,7 @@ def _series(one: Counted, index: int) -> Iterator[Series]:
             values=list(row.by_run("instructions")[index]), counts=own,
         )  # fmt: skip
         for name in () if index else row.values:
-            if name.startswith("instructions") or (name != "ltr" and name not in own):
+            if name.startswith("instructions") or (name != "ltr" and not own.get(name)):
                 continue
             is_ltr = name == "ltr"
             yield Series(

@@ -13,12 +13,12 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from kvmbench.catalog import profiles
-from kvmbench.errors import ResultError
+from kvmbench.errors import ResultError, brief
 from kvmbench.live.document import COST, EMPTY, costs
 from kvmbench.live.engine import BITMAP, CONTROL, LEFT, NO_BITMAP
 from kvmbench.model import ExitKind, Profile, Provenance
 from kvmbench.report import Block, Column, Document, Heading, Items, Note, Table
-from kvmbench.report.figures import count
+from kvmbench.report.figures import count, plural
 from kvmbench.results import Result, Series
 from kvmbench.stats import median_interval
 from kvmbench.workloads import OVERLAPS, Workload, workloads
@@ -56,6 +56,7 @@ class Costing:
     """A measured cost profile, and the facts that it leaves out or assumes."""
 
     profile: Profile
+    place: str  # where and when its rows were measured: the end of each measured figure's source
     left_out: Mapping[str, str]  # measured row -> why it is no exit kind of the profile
     remarks: tuple[str, ...]
 
@@ -67,13 +68,15 @@ class Costing:
             if origin.basis == "measured":
                 ends = origin.interval
                 interval = "-" if ends is None else f"{count(ends[0])}..{count(ends[1])}"
-                measured.append((figure, count(value), interval, origin.source))
+                words = origin.source.removesuffix(self.place)
+                measured.append((figure, count(value), interval, words))
             else:
                 words = f"{count(value)}: {origin.source}" if value else origin.source
                 assumed.setdefault(words, []).append(figure)
         figures = [Column(name, unit="cycles") for name in ("cost", "95 % interval")]
         columns = [Column("figure", "key"), *figures, Column("source", "word")]
         blocks: list[Block] = [Table(columns, measured)]
+        blocks += [Note(f"The rows were measured{self.place}.")] if self.place else []
         blocks += [Heading("Assumed, because no measurement here tells them from the others:")]
         blocks += [Items([f"{', '.join(names)}: {words}" for words, names in assumed.items()])]
         if self.left_out:
@@ -128,12 +131,13 @@ def _is_time(series: Series) -> bool:
     return series.unit in ("cycles", "instructions") and ":" not in series.workload
 
 
-def costing(result: Result, name: str) -> Costing:
+def costing(result: Result, name: str, configuration: str | None = None) -> Costing:
     """Return the cost profile `name` that the rows of a measured result give.
 
     The result needs the rows `empty`, `gdt_write` and `ltr`, measured where the CPU executes the
     guest's CPL 0 itself. Every other row at CPL 0 that makes no or one exit per iteration becomes
-    an exit kind. With the two configurations of `--ioperm both`, the one without a bitmap counts.
+    an exit kind. `configuration` names those of a result that has several; of the two of `--ioperm
+    both` the one without a bitmap counts.
 
     A row that returns to userspace has its kernel part assumed as that of `inl_from_kernel`, and
     host_save, host_restore and the costs without a row as in the profile `patch-2017`.
@@ -141,10 +145,13 @@ def costing(result: Result, name: str) -> Costing:
     Raises ResultError where a row is missing, LTR left the guest or was emulated, or the kernel
     is one whose exits hold a reload; ValueError for a name that no profile can have.
     """
-    configuration = NO_BITMAP if BITMAP in result.configurations() else ""
+    known = result.configurations()
+    if configuration is None:
+        configuration = NO_BITMAP if BITMAP in known else "".join(known[:1])
+        if len(known) > 1 and configuration != NO_BITMAP:
+            names = ", ".join(map(brief, known))
+            raise ResultError(f"several configurations: name one, as in RESULT#{known[0]}: {names}")
     rows = _Rows(result, configuration)
-    if not rows.series and len(result.configurations()) == 1:
-        rows = _Rows(result, result.configurations()[0])
     _check(result, rows)
     figures: dict[str, int] = {}
     origins: dict[str, Provenance] = {}
@@ -153,7 +160,7 @@ def costing(result: Result, name: str) -> Costing:
     left_out: dict[str, str] = {}
 
     def state(path: str, figure: Figure, words: str) -> int:
-        source = f"{words}; median of {figure.runs} runs{place}"
+        source = f"{words}; median of {plural(figure.runs, 'run')}{place}"
         origins[path] = Provenance("measured", source, figure.ends)
         figures[path] = figure.cost
         return figure.cost
@@ -198,9 +205,10 @@ def costing(result: Result, name: str) -> Costing:
     for path in profile.figures():
         if path not in origins:
             origins[path] = _assumed(path, profile, base)
-    return Costing(
-        replace(profile, provenance=origins), left_out, (*remarks, *_bitmap(result, profile))
-    )
+    remarks += _bitmap(result, profile)
+    if "instructions" in {s.unit for listed in rows.series.values() for s in listed}:
+        remarks.append("These figures are instructions, not cycles: they test the way, no CPU.")
+    return Costing(replace(profile, provenance=origins), place, left_out, tuple(remarks))
 
 
 def _check(result: Result, rows: _Rows) -> None:
@@ -338,7 +346,9 @@ def _place(result: Result) -> str:
     """Return where and when the rows were measured, as the end of a sentence."""
     boot = result.boots[0]
     times = [run.time for _, run in result.runs() if run.time]
-    facts = [boot.host.cpu, f"Linux {boot.host.kernel}" if boot.host.kernel else None]
+    emulated = any(run.engine == "lab" for _, run in result.runs())
+    cpu = f"an emulated {boot.host.cpu}, in instructions" if emulated else boot.host.cpu
+    facts = [cpu, f"Linux {boot.host.kernel}" if boot.host.kernel else None]
     facts += [min(times)[:10] if times else None]
     known = ", ".join(fact for fact in facts if fact)
     return f" on {known}" if known else ""

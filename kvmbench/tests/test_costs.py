@@ -3,13 +3,15 @@
 import json
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 from string import printable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmbench import simulate
+from kvmbench import load, simulate
 from kvmbench.catalog import load_profile, profile_toml, profiles
 from kvmbench.errors import FileError, ResultError
 from kvmbench.live.costs import costing
@@ -110,6 +112,30 @@ def test_bitmap():
     found = costing(result, "mine")
     assert found.profile.costs.ltr == 300
     assert any("inl_from_qemu 500 (500..500)" in remark for remark in found.remarks)
+
+
+def test_instructions_counted_in_the_lab():
+    """Debian's 6.12 on an emulated Haswell: LTR is one instruction, the store before it another."""
+    result = load(Path(__file__).parent / "corpus" / "lab-costs.json")
+    found = costing(result, "lab")
+    costs = found.profile.costs
+    assert (costs.gdt_write, costs.ltr) == (1, 1)
+    kinds = {kind.name: kind for kind in found.profile.kinds}
+    assert kinds["mov_to_cr8"].cycles == 1
+    assert not kinds["mov_to_cr8"].exits
+    assert kinds["cpuid"].exits
+    assert not kinds["cpuid"].user
+    assert kinds["inl_from_qemu"].user
+    assert not found.left_out
+    text = str(found.document())
+    assert "instructions, not cycles" in text
+    assert "an emulated Intel(R) Core(TM) i7-4770" in text
+    both = [msgspec.structs.replace(s, configuration="other") for _, _, s in result.series()]
+    run = Run(engine="lab", series=[*(s for _, _, s in result.series()), *both])
+    two = Result(tool="t", boots=[Boot(id="b", host=result.boots[0].host, runs=[run])])
+    with pytest.raises(ResultError, match=r"name one, as in RESULT#6\.12: '6\.12', 'other'"):
+        costing(two, "lab")
+    assert costing(two, "lab", "other").profile.costs.ltr == 1
 
 
 @pytest.mark.parametrize(
