@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -154,27 +155,25 @@ def test_a_policy_profile_and_workload_of_ones_own(monkeypatch):
 
 
 class Environment:
-    """A clean virtual environment with the wheel of this tree installed, and Cython."""
+    """A virtual environment with this tree's package in its site-packages, as its wheel puts it.
+
+    ci/package builds the wheel itself. All other packages are those of the running interpreter.
+    """
 
     def __init__(self, home):
         self.home = home
-        venv.create(home, with_pip=True)
+        venv.create(home)
         self.python = home / "bin" / "python"
-        # From a copy: pip builds in a tree's own build/, where other builds leave things too.
-        left_out = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info")
-        shutil.copytree(ROOT, home / "tree", ignore=left_out)
-        self.pip("wheel", "--no-deps", "--wheel-dir", home / "wheels", home / "tree")
-        (wheel,) = (home / "wheels").glob("kvmbench-*.whl")
-        self.pip("install", wheel, "cython", "setuptools")
+        (site,) = home.glob("lib/python*/site-packages")
+        left_out = shutil.ignore_patterns("tests", "__pycache__")
+        shutil.copytree(ROOT / "kvmbench", site / "kvmbench", ignore=left_out)
+        paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        (site / "others.pth").write_text("".join(f"{path}\n" for path in sorted(paths)))
 
     def run(self, *command, **options):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "KVMBENCH"))}
         options = dict(capture_output=True, text=True, cwd=self.home, env=clean) | options
         return subprocess.run([str(part) for part in command], **options)
-
-    def pip(self, *arguments):
-        done = self.run(self.python, "-m", "pip", "--disable-pip-version-check", "-q", *arguments)
-        assert done.returncode == 0, done.stderr[-2000:]
 
     def build(self, source):
         return self.run(self.python, "setup.py", "-q", "build_ext", "--inplace", cwd=source)
