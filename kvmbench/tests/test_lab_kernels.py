@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -171,3 +172,30 @@ def test_the_patch_on_a_real_kernel():
             counts = found[name, configuration].counts
             limits = counts["tr_limit_least"], counts["tr_limit_greatest"]
             assert limits == ((0x4087, 0x4087) if reloads else (0x67, 0x67))
+
+
+@in_tree
+@pytest.mark.parametrize("vendor", ["vmx", "svm"])
+def test_releases(vendor):
+    """LTR of each exit on SVM up to 6.4 and never from 6.5 on; none on VMX without a bitmap."""
+    result = kvmbench.load(str(SOURCE / "results" / "lab" / f"releases-{vendor}.json"))
+    found = {(s.workload, s.configuration): s for _, _, s in result.series()}
+    for name in DEFAULT:
+        exits = 0 if "cr8" in name else 1
+        for release in ("5.10", "6.1", "6.12", "7.2"):
+            counts = found[name, release].counts
+            assert counts.get("exits", 0) == exits
+            pays = exits if vendor == "svm" and release in ("5.10", "6.1") else 0
+            assert found[f"{name}:ltr", release].values == [pytest.approx(pays, abs=0.005)]
+            to_user = name in ("inl_from_pmtimer", "inl_from_qemu")
+            assert counts.get("lgdt", 0) == (2 * pays if vendor == "svm" else to_user)
+    # The page shows them: a row's figures are the medians of the result.
+    page = (SOURCE / "docs" / "releases.md").read_text().partition(f"<!-- {vendor}")[2]
+    lines = [line.strip("| ").split(" | ") for line in page.partition("<!-- end")[0].splitlines()]
+    shown = {(line[0], line[1]): line[2:] for line in lines if line[0].startswith("`")}
+    for name in DEFAULT:
+        medians = [median(found[name, r].values) for r in ("5.10", "6.1", "6.12", "7.2")]
+        assert shown[f"`{name}`", "instructions"] == [f"{round(m):,}" for m in medians]
+        if "from_q" in name and vendor == "svm":
+            assert shown[f"`{name}`", "LTR"] == ["1", "1", "0", "0"]
+            assert shown[f"`{name}`", "WRMSR"] == ["13", "0", "0", "0"]
