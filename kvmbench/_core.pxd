@@ -13,10 +13,11 @@ cdef class Machine:
     cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL
     cdef _compile_policy(self)
     cdef _start(self)
-    cdef _claim(self)
+    cdef int _claim(self) except -1
     cdef _restore(self, dict state)
     cdef _task_map(self, int64_t task)
     cdef _counters(self)
+    cdef int64_t _index(self, cpu) except -1
     cdef _kind(self, kind)
     cdef uint64_t _one(self, int code, cpu, a, b, arg, uint8_t* result) except? -1
     cdef _refused(self, int status, dict op, index)

@@ -2,6 +2,7 @@
 
 For Python programs and every simulation of this package; `cimport kvmbench` gives it to Cython.
 """
+from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport (
     INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t,
@@ -16,9 +17,13 @@ from kvmbench._steps cimport (
     KB_EXIT, KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_LIMIT_FULL, KB_LIMIT_MIN,
     KB_MAP_STRIDE, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH, KB_TASK_EXIT,
     KB_TIMES_STRIDE, KB_TRANSITIONS,
-    KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStep, KbTask, KbTransition, kb_copy, kb_counters,
+    KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStep, KbTask, KbTransition, kb_copy, kb_counter,
+    kb_counters,
     kb_do, kb_free_maps, kb_repeat_exit, kb_restore_map, kb_run, kb_start,
 )
+
+cdef extern from "Python.h":
+    int64_t PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
 
 import inspect
 from dataclasses import astuple
@@ -79,16 +84,21 @@ _REASONS = {
 }
 
 
-cdef int64_t _clamped(str name, value) except? -1:
+cdef dict _COUNTER_INDEX = {name: number for number, name in enumerate(COUNTERS)}
+
+
+cdef inline int64_t _clamped(str name, value) except? -1:
     """Take any integer; one that no C integer holds becomes one that no check lets through."""
-    try:
-        number = PyNumber_Index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, not an integer") from None
-    try:
+    cdef int overflow
+    if not PyLong_CheckExact(value):
+        try:
+            value = PyNumber_Index(value)
+        except TypeError:
+            raise TypeError(f"{name} is {value!r}, not an integer") from None
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow == 0:
         return number
-    except OverflowError:
-        return INT64_MAX if number > 0 else INT64_MIN
+    return INT64_MAX if overflow > 0 else INT64_MIN
 
 
 @cython.no_gc_clear     # __dealloc__ reads the task records, which _owned keeps
@@ -170,10 +180,11 @@ cdef class Machine:
         invalid = self.policy.io_base_at_start == "invalid"
         kb_start(&self.m, KB_BASE_INVALID if invalid else KB_BASE_VALID)
 
-    cdef _claim(self):
+    cdef int _claim(self) except -1:
         # After every argument is looked at: that may run Python, and so other threads.
         if self.running:
             raise RuntimeError("this Machine is running in another thread")
+        return 0
 
     # Operations
 
@@ -242,7 +253,7 @@ cdef class Machine:
         """Let the task on `cpu` access `port`, `width` bytes wide; return (allowed, cycles)."""
         cdef uint8_t allowed
         cycles = self._one(KB_IO, cpu, port, 0, width, &allowed)
-        return bool(allowed), cycles
+        return allowed != 0, cycles
 
     def task_exit(self, cpu):
         """End the task on `cpu`, which then idles; return the cycles charged."""
@@ -322,20 +333,18 @@ cdef class Machine:
 
     def cycles(self, cpu):
         """Return the clock of `cpu`, in cycles."""
-        cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
+        cdef int64_t i = self._index(cpu)
         self._claim()
         return self.m.cpus[i].cycles
 
     def count(self, cpu, counter):
         """Return a counter of `cpu` by its name, as `"reloads"`: docs/model.md, section 7."""
-        cdef int64_t i = integer("cpu", cpu, 0, self.m.n_cpus - 1)
-        cdef KbCounters sums
-        if counter not in COUNTERS:
+        cdef int64_t i = self._index(cpu)
+        number = _COUNTER_INDEX.get(counter)
+        if number is None:
             raise ValueError(unknown_name("counter", counter, COUNTERS))
-        cdef int at = COUNTERS.index(counter)
         self._claim()
-        kb_counters(&self.m, i, &sums)
-        return (<uint64_t*>&sums)[at]
+        return kb_counter(&self.m, i, number)
 
     def io_allowed(self, cpu, ports, widths):
         """Say which accesses the hardware of `cpu` would allow now: `port_check` of its state."""
@@ -428,12 +437,20 @@ cdef class Machine:
         return (f"Machine({self.m.n_cpus}, {self.m.n_tasks}, {self.policy.name!r}, "
                 f"{self.profile.name!r}, vendor={self.vendor!r})")
 
+    cdef int64_t _index(self, cpu) except -1:
+        """Return a CPU's index. Raises TypeError or ValueError where it is none."""
+        cdef int64_t i = _clamped("cpu", cpu)
+        if i < 0 or i >= self.m.n_cpus:
+            integer("cpu", cpu, 0, self.m.n_cpus - 1)
+        return i
+
     cdef _kind(self, kind):
-        if isinstance(kind, str):
-            if kind not in self._kind_index:
-                raise ValueError(unknown_name("exit kind", kind, self._kind_index))
-            return self._kind_index[kind]
-        return kind
+        if not isinstance(kind, str):
+            return kind
+        found = self._kind_index.get(kind)
+        if found is None:
+            raise ValueError(unknown_name("exit kind", kind, self._kind_index))
+        return found
 
     cdef _refused(self, int status, dict op, index):
         """Return the exception of a status: it names the argument, its value and its range.

@@ -186,7 +186,8 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil
 cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept nogil
 # All maps' memory; the records stay as they are, for views that outlive the machine.
 cdef void kb_free_maps(KbMachine* m) noexcept nogil
-# All counts of a CPU, those of its transitions included.
+# A count of a CPU, by its place in KbCounters, and all of them; those of its transitions included.
+cdef uint64_t kb_counter(const KbMachine* m, int64_t cpu, int counter) noexcept nogil
 cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil
 # For other loops over EXITs, and for several machines that share CPUs and tasks: each has its own
 # `known`, `transitions`, `effects`, `times` and `spare`, and one thread at a time uses a CPU.

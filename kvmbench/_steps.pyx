@@ -560,17 +560,19 @@ cdef void kb_flush(KbMachine* m, int64_t cpu) noexcept nogil:
     m.cpus[cpu].tr.known = 0
 
 
-cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil:
-    cdef uint64_t* sums = <uint64_t*>out
-    cdef uint64_t times
+cdef uint64_t kb_counter(const KbMachine* m, int64_t cpu, int counter) noexcept nogil:
+    cdef const uint64_t* times = kb_times(m, cpu)
+    cdef uint64_t sum = (<const uint64_t*>&m.counted[cpu])[counter]
     cdef uint32_t number
-    cdef int i
-    out[0] = m.counted[cpu]
     for number in range(1, m.n_transitions):
-        times = kb_times(m, cpu)[number]
-        if times:
-            for i in range(N_COUNTERS):
-                sums[i] += times * (<const uint64_t*>&m.effects[number])[i]
+        sum += times[number] * (<const uint64_t*>&m.effects[number])[counter]
+    return sum
+
+
+cdef void kb_counters(const KbMachine* m, int64_t cpu, KbCounters* out) noexcept nogil:
+    cdef int i
+    for i in range(N_COUNTERS):
+        (<uint64_t*>out)[i] = kb_counter(m, cpu, i)
 
 
 # -- The whole machine ---------------------------------------------------------------------------
