@@ -1,8 +1,9 @@
 """A document: headings, tables, notes, plots and records, before any form is chosen.
 
 Each subject makes its own; `kvmbench.report.write` turns any of them into text, Markdown, CSV,
-JSON or HTML, which alone draws the plots (kvmbench/report/plots.py has their kinds). Cells are strings, rounded by the subject, which knows what a figure can resolve; the
-unrounded values stand in `records` and `data`.
+JSON or HTML, which alone draws the plots (kvmbench/report/plots.py has their kinds). Cells are
+strings, rounded by the subject, which knows what a figure can resolve; the unrounded values stand
+in `records` and `data`.
 """
 
 from __future__ import annotations

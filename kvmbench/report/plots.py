@@ -14,7 +14,10 @@ from kvmbench.report.document import Cell, Column, Plot, Table, Tone
 from kvmbench.report.figures import figure
 
 __all__ = ["Axis", "Bar", "Bars", "Curve", "Curves", "Dot", "Dots", "Group", "HeatMap", "Level"]
-__all__ += ["Marks", "Panel", "Place", "Point"]
+__all__ += ["SHAPES", "Marks", "Panel", "Place", "Point"]
+
+SHAPES = 5
+"""Series of marks or curves whose shapes differ."""
 
 Number = int | float
 
@@ -169,12 +172,10 @@ class Panel(NamedTuple):
 class Marks(Plot):
     """Figures as marks at places in their order, such as runs in time: a panel for each row.
 
-    `order` names the axis of places. Each panel shows at its right how each series is distributed,
-    with its median; with `joined`, the marks are joined by lines instead. `reference` is a line
-    through every panel.
+    Each panel shows at its right how each series is distributed, with its median; with `joined`,
+    the marks are joined by lines instead. `reference` is a line through every panel.
     """
 
-    order: str
     series: Sequence[str]
     places: Sequence[Place]
     panels: Sequence[Panel]

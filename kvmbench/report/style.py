@@ -50,7 +50,7 @@ svg{font:12px system-ui,sans-serif;fill:var(--fg)}
 .thick{stroke-width:3}
 .square{stroke-width:6;stroke-linecap:square}
 .round{stroke-width:7;stroke-linecap:round}
-.cross{stroke-width:2}
+.cross,.plus,.caret{stroke-width:2}
 .dash{stroke-dasharray:6 4}
 .error{stroke:none;fill:var(--after);fill-opacity:.18}
 .error.before{fill:var(--before)}

@@ -37,6 +37,7 @@ WORDS = 150  # widest column of words at the end of rows
 ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
+WIDE = 60  # places, above which a panel has the whole width
 GAP = 6
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
@@ -67,7 +68,8 @@ def drawn(plot: Plot, number: str) -> list[Drawing]:
         case Dots():
             return [_dots(plot)]
         case Marks():
-            return [_panel(plot, panel) for panel in plot.panels]
+            legend = [_marks_legend(plot)] if len(plot.series) > 1 else []
+            return [*legend, *(_panel(plot, panel) for panel in plot.panels)]
         case Curves():
             return [_curves(plot)]
         case HeatMap():
@@ -352,18 +354,30 @@ def _dots(plot: Dots) -> Drawing:
     return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
 
 
-SERIES = (("square", "before"), ("round", "after"), ("cross", "third"))  # shape, colour
+SERIES = (  # shape, colour
+    ("square", "before"), ("round", "after"), ("cross", "third"), ("plus", "third"),
+    ("caret", "third"),
+)  # fmt: skip
+SHAPES = {"cross": "m-3-3l6 6m0-6l-6 6", "plus": "m-4 0h8m-4-4v8", "caret": "m-4 3l4-7l4 7z"}
 
 
 def _marked(x: float, y: float, shape: str) -> str:
     """Return the path of a mark; a line without length has the shape of its ends."""
-    if shape == "cross":
-        return f"M{_n(x - 3)} {_n(y - 3)}l6 6m0-6l-6 6"
-    return f"M{_n(x)} {_n(y)}h0"
+    return f"M{_n(x)} {_n(y)}{SHAPES.get(shape, 'h0')}"
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Return the shape and the colour of a series."""
+    return SERIES[min(number, len(SERIES) - 1)]
+
+
+def _sign(shape: str, colour: str) -> str:
+    """Return a mark at the origin, for a legend."""
+    return f'<path class="{colour} {shape}" d="{_marked(0, 0, shape)}"/>'
 
 
 def _panel(plot: Marks, panel: Panel) -> Drawing:
-    width, height = (WIDTH, PANEL[1]) if plot.joined else PANEL
+    width, height = (WIDTH, PANEL[1]) if len(plot.places) > WIDE else PANEL
     canvas = _Canvas()
     right = width - (GAP if plot.joined else 20 + 16 * len(plot.series))
     top, bottom = 2.0 * LINE + 2, height - 20.0
@@ -387,7 +401,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
     canvas.up(scale, left, right)
     _group_names(canvas, plot.groups, left, step, bottom + 15)
     for number, _ in enumerate(plot.series):
-        shape, colour = SERIES[min(number, len(SERIES) - 1)]
+        shape, colour = _look(number)
         known = [
             (x, float(value))
             for x, place, value in zip(at, plot.places, panel.values, strict=True)
@@ -410,6 +424,13 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
     return Drawing(width, height, _spoken(plot, panel), str(canvas))
 
 
+def _marks_legend(plot: Marks) -> Drawing:
+    canvas = _Canvas()
+    signs = [(_sign(*_look(n)), name) for n, name in enumerate(plot.series)]
+    lines = canvas.legend(GAP, LINE - 4, PANEL[0] - 2 * GAP, signs)
+    return Drawing(PANEL[0], LINE * lines + 2, f"Marks: {', '.join(plot.series)}", str(canvas))
+
+
 def _heading(canvas: _Canvas, panel: Panel, width: float) -> None:
     words = _cut(panel.words, width / 3) if panel.words else ""
     room = width - 2 * GAP - (_width(words) + GAP if words else 0)
@@ -430,7 +451,7 @@ def _group_names(
     for group in groups:
         begin, end = left + step * group.first, left + step * (group.last + 1)
         words = _cut(group.name, end - begin)
-        if len(words) > 1 and begin >= last:
+        if begin >= last and (len(words) > 4 or words == group.name):
             canvas.text((begin + end) / 2, y, words, "soft", "middle")
             last = end
 
@@ -467,22 +488,17 @@ def _spoken(plot: Marks, panel: Panel) -> str:
     return f"{panel.label}, {panel.unit}: {'; '.join(said)}"
 
 
-DASHES = ("", " dash")
-
-
 def _curves(plot: Curves) -> Drawing:
     canvas = _Canvas()
-    looks = [
-        (SERIES[1 - n][1] if n < 2 else "third", SERIES[1 - n][0] if n < 2 else "cross")
-        for n in range(len(plot.curves))
-    ]
+    looks = [_look(n) for n in range(len(plot.curves))]
+    if len(plot.curves) == 1:
+        looks = [_look(1)]
     top = float(GAP)
     if len(plot.curves) > 1:
         signs = [
-            (f'<path class="{colour} thin" d="M-7 0h14"/>'
-             f'<path class="{colour} {shape}" d="{_marked(0, 0, shape)}"/>', curve.name)
-            for (colour, shape), curve in zip(looks, plot.curves, strict=True)
-        ]  # fmt: skip
+            (f'<path class="{colour} thin" d="M-7 0h14"/>{_sign(shape, colour)}', curve.name)
+            for (shape, colour), curve in zip(looks, plot.curves, strict=True)
+        ]
         top = LINE * canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs) + GAP
     canvas.text(GAP, top + LINE - 6, _cut(_said(plot.y), WIDTH - 2 * GAP), "soft")
     top, bottom = top + LINE + GAP, top + 300
@@ -498,7 +514,7 @@ def _curves(plot: Curves) -> Drawing:
     canvas.across(scale, top, bottom, plot.x)
     if plot.reference is not None:
         canvas.path(f"M{_n(left)} {_n(down(plot.reference))}H{_n(WIDTH - 2 * GAP)}", "zero")
-    for (colour, shape), curve in zip(looks, plot.curves, strict=True):
+    for (shape, colour), curve in zip(looks, plot.curves, strict=True):
         band = [
             (scale(x), down(v - e), down(v + e))
             for x, v, e in zip(plot.at, curve.values, curve.errors or [None] * len(plot.at),
