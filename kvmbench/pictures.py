@@ -33,7 +33,8 @@ def cause_bars(
         Bar(label, side, [figures.get(name, 0) for name in names]) for label, side, figures in sides
     ]
     labels = [CAUSES[name].label for name in names]
-    return [Bars(title=title, about=about, axis=axis, parts=labels, bars=bars)]
+    looks = [list(CAUSES).index(name) for name in names]
+    return [Bars(title=title, about=about, axis=axis, parts=labels, bars=bars, looks=looks)]
 
 
 def time_bars(

@@ -115,7 +115,7 @@ def _states(bad: Counterexample) -> Table:
     for found in reversed(changes):
         state |= {name: old for name, (old, _) in found.items()}
     columns = [Column("no."), Column("CPU"), Column("task", "key"), Column("event", "word")]
-    columns += [Column(name, "word", place) for place, name in names]
+    columns += [Column(name, unit=place) for place, name in names]
     start: list[str | Cell] = ["0", "-", "-", "at the start", *(state[name] for name in names)]
     rows = [start]
     for number, (event, found) in enumerate(zip(bad.events, changes, strict=True), 1):

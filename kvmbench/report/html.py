@@ -20,8 +20,9 @@ from kvmbench.report.document import (
 )
 from kvmbench.report.escape import html_text, visible
 from kvmbench.report.markdown import heading
+from kvmbench.report.plots import Marks
 from kvmbench.report.style import PAGE, PICTURE, colours
-from kvmbench.report.svg import drawn
+from kvmbench.report.svg import drawn, legend
 from kvmbench.report.text import cell_text
 
 __all__ = ["fragment", "page"]
@@ -111,10 +112,11 @@ class _Page:
             for n, one in enumerate(drawn(plot, number))
         ]
         inside = f"<div class=scroll tabindex=0 role=region aria-labelledby={number}>{{}}</div>"
-        if len(pictures) == 1:
-            picture = inside.format(pictures[0])
-        else:
-            picture = f"<div class=panels>{''.join(pictures)}</div>"
+        picture = inside.format("".join(pictures))
+        if isinstance(plot, Marks):
+            signs = legend(plot)
+            picture = signs.svg(f"{number}s") if signs else ""
+            picture = f"<div class=panels>{picture}{''.join(pictures)}</div>"
         about = f"<p>{html_text(plot.about)}</p>" if plot.about else ""
         table = self._table(plot.table(), f"Figures: {plot.title}")
         return (
@@ -149,10 +151,10 @@ class _Page:
             return f"<th scope=row class={kind}>{words}</th>"
         if isinstance(cell, str) or not (cell.tone or cell.notes):
             return f"<td>{words}</td>" if kind == "f" else f"<td class={kind}>{words}</td>"
+        linked = []
         for note in cell.notes:
-            place = self._notes.get(note)
-            name = html_text(note)
-            linked = f'<a href="#{place}">{name}</a>' if place else name
-            words += f" <small>{linked}</small>"
-        look = f'"{kind} {cell.tone}"' if cell.tone else kind
+            place, name = self._notes.get(note), html_text(note)
+            linked.append(f'<a href="#{place}">{name}</a>' if place else name)
+        words += f" <small>{', '.join(linked)}</small>" if linked else ""
+        look = f'"{kind} {cell.tone}"' if cell.tone and cell.text else kind
         return f"<td class={look}>{words}</td>"

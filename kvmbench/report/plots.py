@@ -43,11 +43,15 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars(Plot):
-    """Stacked bars on one axis from 0, such as the cycles of each workload before and after."""
+    """Stacked bars on one axis from 0, such as the cycles of each workload before and after.
+
+    `looks` numbers the colour and pattern of each part, where several plots share their parts.
+    """
 
     axis: Axis
     parts: Sequence[str]
     bars: Sequence[Bar]
+    looks: Sequence[int] = ()
 
     def table(self) -> Table:
         sides = any(bar.side for bar in self.bars)

@@ -56,6 +56,7 @@ svg{font:12px system-ui,sans-serif;fill:var(--fg)}
 .error.before{fill:var(--before)}
 .good{fill:var(--good)}.bad{fill:var(--bad)}.doubt{fill:var(--doubt)}
 .b{font-weight:600}
+.halo{paint-order:stroke;stroke:var(--bg);stroke-width:4px;stroke-linejoin:round}
 .edge{stroke:var(--fg);fill:none}
 .hatch{stroke:var(--fg);stroke-width:1.1;fill:none}
 .hatch.d{stroke-width:2.4;stroke-linecap:round}
@@ -83,9 +84,7 @@ border-bottom:1px solid var(--line);unicode-bidi:isolate;overflow-wrap:normal}
 th{font-weight:600}
 thead th{vertical-align:bottom;border-bottom:2px solid var(--soft)}
 thead small{display:block;font-weight:400;color:var(--soft)}
-.k,.w{text-align:left}
-.k{min-width:6rem;max-width:24rem;overflow-wrap:anywhere}
-.w{min-width:5rem;overflow-wrap:anywhere}
+.k,.w{text-align:left;max-width:24rem;overflow-wrap:break-word}
 tbody .k{font-weight:500}
 .f{white-space:nowrap}
 td.good{color:var(--good);background:var(--good-bg)}

@@ -27,18 +27,19 @@ from kvmbench.report.plots import (
 )
 from kvmbench.report.style import PATTERNS, PICTURE, colours
 
-__all__ = ["drawn", "standalone"]
+__all__ = ["drawn", "legend", "standalone"]
 
 WIDTH = 760  # units of the drawing, pixels where the page has room
-CHARACTER = 6.9  # width of one, on the generous side
+CHARACTER = 7.2  # width of one, in the widest of common fonts
 LINE = 17  # height of a line of text
 LABEL = 250  # widest column of labels
 WORDS = 150  # widest column of words at the end of rows
 ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
-WIDE = 60  # places, above which a panel has the whole width
+STACKED = 3  # more lines of words about levels, above which one has no words
 GAP = 6
+LARGE = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
 
@@ -68,13 +69,23 @@ def drawn(plot: Plot, number: str) -> list[Drawing]:
         case Dots():
             return [_dots(plot)]
         case Marks():
-            legend = [_marks_legend(plot)] if len(plot.series) > 1 else []
-            return [*legend, *(_panel(plot, panel) for panel in plot.panels)]
+            return [_panel(plot, panel) for panel in plot.panels]
         case Curves():
             return [_curves(plot)]
         case HeatMap():
             return [_heat_map(plot)]
     raise TypeError(f"{type(plot).__name__} is no kind of plot that is drawn")
+
+
+def legend(plot: Marks) -> Drawing | None:
+    """Return the signs of the series of several panels; None for one series."""
+    if len(plot.series) < 2:
+        return None
+    canvas = _Canvas()
+    looks = _looks(plot.series)
+    signs = [(_sign(*look), name) for look, name in zip(looks, plot.series, strict=True)]
+    lines = canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs)
+    return Drawing(WIDTH, LINE * lines + 2, f"Signs: {', '.join(plot.series)}", str(canvas))
 
 
 def standalone(plot: Plot) -> str:
@@ -101,8 +112,10 @@ def _n(value: float) -> str:
 
 
 def _width(words: str) -> float:
-    """Return the width of words, wide characters as two."""
-    return CHARACTER * sum(2 if east_asian_width(c) in "WF" else 1 for c in words)
+    """Return the width of words: a capital is wider, a wide character counts as two."""
+    return CHARACTER * sum(
+        2 if east_asian_width(c) in "WF" else 1.17 if c.isupper() else 1 for c in words
+    )
 
 
 def _cut(words: str, room: float) -> str:
@@ -122,7 +135,10 @@ def _column(words: Sequence[str], most: float) -> float:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 1e6 or (value and abs(value) < 1e-3):
+    for size, sign in LARGE.items():
+        if abs(value) >= size:
+            return f"{value / size:,.4g}{sign}"
+    if value and abs(value) < 1e-3:
         return f"{value:.3g}"
     return f"{value:,.6g}" if value != int(value) else f"{value:,.0f}"
 
@@ -160,17 +176,15 @@ class _Scale:
         if self.log and self._high - self._low >= 1:
             powers = range(ceil(self._low), floor(self._high) + 1)
             fine = [1, 2, 5] if len(powers) < 3 else [1]
-            found = [m * 10.0**p for p in range(floor(self._low), ceil(self._high)) for m in fine]
-            return [t for t in [*found, 10.0 ** floor(self._high)] if self._within(log10(t))]
+            first, last = floor(self._low), ceil(self._high)
+            found = [m * 10.0**p for p in range(first, last + 1) for m in fine]
+            return [t for t in found if self._low <= log10(t) <= self._high]
         low, high = (10**end if self.log else end for end in (self._low, self._high))
         raw = (high - low) / self._count
         power = 10.0 ** floor(log10(raw))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
         first = ceil(low / step)
         return [n * step for n in range(first, floor(high / step * (1 + 1e-12)) + 1)]
-
-    def _within(self, power: float) -> bool:
-        return self._low <= power <= self._high
 
 
 class _Canvas:
@@ -251,9 +265,8 @@ def _said(axis: Axis) -> str:
 
 def _bars(plot: Bars, number: str) -> Drawing:
     canvas = _Canvas()
-    looks = [
-        (f"p{(n + n // COLOURS) % COLOURS}", n % len(PATTERNS)) for n in range(len(plot.parts))
-    ]
+    numbers = plot.looks or range(len(plot.parts))
+    looks = [(f"p{(n + n // COLOURS) % COLOURS}", n % len(PATTERNS)) for n in numbers]
     for pattern in sorted({pattern for _, pattern in looks if pattern}):
         dots = " d" if PATTERNS[pattern].endswith("h.1") else ""
         canvas.raw(
@@ -295,7 +308,7 @@ def _bars(plot: Bars, number: str) -> Drawing:
         so_far: float = 0
         for part, value in enumerate(bar.parts):
             so_far += value
-            if value and scale(so_far) - x >= 0.3:
+            if value and scale(so_far) - x >= 0.8:
                 canvas.raw(filled(x, place, scale(so_far) - x, BAR, part))
                 x = scale(so_far)
         canvas.text(x + GAP, middle, _number(total))
@@ -366,9 +379,11 @@ def _marked(x: float, y: float, shape: str) -> str:
     return f"M{_n(x)} {_n(y)}{SHAPES.get(shape, 'h0')}"
 
 
-def _look(number: int) -> tuple[str, str]:
-    """Return the shape and the colour of a series."""
-    return SERIES[min(number, len(SERIES) - 1)]
+def _looks(series: Sequence[object]) -> list[tuple[str, str]]:
+    """Return the shape and the colour of each series; one alone has those of an after."""
+    if len(series) == 1:
+        return [SERIES[1]]
+    return [SERIES[min(number, len(SERIES) - 1)] for number, _ in enumerate(series)]
 
 
 def _sign(shape: str, colour: str) -> str:
@@ -377,14 +392,16 @@ def _sign(shape: str, colour: str) -> str:
 
 
 def _panel(plot: Marks, panel: Panel) -> Drawing:
-    width, height = (WIDTH, PANEL[1]) if len(plot.places) > WIDE else PANEL
+    width, height = (WIDTH, PANEL[1]) if plot.joined else PANEL
+    rows = min(max(sum(bool(level.words) for level in panel.levels) - 1, 0), STACKED)
     canvas = _Canvas()
     right = width - (GAP if plot.joined else 20 + 16 * len(plot.series))
-    top, bottom = 2.0 * LINE + 2, height - 20.0
+    height += 14 * rows
+    top, bottom = 2.0 * LINE + 2 + 14 * rows, height - 20.0
     reach: list[float | None] = [*panel.values, *(level.value for level in panel.levels)]
     if plot.reference is not None:
         reach += [plot.reference + part * (panel.margin or 0.0) for part in (-1, 0, 1)]
-    scale = _Scale(reach, bottom, top, ticks=3)
+    scale = _Scale(reach, bottom, top, ticks=4)
     left = GAP + _column([_number(tick) for tick in scale.ticks()], 110)
     step = (right - left) / max(len(plot.places), 1)
     at = [left + step * (n + 0.5) for n in range(len(plot.places))]
@@ -400,8 +417,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
         canvas.path(f"M{_n(left)} {_n(scale(plot.reference))}H{_n(right)}", "zero")
     canvas.up(scale, left, right)
     _group_names(canvas, plot.groups, left, step, bottom + 15)
-    for number, _ in enumerate(plot.series):
-        shape, colour = _look(number)
+    for number, (shape, colour) in enumerate(_looks(plot.series)):
         known = [
             (x, float(value))
             for x, place, value in zip(at, plot.places, panel.values, strict=True)
@@ -420,24 +436,17 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
             values = [value for _, value in known]
             canvas.path("".join(f"M{_n(x)} {_n(scale(v))}h9" for v in values), f"{colour} thin")
             canvas.path(f"M{_n(x - 2)} {_n(scale(median(values)))}h13", f"{colour} thick")
-    _levels(canvas, panel.levels, at, step, scale, (top, bottom))
+    _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows + 1)
     return Drawing(width, height, _spoken(plot, panel), str(canvas))
-
-
-def _marks_legend(plot: Marks) -> Drawing:
-    canvas = _Canvas()
-    signs = [(_sign(*_look(n)), name) for n, name in enumerate(plot.series)]
-    lines = canvas.legend(GAP, LINE - 4, PANEL[0] - 2 * GAP, signs)
-    return Drawing(PANEL[0], LINE * lines + 2, f"Marks: {', '.join(plot.series)}", str(canvas))
 
 
 def _heading(canvas: _Canvas, panel: Panel, width: float) -> None:
     words = _cut(panel.words, width / 3) if panel.words else ""
     room = width - 2 * GAP - (_width(words) + GAP if words else 0)
-    name = _cut(panel.label, room - (_width(panel.unit) + GAP))
-    canvas.text(GAP, LINE - 4, name, "b")
-    if panel.unit:
-        canvas.text(GAP + 1.08 * _width(name) + GAP, LINE - 4, _cut(panel.unit, room / 2), "soft")
+    unit = _cut(panel.unit, room / 2)
+    name = html_text(_cut(panel.label, room - (_width(unit) + GAP)))
+    more = f'<tspan class="soft" dx="6">{html_text(unit)}</tspan>' if unit else ""
+    canvas.raw(f'<text x="{GAP}" y="{LINE - 4}"><tspan class="b">{name}</tspan>{more}</text>')
     if words:
         look = f"{panel.tone} b" if panel.tone in ("good", "bad", "doubt") else ""
         canvas.text(width - GAP, LINE - 4, words, look, "end")
@@ -458,19 +467,23 @@ def _group_names(
 
 def _levels(
     canvas: _Canvas, levels: Sequence[Level], at: Sequence[float], step: float, scale: _Scale,
-    ends: tuple[float, float],
+    ends: tuple[float, float], rows: int,
 ) -> None:  # fmt: skip
     """Draw levels as lines, and a dashed line with its words where one begins."""
     top, bottom = ends
+    free = [-1e9] * rows  # the end of each line of words so far
     for level in levels:
         begin, end = at[level.first] - step / 2, at[level.last] + step / 2
         y = scale(level.value)
         canvas.path(f"M{_n(begin)} {_n(y)}H{_n(end)}", "before thick")
         if level.words:
-            canvas.path(f"M{_n(begin)} {_n(top - 10)}V{_n(bottom)}", "before dash")
-            words = _cut(level.words, 260)
-            late = begin + _width(words) > at[-1]
-            canvas.text(begin + (-4 if late else 4), top - 2, words, "", "end" if late else "")
+            words = _cut(level.words, 300)
+            x = min(begin + 4, at[-1] + step / 2 - _width(words))
+            row = next((n for n, taken in enumerate(free) if taken < x), None)
+            canvas.path(f"M{_n(begin)} {_n(top - 4)}V{_n(bottom)}", "before dash")
+            if row is not None:
+                free[row] = x + _width(words) + GAP
+                canvas.text(x, top - 8 - 14 * row, words)
 
 
 def _spoken(plot: Marks, panel: Panel) -> str:
@@ -490,9 +503,7 @@ def _spoken(plot: Marks, panel: Panel) -> str:
 
 def _curves(plot: Curves) -> Drawing:
     canvas = _Canvas()
-    looks = [_look(n) for n in range(len(plot.curves))]
-    if len(plot.curves) == 1:
-        looks = [_look(1)]
+    looks = _looks(plot.curves)
     top = float(GAP)
     if len(plot.curves) > 1:
         signs = [
@@ -537,7 +548,7 @@ def _curves(plot: Curves) -> Drawing:
         words = _cut(point.label, 300)
         late = x + _width(words) + 12 > WIDTH
         high = y - top > 30
-        canvas.text(x + (-12 if late else 12), y + (-10 if high else 20), words, "b",
+        canvas.text(x + (-12 if late else 12), y + (-10 if high else 20), words, "b halo",
                     "end" if late else "")  # fmt: skip
     return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
 
@@ -577,7 +588,7 @@ def _heat_map(plot: HeatMap) -> Drawing:
         sign = '<rect class="third thick" x="-6" y="-6" width="12" height="12"/>'
         canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, [(sign, plot.mark)])
     canvas.text(GAP, LINE - 4, _cut(_said(plot.z), WIDTH / 2 - GAP), "soft")
-    canvas.text(GAP, top - 2, _cut(_said(plot.y), labels - GAP), "soft")
+    canvas.text(GAP, top - 2, _cut(_said(plot.y), WIDTH / 2 - GAP), "soft")
     top += GAP
     shown = len(plot.xs) <= LABELLED
     for y, (name, line) in enumerate(zip(plot.ys, plot.values, strict=True)):

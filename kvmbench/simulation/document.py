@@ -126,8 +126,10 @@ def _bars(simulation: Simulation) -> Sequence[Block]:
         for row in simulation.rows
         for name, cell in zip(names, (row.before, row.after), strict=True)
     ]
-    about = "The cycles of one iteration by cause, before and after, with their sum."
-    return cause_bars("Where the cycles go", Axis("cycles/iteration"), sides, about)
+    about = "The cycles of one iteration, before and after, with their sum."
+    return cause_bars(
+        "The cycles of each workload by cause", Axis("cycles/iteration"), sides, about
+    )
 
 
 def _residuals(residuals: Sequence[Residual], basis: str) -> Table:

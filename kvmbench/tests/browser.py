@@ -117,7 +117,7 @@ class Browser:
         return said, asked
 
     def run(self, script):
-        """Return the value of an expression of JavaScript, which the page's policy does not stop."""
+        """Return the value of an expression of JavaScript; the page's policy does not stop it."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True,
                            awaitPromise=True)  # fmt: skip
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]

@@ -1,5 +1,6 @@
 """A page of each kind of report, made of figures by hand or by the simulation, for the browser."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kvmbench.comparison.verdicts import compare
 from kvmbench.lab import counts, kernel, run
 from kvmbench.lab.document import document as lab_document
 from kvmbench.live.document import document as live_document
+from kvmbench.live.engine import BITMAP, NO_BITMAP
 from kvmbench.report import Document
 from kvmbench.report.plots import Axis, Curve, Curves, HeatMap, Point
 from kvmbench.results import Boot, Host, Result, Run, Series
@@ -25,7 +27,7 @@ from kvmbench.traces.replay import replay_recording
 from kvmbench.units import Side
 
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
-RECORDING = Path(__file__).with_name("recordings") / "hand-counted.txt"
+RECORDING = os.path.relpath(Path(__file__).with_name("recordings") / "hand-counted.txt")
 CYCLES = (1313, 1195, 12.4, 16.9, 6937, 6689, 2339, 1391)
 MOVES = (0, 0, 0, 0, -0.07, -0.072, 0.001, 0.012)  # shares, by which the after differs
 
@@ -123,7 +125,7 @@ def with_bitmap():
     rng = np.random.default_rng(5)
     runs = []
     for number in range(8):
-        for name, more in (("no-bitmap", 0.0), ("bitmap", 1.0)):
+        for name, more in ((NO_BITMAP, 0.0), (BITMAP, 1.0)):
             series = [
                 Series(workload=row, configuration=name, kind="noisy", counts={"answered": back},
                        values=[round(cycles + 700 * back * more + rng.normal(0, 9), 1)])
@@ -161,8 +163,8 @@ def documents():
         ).document(),
         "check": check_document([check("deferred", tasks=2), unsafe]),
         "history": stepped().document(),
-        "trace-show": read_recording(str(RECORDING)).document(),
-        "trace-run": replay_recording(str(RECORDING), eager, deferred, costs).document(
+        "trace-show": read_recording(RECORDING).document(),
+        "trace-run": replay_recording(RECORDING, eager, deferred, costs).document(
             explain=True
         ),
         "lab": lab_document(*counted()),
