@@ -29,6 +29,7 @@ __all__ = ["fragment", "page"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 KINDS = {"key": "k", "word": "w", "figure": "f"}
+DENSE = 8  # columns, above which they stand closer
 TITLE = 200  # characters of a page's title in a browser's tab
 
 
@@ -136,9 +137,10 @@ class _Page:
         )
         self._tables += 1
         name = html_text(label if label != "Table" else f"Table {self._tables}")
+        dense = " class=dense" if len(kinds) > DENSE else ""
         return (
-            f'<div class=scroll tabindex=0 role=region aria-label="{name}"><table><thead><tr>'
-            f"{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+            f'<div class=scroll tabindex=0 role=region aria-label="{name}"><table{dense}>'
+            f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
         )
 
     def _head(self, column: Column, kind: str) -> str:

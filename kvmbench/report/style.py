@@ -81,6 +81,7 @@ outline-offset:2px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .7rem;text-align:right;vertical-align:top;\
 border-bottom:1px solid var(--line);unicode-bidi:isolate;overflow-wrap:normal}
+.dense th,.dense td{padding:.2rem .4rem}
 th{font-weight:600}
 thead th{vertical-align:bottom;border-bottom:2px solid var(--soft)}
 thead small{display:block;font-weight:400;color:var(--soft)}
