@@ -114,7 +114,7 @@ def _states(bad: Counterexample) -> Table:
     state = {}  # before the first event
     for found in reversed(changes):
         state |= {name: old for name, (old, _) in found.items()}
-    columns = [Column("no."), Column("CPU"), Column("task", "key"), Column("event", "word")]
+    columns = [Column("no.", "key"), Column("CPU"), Column("task"), Column("event", "word")]
     columns += [Column(name, unit=place) for place, name in names]
     start: list[str | Cell] = ["0", "-", "-", "at the start", *(state[name] for name in names)]
     rows = [start]
@@ -132,6 +132,8 @@ def _placed(event: Event) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
     """Yield the changes of an event by place, `CPU 0` or `A`, and column."""
     for label, change in event.changes.items():
         place, _, column = label.rpartition(" ")
+        if column in UNSHOWN:
+            continue
         mine = f"task {event.task}" if column in TASK_COLUMNS else f"CPU {event.cpu}"
         other = place if place.startswith("CPU") else f"task {place}"
         yield (other if place else mine, column), change

@@ -29,6 +29,7 @@ __all__ = ["fragment", "page"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 KINDS = {"key": "k", "word": "w", "figure": "f"}
+LONG = 14  # characters of a word column's cell, above which the column has a least width
 DENSE = 8  # columns, above which they stand closer
 TITLE = 200  # characters of a page's title in a browser's tab
 
@@ -129,6 +130,12 @@ class _Page:
     def _table(self, table: Table, label: str = "Table") -> str:
         table = table.wide or table
         kinds = [KINDS[column.kind] for column in table.columns]
+        for n, kind in enumerate(kinds):  # the words of a long cell get room, and stay few lines
+            if (
+                kind == "w"
+                and max((len(cell_text(row[n])) for row in table.rows), default=0) > LONG
+            ):
+                kinds[n] = "l"
         head = "".join(map(self._head, table.columns, kinds))
         keyed = next((n for n, kind in enumerate(kinds) if kind == "k"), -1)
         body = "\n".join(

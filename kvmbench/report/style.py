@@ -85,7 +85,8 @@ border-bottom:1px solid var(--line);unicode-bidi:isolate;overflow-wrap:normal}
 th{font-weight:600}
 thead th{vertical-align:bottom;border-bottom:2px solid var(--soft)}
 thead small{display:block;font-weight:400;color:var(--soft)}
-.k,.w{text-align:left;max-width:24rem;overflow-wrap:break-word}
+.k,.w,.l{text-align:left;max-width:24rem;overflow-wrap:break-word}
+.l{min-width:9rem}
 tbody .k{font-weight:500}
 .f{white-space:nowrap}
 td.good{color:var(--good);background:var(--good-bg)}

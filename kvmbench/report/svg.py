@@ -7,6 +7,7 @@ label that has no room is cut in the picture, and whole in the table of figures 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import ceil, floor, isfinite, log10
 from statistics import median
 from typing import NamedTuple
@@ -542,15 +543,35 @@ def _curves(plot: Curves) -> Drawing:
             if len(plot.at) <= 60:
                 canvas.path("".join(_marked(scale(x), down(v), shape) for x, v in run),
                             f"{colour} {shape}")  # fmt: skip
+    lines = [
+        [(scale(x), down(v)) for x, v in run]
+        for curve in plot.curves
+        for run in _unbroken(plot.at, curve.values)
+    ]
     for point in plot.points:
         x, y = scale(point.x), down(point.y)
         canvas.circle(x, y, 8, "third bar")
         words = _cut(point.label, 300)
         late = x + _width(words) + 12 > WIDTH
-        high = y - top > 30
-        canvas.text(x + (-12 if late else 12), y + (-10 if high else 20), words, "b halo",
-                    "end" if late else "")  # fmt: skip
+        begin = x - 12 - _width(words) if late else x + 12
+        places = [y + away for away in (-14, -30, 24, 40, -46) if top + 8 < y + away < bottom - 4]
+        box = (begin, begin + _width(words))
+        place = next((at for at in places if not _met(lines, box, at)), y - 14)
+        canvas.text(begin, place, words, "b halo")
     return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
+
+
+def _met(
+    lines: Sequence[Sequence[tuple[float, float]]], box: tuple[float, float], y: float
+) -> bool:
+    """Return whether a line passes through words between the ends of `box` on the line `y`."""
+    for line in lines:
+        for (x0, y0), (x1, y1) in pairwise(line):
+            for n in range(9):
+                x, at = x0 + (x1 - x0) * n / 8, y0 + (y1 - y0) * n / 8
+                if box[0] - 4 < x < box[1] + 4 and y - 16 < at < y + 6:
+                    return True
+    return False
 
 
 def _errors(
