@@ -131,10 +131,7 @@ class _Page:
         table = table.wide or table
         kinds = [KINDS[column.kind] for column in table.columns]
         for n, kind in enumerate(kinds):  # the words of a long cell get room, and stay few lines
-            if (
-                kind == "w"
-                and max((len(cell_text(row[n])) for row in table.rows), default=0) > LONG
-            ):
+            if kind == "w" and any(len(cell_text(row[n])) > LONG for row in table.rows):
                 kinds[n] = "l"
         head = "".join(map(self._head, table.columns, kinds))
         keyed = next((n for n, kind in enumerate(kinds) if kind == "k"), -1)

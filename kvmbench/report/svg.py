@@ -561,9 +561,10 @@ def _curves(plot: Curves) -> Drawing:
     return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
 
 
-def _met(
-    lines: Sequence[Sequence[tuple[float, float]]], box: tuple[float, float], y: float
-) -> bool:
+Line = Sequence[tuple[float, float]]
+
+
+def _met(lines: Sequence[Line], box: tuple[float, float], y: float) -> bool:
     """Return whether a line passes through words between the ends of `box` on the line `y`."""
     for line in lines:
         for (x0, y0), (x1, y1) in pairwise(line):

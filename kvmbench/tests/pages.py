@@ -90,7 +90,7 @@ def stepped():
 
 
 def counted():
-    """Return what two kernels did in the lab, and the result of it."""
+    """Return the counts of two kernels in the lab, and their result."""
     made = []
     for label, release, policy, ltr in (("4.10", "4.10.0", "eager", 1.0),
                                         ("4.11", "4.11.0", "deferred", 0.0)):  # fmt: skip

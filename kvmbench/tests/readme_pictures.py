@@ -1,6 +1,6 @@
 """The pictures of the README, made of committed results and of the simulation.
 
-`python -m kvmbench.tests.readme_pictures`, which is `make pictures`, writes them into docs/pictures.
+`python -m kvmbench.tests.readme_pictures` (`make pictures`) writes them into docs/pictures.
 """
 
 from dataclasses import replace
