@@ -35,9 +35,12 @@ HISTORY = (
 
 def shift_dots(
     rows: Sequence[Row], confidence: float, title: str = "What moved, and how surely",
-    *, several: bool = False,
+    *, several: bool = False, explained: bool = True,
 ) -> list[Plot]:  # fmt: skip
-    """Return the shifts of rows in percent of before; none where no row has such a shift."""
+    """Return the shifts of rows in percent of before; none where no row has such a shift.
+
+    Without `explained`, it follows a plot that says how to read it.
+    """
     dots = []
     for row in rows:
         if row.percent is None or not row.before:
@@ -59,11 +62,20 @@ def shift_dots(
         )
     if not dots:
         return []
-    about = SHIFTS.format(confidence=100 * confidence)
+    about = [SHIFTS.format(confidence=100 * confidence)] if explained else []
     if left := len(rows) - len(dots):
-        about += f" {left} of {len(rows)} rows have no percentage, and are in the table only."
-    axis = Axis("shift", "% of before")
-    return [Dots(title=title, about=about, axis=axis, dots=dots, reference=0.0)]
+        about.append(f"{left} of {len(rows)} rows have no percentage, and are in the table only.")
+    return [
+        Dots(
+            title=title,
+            about=" ".join(about),
+            axis=Axis("shift", "% of before"),
+            dots=dots,
+            start=rows[0].from_ or "before",
+            end="after" if several else rows[0].to,
+            reference=0.0,
+        )
+    ]
 
 
 def unit_marks(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[Plot]:

@@ -38,7 +38,7 @@ WORDS = 150  # widest column of words at the end of rows
 ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
-STACKED = 3  # more lines of words about levels, above which one has no words
+STACKED = 4  # lines of words about levels, above which one has no words
 GAP = 6
 LARGE = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
 COLOURS = 5  # of parts of bars, p0 to p4
@@ -394,11 +394,11 @@ def _sign(shape: str, colour: str) -> str:
 
 def _panel(plot: Marks, panel: Panel) -> Drawing:
     width, height = (WIDTH, PANEL[1]) if plot.joined else PANEL
-    rows = min(max(sum(bool(level.words) for level in panel.levels) - 1, 0), STACKED)
+    rows = min(sum(bool(level.words) for level in panel.levels), STACKED)
     canvas = _Canvas()
     right = width - (GAP if plot.joined else 20 + 16 * len(plot.series))
     height += 14 * rows
-    top, bottom = 2.0 * LINE + 2 + 14 * rows, height - 20.0
+    top, bottom = LINE + 10.0 + 14 * rows, height - 20.0
     reach: list[float | None] = [*panel.values, *(level.value for level in panel.levels)]
     if plot.reference is not None:
         reach += [plot.reference + part * (panel.margin or 0.0) for part in (-1, 0, 1)]
@@ -437,7 +437,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
             values = [value for _, value in known]
             canvas.path("".join(f"M{_n(x)} {_n(scale(v))}h9" for v in values), f"{colour} thin")
             canvas.path(f"M{_n(x - 2)} {_n(scale(median(values)))}h13", f"{colour} thick")
-    _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows + 1)
+    _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows)
     return Drawing(width, height, _spoken(plot, panel), str(canvas))
 
 
