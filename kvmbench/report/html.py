@@ -30,7 +30,7 @@ __all__ = ["fragment", "page"]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 KINDS = {"key": "k", "word": "w", "figure": "f"}
 LONG = 14  # characters of a word column's cell, above which the column has a least width
-DENSE = 8  # columns, above which they stand closer
+DENSE = 7  # columns, above which they stand closer
 TITLE = 200  # characters of a page's title in a browser's tab
 
 
@@ -154,7 +154,9 @@ class _Page:
     def _cell(self, cell: str | Cell, kind: str, names_row: bool) -> str:
         words = html_text(cell_text(cell))
         if names_row:
-            return f"<th scope=row class={kind}>{words}</th>"
+            tone = "" if isinstance(cell, str) else cell.tone
+            look = f'"{kind} {tone}"' if tone else kind
+            return f"<th scope=row class={look}>{words}</th>"
         if isinstance(cell, str) or not (cell.tone or cell.notes):
             return f"<td>{words}</td>" if kind == "f" else f"<td class={kind}>{words}</td>"
         linked = []

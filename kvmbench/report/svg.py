@@ -40,6 +40,7 @@ BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
 STACKED = 4  # lines of words about levels, above which one has no words
 GAP = 6
+TALL = 400  # height of rows, above which the axis has its figures at the top too
 LARGE = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
@@ -227,6 +228,8 @@ class _Canvas:
             words = _number(tick)
             if scale(tick) - _width(words) / 2 > last + GAP:
                 self.text(scale(tick), bottom + 14, words, "soft", "middle")
+                if bottom - top > TALL:
+                    self.text(scale(tick), top - 4, words, "soft", "middle")
                 last = scale(tick) + _width(words) / 2
         room = scale.end - scale.begin
         self.text((scale.begin + scale.end) / 2, bottom + 31, _cut(_said(axis), room), "soft",
@@ -291,6 +294,7 @@ def _bars(plot: Bars, number: str) -> Drawing:
     ends = _column([_number(total) for total in sums], WORDS)
     left = labels + sides + GAP
     scale = _Scale([0, *sums], left, WIDTH - ends - GAP, zero=True)
+    top += LINE if len(plot.bars) * BAR > TALL else 0
     places, y, last = [], top, None
     for bar in plot.bars:
         y += GAP + 2 if last is not None and bar.label != last else 0
@@ -339,6 +343,7 @@ def _dots(plot: Dots) -> Drawing:
         if dot.start is not None and dot.margin is not None:
             reach += [dot.start - dot.margin, dot.start + dot.margin]
     scale = _Scale(reach, labels + sides + GAP, WIDTH - words - 2 * GAP, log=plot.axis.log)
+    top += LINE if len(plot.dots) * ROW > TALL else 0
     bottom = top + ROW * len(plot.dots)
     canvas.across(scale, top, bottom, plot.axis)
     if plot.reference is not None:
