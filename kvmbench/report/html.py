@@ -122,8 +122,8 @@ class _Page:
         about = f"<p>{html_text(plot.about)}</p>" if plot.about else ""
         table = self._table(plot.table(), f"Figures: {plot.title}")
         return (
-            f"<figure aria-labelledby={number}><figcaption id={number}>{html_text(plot.title)}"
-            f"</figcaption>{about}{picture}<details><summary>The figures as a table</summary>"
+            f"<figure aria-labelledby={number}><figcaption><h2 id={number}>{html_text(plot.title)}"
+            f"</h2></figcaption>{about}{picture}<details><summary>The figures as a table</summary>"
             f"{table}</details></figure>"
         )
 

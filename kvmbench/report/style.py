@@ -71,9 +71,9 @@ html{background:var(--bg);color:var(--fg);color-scheme:light dark}
 body{margin:0;font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 h1{font-size:1.35rem;line-height:1.3;margin:0 0 1rem}
-h2,figcaption{font-size:1.1rem;font-weight:600;line-height:1.35;margin:2rem 0 .5rem}
+h2{font-size:1.1rem;font-weight:600;line-height:1.35;margin:2rem 0 .5rem}
 p,ul,dl{margin:.6rem 0;max-width:46rem}
-figure{margin:1.5rem 0}
+figure{margin:0 0 1.5rem}
 figure p{color:var(--soft);font-size:.9rem;margin:.2rem 0 .5rem}
 .scroll{overflow-x:auto;margin:.6rem 0}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:3px solid var(--after);\

@@ -603,6 +603,12 @@ def _unbroken(
         yield run
 
 
+def _heat(value: float, most: float) -> str:
+    """Return the beginning of a cell in the colour of its figure, on which words can be read."""
+    look = "hot" if value >= 0 else "cold"
+    return f'<rect class="{look}" fill-opacity="{0.06 + 0.44 * abs(value) / most:.2f}"'
+
+
 def _heat_map(plot: HeatMap) -> Drawing:
     canvas = _Canvas()
     known = [v for line in plot.values for v in line if v is not None and isfinite(v)]
@@ -613,11 +619,17 @@ def _heat_map(plot: HeatMap) -> Drawing:
     top = 2.0 * LINE
     if plot.marked:
         sign = '<rect class="third thick" x="-6" y="-6" width="12" height="12"/>'
-        canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, [(sign, plot.mark)])
+        canvas.legend(WIDTH / 2, top - 2, WIDTH / 2, [(sign, plot.mark)])
     canvas.text(GAP, LINE - 4, _cut(_said(plot.z), WIDTH / 2 - GAP), "soft")
+    steps = [most, most / 2, 0.0, *([-most / 2, -most] if min(known, default=0) < 0 else [])]
+    scale = [
+        (f'{_heat(value, most)} x="-7" y="-6" width="14" height="12"/>', f"{value:.3g}")
+        for value in steps
+    ]
+    canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, scale)
     canvas.text(GAP, top - 2, _cut(_said(plot.y), WIDTH / 2 - GAP), "soft")
     top += GAP
-    shown = len(plot.xs) <= LABELLED
+    shown, minus = len(plot.xs) <= LABELLED, ""
     for y, (name, line) in enumerate(zip(plot.ys, plot.values, strict=True)):
         place = top + height * y
         canvas.text(labels - GAP, place + height / 2 + 4, _cut(name, labels - GAP), "", "end")
@@ -626,14 +638,15 @@ def _heat_map(plot: HeatMap) -> Drawing:
             if value is None or not isfinite(value):
                 canvas.text(left + cell / 2, place + height / 2 + 4, "-", "soft", "middle")
                 continue
-            share = 0.06 + 0.44 * abs(value) / most  # of the colour, so that its words are read
-            look = "hot" if value >= 0 else "cold"
             canvas.raw(
-                f'<rect class="{look}" fill-opacity="{share:.2f}" x="{_n(left)}" y="{_n(place)}" '
+                f'{_heat(value, most)} x="{_n(left)}" y="{_n(place)}" '
                 f'width="{_n(cell - 1)}" height="{_n(height - 1)}"/>'
             )
             if shown:
                 canvas.text(left + cell / 2, place + height / 2 + 4, f"{value:.3g}", "", "middle")
+            elif value < 0:
+                minus += f"M{_n(left + cell / 2 - 3)} {_n(place + height / 2)}h6"
+    canvas.path(minus, "third bar")
     canvas.path(
         "".join(
             f"M{_n(labels + cell * x + 1.5)} {_n(top + height * y + 1.5)}h{_n(cell - 4)}"
