@@ -81,6 +81,10 @@ def page(document: Document) -> str:
     )
 
 
+def _long(cell: str | Cell) -> bool:
+    return len(cell_text(cell)) > LONG or (isinstance(cell, Cell) and bool(cell.notes))
+
+
 class _Page:
     """The blocks of a page; it numbers the pictures and the notes that cells refer to."""
 
@@ -117,7 +121,7 @@ class _Page:
         picture = inside.format("".join(pictures))
         if isinstance(plot, Marks):
             signs = legend(plot)
-            picture = signs.svg(f"{number}s") if signs else ""
+            picture = f"<div class=signs>{signs.svg(f'{number}s')}</div>" if signs else ""
             picture = f"<div class=panels>{picture}{''.join(pictures)}</div>"
         about = f"<p>{html_text(plot.about)}</p>" if plot.about else ""
         table = self._table(plot.table(), f"Figures: {plot.title}")
@@ -131,7 +135,7 @@ class _Page:
         table = table.wide or table
         kinds = [KINDS[column.kind] for column in table.columns]
         for n, kind in enumerate(kinds):  # the words of a long cell get room, and stay few lines
-            if kind == "w" and any(len(cell_text(row[n])) > LONG for row in table.rows):
+            if kind == "w" and any(_long(row[n]) for row in table.rows):
                 kinds[n] = "l"
         head = "".join(map(self._head, table.columns, kinds))
         keyed = next((n for n, kind in enumerate(kinds) if kind == "k"), -1)

@@ -99,6 +99,7 @@ a{color:inherit}
 svg{display:block;max-width:100%;height:auto;min-width:34rem}
 .panels{display:flex;flex-wrap:wrap;gap:.75rem 1rem}
 .panels svg{min-width:0}
+.signs{flex-basis:100%}
 details{margin:.4rem 0;font-size:.9rem}
 summary{cursor:pointer;color:var(--soft)}
 dl{display:grid;grid-template-columns:fit-content(12rem) 1fr;gap:.2rem 1rem}
@@ -107,7 +108,8 @@ pre{overflow-x:auto;background:var(--band);padding:.7rem;font-size:.85rem}
 footer{color:var(--soft);font-size:.85rem;margin-top:3rem}
 @media (max-width:34rem){main{padding:1rem .6rem 2rem}th,td{padding:.25rem .4rem}}
 @media print{main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr,svg{break-inside:avoid}\
-.scroll{overflow:visible}svg{min-width:0}details::details-content{content-visibility:visible}\
+.scroll{overflow:visible}svg{min-width:0}.dense{font-size:7pt}\
+.dense th,.dense td{padding:.1rem .2rem}details::details-content{content-visibility:visible}\
 h2,figcaption{break-after:avoid}}
 """
 

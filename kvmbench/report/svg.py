@@ -86,8 +86,8 @@ def legend(plot: Marks) -> Drawing | None:
     canvas = _Canvas()
     looks = _looks(plot.series)
     signs = [(_sign(*look), name) for look, name in zip(looks, plot.series, strict=True)]
-    lines = canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs)
-    return Drawing(WIDTH, LINE * lines + 2, f"Signs: {', '.join(plot.series)}", str(canvas))
+    lines = canvas.legend(GAP, LINE - 4, PANEL[0] - 2 * GAP, signs)
+    return Drawing(PANEL[0], LINE * lines + 2, f"Signs: {', '.join(plot.series)}", str(canvas))
 
 
 def standalone(plot: Plot) -> str:
