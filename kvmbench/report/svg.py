@@ -91,17 +91,28 @@ def legend(plot: Marks) -> Drawing | None:
 
 
 def standalone(plot: Plot) -> str:
-    """Return a plot of one picture as an SVG file, with its title, and light and dark colours."""
-    (one,) = drawn(plot, "k")
+    """Return a plot as an SVG file, with its title, and light and dark colours.
+
+    Panels stand in two columns below each other.
+    """
     heading = _Canvas()
-    heading.text(GAP, LINE, plot.title, "b")
-    top = LINE + 2 * GAP
+    heading.text(GAP, LINE, _cut(plot.title, WIDTH - 2 * GAP), "b")
+    x, y, tallest = 0.0, LINE + 2.0 * GAP, 0.0
+    parts = []
+    signs = legend(plot) if isinstance(plot, Marks) else None
+    if signs:
+        parts.append(f'<g transform="translate(0 {_n(y)})">{signs.body}</g>')
+        y += signs.height
+    for one in drawn(plot, "k"):
+        if x + one.width > WIDTH + GAP:
+            x, y, tallest = 0.0, y + tallest + GAP, 0.0
+        parts.append(f'<g transform="translate({_n(x)} {_n(y)})">{one.body}</g>')
+        x, tallest = x + one.width + 2 * GAP, max(tallest, one.height)
     body = (
         f"<style>{colours()}{PICTURE}</style>"
-        f'<rect class="paper" width="100%" height="100%"/>{heading}'
-        f'<g transform="translate(0 {top})">{one.body}</g>'
+        f'<rect class="paper" width="100%" height="100%"/>{heading}{"".join(parts)}'
     )
-    whole = Drawing(one.width, one.height + top + GAP, f"{plot.title}. {plot.about}", body)
+    whole = Drawing(WIDTH, y + tallest + GAP, f"{plot.title}. {plot.about}", body)
     return whole.svg("k", ' xmlns="http://www.w3.org/2000/svg"') + "\n"
 
 
