@@ -39,6 +39,7 @@ ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
 STACKED = 4  # lines of words about levels, above which one has no words
+SPOKEN = 12  # rows of a picture that its alternative text names
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
 
@@ -116,6 +117,14 @@ def standalone(plot: Plot) -> str:
 # The kinds
 
 
+def _alt(plot: Plot, said: Sequence[str]) -> str:
+    """Return the words of a picture for those who cannot see it: the first of its figures."""
+    shown = [" ".join(words.split()).replace(" :", ":") for words in said[:SPOKEN]]
+    if more := len(said) - len(shown):
+        shown.append(f"{more} more in the table")
+    return f"{plot.title}. {'; '.join(shown)}."
+
+
 def _bars(plot: Bars, number: str) -> Drawing:
     canvas = Canvas()
     numbers = plot.looks or range(len(plot.parts))
@@ -166,7 +175,9 @@ def _bars(plot: Bars, number: str) -> Drawing:
                 canvas.raw(filled(x, place, scale(so_far) - x, BAR, part))
                 x = scale(so_far)
         canvas.text(x + GAP, middle, short(total))
-    return Drawing(WIDTH, y + 36, f"{plot.title}. {plot.about}", str(canvas))
+    pairs = zip(plot.bars, sums, strict=True)
+    said = [f"{bar.label} {bar.side}: {short(total)}" for bar, total in pairs]
+    return Drawing(WIDTH, y + 36, _alt(plot, said), str(canvas))
 
 
 def _dots(plot: Dots) -> Drawing:
@@ -219,7 +230,11 @@ def _dots(plot: Dots) -> Drawing:
         if dot.words:
             look = f"{dot.tone} b" if dot.tone in ("good", "bad", "doubt") else ""
             canvas.text(WIDTH - words, y + 4, cut(dot.words, words - GAP), look)
-    return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
+    said = []
+    for dot in plot.dots:
+        value = dot.words or ("no figure" if dot.value is None else short(dot.value))
+        said.append(f"{dot.label} {dot.side}: {value}")
+    return Drawing(WIDTH, bottom + 36, _alt(plot, said), str(canvas))
 
 
 SERIES = (  # shape, colour
@@ -412,7 +427,14 @@ def _curves(plot: Curves) -> Drawing:
         box = (begin, begin + width_of(words))
         place = next((at for at in places if not _met(lines, box, at)), y - 14)
         canvas.text(begin, place, words, "b halo")
-    return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
+    said = []
+    for curve in plot.curves:
+        known = [(x, v) for x, v in zip(plot.at, curve.values, strict=True) if v is not None]
+        if known:
+            ends = (f"{short(v)} at {short(x)}" for x, v in (known[0], known[-1]))
+            said.append(f"{curve.name} from {' to '.join(ends)}")
+    said += [f"{point.label} at {short(point.x)}" for point in plot.points]
+    return Drawing(WIDTH, bottom + 36, _alt(plot, said), str(canvas))
 
 
 Line = Sequence[tuple[float, float]]
@@ -511,4 +533,5 @@ def _heat_map(plot: HeatMap) -> Drawing:
         canvas.text(labels + cell * (x + 0.5), bottom + 14, words, "", "middle")
     canvas.text((labels + WIDTH) / 2, bottom + 31, cut(axis_words(plot.x), WIDTH - labels), "soft",
                 "middle")  # fmt: skip
-    return Drawing(WIDTH, bottom + 38, f"{plot.title}. {plot.about}", str(canvas))
+    said = [f"figures from {short(min(known))} to {short(max(known))}"] if known else []
+    return Drawing(WIDTH, bottom + 38, _alt(plot, said), str(canvas))

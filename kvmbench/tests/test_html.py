@@ -563,16 +563,28 @@ def test_keys_reach_everything_in_order(files, chromium):
 def test_a_screen_reader_finds_the_order(files, chromium, kind):
     chromium.open(files[kind])
     chromium.run("document.querySelectorAll('details').forEach(one => one.open = true)")
-    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
-    found = [
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
-        for node in nodes
-        if not node["ignored"]
-    ]
+    nodes = {n["nodeId"]: n for n in chromium.call("Accessibility.getFullAXTree")["nodes"]}
+
+    def read(node):
+        """Yield the roles and names below a node in the order in which they are read."""
+        if not node["ignored"]:
+            yield node["role"]["value"], node.get("name", {}).get("value", "")
+        for child in node.get("childIds", ()):
+            yield from read(nodes[child])
+
+    found = list(read(next(iter(nodes.values()))))
     roles = [role for role, _ in found]
     images = [name for role, name in found if role in ("image", "img")]
     assert len(images) == chromium.run("document.querySelectorAll('svg').length")
     assert all(images)
+    if kind == "compare":
+        assert "inl_from_qemu: -7.3 % faster?; " in images[0]
+        assert images[1] == "Signs: 6.11.0, 6.12.0"
+        assert images[2].startswith("cpuid, cycles: 6.11.0: 8 from 1,3")
+    headings = [name for role, name in found if role == "heading"]
+    assert headings == chromium.run(
+        "[...document.querySelectorAll('h1,h2')].map(one => one.textContent)"
+    )
     assert roles.index("heading") < roles.index("table")
     rows = [role for role in roles if role in ("columnheader", "rowheader")]
     assert {"columnheader", "rowheader"} <= set(rows)
