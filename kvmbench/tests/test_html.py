@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvmbench
+from kvmbench.cli.main import main
 from kvmbench.report import Cell, Column, Document, Facts, Heading, Items, Note, Table, write
 from kvmbench.report.html import fragment
 from kvmbench.report.plots import (
@@ -38,6 +40,7 @@ from kvmbench.report.style import DARK, LIGHT
 from kvmbench.report.svg import drawn, standalone
 from kvmbench.tests import browser, pages
 from kvmbench.tests.browser import needs_chromium
+from kvmbench.tests.command import invoke
 from kvmbench.tests.test_cli_hostile import RAW
 
 ROOT = Path(kvmbench.__file__).parent.parent
@@ -148,6 +151,25 @@ def test_a_page_is_closed_and_well_formed(files, kind):
     named = re.findall(r'aria-labelledby="?(\w+)', page) + re.findall(r'href="#(\w+)', page)
     assert set(named) <= set(ids)
     assert page.count("<figure") == page.count("<details") == page.count("<summary")
+
+
+def forms(command, context, name=""):
+    """Yield the name and the choices of --format of each command that prints a document."""
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            yield from forms(command.get_command(context, sub), context, f"{name} {sub}")
+    for option in command.params:
+        if option.name == "format":
+            yield name.strip(), option.type.choices
+
+
+def test_every_command_writes_pages(folder):
+    found = dict(forms(main, click.Context(main)))
+    wanted = {"run", "measure", "compare", "self-test", "scenario", "check", "history", "show"}
+    assert set(found) >= wanted | {"trace show", "trace run", "lab run"}
+    assert [name for name, choices in found.items() if "html" not in choices] == []
+    assert invoke("run", "cpuid", "-o", "x.html").stdout == ""
+    assert (folder / "x.html").read_text() == invoke("run", "cpuid", "--format", "html").stdout
 
 
 def test_thirty_rows_of_eight_runs_are_below_100_kb(files):
