@@ -928,7 +928,7 @@ def test_completion_as_bash_runs_it():
         ("kvmbench run --after ", POLICIES),
         ("kvmbench run --before e", ["eager", "exit-to-user", "every-exit"]),
         ("kvmbench run --profile patch-2017-", ["patch-2017-replay"]),
-        ("kvmbench run --format ", ["text", "kut", "markdown", "csv", "json"]),
+        ("kvmbench run --format ", ["text", "kut", "markdown", "csv", "json", "html"]),
         ("kvmbench run --against ", ["patch-2017"]),
         ("kvmbench run inl_", ["inl_from_pmtimer", "inl_from_qemu", "inl_from_kernel"]),
         ("kvmbench list p", ["policies", "profiles", "published"]),

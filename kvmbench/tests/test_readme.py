@@ -13,7 +13,7 @@ import kvmbench
 from kvmbench import catalog
 from kvmbench.cli.main import main
 from kvmbench.results import Boot, Result, Run, Series, write
-from kvmbench.tests import consoles
+from kvmbench.tests import consoles, readme_pictures
 
 README = consoles.ROOT / "README.md"
 if not README.exists():
@@ -56,6 +56,12 @@ def test_links_lead_somewhere():
 def test_console(page, command, output, monkeypatch):
     monkeypatch.chdir(README.parent)
     assert consoles.run(command) == consoles.stable(command, output), f"{page}: {command}"
+
+
+def test_pictures_are_drawn_by_their_command():
+    committed = {path.name: path.read_text() for path in readme_pictures.FOLDER.glob("*")}
+    assert committed == readme_pictures.pictures()
+    assert all(f"docs/pictures/{name})" in TEXT for name in committed)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -115,6 +121,14 @@ def test_commands(command, examples, measured):
         (measured / "results" / "main.json").unlink()
     result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
+
+
+def test_the_example_of_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "docs" / "report.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert "-22.2 % faster" in re.sub(" +", " ", Path("moved.html").read_text())
 
 
 def test_lazy_policy_neither_leaks_nor_denies(examples):
