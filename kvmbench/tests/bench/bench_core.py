@@ -1,16 +1,20 @@
 """The core next to plain C and others on the same job, in one run: `make bench`."""
 
 import os
+import random
 import resource
 import statistics
 import subprocess
 import sys
 import time
+import timeit
 
 import numpy as np
 import pytest
 
+import kvmbench
 from kvmbench import OP_DTYPE, Machine, port_check, profiles
+from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.tests.bench import jobs, others, plain
 
 EXITS = 10_000_000
@@ -158,6 +162,39 @@ def test_scale(report, engine):
     report.figure("inl_from_qemu, for scale", engine, f"{each * 1e9:,.1f} ns", "-", True)
 
 
+class Plain:
+    """A method that does nothing, the least that a call from Python costs."""
+
+    def exit(self, cpu, kind):
+        return 0
+
+
+CALLS = {  # the call, and at most how many of an empty method's calls it may take
+    "machine.exit(0, 3)": 1,
+    "machine.exit(0, 'inl_from_qemu')": 1.5,
+    "machine.io(0, 0x379, 1)": 2,
+    "machine.cycles(0)": 1,
+    "machine.count(0, 'reloads')": 1,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_calls(report, call):
+    machine = Machine(1, 1, "deferred", PROFILE)
+    machine.switch(0, 0)
+    machine.ioperm(0, 0x378, 3)
+    names = dict(machine=machine, plain=Plain())
+    machine.exit(0, 3)
+    machine.exit(0, "inl_from_qemu")  # outside the guest, so that the task may do IO
+    each = {"plain.exit(0, 3)": [], call: []}
+    for _ in range(15):  # both in turn
+        for words, found in each.items():
+            found.append(min(timeit.repeat(words, globals=names, number=20_000, repeat=3)))
+    ratio = statistics.median(each[call]) / statistics.median(each["plain.exit(0, 3)"])
+    figure, target = f"{ratio:.2f} x its time", f"{CALLS[call]:g} x"
+    report.figure(call, "an empty Python method", figure, target, ratio <= CALLS[call])
+
+
 def cpu_seconds(*command):
     """Return the median CPU time of a process, user and system, of nine runs."""
     spent = []
@@ -171,7 +208,7 @@ def cpu_seconds(*command):
 
 @pytest.mark.parametrize(
     ("arguments", "yardstick", "target"),
-    [(["--help"], "pass", 0.1), (["run"], "import numpy", 0.4)],
+    [(["--help"], "pass", 0.03), (["run"], "import numpy", 0.12)],
 )
 def test_start(report, arguments, yardstick, target):
     script = os.path.join(os.path.dirname(sys.executable), "kvmbench")
@@ -184,3 +221,29 @@ def test_start(report, arguments, yardstick, target):
         f"+ {target * 1e3:.0f} ms",
         more < target,
     )
+
+
+def test_compare(report, tmp_path):
+    """Two results of 41 rows, 8 runs and 30 iterations, from the start of Python to its end."""
+    source = random.Random(1)
+    for name in ("before", "after"):
+        runs = [
+            Run(
+                time=f"2026-11-26T10:{number:02}:00+00:00",
+                series=[
+                    Series(
+                        workload=f"row_{row}", kind="noisy",
+                        values=[1000 * row * source.gauss(1, 0.005) for _ in range(30)],
+                    )
+                    for row in range(1, 42)
+                ],
+            )
+            for number in range(8)
+        ]  # fmt: skip
+        result = Result(tool="a benchmark", boots=[Boot(id="1", host=Host(), runs=runs)])
+        kvmbench.save(result, tmp_path / f"{name}.json")
+    script = os.path.join(os.path.dirname(sys.executable), "kvmbench")
+    files = [str(tmp_path / f"{name}.json") for name in ("before", "after")]
+    spent = cpu_seconds(script, "compare", *files)
+    figure = f"{spent:.2f} s"
+    report.figure("kvmbench compare, 41 rows, 8 runs: CPU time", "-", figure, "0.4 s", spent < 0.4)
