@@ -21,7 +21,9 @@ from kvmbench._steps cimport (
 )
 
 import inspect
-from dataclasses import astuple
+from dataclasses import fields
+from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 
@@ -31,7 +33,7 @@ from kvmbench.arrays import (
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.errors import OperationError, unknown_name
-from kvmbench.model import HOOKS, Op, Policy, Profile
+from kvmbench.model import HOOKS, Costs, Op, Policy, Profile
 
 __all__ = ["Machine"]
 
@@ -79,6 +81,14 @@ _REASONS = {
 }
 
 
+_costs_of = attrgetter(*(entry.name for entry in fields(Costs)))
+
+
+@lru_cache(256)     # parsing a policy's steps takes longer than all else that a Machine needs
+def _compiled(policy):
+    return [[step.compiled() for step in policy.steps(hook)] for hook in HOOKS]
+
+
 cdef int64_t _clamped(str name, value) except? -1:
     """Take any integer; one that no C integer holds becomes one that no check lets through."""
     try:
@@ -122,7 +132,7 @@ cdef class Machine:
         self._owned = {}
         m.vmx = vendor == "vmx"
         self._compile_policy()
-        for i, cost in enumerate(astuple(self.profile.costs)):
+        for i, cost in enumerate(_costs_of(self.profile.costs)):
             (<uint64_t*>&m.costs)[<int>i] = cost
         m.kinds = <KbKind*>self._array("kinds", n_kinds, sizeof(KbKind))
         for i, kind in enumerate(self.profile.kinds):
@@ -156,7 +166,7 @@ cdef class Machine:
     cdef _compile_policy(self):
         cdef KbMachine* m = &self.m
         cdef int i = 0
-        hooks = [[step.compiled() for step in self.policy.steps(hook)] for hook in HOOKS]
+        hooks = _compiled(self.policy)
         m.steps = <KbStep*>self._array("steps", sum(map(len, hooks)), sizeof(KbStep))
         for number, hook in enumerate(hooks):
             m.hook[<int>number] = i

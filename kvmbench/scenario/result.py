@@ -42,8 +42,9 @@ class ScenarioResult(Reported):
     costs: dict[int, int]  # cycles -> number of VM exits whose EXIT takes them, rising
     useful: tuple[int, ...]  # cycles of guest and work on each CPU
     acted: tuple[int, ...]  # cycles of the policy's steps, TR and map, on each CPU
+    clocks: tuple[int, ...]  # cycles of each CPU since its start
     operations: int
-    machine: Machine
+    machine: Machine | None = None  # at the end of the run, where `keep_machine` asks for it
     model_version: str = MODEL_VERSION
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ def worth(before: ScenarioResult, after: ScenarioResult) -> Worth:
     docs/scenario.md, "The worth of a change", has the definition and its reason.
     """
     columns = (before.useful, before.acted, after.useful, after.acted)
-    values = np.array([*columns, before.machine.cpu["cycles"]], np.float64)
+    values = np.array([*columns, before.clocks], np.float64)
 
     def saved(sums: NDArray[np.float64]) -> float | None:
         useful_0, acted_0, useful_1, acted_1, clocks = sums.tolist()

@@ -177,7 +177,11 @@ class Scenario:
 
     def cycles(self, us: float) -> int:
         """Return microseconds in cycles of the host's clock."""
-        return round(Fraction(us) * self.clock_hz / US)
+        top, bottom = Fraction(us).as_integer_ratio()
+        number, rest = divmod(top * self.clock_hz, bottom * US)
+        # To the nearest, and to the even one of two: round() of a Fraction, without making one.
+        half = 2 * rest - bottom * US
+        return number + (half > 0 or (half == 0 and number % 2 == 1))
 
     def parameters(self) -> list[str]:
         """Return the names that `with_value` takes: `cpus`, `vm.guest_us` ..."""
@@ -212,13 +216,15 @@ class Scenario:
     def run(
         self, policy: AnyPolicy, profile: AnyProfile = "patch-2017", *, threads: int = 1,
         seed: int | None = None, vendor: Vendor = "vmx", progress: Progress | None = None,
+        keep_machine: bool = True,
     ) -> ScenarioResult:  # fmt: skip
         """Simulate the host under one policy; the result prints as a table.
 
         Policy and cost profile are objects, built-in names or TOML files. The result is the same
-        for any number of `threads`, 1 to 256. `seed` replaces the scenario's. `progress` is
-        called several times a second with the share that is done, 0 to 1; an exception in it, or
-        Ctrl-C, ends the simulation.
+        for any number of `threads`, 1 to 256; one is the calling thread. `seed` replaces the
+        scenario's. `progress` is called several times a second with the share that is done, 0 to
+        1; an exception in it, or Ctrl-C, ends the simulation. Without `keep_machine` the result's
+        `machine` is None, and the result takes kilobytes; `compare` and `sweep` keep none.
 
         Raises ValueError for an unknown name, or a profile that lacks an exit kind of a mix;
         FileError and OSError for files.
@@ -228,7 +234,8 @@ class Scenario:
         workers = min(threads, self.cpus)
         host = simulation.host_of(self, policy, profile, vendor, seed, workers)
         simulation.simulate(host, workers, progress)
-        return simulation.result_of(self, host, self.seed if seed is None else seed)
+        used = self.seed if seed is None else seed
+        return simulation.result_of(self, host, used, keep_machine)
 
     def compare(
         self, before: AnyPolicy = "eager", after: AnyPolicy = "deferred",
@@ -238,7 +245,7 @@ class Scenario:
         """Simulate the host under two policies, as `kvmbench scenario` does; see `run`."""
         first, second = (
             self.run(policy, profile, threads=threads, seed=seed, vendor=vendor,
-                     progress=simulation.part(progress, i, 2))
+                     progress=simulation.part(progress, i, 2), keep_machine=False)
             for i, policy in enumerate((before, after))
         )  # fmt: skip
         return Comparison(first, second)
