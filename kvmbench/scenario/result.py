@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.errors import IncompatibleError
 from kvmbench.model import MODEL_VERSION, Policy, Profile
-from kvmbench.report import Document, Reported
-from kvmbench.scenario.document import host_document, sweep_document
+from kvmbench.report import Document, Record, Reported
+from kvmbench.scenario.document import host_document, point_record, sweep_document
 
 if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario
@@ -55,6 +55,10 @@ class ScenarioResult(Reported):
         """Return the table of the host's time and rates as a document."""
         return host_document([self])
 
+    def record(self) -> Record:
+        """Return the row of `records()`, without the work of making the table."""
+        return point_record([self])
+
     @property
     def total(self) -> int:
         """All CPUs' clocks, in cycles."""
@@ -70,11 +74,11 @@ class ScenarioResult(Reported):
 
     def percentile(self, percent: str) -> int | None:
         """Return the least cycles that `percent` of the EXITs did not exceed; None without any."""
-        total = sum(self.costs.values())
+        least = ceil(Fraction(percent) * sum(self.costs.values()) / 100)
         seen = 0
         for cost, n in self.costs.items():
             seen += n
-            if 100 * seen >= Fraction(percent) * total:
+            if seen >= least:
                 return cost
         return None
 
@@ -144,6 +148,10 @@ class Comparison(Reported):
     def document(self) -> Document:
         """Return the document that `kvmbench scenario` prints."""
         return host_document([self.before, self.after], self.worth)
+
+    def record(self) -> Record:
+        """Return the row of `records()`, without the work of making the table."""
+        return point_record([self.before, self.after], self.worth)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench.catalog import built_in
+from kvmbench.catalog import built_in, quoted
 from kvmbench.errors import brief, unknown_name
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
@@ -25,7 +25,7 @@ from kvmbench.scenario.result import Comparison, ScenarioResult, Sweep
 from kvmbench.scenario.simulation import AnyPolicy, AnyProfile, Progress, Vendor
 from kvmbench.tomlfile import Schema, Source, declared
 
-__all__ = ["Scenario", "Tasks", "load_scenario", "scenarios"]
+__all__ = ["Scenario", "Tasks", "load_scenario", "scenario_toml", "scenarios"]
 
 US = 10**6
 TIME_MAX = 2**31 - 1  # cycles of a timeslice or an epoch: one ADVANCE holds it
@@ -304,6 +304,28 @@ def load_scenario(source: str | Path) -> Scenario:
 def scenarios() -> Mapping[str, Scenario]:
     """Return the built-in scenarios by name."""
     return built_in("scenarios", _scenario)
+
+
+def scenario_toml(scenario: Scenario) -> str:
+    """Return a scenario as the TOML that `load_scenario` reads."""
+    lines = _declaration(scenario)
+    for group in scenario.tasks:
+        lines += ["", "[[tasks]]", *_declaration(group)]
+        if group.mix:
+            lines += ["[tasks.mix]", *(f"{quoted(k)} = {v!r}" for k, v in group.mix.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _declaration(record: Scenario | Tasks) -> list[str]:
+    """Return an assignment for each field that is no table and not its default."""
+    lines = []
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if entry.name in ("tasks", "mix") or value == entry.default:
+            continue
+        words = quoted(value) if isinstance(value, str) else repr(value).lower()
+        lines.append(f"{entry.name} = {words}")
+    return lines
 
 
 def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:

@@ -21,7 +21,7 @@ from kvmbench.errors import FileError, IncompatibleError
 from kvmbench.scenario import sampling
 from kvmbench.scenario._host import Host, philox
 from kvmbench.scenario.result import Comparison, worth
-from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenarios
+from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenario_toml, scenarios
 from kvmbench.scenario.simulation import host_of, task_rows
 from kvmbench.tests.histories import reference
 from kvmbench.tests.host_reference import HostReference
@@ -381,6 +381,8 @@ def test_results_print_as_the_command():
     (both,) = found.records()
     assert alone["share_tr"] == both["share_tr_before"] == found.before.share("tr")
     assert both["percent"] == found.worth.percent
+    assert found.record() == both
+    assert found.before.record() == alone
     assert "eager, simulated host io-heavy" in str(found.before)
 
 
@@ -607,6 +609,14 @@ def test_a_host_runs_once():
 
 
 # Files
+
+
+@pytest.mark.parametrize("name", [*scenarios()])
+def test_a_scenario_as_its_file(name, tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(scenario_toml(scenarios()[name].with_value("ioperm_share", 0.1)))
+    assert load_scenario(path) == scenarios()[name].with_value("ioperm_share", 0.1)
+
 
 FILE = """\
 name = "mine"
