@@ -91,23 +91,25 @@ def _only_policy(path: str | Path) -> Policy:
     return found[first]
 
 
-def load_policies(path: str | Path) -> dict[str, Policy]:
+def load_policies(path: str | Path, data: bytes | None = None) -> dict[str, Policy]:
     """Return the policies of a TOML file by name, one table each (docs/model.md, section 5).
 
-    Raises FileError; OSError where the file cannot be read.
+    `data` is its content where it was read already. Raises FileError; OSError where the file
+    cannot be read.
     """
-    source = Source(Path(path))
+    source = Source(Path(path), data)
     if not source.data:
         raise source.error((), "no policy: expected one table a policy, such as [mine]")
     return {name: _policy(source, name) for name in source.data}
 
 
-def load_profile(path: str | Path) -> Profile:
+def load_profile(path: str | Path, data: bytes | None = None) -> Profile:
     """Return the profile of a TOML file; `extends` may name a built-in one to start from.
 
-    Raises FileError; OSError where the file cannot be read.
+    `data` is its content where it was read already. Raises FileError; OSError where the file
+    cannot be read.
     """
-    return _profile(Source(Path(path)))
+    return _profile(Source(Path(path), data))
 
 
 def profile_toml(profile: Profile) -> str:

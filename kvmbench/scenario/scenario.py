@@ -199,14 +199,23 @@ class Scenario:
 
         Raises ValueError for an unknown one and for a value out of its range.
         """
-        if parameter not in self.parameters():
-            raise ValueError(unknown_name("parameter", parameter, self.parameters()))
-        group, _, name = parameter.rpartition(".")
-        changes: dict[str, Any] = {name: value}
-        if not group:
-            return replace(self, **changes)
-        changed = [replace(g, **changes) if g.name == group else g for g in self.tasks]
-        return replace(self, tasks=tuple(changed))
+        return self.with_values({parameter: value})
+
+    def with_values(self, values: Mapping[str, float]) -> Scenario:
+        """Return the scenario with other values of some of `parameters`, all at once.
+
+        Raises as `with_value`.
+        """
+        known = self.parameters()
+        changes: dict[str, dict[str, Any]] = {}  # of the scenario, "", and of each group
+        for parameter, value in values.items():
+            if parameter not in known:
+                raise ValueError(unknown_name("parameter", parameter, known))
+            group, _, name = parameter.rpartition(".")
+            changes.setdefault(group, {})[name] = value
+        own = changes.pop("", {})
+        tasks = tuple(replace(g, **changes[g.name]) if g.name in changes else g for g in self.tasks)
+        return replace(self, **own, tasks=tasks)
 
     @property
     def n_tasks(self) -> int:
@@ -289,15 +298,15 @@ class Scenario:
 # Files
 
 
-def load_scenario(source: str | Path) -> Scenario:
+def load_scenario(source: str | Path, data: bytes | None = None) -> Scenario:
     """Return the built-in scenario of a name, or the scenario of a TOML file.
 
-    Raises FileError, one line with the file, the line and the key; OSError for a file that cannot
-    be read.
+    `data` is the file's content where it was read already. Raises FileError, one line with the
+    file, the line and the key; OSError for a file that cannot be read.
     """
-    if source in scenarios():
+    if data is None and source in scenarios():
         return scenarios()[str(source)]
-    return _scenario(Source(Path(source)))
+    return _scenario(Source(Path(source), data))
 
 
 @cache
