@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 import kvmbench
-from kvmbench import Policy, SweepError, load_points, load_scenario, profiles, sweep
+from kvmbench import Policy, SweepError, load_points, load_scenario, policies, profiles, sweep
 from kvmbench.errors import FileError, ResultError
-from kvmbench.sweeps import engines
+from kvmbench.sweeps import engines, search
 from kvmbench.sweeps.design import Range, find_design, load_design
 from kvmbench.sweeps.document import curves
 from kvmbench.sweeps.engines import sliced
@@ -179,12 +179,12 @@ def test_kill_9_and_again(folder):
 
 def test_ctrl_c_names_the_command_that_goes_on(folder):
     (folder / "design.toml").write_text(SLOW.replace("390, n = 30", "3099, n = 3000"))
-    words = ("sweep", "design.toml", "-o", "my points.jsonl", "--processes", "2")
-    code, out, err = interrupted(*words, cwd=folder, cpu_seconds=1)
+    words = ("sweep", "design.toml", "-o", "my points.jsonl", "--processes", "1")
+    code, out, err = interrupted(*words, cwd=folder, cpu_seconds=0.7)
     assert (code, out) == (130, "")
     first, second = err.splitlines()
     assert first.endswith("are in my points.jsonl; go on with: kvmbench sweep design.toml "
-                          "-o 'my points.jsonl' --processes 2")  # fmt: skip
+                          "-o 'my points.jsonl' --processes 1")  # fmt: skip
     assert second == "kvmbench: stopped"
     assert (folder / "my points.jsonl").read_bytes().endswith(b"}\n")
 
@@ -451,3 +451,34 @@ def test_usage(folder, design):
         result = invoke("sweep", *words)
         assert result.exit_code == code, result.stderr
         assert message in result.stderr + result.stdout
+
+
+# The search
+
+
+def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
+    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
+    good = policies()["deferred"]
+    (region,) = good.vcpu_put
+    wasteful = replace(good, name="wasteful", vcpu_put=(("reload", *region),))
+    host = load_scenario("ioperm-desktop").with_value("seconds", 0.02)
+    found = search.find([wasteful], host, processes=1)
+    first, *others = found.rows
+    assert (first["mutation"], first["verdict"], first["worth"]) == ("", "safe", 0)
+    best = min((row for row in others if row["front"]), key=lambda row: row["cycles"])
+    assert (best["mutation"], best["verdict"]) == ("vcpu_put: without 'reload'", "safe")
+    saved = host.compare(wasteful, good)
+    assert (best["worth"], best["worth_error"]) == tuple(saved.worth)
+    assert (first["terms"], best["terms"]) == (22, 21)
+    unsafe = {row["mutation"] for row in others if row["verdict"] == "unsafe"}
+    assert "vcpu_put: without 'mark_stale if not tif'" not in unsafe  # the reload covers it
+    assert "ioperm: without 'set_tif if first'" in unsafe
+    cheaper = sum(row["verdict"] == "safe" and row["cycles"] < first["cycles"] for row in others)
+    assert f"{cheaper} safe mutant" in " ".join(str(found).split())
+    with pytest.raises(ValueError, match=r"^unknown column 'cycle'; did you mean 'cycles'\?"):
+        search.find(["eager"], host, goal="min cycle", processes=1)
+
+
+def test_terms_are_steps_and_conditions():
+    policy = Policy("a", vcpu_put=("reload if tif and not stale", ("ltr",)), switch=("ltr",))
+    assert search.terms(policy) == 5
