@@ -9,8 +9,8 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kv
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test lint fmt types gate baseline bench statistics check spin lab lab-kernel lab-patch
-.PHONY: lab-releases lab-qemu coverage clean
+.PHONY: run test lint fmt types gate baseline bench pictures statistics check spin lab lab-kernel
+.PHONY: lab-patch lab-releases lab-qemu coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest kvmbench/tests/bench/bench_*.py \
 	    --benchmark-columns=min,median,max --benchmark-sort=name \
 	    --benchmark-json=results/bench/latest.json
+
+# The pictures of the README, of results/lab and of a simulated host.
+pictures: $(VENV)/.dev
+	$(BIN)/python -m kvmbench.tests.readme_pictures
 
 # False alarms and power of `compare`, next to other tools' rules; minutes, into docs/statistics.md.
 statistics: $(VENV)/.dev

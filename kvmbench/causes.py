@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["CAUSES", "OF_EXITS", "OF_USERSPACE", "Cause"]
+__all__ = ["CAUSES", "OF_EXITS", "OF_STEPS", "OF_USERSPACE", "Cause"]
 
 
 class Cause(NamedTuple):
@@ -35,6 +35,9 @@ CAUSES: Mapping[str, Cause] = MappingProxyType(
 
 OF_EXITS = ("exit", "user", "host", "tr", "map")
 """The causes of cycles in a loop of exits."""
+
+OF_STEPS = ("tr", "map")
+"""The causes of cycles of a policy's own steps."""
 
 OF_USERSPACE = ("switch", "ioperm", "io")
 """The causes of cycles of a workload's operations in userspace."""

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvmbench import planning, stats
+from kvmbench.pictures import run_marks
 from kvmbench.report import Block, Column, Document, Facts, Note, Record, Table
 from kvmbench.report.figures import figure
+from kvmbench.report.plots import SHAPES
 from kvmbench.stats import CONFIDENCE, POWER
 from kvmbench.units import Cell, Figures, Key, Replicates, Side
 
@@ -36,7 +38,14 @@ def document(result: Result, label: str = "") -> Document:
     notes = [f"{', '.join(names)}: {mark}." for mark, names in side.marks().items()]
     skipped = {name: why for _, run in result.runs() for name, why in run.skipped.items()}
     notes += [f"Skipped: {name}: {why}." for name, why in skipped.items()]
-    return Document("", [Facts(_facts(side)), *blocks, *map(Note, notes)], records)
+    blocks = [Facts(_facts(side)), *blocks, *map(Note, notes), *_marks(side)]
+    return Document("", blocks, records)
+
+
+def _marks(side: Side) -> Sequence[Block]:
+    if len(side.configurations) > SHAPES:
+        return run_marks([side])
+    return run_marks([Side(name, side.result, name) for name in side.configurations])
 
 
 def rows(side: Side, names: Sequence[str] = ()) -> tuple[list[Block], list[Record]]:

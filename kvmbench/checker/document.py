@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from msgspec import UNSET, UnsetType, to_builtins
 
-from kvmbench.checker.history import Counterexample, Event, Explored
+from kvmbench.checker.history import TASK_COLUMNS, Counterexample, Event, Explored
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
 from kvmbench.report.figures import plural
 
@@ -90,7 +90,7 @@ def _story(v: Verdict) -> Iterator[Block]:
             for number, event in enumerate(bad.events, 1)
         ]
         yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
-        yield Table(columns, rows)
+        yield Table(columns, rows, wide=_states(bad))
         yield Note(_end(bad))
         if v.replayed:
             yield Note(v.replayed)
@@ -105,6 +105,38 @@ def _story(v: Verdict) -> Iterator[Block]:
             )
         for step in v.unreachable_steps:
             yield Note(f"{name}: cost: no history takes {step!r}.")
+
+
+def _states(bad: Counterexample) -> Table:
+    """Return the state after each event, in columns of CPUs and tasks; changed cells stand out."""
+    changes = [dict(_placed(event)) for event in bad.events]
+    names = sorted({name for found in changes for name in found})
+    state = {}  # before the first event
+    for found in reversed(changes):
+        state |= {name: old for name, (old, _) in found.items()}
+    columns = [Column("no.", "key"), Column("CPU"), Column("task"), Column("event", "word")]
+    columns += [Column(name, unit=place) for place, name in names]
+    start: list[str | Cell] = ["0", "-", "-", "at the start", *(state[name] for name in names)]
+    rows = [start]
+    for number, (event, found) in enumerate(zip(bad.events, changes, strict=True), 1):
+        state |= {name: new for name, (_, new) in found.items()}
+        cells = [
+            Cell(f"{found[n][0]} -> {found[n][1]}", "mark") if n in found else Cell(state[n])
+            for n in names
+        ]
+        rows.append([str(number), str(event.cpu), event.task or "-", event.text, *cells])
+    return Table(columns, rows)
+
+
+def _placed(event: Event) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """Yield the changes of an event by place, `CPU 0` or `A`, and column."""
+    for label, change in event.changes.items():
+        place, _, column = label.rpartition(" ")
+        if column in UNSHOWN:
+            continue
+        mine = f"task {event.task}" if column in TASK_COLUMNS else f"CPU {event.cpu}"
+        other = place if place.startswith("CPU") else f"task {place}"
+        yield (other if place else mine, column), change
 
 
 def _changes(event: Event) -> str:

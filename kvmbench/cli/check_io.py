@@ -13,7 +13,7 @@ from kvmbench.cli.progress import Progress
     "--cases", type=click.IntRange(1, 10**9), default=10_000, help="Random accesses to try."
 )
 @click.option("--seed", type=int, default=0, help="Of the random accesses.")
-@output_options("text", "markdown", "json")
+@output_options("text", "markdown", "json", "html")
 def command(cases: int, seed: int, format: str | None, output: str | None) -> None:
     """Compare port_check with the IN and OUT of a guest at CPL 3, on this host's /dev/kvm.
 

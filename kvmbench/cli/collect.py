@@ -8,6 +8,7 @@ from kvmbench.cli.common import load_many
 from kvmbench.cli.options import label_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
+from kvmbench.report import FORMS
 
 
 @click.command("collect")
@@ -17,7 +18,7 @@ from kvmbench.cli.progress import Progress, note
     help="Labels in the files' paths, such as {host}/{commit}.json.",
 )  # fmt: skip
 @label_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def command(
     paths: tuple[str, ...], labels_from: str | None, label: dict[str, str], format: str | None,
     output: str | None,

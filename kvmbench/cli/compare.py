@@ -130,7 +130,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
         help="Compare times: measured cycles by each host's TSC frequency.",
     ),
     click.option("--explain", is_flag=True, help="Show the spread and MDE of each row."),
-    output_options("text", "markdown", "csv", "json", "junit"),
+    output_options("text", "markdown", "csv", "json", "html", "junit"),
 )  # fmt: skip
 def command(
     names: tuple[str, ...],

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     click.option(
         "--fail-inconclusive", is_flag=True, help="Fail where a gated row is inconclusive."
     ),
-    output_options("text", "markdown", "csv", "json", "otava", "openmetrics"),
+    output_options("text", "markdown", "csv", "json", "html", "otava", "openmetrics"),
 )  # fmt: skip
 def command(
     names: tuple[str, ...], results_dir: str, order: str, group_by: str, last: int | None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from kvmbench.cli.output import emit, output_options
+from kvmbench.report import FORMS
 
 
 @click.command("host")
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def command(format: str | None, output: str | None) -> None:
     """Report whether this host is fit to measure: each fact, its effect on figures, the remedy.
 

@@ -30,6 +30,7 @@ from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
     from kvmbench.lab.emulator import Emulator
@@ -121,7 +122,7 @@ _plan_options = together(
 @until_options
 @click.option("--explain", is_flag=True, help="Show all counts, and KVM's own counters.")
 @label_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 @keep_options
 def run(
     names: tuple[str, ...],
@@ -211,7 +212,7 @@ _kernel_option = click.option(
     "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random accesses.")
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def check_io(
     kernel: str, cpu: str, cases: int, seed: int, format: str | None, output: str | None
 ) -> None:
@@ -242,7 +243,7 @@ def check_io(
     help="As for `kvmbench lab run`; each is a column.",
 )
 @_cpu_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: str | None) -> None:
     """Let a process do IN at CPL 3 with and without ioperm() and a KVM_RUN before it.
 
@@ -276,7 +277,7 @@ def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: 
 )  # fmt: skip
 @policy_file_option
 @_timeout_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def differ(
     kernel: str, cpu: str, operations: int, seed: int, policy: str | None,
     policy_file: str | None, timeout: int, format: str | None, output: str | None,
@@ -314,7 +315,7 @@ def build(source: str | None) -> None:
 
 
 @command.command("doctor")
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def doctor(format: str | None, output: str | None) -> None:
     """Report the parts that the lab has and lacks, each with the command that helps.
 

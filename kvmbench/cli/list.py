@@ -11,6 +11,7 @@ from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import note
 from kvmbench.cli.store import saved_results
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("list")
 @click.argument("what", type=click.Choice([*HOMES, "results"]))
 @results_dir_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def command(what: str, results_dir: str, format: str | None, output: str | None) -> None:
     """List the names of a kind, each with a description.
 

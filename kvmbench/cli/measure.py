@@ -26,6 +26,7 @@ from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 from kvmbench.cli.store import keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -60,7 +61,7 @@ measuring_options = together(
     shell_complete=complete(result_names),
     help="Result that the rows are compared with, with --until decided.",
 )
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 @keep_options
 def command(
     explain: bool, keep_going: bool, until: str | None, rows: tuple[str, ...], max: int | None,

@@ -74,7 +74,7 @@ def _table_names(_: click.Context) -> Iterable[str]:
     "result's of `kvmbench measure --ioperm both`.",
 )  # fmt: skip
 @label_option
-@output_options("text", "kut", "markdown", "csv", "json")
+@output_options("text", "kut", "markdown", "csv", "json", "html")
 @keep_options
 def command(
     names: tuple[str, ...], workload_file: str | None, ioperm: str, before: str, after: str,

@@ -10,6 +10,7 @@ from kvmbench.cli.common import complete, result_names
 from kvmbench.cli.compare import chosen_sides, correction_option, margin_option
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
+from kvmbench.report import FORMS
 
 
 @click.command("self-test")
@@ -17,7 +18,7 @@ from kvmbench.cli.output import emit, output_options
 @results_dir_option
 @margin_option
 @correction_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def command(
     name: str, results_dir: str, format: str | None, output: str | None, **options: Any
 ) -> None:

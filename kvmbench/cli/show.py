@@ -12,6 +12,7 @@ from kvmbench.cli.common import HOMES, complete, is_file, known, load_result, re
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
+from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
@@ -28,7 +29,7 @@ def _names(ctx: click.Context) -> Iterable[str]:
 @click.command("show")
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete(_names))
 @results_dir_option
-@output_options("text", "markdown", "csv", "json")
+@output_options(*FORMS)
 def command(name: str, results_dir: str, format: str | None, output: str | None) -> None:
     """Print a workload, scenario, policy, profile, published table or result.
 

@@ -17,6 +17,7 @@ from kvmbench import summary
 from kvmbench.comparison import sequence
 from kvmbench.comparison.caveats import OF_VALUES, Caveat, caveats
 from kvmbench.comparison.hosts import Difference, differences
+from kvmbench.comparison.plots import shift_dots, unit_marks
 from kvmbench.comparison.rows import VERDICTS, Row
 from kvmbench.comparison.tables import explained_table, main_table, per_iteration, unit_of
 from kvmbench.comparison.variance import VarianceDocument, variance, variance_blocks
@@ -182,15 +183,18 @@ def document(
     if _alone(first):
         blocks += summary.rows(first.sides[1], [row.workload for row in rows])[0]
     elif shown:
-        blocks.append(main_table(shown, unit, first.confidence, several=len(comparisons) > 1))
+        several = len(comparisons) > 1
+        blocks += shift_dots(shown, first.confidence, several=several)
+        blocks.append(main_table(shown, unit, first.confidence, several=several))
     if only_changed and others:
         counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
         blocks.append(Note(f"Rows that did not change: {counts}."))
-    blocks += map(Note, dict.fromkeys(_notes(comparisons)))
+    blocks += dict.fromkeys(_notes(comparisons))
     if explain and any(row.spread is not None for row in shown):
         level = first.replicates.level
         table = explained_table(shown, level, several=len(comparisons) > 1)
         blocks += [Heading("Spread and minimum detectable effect (MDE)"), table]
+    blocks += [] if _alone(first) else unit_marks(comparisons, shown)
     spreads = [found for c in comparisons for found in variance(c)] if explain else []
     blocks += variance_blocks(spreads, several=len(comparisons) > 1)
     data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
@@ -243,7 +247,8 @@ def self_test_document(test: SelfTest) -> Document:
         shown = [row for row in comparison.rows if row.missing is None]
         unit = unit_of(shown)
         heading = Heading(f"{split.name}, {per_iteration(unit)}")
-        blocks += [heading, main_table(shown, unit, comparison.confidence), *map(Note, said)]
+        blocks += [heading, *shift_dots(shown, comparison.confidence, f"Shifts, {split.name}")]
+        blocks += [main_table(shown, unit, comparison.confidence), *map(Note, said)]
         for row in shown:
             if row.interval is not None and row.before:
                 farthest = max(map(abs, row.interval)) / abs(row.before)
@@ -256,6 +261,7 @@ def self_test_document(test: SelfTest) -> Document:
                 f"shift within that {'of its row ' if len(found) > 1 else ''}may be noise."
             )
         )
+    blocks += unit_marks([test.splits[0].comparison], test.splits[0].comparison.rows)
     alarmed = sum(bool(split.false_alarms) for split in test.splits)
     words = (
         f"False alarms in {alarmed} of {len(test.splits)} splits. At {100 * confidence:.4g} % one "
@@ -298,7 +304,15 @@ def _replicates(comparison: Comparison) -> str:
     return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
 
 
-def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _notes(comparisons: Sequence[Comparison]) -> Iterator[Note]:
+    """Yield the notes; one that puts rows in doubt has the name that their verdicts refer to."""
+    yield from map(Note, _remarks(comparisons))
+    for comparison in comparisons:
+        for caveat in caveats(comparison):
+            yield Note(caveat.words, caveat.code if caveat.doubt else "")
+
+
+def _remarks(comparisons: Sequence[Comparison]) -> Iterator[str]:
     rows = [row for comparison in comparisons for row in comparison.rows]
     if not all(row.primary for row in rows):
         primary = dict.fromkeys(row.workload for row in rows if row.primary)
@@ -317,9 +331,6 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
             yield f"{begin} {words}" if words[0].islower() else words
     if accepted := comparisons[0].accepted:
         yield f"Doubts accepted (--accept-doubt): {', '.join(accepted)}."
-    for comparison in comparisons:
-        for caveat in caveats(comparison):
-            yield caveat.words
 
 
 def _promises(comparison: Comparison) -> Iterator[str]:

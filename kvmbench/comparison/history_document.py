@@ -10,6 +10,7 @@ from msgspec import to_builtins
 
 from kvmbench.comparison.document import GateDocument
 from kvmbench.comparison.history_rows import LEAST, Point, Row, Step
+from kvmbench.comparison.plots import history_marks
 from kvmbench.comparison.steps import LEVEL
 from kvmbench.errors import ResultError
 from kvmbench.formats import openmetrics, otava
@@ -54,6 +55,7 @@ def document(history: History, gate: Gate | None = None) -> Document:
     if found:
         blocks.append(_steps(history, found))
         blocks += [Note(words) for words in _notes(history, found)]
+    blocks += history_marks(history, [_label(point) for point in history.points])
     blocks += [Heading("Rows"), _rows(history)]
     blocks += [Note(words) for words in _row_notes(history)]
     data: HistoryDocument = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kvmbench.comparison.rows import Row
 from kvmbench.report import Cell, Column, Table, Tone
 
-__all__ = ["explained_table", "main_table", "per_iteration", "unit_of"]
+__all__ = ["TONES", "explained_table", "main_table", "per_iteration", "percent_of", "unit_of"]
 
 DIGITS = 6  # of a figure, where the interval would have more
 SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -98,7 +98,7 @@ def main_table(
                 *([] if unit else [scale.unit]),
                 *([row.to] if several else []),
                 *(scale(row.before), scale(row.after), scale(row.shift, sign=True)),
-                *(_interval(row, scale), _percent(row), _verdict(row)),
+                *(_interval(row, scale), percent_of(row), _verdict(row)),
             ]
         )
     return Table(columns, lines, grouped=several)
@@ -112,14 +112,17 @@ def _interval(row: Row, scale: _Scale) -> str:
     return "[{}, {}]".format(*(scale(end, sign=True) for end in row.interval))
 
 
-def _percent(row: Row) -> str:
+def percent_of(row: Row) -> str:
+    """Return a row's shift in percent of before, as its table has it."""
     if row.percent is None:
         return "-"
     return _fixed(row.percent, 1 if abs(row.percent) >= 1 or not row.shift else 2, sign=True)
 
 
 def _verdict(row: Row) -> Cell:
-    return Cell(row.said, "doubt" if row.said.endswith("?") else TONES.get(row.verdict, ""))
+    if row.said.endswith("?"):
+        return Cell(row.said, "doubt", row.doubts)
+    return Cell(row.said, TONES.get(row.verdict, ""))
 
 
 def explained_table(rows: Sequence[Row], level: str, *, several: bool) -> Table:

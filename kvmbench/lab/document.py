@@ -13,6 +13,7 @@ from kvmbench.lab.ioperm import PORT, Try
 from kvmbench.lab.kernel import Kernel, Vendor
 from kvmbench.lab.run import BITMAP, Counted, differs
 from kvmbench.report import Cell, Column, Document, Items, Note, Table
+from kvmbench.report.plots import Axis, Bar, Bars
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -22,6 +23,7 @@ __all__ = ["document", "io_document", "ioperm_document"]
 SHOWN = ("instructions", "exits", "ltr")  # of one configuration; of several, and what moved
 ALWAYS = ("instructions", "ltr")
 PARTS = ("instructions_kernel", "instructions_user", "instructions_guest")  # of the sum
+MODES = dict(zip(PARTS, ("host kernel", "host user mode", "guest"), strict=True))
 TR_LIMIT = "TR limit in user mode"
 SIMULATED = "LTR, simulated"
 KINDS = {"vmx": "VMX (Haswell)", "svm": "SVM (Ryzen)"}
@@ -79,13 +81,35 @@ def document(counted: Sequence[Counted], result: Result, *, explain: bool = Fals
     kinds = " and ".join(dict.fromkeys(KINDS[one.vendor] for one in counted))
     return Document(
         title=f"Counted per iteration on an emulated CPU, {kinds}",
-        blocks=[Table(columns, rows, grouped=True), Items(notes)],
+        blocks=[Table(columns, rows, grouped=True), *_bars(sides, names), Items(notes)],
         records=list(_records(sides, names)),
         data=to_builtins(result) | {"schema": result.schema},
     )
 
 
 MARK = "differs"
+
+
+def _bars(sides: Sequence[_Side], names: Sequence[str]) -> Iterator[Bars]:
+    """Yield the instructions by the mode that they ran in, and the LTRs, of each kernel."""
+    rows = [(name, side.label, side.rows[name]) for name in names for side in sides
+            if name in side.rows]  # fmt: skip
+    for title, counts, about in (
+        ("Instructions", PARTS, "Instructions per iteration, by the mode that executed them."),
+        ("Reloads of TR", ("ltr",), "LTR per iteration, as the emulator counted them."),
+    ):
+        bars = []
+        for name, label, row in rows:
+            figures = [row.figure(count) or 0 for count in counts]
+            bars.append(Bar(name, label, [max(exact(figure), 0) for figure in figures]))
+        if any(any(bar.parts) for bar in bars):
+            yield Bars(
+                title=title,
+                about=about,
+                axis=Axis(f"{'LTR' if 'ltr' in counts else 'instructions'}/iteration"),
+                parts=[MODES.get(count, "LTR") for count in counts],
+                bars=bars,
+            )
 
 
 def _of(one: Counted) -> str:

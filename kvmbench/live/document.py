@@ -16,6 +16,7 @@ from msgspec import to_builtins
 from kvmbench.catalog import Published, PublishedRow
 from kvmbench.errors import ResultError
 from kvmbench.live.engine import BITMAP, CONTROL, NO_BITMAP
+from kvmbench.pictures import run_marks
 from kvmbench.report import (
     Block,
     Cell,
@@ -31,8 +32,10 @@ from kvmbench.report import (
     Tone,
 )
 from kvmbench.report.figures import plural
+from kvmbench.report.plots import Axis, Dot, Dots
 from kvmbench.results import Result, Series, builtins
 from kvmbench.stats import median_interval, pseudo_median, signed_rank_interval
+from kvmbench.units import Side
 
 if TYPE_CHECKING:
     from kvmbench.live.fitness import Finding
@@ -210,6 +213,8 @@ def document(result: Result, *, explain: bool = False) -> Document:
     """
     rows, compared = live_rows(result), costs(result)
     blocks = [_cost_table(compared), Note(COST)] if compared else _table(rows)
+    blocks += [_cost_dots(compared)] if compared else [_dots(rows)]
+    blocks += run_marks([Side(name, result, name) for name in result.configurations()])
     blocks += _counters(result) if explain else ()
     measured = set(result.workloads())
     skipped = {n: why for _, run in result.runs() for n, why in run.skipped.items()}
@@ -287,6 +292,38 @@ def _cost_table(compared: list[Cost]) -> Block:
         for cost in compared
     ]  # fmt: skip
     return Table([Column("workload", "key"), *columns], cells)
+
+
+def _dots(rows: list[LiveRow]) -> Block:
+    several = len({row.configuration for row in rows}) > 1
+    dots = [
+        Dot(row.workload, row.median, row.interval, words=_cycles(row.median),
+            side=row.configuration if several else "")
+        for row in rows
+    ]  # fmt: skip
+    return Dots(
+        title="Cycles of each workload",
+        about="The median of the runs' medians, with its 95 % interval.",
+        axis=Axis("cycles/iteration", log=True),
+        dots=dots,
+        end="median",
+    )
+
+
+def _cost_dots(compared: list[Cost]) -> Block:
+    dots = []
+    for row in compared:
+        dots.append(Dot(row.workload, row.cost, row.interval, side="cost"))
+        if row.net is not None:
+            dots.append(Dot(row.workload, row.net, row.net_interval, side="net"))
+    return Dots(
+        title="Cost of an I/O bitmap",
+        about="Extra cycles of a thread that holds one, with the 95 % interval. An interval that "
+        "holds 0 shows no cost.",
+        axis=Axis("cost", "cycles/iteration"),
+        dots=dots,
+        reference=0.0,
+    )
 
 
 def _counters(result: Result) -> list[Block]:

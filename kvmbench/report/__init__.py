@@ -16,6 +16,7 @@ from kvmbench.report.document import (
     Heading,
     Items,
     Note,
+    Plot,
     Record,
     Table,
     Tone,
@@ -25,13 +26,14 @@ from kvmbench.report.markdown import markdown
 from kvmbench.report.text import WIDTH, text
 
 __all__ = ["ENDINGS", "FORMS", "WIDTH", "Block", "Cell", "Code", "Column", "Document", "Facts"]
-__all__ += ["Heading", "Items", "Note", "Record", "Reported", "Table", "Tone", "write"]
+__all__ += ["Heading", "Items", "Note", "Plot", "Record", "Reported", "Table", "Tone", "write"]
 
-FORMS = ("text", "markdown", "csv", "json")
+FORMS = ("text", "markdown", "csv", "json", "html")
 """The forms that every document with records has."""
 
 ENDINGS = {
-    ".txt": "text", ".md": "markdown", ".csv": "csv", ".json": "json", ".xml": "junit",
+    ".txt": "text", ".md": "markdown", ".csv": "csv", ".json": "json", ".html": "html",
+    ".xml": "junit",
 }  # fmt: skip
 """A file name's ending, and the form that it asks for."""
 
@@ -58,6 +60,10 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
             return out.getvalue()
         case "json":
             return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
+        case "html":
+            from kvmbench.report.html import page  # only this form needs the pictures
+
+            return page(document)
     raise ValueError(f"form is {form!r}, not one of {', '.join((*FORMS, *document.forms))}")
 
 

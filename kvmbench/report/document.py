@@ -1,8 +1,9 @@
-"""A document: headings, tables, notes and records, before any form is chosen.
+"""A document: headings, tables, notes, plots and records, before any form is chosen.
 
-Each subject makes its own; `kvmbench.report.write` turns any of them into text, Markdown, CSV or
-JSON. Cells are strings, rounded by the subject, which knows what a figure can resolve; the
-unrounded values stand in `records` and `data`.
+Each subject makes its own; `kvmbench.report.write` turns any of them into text, Markdown, CSV,
+JSON or HTML, which alone draws the plots (kvmbench/report/plots.py has their kinds). Cells are
+strings, rounded by the subject, which knows what a figure can resolve; the unrounded values stand
+in `records` and `data`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 __all__ = ["Block", "Cell", "Code", "Column", "Document", "Facts", "Heading", "Items", "Note"]
-__all__ += ["Record", "Table", "Tone"]
+__all__ += ["Plot", "Record", "Table", "Tone"]
 
 Record = dict[str, Any]
 Tone = Literal["", "good", "bad", "doubt", "mark"]
@@ -31,19 +32,27 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell whose text a terminal shows in a colour; the words alone must say the same."""
+    """A cell whose text is shown in a colour; the words alone must say the same.
+
+    `notes` are the names of the notes that explain it, which HTML links to.
+    """
 
     text: str
     tone: Tone = ""
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under columns. With `grouped`, a key that repeats the row above is blank."""
+    """Rows of cells under columns. With `grouped`, a key that repeats the row above is blank.
+
+    `wide` is the same content in more columns, for a form that has room for it.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str | Cell]]
     grouped: bool = False
+    wide: Table | None = None
 
 
 class Heading(NamedTuple):
@@ -53,9 +62,10 @@ class Heading(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A paragraph."""
+    """A paragraph; a cell refers to it by its name."""
 
     text: str
+    name: str = ""
 
 
 class Items(NamedTuple):
@@ -76,7 +86,23 @@ class Code(NamedTuple):
     text: str
 
 
-Block = Heading | Note | Items | Facts | Code | Table
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A picture as data, for a form that can draw it; the others leave it out.
+
+    `title` is one line, `about` tells how to read the picture. Its subclasses are in `plots`.
+    """
+
+    title: str
+    about: str = ""
+
+    def table(self) -> Table:
+        """Return the figures of the picture."""
+        raise NotImplementedError
+
+
+Words = Heading | Note | Items | Facts | Code | Table
+Block = Words | Plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +119,8 @@ class Document:
     records: Sequence[Record] = ()
     data: Any = None
     forms: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+
+    def words(self) -> list[Words]:
+        """Return the title as a note, and the blocks without the plots."""
+        title: list[Words] = [Note(self.title)] if self.title else []
+        return title + [block for block in self.blocks if not isinstance(block, Plot)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmbench.report.document import Block, Code, Column, Document, Facts, Heading, Items, Note
+from kvmbench.report.document import Code, Column, Document, Facts, Heading, Items, Note, Words
 from kvmbench.report.document import Table as TableBlock
 from kvmbench.report.escape import markdown_text, visible
 from kvmbench.report.text import cell_text
@@ -14,8 +14,7 @@ RULES = {"key": ":--", "word": ":--", "figure": "--:"}
 
 def markdown(document: Document) -> str:
     """Return `document` as Markdown, with a newline at its end."""
-    blocks = [Note(document.title), *document.blocks] if document.title else document.blocks
-    return "\n".join(_block(block) for block in blocks)
+    return "\n".join(_block(block) for block in document.words())
 
 
 def heading(column: Column) -> str:
@@ -23,7 +22,7 @@ def heading(column: Column) -> str:
     return ", ".join(filter(None, (column.heading, column.unit)))
 
 
-def _block(block: Block) -> str:
+def _block(block: Words) -> str:
     match block:
         case TableBlock(columns, rows):
             lines = [[markdown_text(heading(column)) for column in columns]]

@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 
-from kvmbench.report.document import Block, Cell, Code, Document, Facts, Heading, Items, Note, Table
+from kvmbench.report.document import Cell, Code, Document, Facts, Heading, Items, Note, Table, Words
 from kvmbench.report.escape import visible
 
 __all__ = ["WIDTH", "cell_text", "text"]
@@ -24,11 +24,10 @@ def text(document: Document, width: int = WIDTH, *, color: bool = False) -> str:
 
     A key is never cut: a table that `width` cannot hold grows. `color` adds ANSI sequences.
     """
-    blocks = [Note(document.title), *document.blocks] if document.title else document.blocks
-    return "\n".join(_block(block, width, color) for block in blocks)
+    return "\n".join(_block(block, width, color) for block in document.words())
 
 
-def _block(block: Block, width: int, color: bool) -> str:
+def _block(block: Words, width: int, color: bool) -> str:
     match block:
         case Table():
             return _table(block, width, color)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kvmbench.causes import CAUSES
+from kvmbench.pictures import time_bars
 from kvmbench.report import Block, Column, Document, Note, Record, Table
+from kvmbench.report.plots import Axis, Curve, Curves, Point
 
 if TYPE_CHECKING:
     from kvmbench.scenario.result import ScenarioResult, Sweep, Worth
@@ -80,6 +82,7 @@ def host_document(results: Sequence[ScenarioResult], worth: Worth | None = None)
     blocks: list[Block] = [Table(columns, list(_rows(results)))]
     if worth:
         blocks.append(Note(_said(worth)))
+    blocks += _bars(results)
     return _document([(results, worth)], blocks)
 
 
@@ -108,7 +111,52 @@ def sweep_document(sweep: Sweep) -> Document:
     elif all(gone):
         said = "There is no gain at any of these points."
     points = [((point.before, point.after), point.worth) for point in sweep.comparisons]
-    return _document(points, [Table(columns, rows), Note(said)], sweep.parameter, sweep.values)
+    blocks = [*_plots(sweep, gone), Table(columns, rows), Note(said)]
+    return _document(points, blocks, sweep.parameter, sweep.values)
+
+
+def _plots(sweep: Sweep, gone: Sequence[bool]) -> list[Block]:
+    """Return the curves of the worth, with the ends of the gain, and of the reloads."""
+    order = sorted(range(len(sweep.values)), key=lambda n: sweep.values[n])
+    at = [sweep.values[n] for n in order]
+    points = [sweep.comparisons[n] for n in order]
+    lost = [gone[n] for n in order]
+    worths = [point.worth for point in points]
+    ends = [
+        Point(x, worth.percent, "the gain is gone")
+        for n, (x, worth) in enumerate(zip(at, worths, strict=True))
+        if worth.percent is not None and lost[n] and not all(lost[max(n - 1, 0) : n + 2])
+    ]
+    sides = [points[0].before.policy.name, points[0].after.policy.name]
+    rates = [[getattr(p, side).rate("reloads") for p in points] for side in ("before", "after")]
+    x = Axis(sweep.parameter)
+    return [
+        Curves(
+            title=f"Worth of the change over {sweep.parameter}",
+            about="CPU time that the change saves for the same work; the band is the standard "
+            "error. A ring marks the point where the gain ends.",
+            x=x,
+            y=Axis("worth", "% of CPU time"),
+            at=at,
+            curves=[Curve("worth", [w.percent for w in worths], [w.error for w in worths])],
+            points=ends,
+            reference=0.0,
+        ),
+        Curves(
+            title=f"TR reloads over {sweep.parameter}",
+            about="Reloads of the whole host per second under each policy.",
+            x=x,
+            y=Axis("TR reloads", "1/s"),
+            at=at,
+            curves=[Curve(name, own) for name, own in zip(sides, rates, strict=True)],
+        ),
+    ]
+
+
+def _bars(results: Sequence[ScenarioResult]) -> Sequence[Block]:
+    sides = [("host", r.policy.name, {c: 100 * r.share(c) for c in CAUSES}) for r in results]
+    about = "The time of all CPUs by cause."
+    return time_bars("Where the CPU time goes", Axis("% of CPU time"), sides, about)
 
 
 def point_record(results: Sequence[ScenarioResult], worth: Worth | None = None) -> Record:

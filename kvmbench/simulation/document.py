@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kvmbench.causes import CAUSES
+from kvmbench.pictures import cause_bars
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
 from kvmbench.report.figures import count, signed
+from kvmbench.report.plots import Axis
 from kvmbench.results import Result, builtins
 from kvmbench.simulation.against import Residual, against
 
@@ -39,6 +41,7 @@ def document(
     """Return the document of a simulation, with the options of `Simulation.document`."""
     residuals = against(simulation, published) if published else []
     blocks: list[Block] = [_main(simulation.rows), *map(Note, _footnotes(simulation))]
+    blocks += _bars(simulation)
     if explain:
         blocks += [Heading("Where the cycles go:"), _causes(simulation.rows)]
     if published:
@@ -112,6 +115,21 @@ def _causes(rows: Sequence[Row]) -> Table:
         for label, (before, after) in found.items():
             cells.append((row.workload, label, count(before), count(after), signed(after - before)))
     return Table(columns, cells, grouped=True)
+
+
+def _bars(simulation: Simulation) -> Sequence[Block]:
+    names = [policy.name for policy in simulation.policies]
+    if simulation.ioperm == "both":
+        names = ["no I/O bitmap", "I/O bitmap"]
+    sides = [
+        (row.workload, name, cell.segments)
+        for row in simulation.rows
+        for name, cell in zip(names, (row.before, row.after), strict=True)
+    ]
+    about = "The cycles of one iteration, before and after, with their sum."
+    return cause_bars(
+        "The cycles of each workload by cause", Axis("cycles/iteration"), sides, about
+    )
 
 
 def _residuals(residuals: Sequence[Residual], basis: str) -> Table:

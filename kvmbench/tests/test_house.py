@@ -108,7 +108,7 @@ FLOORS = {
     **dict.fromkeys(("arrays", "tomlfile", "model", "report", "student", "adjustment"), 2),
     **dict.fromkeys(("catalog", "planning"), 3),
     **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
-    **dict.fromkeys(("workloads", "results", "units", "summary", "labels"), 5),
+    **dict.fromkeys(("workloads", "results", "units", "summary", "labels", "pictures"), 5),
     **dict.fromkeys(("formats",), 6),
     **dict.fromkeys(("simulation", "scenario", "live", "checker", "comparison", "baseline"), 7),
     **dict.fromkeys(("lab", "traces"), 7),
@@ -120,6 +120,7 @@ ARROWS = {("_core", "_steps"), ("_core", "_ports"), ("_steps", "_ports"), ("unit
 ARROWS |= {("units", "labels"), ("labels", "results")}
 ARROWS |= {("lab", "live"), ("lab", "simulation")}  # the same engine, inside a machine
 ARROWS |= {("traces", "scenario")}  # a recording becomes a scenario
+ARROWS |= {("pictures", "units"), ("summary", "pictures")}
 ARROWS |= {("summary", "units"), ("summary", "results"), ("results", "summary")}
 SUFFIXES = (".py", ".pyi", ".pyx", ".pxd")
 MODULES = sorted(

@@ -13,7 +13,7 @@ import kvmbench
 from kvmbench import catalog
 from kvmbench.cli.main import main
 from kvmbench.results import Boot, Result, Run, Series, write
-from kvmbench.tests import consoles
+from kvmbench.tests import consoles, readme_pictures
 
 README = consoles.ROOT / "README.md"
 if not README.exists():
@@ -56,6 +56,12 @@ def test_links_lead_somewhere():
 def test_console(page, command, output, monkeypatch):
     monkeypatch.chdir(README.parent)
     assert consoles.run(command) == consoles.stable(command, output), f"{page}: {command}"
+
+
+def test_pictures_are_drawn_by_their_command():
+    committed = {path.name: path.read_text() for path in readme_pictures.FOLDER.glob("*")}
+    assert committed == readme_pictures.pictures()
+    assert all(f"](docs/pictures/{name})" in TEXT for name in committed)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kvmbench.causes import CAUSES
+from kvmbench.pictures import time_bars
 from kvmbench.report import Block, Column, Document, Heading, Items, Note, Record, Table
+from kvmbench.report.plots import Axis, Bar, Bars
 
 if TYPE_CHECKING:
     from kvmbench.traces.recording import Reason, Recording, Task
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMAS", "TraceDocument", "recording_document", "replay_document"]
 
+BARS = 40  # reasons in a picture
 TASKS_SHOWN = 20  # of a replay, in a table
 NOT_RECORDED = "(exit not recorded)"
 
@@ -117,7 +120,7 @@ SCHEMAS = {"trace": TraceDocument}
 def recording_document(recording: Recording) -> Document:
     """Return the document of a recording: a row per exit reason, and what was left out."""
     entries = _entries(recording)
-    blocks: list[Block] = [_table(recording), *_remarks(recording)]
+    blocks: list[Block] = [_table(recording), *_exit_bars(recording), *_remarks(recording)]
     data = _data(recording, entries, None)
     records: list[Record] = [dict(entry) for entry in entries]
     return Document(f"{recording.source}: {_size(recording)}", blocks, records, data)
@@ -133,6 +136,7 @@ def replay_document(replay: Replay, *, explain: bool = False) -> Document:
     columns = [Column("figure", "key"), Column("unit", "word")]
     columns += [Column(name) for name in ("before", "after", "change")]
     blocks: list[Block] = [Table(columns, list(_replay_rows(replay))), Note(_worth(replay))]
+    blocks += _cycle_bars(replay)
     worthy = sorted(replay.worths, key=lambda item: -abs(item[1]))
     if len(worthy) > 1:
         blocks += [Heading("Worth per task:"), _task_table(replay, worthy[:TASKS_SHOWN])]
@@ -347,7 +351,44 @@ def _data(
     }
 
 
+def _exit_bars(recording: Recording) -> Iterator[Block]:
+    """Yield the exits by reason, and the host's time where it is known; the most first."""
+    reasons = sorted(recording.reasons, key=lambda reason: -reason.exits)[:BARS]
+    more = len(recording.reasons) - len(reasons)
+    rest = f" The table has {more} more." if more else ""
+
+    def bar(reason: Reason, *parts: float) -> Bar:
+        task = reason.task.label if reason.task else ""
+        return Bar(reason.reason or NOT_RECORDED, task, parts)
+
+    axis = Axis("exits")
+    puts = [(r.exits - r.put_return - r.put_sched, r.put_return, r.put_sched) for r in reasons]
+    if recording.program or any(min(parts) < 0 for parts in puts):
+        bars, parts = [bar(reason, reason.exits) for reason in reasons], ["exits"]
+    else:
+        bars = [bar(reason, *own) for reason, own in zip(reasons, puts, strict=True)]
+        parts = ["without a put", "put by return", "put by switch"]
+    about = "VM exits of each reason, by the vcpu_put() that came after them." + rest
+    if reasons:
+        yield Bars(title="Exits by reason", about=about, axis=axis, parts=parts, bars=bars)
+    timed = [reason for reason in reasons if reason.paired]
+    if timed:
+        yield Bars(
+            title="Where the host's time goes",
+            about="Time between an exit and the vCPU's next entry, summed." + rest,
+            axis=Axis("host time", "ms"),
+            parts=["host"],
+            bars=[bar(reason, reason.host_ns / 1e6) for reason in timed],
+        )
+
+
 # Replays
+
+
+def _cycle_bars(replay: Replay) -> Sequence[Block]:
+    sides = [("recording", side.policy, side.cycles) for side in (replay.before, replay.after)]
+    about = "The cycles of the recording by cause."
+    return time_bars("Where the cycles go", Axis("cycles"), sides, about)
 
 
 def _replay_rows(replay: Replay) -> Iterator[list[str]]:

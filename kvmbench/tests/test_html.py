@@ -1,0 +1,416 @@
+"""Pages in a headless Chromium: silent, closed, readable in light, dark and print, by keys too.
+
+Screenshots of each kind go to $KVMBENCH_SCREENSHOTS, or to build/screenshots of the source tree.
+"""
+
+import os
+import re
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import kvmbench
+from kvmbench.report import Cell, Column, Document, Facts, Heading, Items, Note, Table, write
+from kvmbench.report.plots import (
+    Axis,
+    Bar,
+    Bars,
+    Curve,
+    Curves,
+    Dot,
+    Dots,
+    Group,
+    HeatMap,
+    Level,
+    Marks,
+    Panel,
+    Place,
+    Point,
+)
+from kvmbench.report.style import DARK, LIGHT
+from kvmbench.tests import browser, pages
+from kvmbench.tests.browser import needs_chromium
+
+ROOT = Path(kvmbench.__file__).parent.parent
+CONTRAST = 4.5  # of text, WCAG 2.2, 1.4.3; of marks 3, 1.4.11
+KINDS = (
+    *("run", "measure", "measure-ioperm", "compare", "compare-30-rows", "compare-blocks"),
+    *("compare-three", "self-test", "scenario", "scenario-vary", "check", "history"),
+    *("trace-show", "trace-run", "lab", "plots"),
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The page of each kind in a file."""
+    folder = tmp_path_factory.mktemp("pages")
+    found = {}
+    for name, document in pages.documents().items():
+        found[name] = folder / f"{name}.html"
+        found[name].write_text(write(document, "html"))
+    assert set(found) == set(KINDS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    opened = browser.Browser()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def screenshots():
+    """The folder of the screenshots."""
+    default = ROOT / "build" if (ROOT / "setup.py").exists() else Path(tempfile.mkdtemp())
+    folder = Path(os.environ.get("KVMBENCH_SCREENSHOTS") or default / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# Without a browser
+
+ELEMENTS = {
+    *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "ul", "li", "dl"),
+    *("dt", "dd", "pre", "b", "small", "a", "figure", "figcaption", "div", "table", "thead"),
+    *("tbody", "tr", "th", "td", "details", "summary", "footer", "svg", "g", "path", "rect"),
+    *("circle", "text", "tspan", "pattern"),
+}
+ATTRIBUTES = {
+    *("class", "id", "role", "tabindex", "scope", "href", "lang", "charset", "name", "content"),
+    *("http-equiv", "aria-label", "aria-labelledby", "viewbox", "width", "height", "x", "y"),
+    *("cx", "cy", "r", "d", "dx", "fill", "fill-opacity", "text-anchor", "transform"),
+    "patternunits",
+}
+
+
+class Checked(HTMLParser):
+    """The elements and texts of a page; it fails at one that no page of ours has."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.counts, self.texts, self._open = {}, [], []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag in ELEMENTS, tag
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        for name, value in attributes:
+            assert name in ATTRIBUTES, (tag, name)
+            if name == "href":
+                assert re.fullmatch(r"#note\d+", value)
+            if name == "fill":
+                assert re.fullmatch(r"url\(#p\d+h\d\)", value)
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_closed_and_well_formed(files, kind):
+    page = files[kind].read_text()
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
+    Checked(page)
+    assert not re.search(r"https?:|@import|url\((?!#)", page)
+    assert page.count("<svg") >= (0 if kind == "check" else 1)
+    ids = re.findall(r' id="?([\w-]+)', page)
+    assert len(ids) == len(set(ids))
+    named = re.findall(r'aria-labelledby="?(\w+)', page) + re.findall(r'href="#(\w+)', page)
+    assert set(named) <= set(ids)
+    assert page.count("<figure") == page.count("<details") == page.count("<summary")
+
+
+def test_thirty_rows_of_eight_runs_are_below_100_kb(files):
+    size = files["compare-30-rows"].stat().st_size
+    assert size < 100_000
+    # Two sides of 8 runs of 30 rows, each a mark without length.
+    assert len(re.findall(r"M[\d.]+ [\d.]+h0", files["compare-30-rows"].read_text())) >= 480
+
+
+def test_the_counterexample_shows_the_cells_that_changed(files):
+    page = files["check"].read_text()
+    # docs/check.md, the first version of the patch: the last events mark the limit stale.
+    (line,) = re.findall(r"<tr>.*mark_stale.*</tr>", page)
+    changed = re.findall(r'<td class="f mark">(.*?)</td>', line)
+    assert changed == ["1 -&gt; 0", "full -&gt; min", "0 -&gt; 1"]
+
+
+def test_a_doubt_is_spelled_out_where_its_verdict_is(files):
+    page = files["compare"].read_text()
+    number = re.search(r'faster\? <small><a href="#(note\d+)">one-boot</a>', page)[1]
+    assert f'<p id="{number}"><b>one-boot</b>: Each side is one boot.' in page
+
+
+LONG = "x" * 3000
+HOSTILE = {
+    "tag": "<script>alert(1)</script>",
+    "image": "<img src=x onerror=alert(1)>",
+    "end of an element": '</title></style></svg></table></main><iframe src="https://example.com">',
+    "quotes": "\"' onmouseover='alert(1)' x=\"",
+    "entity": "&lt;b&gt;&#x3c;i&#x3e;&amp;",
+    "comment": "--><!-- ]]> <![CDATA[ <?php",
+    "bidi": "\u202egnp.\u2066exe\u200f\u061c",
+    "control": "\x00\x07\x1b[2J\x9b31m\x7f\r\n\t",
+    "formula": '=HYPERLINK("https://example.com")',
+    "style": "}body{background:url(https://example.com)}</style>",
+    "very long": LONG,
+    "wide": "\u4e2d\U0001f600e\u0301\u0e33" * 40,
+    "surrogate": "\udc80\ufffe\U000e0041\u2028",
+    "right to left": "\u05e9\u05dc\u05d5\u05dd (1) \u0645\u0631",
+}
+
+
+def everywhere(name):
+    """Return a document that has `name` wherever a stranger's words can stand."""
+    axis = Axis(name, name)
+    panels = [Panel(name, name, [1, 2, None], [Level(0, 1, 1.5, name)], 0.1, name, "bad")]
+    columns = (Column(name, "key", name), Column(name), Column(name, "word"))
+    row = (name, name, Cell(name, "bad", (name, "unknown")))
+    return Document(
+        name,
+        [
+            Table(columns, [row] * 2), Heading(name), Note(name), Note(name, name), Items([name]),
+            Facts([(name, name)]),
+            Bars(title=name, about=name, axis=axis, parts=[name, "b"],
+                 bars=[Bar(name, name, [1, 2])]),
+            Dots(title=name, about=name, axis=axis, start=name, end=name,
+                 dots=[Dot(name, 1.0, (0.5, 2), 0, 0.3, name, "doubt", name)]),
+            Marks(title=name, about=name, series=[name, "b"], panels=panels,
+                  places=[Place(0, name), Place(1, name), Place(1, name)],
+                  groups=[Group(0, 2, name)]),
+            Curves(title=name, about=name, x=axis, y=axis, at=[1, 2],
+                   curves=[Curve(name, [1, 2]), Curve(name, [2, None])],
+                   points=[Point(1.5, 2, name)]),
+            HeatMap(title=name, about=name, x=axis, y=axis, z=axis, xs=[name], ys=[name],
+                    values=[[1.0]], marked=frozenset({(0, 0)}), mark=name),
+        ],
+        [{name: name}], {name: name},
+    )  # fmt: skip
+
+
+PLAIN = Checked(write(everywhere("a"), "html")).counts
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_words_make_no_element(kind):
+    page = write(everywhere(HOSTILE[kind]), "html")
+    page.encode()
+    assert Checked(page).counts == PLAIN
+    assert not re.search(
+        "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066]", page
+    )
+
+
+# In a browser
+
+
+def rgb(words):
+    """Return the channels of a computed colour, 0 to 255, and its opacity."""
+    numbers = [float(n) for n in re.findall(r"[\d.]+", words)]
+    return numbers[:3], (numbers[3] if len(numbers) > 3 else 1.0)
+
+
+def over(top, opacity, bottom):
+    """Return a colour that lies over another one."""
+    return [opacity * a + (1 - opacity) * b for a, b in zip(top, bottom, strict=True)]
+
+
+def luminance(colour):
+    """Return the relative luminance of WCAG 2.2."""
+    parts = [c / 255 for c in colour]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    """Return the contrast of two colours, 1 to 21."""
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def hexadecimal(words):
+    return [int(words[n : n + 2], 16) for n in (1, 3, 5)]
+
+
+def test_the_contrast_is_that_of_wcag():
+    assert contrast([0, 0, 0], [255, 255, 255]) == pytest.approx(21)
+    assert contrast(hexadecimal("#777777"), [255, 255, 255]) == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["before", "after", "fg", "soft", "good", "bad", "doubt"])
+def test_marks_stand_out(colours, name):
+    for ground in ("bg", "band"):
+        assert contrast(hexadecimal(colours[name]), hexadecimal(colours[ground])) >= 3
+
+
+# Each text with its colour, and the colours that lie below its middle, the topmost first.
+TEXTS = """(() => {
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, element = node.parentElement;
+    if (!node.data.trim() || element.closest("title")) continue;
+    if (!element.checkVisibility()) continue;
+    element.scrollIntoView({block: "nearest", inline: "center"});
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const box = range.getBoundingClientRect();
+    if (!box.width) continue;
+    const style = getComputedStyle(element), drawn = element.closest("svg");
+    const x = box.x + box.width / 2, y = box.y + box.height / 2;
+    const below = [];
+    for (const other of document.elementsFromPoint(x, y)) {
+      const look = getComputedStyle(other);
+      if (other.closest("svg") && !/^(svg|text|tspan|g)$/.test(other.tagName))
+        below.push([look.fill, look.fillOpacity]);
+      else if (!other.closest("svg")) below.push([look.backgroundColor, 1]);
+    }
+    found.push([node.data.trim().slice(0, 40), drawn ? style.fill : style.color, below]);
+  }
+  return found;
+})()"""
+
+
+def faint(chromium):
+    """Return the texts of the open page whose contrast is below CONTRAST, and the number of all."""
+    height = chromium.run("document.documentElement.scrollHeight + 3000")
+    width = chromium.run("innerWidth")
+    chromium.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                  deviceScaleFactor=1, mobile=False)  # fmt: skip
+    texts = chromium.run(TEXTS)
+    found = []
+    for words, colour, below in texts:
+        ground = [255.0, 255.0, 255.0]
+        for other, share in reversed(below):
+            if other != "none" and "url" not in other:
+                top, opacity = rgb(other)
+                ground = over(top, opacity * float(share), ground)
+        if (seen := contrast(rgb(colour)[0], ground)) < CONTRAST:
+            found.append((words, round(seen, 2), colour, ground))
+    return found, len(texts)
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_silent_and_can_be_read(files, chromium, screenshots, kind):
+    for dark in (False, True):
+        said, asked = chromium.open(files[kind], dark=dark)
+        assert (said, asked) == ([], [files[kind].as_uri()])
+        ground = chromium.run("getComputedStyle(document.documentElement).backgroundColor")
+        assert rgb(ground)[0] == hexadecimal((DARK if dark else LIGHT)["bg"])
+        assert chromium.run("document.documentElement.scrollWidth") <= 1000
+        chromium.screenshot(screenshots / f"{kind}-{'dark' if dark else 'light'}.png")
+        found, count = faint(chromium)
+        assert found == []
+        assert count > 20
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", ["compare", "run", "check"])
+def test_a_page_on_paper_and_in_a_narrow_window(files, chromium, screenshots, kind):
+    chromium.open(files[kind], dark=True, media="print", width=760)
+    ground = chromium.run("getComputedStyle(document.documentElement).backgroundColor")
+    assert rgb(ground)[0] == hexadecimal(LIGHT["bg"])
+    shown = "[...document.querySelectorAll('details table')].every(one => one.checkVisibility())"
+    assert chromium.run(shown)  # paper has no key that opens them
+    chromium.screenshot(screenshots / f"{kind}-print.png")
+    chromium.open(files[kind], width=360)
+    assert chromium.run("document.documentElement.scrollWidth") <= 360
+    chromium.screenshot(screenshots / f"{kind}-narrow.png")
+    chromium.open(files[kind], contrast=True)
+    assert chromium.run("matchMedia('(forced-colors:active)').matches")
+    chromium.screenshot(screenshots / f"{kind}-forced.png")
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_browser_obeys_no_hostile_words(chromium, screenshots, tmp_path, kind):
+    file = tmp_path / "page.html"
+    file.write_text(write(everywhere(HOSTILE[kind]), "html"))
+    said, asked = chromium.open(file, width=800)
+    assert (said, asked) == ([], [file.as_uri()])
+    counts = chromium.run(
+        "[...document.querySelectorAll('*')].reduce((all, one) => (all[one.tagName.toLowerCase()] ="
+        " (all[one.tagName.toLowerCase()] || 0) + 1, all), {})"
+    )
+    assert counts == PLAIN
+    assert chromium.run("document.documentElement.scrollWidth") <= 800
+    chromium.screenshot(screenshots / f"hostile-{kind.replace(' ', '-')}.png")
+
+
+@needs_chromium
+def test_the_browser_would_tell(chromium, tmp_path):
+    """Control: messages and requests of a page that is not ours are seen."""
+    file = tmp_path / "page.html"
+    file.write_text("<p>a</p><script>console.log('x')</script><img src='nowhere.png'>")
+    said, asked = chromium.open(file)
+    assert len(said) >= 1
+    assert [Path(url).name for url in asked] == ["page.html", "nowhere.png"]
+    file.write_text("<html style='background:#fff'><body style='color:#999'>faint</body></html>")
+    chromium.open(file)
+    assert [words for words, *_ in faint(chromium)[0]] == ["faint"]
+    ours = write(Document("t", [Note("n")]), "html")
+    file.write_text(ours.replace("</main>", "<script>1</script><img src='nowhere.png'></main>"))
+    said, asked = chromium.open(file)
+    assert any("Content Security Policy" in str(one) for one in said)  # it lets neither through
+    assert "'console.log'" not in str(said)
+
+
+def key(chromium, name, code):
+    for kind in ("keyDown", "keyUp"):
+        chromium.call("Input.dispatchKeyEvent", type=kind, key=name, code=name,
+                      windowsVirtualKeyCode=code, text="\r" if name == "Enter" else "")  # fmt: skip
+
+
+@needs_chromium
+def test_keys_reach_everything_in_order(files, chromium):
+    chromium.open(files["compare"])
+    chromium.run("window.all = [...document.querySelectorAll('a,summary,[tabindex]')]"
+                 ".filter(one => one.checkVisibility()), 1")  # fmt: skip
+    order = []
+    for _ in range(chromium.run("all.length")):
+        key(chromium, "Tab", 9)
+        order.append(chromium.run("all.indexOf(document.activeElement)"))
+        assert chromium.run("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert order == list(range(len(order)))
+    assert len(order) > 15
+    chromium.run("document.querySelector('summary').focus()")
+    key(chromium, "Enter", 13)
+    assert chromium.run("document.querySelector('details').open")
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", ["compare", "check"])
+def test_a_screen_reader_finds_the_order(files, chromium, kind):
+    chromium.open(files[kind])
+    chromium.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+    found = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"]
+    ]
+    roles = [role for role, _ in found]
+    images = [name for role, name in found if role in ("image", "img")]
+    assert len(images) == chromium.run("document.querySelectorAll('svg').length")
+    assert all(images)
+    assert roles.index("heading") < roles.index("table")
+    rows = [role for role in roles if role in ("columnheader", "rowheader")]
+    assert {"columnheader", "rowheader"} <= set(rows)
+    # Words inside of a picture are in its name or in the table, and are not read one by one.
+    assert not {"SvgRoot", "GraphicsSymbol"} & set(roles)
