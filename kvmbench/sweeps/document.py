@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from kvmbench.errors import brief, unknown_name
 from kvmbench.report import Block, Column, Document, Facts, Note, Record, Table
 from kvmbench.report.figures import figure, plural
+from kvmbench.report.plots import SHAPES, Axis, Curve, Curves, HeatMap
 
-__all__ = ["HEAD", "TEXTS", "Curve", "curves", "show_document"]
+__all__ = ["HEAD", "TEXTS", "Means", "means", "show_document"]
 
 HEAD = ("design", "point", "points", "kvmbench", "model_version", "job")
 """The columns that each point begins with."""
@@ -24,10 +25,11 @@ TEXTS = ("policy_text", "before_text", "profile_text", "scenario_text")
 AXES_END = "policy"  # the last axis; figures follow it
 LISTED = 12  # values of an axis in the summary
 COLUMNS_MAX = 12  # curves in the table of text
+CURVES_MAX = 20  # curves that are drawn
 
 
-class Curve(NamedTuple):
-    """One curve: the mean of y at each x, over `counts` points, in the order of x."""
+class Means(NamedTuple):
+    """A figure over an axis: the mean of y at each x, over `counts` points, in the order of x."""
 
     label: str
     x: Sequence[Any]
@@ -59,12 +61,12 @@ def show_document(
         flat = [{key: row[key] for key in columns if key in row} for row in kept]
         return Document(title, _summary(kept, columns), flat, head | {"points": flat})
     y = y or ("worth" if "worth" in columns else "cycles")
-    found = curves(kept, x, y, by)
+    found = means(kept, x, y, by)
     varied = [
         key for key in columns[len(HEAD) : columns.index(AXES_END) + 1]
         if key not in (x, by) and len({_text(row[key]) for row in kept}) > 1
     ]  # fmt: skip
-    blocks: list[Block] = [*_curve_tables(found, x, y, by)]
+    blocks: list[Block] = [*_plots(found, x, y, by), *_tables(found, x, y, by)]
     most = max(max(curve.counts) for curve in found)
     if varied and most > 1:
         blocks.append(
@@ -81,10 +83,10 @@ def show_document(
     return Document(said, blocks, records, head | {"x": x, "y": y, "by": by, "curves": records})
 
 
-def curves(rows: Sequence[Record], x: str, y: str, by: str | None) -> list[Curve]:
-    """Return a curve per value of `by`: the figures of a plot, and of a heat map of x and by.
+def means(rows: Sequence[Record], x: str, y: str, by: str | None) -> list[Means]:
+    """Return the means per value of `by`: the figures of the table, the curves and the heat map.
 
-    All curves have the same x, rising where they are numbers, else in their first order. A y is
+    All have the same x, rising where they are numbers, else in their first order. A y is
     None where no point is. Raises ValueError where a y is no number.
     """
     cells: dict[tuple[Any, Any], list[float]] = {}
@@ -97,13 +99,44 @@ def curves(rows: Sequence[Record], x: str, y: str, by: str | None) -> list[Curve
         )
     places = _ordered(key[1] for key in cells)
     return [
-        Curve(
+        Means(
             _text(label), places,
             [fmean(found) if (found := cells.get((label, at))) else None for at in places],
             [len(cells.get((label, at), ())) for at in places],
         )
         for label in _ordered(key[0] for key in cells)
     ]  # fmt: skip
+
+
+def _plots(found: Sequence[Means], x: str, y: str, by: str | None) -> Iterator[Block]:
+    """Yield curves over an x of numbers, and a heat map where by has several values, too."""
+    at = found[0].x
+    said = f"{y} over {x}" + (f" by {by}" if by else "")
+    if len(at) > 1 and all(isinstance(value, (int, float)) for value in at):
+        # Each has at least one figure, and few enough have a shape and a colour each.
+        drawn = [curve for curve in found if any(value is not None for value in curve.y)]
+        for first in range(0, min(len(drawn), CURVES_MAX), SHAPES):
+            some = drawn[first : first + SHAPES]
+            yield Curves(
+                title=said, x=Axis(x, _unit(x)), y=Axis(y, _unit(y)), at=at,
+                curves=[Curve(curve.label if by else "", curve.y) for curve in some],
+            )  # fmt: skip
+    if by and len(at) > 1 and len(found) > 1:
+        yield HeatMap(
+            title=said, x=Axis(x, _unit(x)), y=Axis(by, _unit(by)), z=Axis(y, _unit(y)),
+            xs=[_text(value) for value in at], ys=[curve.label for curve in found],
+            values=[curve.y for curve in found],
+        )  # fmt: skip
+
+
+def _unit(column: str) -> str:
+    if column.startswith(("costs.", "kinds.", "exit_cycles")):
+        return "cycles"
+    if column.endswith("_us"):
+        return "us"
+    if column.startswith("per_second"):
+        return "1/s"
+    return {"worth": "% of CPU time", "seconds": "s", "clock_hz": "Hz"}.get(column, "")
 
 
 def _ordered(values: Any) -> list[Any]:
@@ -116,7 +149,7 @@ def _text(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def _curve_tables(found: Sequence[Curve], x: str, y: str, by: str | None) -> list[Block]:
+def _tables(found: Sequence[Means], x: str, y: str, by: str | None) -> list[Block]:
     blocks: list[Block] = []
     for at in range(0, len(found), COLUMNS_MAX):
         some = found[at : at + COLUMNS_MAX]

@@ -16,7 +16,7 @@ from kvmbench import Policy, SweepError, load_points, load_scenario, policies, p
 from kvmbench.errors import FileError, ResultError
 from kvmbench.sweeps import engines, search
 from kvmbench.sweeps.design import Range, find_design, load_design
-from kvmbench.sweeps.document import curves
+from kvmbench.sweeps.document import means
 from kvmbench.sweeps.engines import sliced
 from kvmbench.sweeps.jobs import Runner, again
 from kvmbench.sweeps.points import join_points
@@ -389,16 +389,16 @@ def rows(**changes):
     ]  # fmt: skip
 
 
-def test_curves_are_means():
-    p, q = curves(rows(), "costs.ltr", "worth", "policy")
+def test_means():
+    p, q = means(rows(), "costs.ltr", "worth", "policy")
     assert (p.label, p.x, p.y, p.counts) == ("p", [10, 20], [0.2, 0.4], [2, 2])
     assert q.y == pytest.approx([1.2, 1.4])
-    (alone,) = curves(rows(), "policy", "worth", None)
+    (alone,) = means(rows(), "policy", "worth", None)
     assert (alone.x, alone.y) == (["p", "q"], [pytest.approx(0.3), pytest.approx(1.3)])
-    (none,) = curves(rows(worth=None), "seed", "worth", None)
+    (none,) = means(rows(worth=None), "seed", "worth", None)
     assert none.y == [None, None]
     with pytest.raises(ValueError, match=r"^verdict is 'safe', not a number"):
-        curves(rows(), "seed", "verdict", None)
+        means(rows(), "seed", "verdict", None)
 
 
 def test_show(folder, design, whole):
@@ -414,6 +414,9 @@ def test_show(folder, design, whole):
     )
     assert made["schema"] == "kvmbench.sweep/1"
     assert made["curves"][0]["points"] == 24
+    page = invoke("sweep", "show", "whole.jsonl", "--x", "costs.ltr", "--by", "policy",
+                  "--format", "html").stdout  # fmt: skip
+    assert page.count("<svg") == 2  # the curves and the heat map
     said = invoke("sweep", "show", "whole.jsonl").stdout
     assert "costs.ltr    3  100, 300, 500" in said
     (folder / "part.jsonl").write_bytes(whole[: len(whole) // 2])
