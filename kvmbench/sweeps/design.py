@@ -33,9 +33,10 @@ from kvmbench.simulation.simulate import missing_kinds
 from kvmbench.tomlfile import Keys, Source
 from kvmbench.workloads import workloads
 
-__all__ = ["JOBS", "Axis", "Design", "Range", "Value", "design_of", "find_design"]
-__all__ += ["load_design", "with_value"]
+__all__ = ["JOBS", "VERSION", "Axis", "Design", "Range", "Value", "design_of", "find_design"]
+__all__ += ["load_design", "own_values", "with_value"]
 
+VERSION = str(kvmbench.__version__)
 JOBS = ("scenario", "workload", "check")
 VALUES_MAX = 1_000_000  # of an axis
 POINTS_MAX = 10_000_000
@@ -112,7 +113,7 @@ class Design:
                 drawn = values.draw(bits) if isinstance(values, Range) else None
                 found[name] = values[bits * len(values) >> 64] if drawn is None else drawn
             return found
-        for name, values in reversed(self.axes.items()):
+        for name, values in reversed([*self.axes.items()]):
             number, at = divmod(number, len(values))
             found[name] = values[at]
         return {name: found[name] for name in self.axes}
@@ -272,7 +273,7 @@ class _Reader:
                 self.no(("before",), f"expected one policy, found {1 + len(others)}")
         found = Design(
             job=job, axes=axes, policies=policies, before=before, draws=draws, seed=seed,
-            name=name, version=kvmbench.__version__,
+            name=name, version=VERSION,
             iterations=self._whole(data, "iterations", 1000, 10**9),
             max_states=self._whole(data, "max_states", STATES_MAX, STATES_MAX),
         )  # fmt: skip
@@ -410,8 +411,8 @@ class _Reader:
                     if not isinstance(value, int) or not 1 <= value <= most:
                         self.no(keys[name], f"{brief(value)}, not in 1 to {most}")
             return
-        scenarios: Sequence[Any] = axes.get("scenario", ())  # type: ignore[assignment]
-        profiles: Sequence[Any] = axes["profile"]  # type: ignore[assignment]
+        scenarios: Sequence[Any] = axes.get("scenario", ())
+        profiles: Sequence[Any] = axes["profile"]
         things = [*scenarios, *profiles]
         for name, values in numbers.items():
             owners = scenarios if all(name in s.parameters() for s in scenarios) else ()
@@ -420,10 +421,10 @@ class _Reader:
                 known = [
                     *DEFAULTS[job],
                     "policy",
-                    *dict.fromkeys(n for t in things for n in _own(t)),
+                    *dict.fromkeys(n for t in things for n in own_values(t)),
                 ]
                 self.no(keys[name], unknown_name("axis", name, known))
-            others = {key: axis[0] for key, axis in numbers.items() if key in _own(owners[0])}
+            others = {key: axis[0] for key, axis in numbers.items() if key in own_values(owners[0])}
             for thing in owners:
                 # Of many, the least, the largest and the first: a run names a point that fails.
                 some = values if isinstance(values, Range) else (*values[:TRIED], *_ends(values))
@@ -437,8 +438,8 @@ class _Reader:
                 for group in scenario.tasks:
                     for kind in group.mix:
                         self._made(profile.kind_index, keys["profile"], kind)
-            for name in axes.get("workload", ()):
-                for kind in missing_kinds(workloads()[str(name)], profile):
+            for workload in axes.get("workload", ()):
+                for kind in missing_kinds(workloads()[str(workload)], profile):
                     self._made(profile.kind_index, keys["profile"], kind)
 
 
@@ -452,7 +453,8 @@ def _ends(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return (min(values), max(values)) if len(values) > TRIED else ()
 
 
-def _own(thing: Profile | Scenario) -> Sequence[str]:
+def own_values(thing: Any) -> Sequence[str]:
+    """Return the names that `with_value` takes of a cost profile or a scenario."""
     return [*thing.figures()] if isinstance(thing, Profile) else thing.parameters()
 
 

@@ -13,15 +13,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import kvmbench
 from kvmbench.checker.verdict import default_memory
 from kvmbench.errors import KvmbenchError, SweepError, listed
-from kvmbench.sweeps.design import Design, find_design
+from kvmbench.sweeps.design import VERSION, Design, find_design
 from kvmbench.sweeps.jobs import Runner
 from kvmbench.sweeps.points import Points, PointsFile, load_points
 
@@ -35,7 +34,12 @@ PROCESSES_MAX = 4096
 
 Lines = list[tuple[int, bytes]]
 Progress = Callable[[int, int], None]
-LOADER = "from kvmbench.sweeps.engines import serve; serve(int(__import__('sys').argv[1]))"
+LOADER = "import sys; from kvmbench.sweeps.engines import serve; serve([*map(int, sys.argv[1:])])"
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+ENDED = (
+    "a process of the sweep has ended, killed or without memory: the points that are done are "
+    "kept; go on with the same command, maybe with fewer --processes"
+)
 
 
 def sweep(
@@ -150,27 +154,41 @@ def _in_processes(design: Design, chunks: Chunks, processes: int) -> Iterator[Li
 
 
 class _Workers:
-    """Processes that compute chunks; `close` ends them, in the middle of one too."""
+    """Processes that compute chunks; `close` ends them, in the middle of one too.
+
+    One process loads kvmbench and forks the others: a load takes as long as a hundred points.
+    """
 
     def __init__(self, design: Design, number: int) -> None:
         self.number = number
-        self.pipes: dict[Connection, subprocess.Popen[bytes]] = {}
-        job = pickle.dumps((design, default_memory() // number))
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.pipes: list[Connection] = []
+        theirs: list[socket.socket] = []
+        # No worker has use for the threads of a linear algebra library, nor may a fork have them.
+        env = os.environ | dict.fromkeys(ONE_THREAD, "1")
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         try:
             for _ in range(number):
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    command = [sys.executable, "-c", LOADER, str(theirs.fileno())]
-                    process = subprocess.Popen(
-                        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                        pass_fds=[theirs.fileno()],
-                    )  # fmt: skip
-                pipe = Connection(ours.detach())
-                self.pipes[pipe] = process
+                ours, other = socket.socketpair()
+                theirs.append(other)
+                self.pipes.append(Connection(ours.detach()))
+            handles = [other.fileno() for other in theirs]
+            command = [sys.executable, "-c", LOADER, *map(str, handles)]
+            # A session for them: Ctrl-C is the parent's to handle, which ends all of them.
+            self.loader = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                pass_fds=handles, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            for other in theirs:
+                other.close()
+        job = pickle.dumps((design, default_memory() // number))
+        try:
+            for pipe in self.pipes:
                 pipe.send_bytes(job)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise SweepError(ENDED) from None
             raise
 
     def work(self, chunks: Chunks) -> Iterator[Lines]:
@@ -179,11 +197,17 @@ class _Workers:
             for pipe in waiting:
                 self._give(pipe, chunks, waiting)
         while any(waiting.values()):
-            for pipe in wait([pipe for pipe, n in waiting.items() if n]):
-                assert isinstance(pipe, Connection)
-                lines, points, seconds = self._answer(pipe)
+            ready = wait([pipe for pipe, n in waiting.items() if n])
+            for pipe in cast("list[Connection[Any, Any]]", ready):
+                try:
+                    answer = pipe.recv()
+                except (EOFError, OSError):
+                    raise SweepError(ENDED) from None
+                if isinstance(answer, str):
+                    raise SweepError(answer)
+                lines, seconds = answer
                 waiting[pipe] -= 1
-                chunks.note(points, seconds)
+                chunks.note(len(lines), seconds)
                 self._give(pipe, chunks, waiting)
                 yield lines
 
@@ -192,50 +216,34 @@ class _Workers:
             try:
                 pipe.send(points)
             except OSError:
-                raise self._ended(pipe) from None
+                raise SweepError(ENDED) from None
             waiting[pipe] += 1
 
-    def _answer(self, pipe: Connection) -> tuple[Lines, int, float]:
-        try:
-            answer = pipe.recv()
-        except (EOFError, OSError):
-            raise self._ended(pipe) from None
-        if isinstance(answer, str):
-            raise SweepError(answer)
-        lines, points, seconds = answer
-        return lines, points, seconds
-
-    def _ended(self, pipe: Connection) -> SweepError:
-        code = self.pipes[pipe].wait()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return SweepError(
-            f"a process of the sweep ended with {how} (no memory left?): the points that are done "
-            "are kept; go on with fewer processes"
-        )
-
     def close(self) -> None:
-        for pipe, process in self.pipes.items():
+        for pipe in self.pipes:
             pipe.close()
-            process.kill()
-        for process in self.pipes.values():
-            process.wait()
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(self.loader.pid, signal.SIGKILL)
+        self.loader.wait()
 
 
-def serve(handle: int) -> None:
-    """Compute the chunks that come through a socket, until the other end closes it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    pipe = Connection(handle)
+def serve(handles: Sequence[int]) -> None:
+    """Compute the chunks that come through sockets, a process each, until the other end closes."""
+    mine = next((handle for handle in handles[1:] if os.fork() == 0), handles[0])
+    for other in handles:
+        if other != mine:
+            os.close(other)
+    pipe: Connection[Any, Any] = Connection(mine)
     try:
         design, memory = pickle.loads(pipe.recv_bytes())
         runner = Runner(design, memory)
         while True:
             points = pipe.recv()
             try:
-                lines, seconds = runner.chunk(points)
+                answer: Any = runner.chunk(points)
             except KvmbenchError as error:
-                pipe.send(str(error))
-            else:
-                pipe.send((lines, len(points), seconds))
+                answer = str(error)
+            pipe.send(answer)
     except (EOFError, OSError):
         pass  # the parent has ended
 
@@ -248,7 +256,7 @@ def _in_dask(
 ) -> Iterator[Lines]:
     """Compute on the workers of a Dask cluster, or of one that is started here."""
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, LocalCluster, as_completed  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise SweepError("--scheduler needs Dask: pip install 'kvmbench[dask]'") from None
     if not chunks.left:
@@ -304,19 +312,18 @@ def _check_versions(client: Any, scheduler: str) -> None:
     found = client.run(_version, on_error="return")
     others: dict[str, list[str]] = {}
     for worker, version in found.items():
-        if version != kvmbench.__version__:
+        if version != VERSION:
             said = version if isinstance(version, str) else "none"
             others.setdefault(said, []).append(worker)
     if others:
         said = "; ".join(f"{version} on {listed(who)}" for version, who in others.items())
         raise SweepError(
-            f"workers of another kvmbench than {kvmbench.__version__}: {said}: install the same "
-            "version there"
+            f"workers of another kvmbench than {VERSION}: {said}: install the same version there"
         )
 
 
 def _version() -> str:
-    return kvmbench.__version__
+    return VERSION
 
 
 _runners: dict[str, Runner] = {}  # of this worker, by design

@@ -11,14 +11,21 @@ from typing import Any
 
 import msgspec
 
-import kvmbench
 from kvmbench.checker.verdict import check
 from kvmbench.errors import KvmbenchError, SweepError
 from kvmbench.model import MODEL_VERSION, Policy
 from kvmbench.report import Record
 from kvmbench.scenario.result import Comparison, ScenarioResult
 from kvmbench.simulation.simulate import simulate
-from kvmbench.sweeps.design import DEFAULTS, Design, Value, design_of, with_value
+from kvmbench.sweeps.design import (
+    DEFAULTS,
+    VERSION,
+    Design,
+    Value,
+    design_of,
+    own_values,
+    with_value,
+)
 from kvmbench.sweeps.document import HEAD, TEXTS
 
 __all__ = ["Runner", "again"]
@@ -34,9 +41,9 @@ class Runner:
     """
 
     def __init__(self, design: Design, max_memory: int | None = None) -> None:
-        if design.version != kvmbench.__version__:
+        if design.version != VERSION:
             raise SweepError(
-                f"this process has kvmbench {kvmbench.__version__}, and the design is of "
+                f"this process has kvmbench {VERSION}, and the design is of "
                 f"kvmbench {design.version}: install the same version everywhere"
             )
         self.design = design
@@ -44,6 +51,13 @@ class Runner:
         self._number = -1  # of the row below, and its result under `before`
         self._row: Mapping[str, Value] = {}
         self._before: ScenarioResult | None = None
+        self._things: Mapping[str, Any] = {}
+        others = [name for name in design.axes if name not in DEFAULTS[design.job]]
+        first = design.row(0)
+        self._owned = {  # profile and scenario: the axes that are values of theirs
+            name: [key for key in others if key in own_values(first[name])]
+            for name in ("profile", "scenario") if name in first
+        }  # fmt: skip
         self._made: dict[tuple[object, ...], Any] = {}
 
     def chunk(self, points: Iterable[int]) -> tuple[list[tuple[int, bytes]], float]:
@@ -58,11 +72,12 @@ class Runner:
         number, at = divmod(point, len(design.policies))
         policy = design.policies[at]
         if number != self._number:  # the policies of a row share its things and the run of `before`
-            self._number, self._row, self._before = number, design.row(number), None
+            self._number, self._row = number, design.row(number)
+            self._things, self._before = {}, None
         row = self._row
         shown = {name: getattr(value, "name", value) for name, value in row.items()}
         try:
-            things = self._things(row)
+            things = self._things = self._things or self._things_of(row)
             if design.job == "scenario" and self._before is None:
                 self._before = _run(things, design.before)
             figures = _figures(design, things, policy, self._before, self.max_memory)
@@ -74,22 +89,17 @@ class Runner:
         record = dict(zip(HEAD, head, strict=True)) | shown | {"policy": policy.name} | figures
         return msgspec.json.encode(record | design.texts(row, policy)) + b"\n"
 
-    def _things(self, row: Mapping[str, Value]) -> Mapping[str, Any]:
+    def _things_of(self, row: Mapping[str, Value]) -> Mapping[str, Any]:
         """Return a row with the values of its figures and parameters put into its things."""
         things: dict[str, Any] = dict(row)
-        for name in ("profile", "scenario"):
-            if name not in row:
-                continue
-            own = row[name].figures() if name == "profile" else row[name].parameters()  # type: ignore[union-attr]
-            changes = {
-                key: row[key] for key in row if key in own and key not in DEFAULTS[self.design.job]
-            }
+        for name, own in self._owned.items():
+            changes = {key: row[key] for key in own}
             key = (id(row[name]), *changes.items())
-            if changes and key not in self._made:
+            if key not in self._made:
                 if len(self._made) > MADE:
                     self._made.clear()
-                self._made[key] = with_value(row[name], changes)
-            things[name] = self._made[key] if changes else row[name]
+                self._made[key] = with_value(row[name], changes) if changes else row[name]
+            things[name] = self._made[key]
         return things
 
 

@@ -53,6 +53,7 @@ class PointsFile:
         self.points = points
         self._places: dict[int, tuple[int, int]] = {}  # point -> its line's offset and bytes
         self._sorted = True
+        self._last = -1  # the point of the last line
         self._file: BinaryIO = os.fdopen(
             os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0
         )
@@ -106,7 +107,7 @@ class PointsFile:
         return int(found[2])
 
     def _add(self, point: int, offset: int, length: int) -> None:
-        self._sorted = self._sorted and (not self._places or point > self._last)
+        self._sorted = self._sorted and point > self._last
         self._last = point
         self._places.setdefault(point, (offset, length))
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-import kvmbench
 from kvmbench.catalog import find_policy, find_profile, policy_toml
 from kvmbench.checker.mutations import mutations as mutants_of
 from kvmbench.errors import brief, unknown_name
@@ -21,7 +20,7 @@ from kvmbench.model import HOOKS, Policy, Profile
 from kvmbench.report import Block, Column, Document, Note, Record, Reported, Table
 from kvmbench.report.figures import figure, plural
 from kvmbench.scenario.scenario import Scenario, load_scenario
-from kvmbench.sweeps.design import Design
+from kvmbench.sweeps.design import VERSION, Design
 from kvmbench.sweeps.engines import computed
 
 __all__ = ["Found", "find", "terms"]
@@ -129,7 +128,7 @@ def _ranked(
     """Return the rows of policies simulated, and checked where that can matter."""
     if not policies:
         return []
-    shared: dict[str, Any] = dict(version=kvmbench.__version__)
+    shared: dict[str, Any] = dict(version=VERSION)
     simulated = Design(
         job="scenario", policies=tuple(policies.values()), before=base,
         axes={"scenario": (host,), "profile": (costs,), "vendor": ("vmx",)}, **shared,
@@ -228,7 +227,7 @@ def _document(found: Found) -> Document:
     )  # fmt: skip
     host = found.scenario
     title = f"{found.goal} on {host.name}, cost profile {found.profile.name}"
-    head = {"schema": "kvmbench.sweep/1", "kvmbench": kvmbench.__version__, "goal": found.goal}
+    head = {"schema": "kvmbench.sweep/1", "kvmbench": VERSION, "goal": found.goal}
     records = list(found.rows)
     table = Table(heads, cells, grouped=True)
     return Document(title, [table, *notes], records, head | {"policies": records})

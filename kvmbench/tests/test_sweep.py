@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from kvmbench.sweeps.document import means
 from kvmbench.sweeps.engines import sliced
 from kvmbench.sweeps.jobs import Runner, again
 from kvmbench.sweeps.points import join_points
+from kvmbench.tests import consoles
 from kvmbench.tests.command import ENV, interrupted, invoke
 
 FILE = """\
@@ -195,12 +198,10 @@ def test_a_process_that_is_killed(design, folder, monkeypatch):
     class Killed(engines._Workers):
         def __init__(self, *given):
             super().__init__(*given)
-            for process in self.pipes.values():
-                process.kill()
-                process.wait()
+            os.killpg(self.loader.pid, signal.SIGKILL)
 
     monkeypatch.setattr(engines, "_Workers", Killed)
-    with pytest.raises(SweepError, match="a process of the sweep ended with signal SIGKILL"):
+    with pytest.raises(SweepError, match="a process of the sweep has ended"):
         sweep(design, folder / "a.jsonl", processes=2)
 
 
@@ -485,3 +486,80 @@ def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
 def test_terms_are_steps_and_conditions():
     policy = Policy("a", vcpu_put=("reload if tif and not stale", ("ltr",)), switch=("ltr",))
     assert search.terms(policy) == 5
+
+
+# The page
+
+
+PAGE = consoles.ROOT / "docs" / "sweep.md"
+needs_page = pytest.mark.skipif(
+    not PAGE.exists(), reason="the package is installed without its README"
+)
+
+
+@needs_page
+def test_the_pages_designs(folder):
+    text = PAGE.read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert blocks[0] == (consoles.ROOT / "examples" / "sweep.toml").read_text()
+    (folder / "mine.toml").write_text("[mine]\nvcpu_put = ['reload']\n")
+    for block, points in zip(blocks, (1000, 1000), strict=True):
+        (folder / "design.toml").write_text(block)
+        assert load_design(folder / "design.toml").n_points == points
+
+
+@pytest.fixture
+def few(folder):
+    """Make points.jsonl of the page's design, with 100 points of a hundredth of the time."""
+    text = (consoles.ROOT / "examples" / "sweep.toml").read_text()
+    (folder / "examples").mkdir()
+    (folder / "examples" / "sweep.toml").write_text(
+        text.replace("seconds = 0.1", "seconds = 0.001").replace("to = 10, n = 10", "to = 1, n = 1")
+    )
+    return sweep("examples/sweep.toml", "points.jsonl")
+
+
+@needs_page
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_the_points_load_as_they_are(few, library):
+    pytest.importorskip(library)
+    code = re.search(rf"<!-- {library} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    names = {}
+    exec(code, names)
+    expected = [
+        row["worth"] for row in few.rows if (row["costs.ltr"], row["policy"]) == (250, "deferred")
+    ]
+    expected = sum(expected) / len(expected)
+    found = names["worth"]
+    if library == "pandas":
+        value = found.loc[250, "deferred"]
+    elif library == "polars":
+        value = found.filter(found["costs.ltr"] == 250)["deferred"].item()
+    else:
+        value = next(mean for ltr, policy, mean in found if (ltr, policy) == (250, "deferred"))
+    assert value == pytest.approx(expected)
+
+
+@needs_page
+def test_the_pages_python(few):
+    code = re.search(
+        r"```python\n(from kvmbench import load_points.*?)```", PAGE.read_text(), re.DOTALL
+    )
+    names = {}
+    exec(code[1].replace("processes=4", "processes=1"), names)
+    assert len(names["rows"]) == 100
+
+
+@needs_page
+def test_the_pages_commands(few):
+    commands = re.findall(
+        r"^    (?:parallel )?kvmbench (sweep .*?)(?: +#.*)?$", PAGE.read_text(), re.M
+    )
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command.replace(" ::: $(seq 16)", "").replace("{}", "3"))
+        if "--scheduler" in words or "part-*.jsonl" in words or "$SLURM_ARRAY_TASK_ID/16" in words:
+            continue  # what needs a cluster or its jobs
+        words = [word.replace("design.toml", "examples/sweep.toml") for word in words]
+        result = invoke(*words)
+        assert result.exit_code == 0, result.output
