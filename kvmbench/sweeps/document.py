@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from kvmbench.errors import brief, unknown_name
 from kvmbench.report import Block, Column, Document, Facts, Note, Record, Table
 from kvmbench.report.figures import figure, plural
 from kvmbench.report.plots import SHAPES, Axis, Curve, Curves, HeatMap
 
-__all__ = ["HEAD", "TEXTS", "Means", "means", "show_document"]
+__all__ = ["HEAD", "SCHEMAS", "TEXTS", "Means", "SweepDocument", "means", "show_document"]
 
 HEAD = ("design", "point", "points", "kvmbench", "model_version", "job")
 """The columns that each point begins with."""
@@ -26,6 +26,27 @@ AXES_END = "policy"  # the last axis; figures follow it
 LISTED = 12  # values of an axis in the summary
 COLUMNS_MAX = 12  # curves in the table of text
 CURVES_MAX = 20  # curves that are drawn
+
+
+class SweepDocument(TypedDict):
+    """The JSON of `kvmbench sweep show`, and of --find.
+
+    It has `points`, a row each; with --x `curves`, a row per cell of the table; or `policies`.
+    """
+
+    schema: Literal["kvmbench.sweep/1"]
+    kvmbench: str
+    points: NotRequired[list[Record]]
+    x: NotRequired[str]
+    y: NotRequired[str]
+    by: NotRequired[str | None]
+    curves: NotRequired[list[Record]]
+    goal: NotRequired[str]
+    policies: NotRequired[list[Record]]
+
+
+SCHEMAS = {"sweep": SweepDocument}
+"""The JSON documents of sweeps by kind."""
 
 
 class Means(NamedTuple):

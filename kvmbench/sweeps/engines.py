@@ -29,6 +29,7 @@ __all__ = ["Chunks", "Lines", "computed", "cores", "serve", "sliced", "sweep"]
 CHUNK = 0.05  # seconds of a chunk: long next to the cost of handing it out, short to wait for
 ALONE = 0.5  # seconds of work that this process does before it starts others
 QUEUED = 2  # chunks that each worker has: one in work, one to go on with
+LEAVE = 1  # seconds that a process has to end by itself
 WAIT = 60  # seconds for a cluster's first worker
 PROCESSES_MAX = 4096
 
@@ -221,7 +222,9 @@ class _Workers:
 
     def close(self) -> None:
         for pipe in self.pipes:
-            pipe.close()
+            pipe.close()  # a process that waits for work ends
+        with suppress(subprocess.TimeoutExpired):
+            self.loader.wait(LEAVE)
         with suppress(ProcessLookupError):  # all have ended
             os.killpg(self.loader.pid, signal.SIGKILL)
         self.loader.wait()
@@ -229,7 +232,13 @@ class _Workers:
 
 def serve(handles: Sequence[int]) -> None:
     """Compute the chunks that come through sockets, a process each, until the other end closes."""
-    mine = next((handle for handle in handles[1:] if os.fork() == 0), handles[0])
+    forked = []
+    mine = handles[0]
+    for handle in handles[1:]:
+        if (process := os.fork()) == 0:
+            mine, forked = handle, []
+            break
+        forked.append(process)
     for other in handles:
         if other != mine:
             os.close(other)
@@ -245,7 +254,9 @@ def serve(handles: Sequence[int]) -> None:
                 answer = str(error)
             pipe.send(answer)
     except (EOFError, OSError):
-        pass  # the parent has ended
+        pass  # no more work, or the parent has ended
+    for process in forked:
+        os.waitpid(process, 0)
 
 
 # Dask

@@ -11,6 +11,8 @@ import sys
 import time
 from dataclasses import replace
 
+import jsonschema
+import msgspec
 import pytest
 
 import kvmbench
@@ -18,7 +20,7 @@ from kvmbench import Policy, SweepError, load_points, load_scenario, policies, p
 from kvmbench.errors import FileError, ResultError
 from kvmbench.sweeps import engines, search
 from kvmbench.sweeps.design import Range, find_design, load_design
-from kvmbench.sweeps.document import means
+from kvmbench.sweeps.document import SCHEMAS, means
 from kvmbench.sweeps.engines import sliced
 from kvmbench.sweeps.jobs import Runner, again
 from kvmbench.sweeps.points import join_points
@@ -413,6 +415,7 @@ def test_show(folder, design, whole):
     made = json.loads(
         invoke("sweep", "show", "whole.jsonl", "--x", "seed", "--format", "json").stdout
     )
+    jsonschema.validate(made, msgspec.json.schema(SCHEMAS["sweep"]))
     assert made["schema"] == "kvmbench.sweep/1"
     assert made["curves"][0]["points"] == 24
     page = invoke("sweep", "show", "whole.jsonl", "--x", "costs.ltr", "--by", "policy",
