@@ -22,7 +22,7 @@ from kvmbench.checker.verdict import default_memory
 from kvmbench.errors import KvmbenchError, SweepError, listed
 from kvmbench.sweeps.design import VERSION, Design, find_design
 from kvmbench.sweeps.jobs import Runner
-from kvmbench.sweeps.points import Points, PointsFile, load_points
+from kvmbench.sweeps.points import Points, PointsFile
 
 __all__ = ["Chunks", "Lines", "computed", "cores", "serve", "sliced", "sweep"]
 
@@ -68,7 +68,7 @@ def sweep(
             if progress is not None:
                 progress(file.done, file.total)
         file.finish()
-    return load_points(output) if file.total else Points(Path(output).name, [], found.n_points)
+    return Points(output)
 
 
 def sliced(design: Design, k: int, n: int) -> Sequence[int]:

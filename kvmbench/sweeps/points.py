@@ -10,8 +10,9 @@ import fcntl
 import os
 import re
 import stat
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -51,8 +52,12 @@ class PointsFile:
         self.path = Path(path)
         self.design = design
         self.points = points
-        self._places: dict[int, tuple[int, int]] = {}  # point -> its line's offset and bytes
-        self._sorted = True
+        self._offsets = array("q", [-1]) * design.n_points  # of each point's line; -1: none yet
+        self._lengths = array("q", [0]) * design.n_points
+        self.done = 0
+        """The number of points that the file has."""
+        self._sorted = True  # and each point is there once
+        self._is_new = not self.path.exists()
         self._last = -1  # the point of the last line
         self._file: BinaryIO = os.fdopen(
             os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0
@@ -109,7 +114,9 @@ class PointsFile:
     def _add(self, point: int, offset: int, length: int) -> None:
         self._sorted = self._sorted and point > self._last
         self._last = point
-        self._places.setdefault(point, (offset, length))
+        if self._offsets[point] < 0:
+            self._offsets[point], self._lengths[point] = offset, length
+            self.done += 1
 
     def __enter__(self) -> Self:
         return self
@@ -118,12 +125,9 @@ class PointsFile:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
+        if self._is_new and self._end == 0 and kind is not None:
+            self.path.unlink(missing_ok=True)
         self._file.close()
-
-    @property
-    def done(self) -> int:
-        """The number of points that the file has."""
-        return len(self._places)
 
     @property
     def total(self) -> int:
@@ -132,13 +136,13 @@ class PointsFile:
 
     def missing(self) -> Sequence[int]:
         """Return the points that the file lacks."""
-        if not self._places:
+        if not self.done:
             return self.points
-        return [point for point in self.points if point not in self._places]
+        return [point for point in self.points if self._offsets[point] < 0]
 
     def append(self, lines: Iterable[tuple[int, bytes]]) -> None:
         """Add the lines of points that the file lacks; they are there when this returns."""
-        new = [(point, line) for point, line in lines if point not in self._places]
+        new = [(point, line) for point, line in lines if self._offsets[point] < 0]
         data = memoryview(b"".join(line for _, line in new))
         self._file.seek(self._end)
         while data:  # a full disk raises OSError, and the next sweep drops the torn line
@@ -149,12 +153,12 @@ class PointsFile:
 
     def finish(self) -> None:
         """Put the points in the order of the design, and the file on the disk."""
-        if not self._sorted or self._end != sum(n for _, n in self._places.values()):
+        if not self._sorted:
             with replaced_file(self.path) as aside:
-                for point in sorted(self._places):
-                    offset, length = self._places[point]
-                    self._file.seek(offset)
-                    aside.write(self._file.read(length))
+                for offset, length in zip(self._offsets, self._lengths, strict=True):
+                    if offset >= 0:
+                        self._file.seek(offset)
+                        aside.write(self._file.read(length))
         else:
             os.fsync(self._file.fileno())
 
@@ -162,19 +166,34 @@ class PointsFile:
 # Files read
 
 
-@dataclass(frozen=True, repr=False)
 class Points(Reported):
-    """The points of a file. It prints as `kvmbench sweep show` does.
+    """The points of a file, read when they are asked for. It prints as `kvmbench sweep show` does.
 
-    `records()` has a row per point. `total` is the number of points of the whole design.
+    `rows` has a record per point, in the order of the design, each once, with the texts that make
+    the point again; `records()` leaves those out. A last line that is torn is left out.
+
+    Raises ResultError with the line, and OSError, where the file is read.
     """
 
-    name: str
-    rows: Sequence[Record]
-    total: int
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def rows(self) -> Sequence[Record]:
+        """A flat dict per point."""
+        return self._read[0]
+
+    @property
+    def total(self) -> int:
+        """The number of points of the whole design."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Sequence[Record], int]:
+        return _read_points(self.path)
 
     def __repr__(self) -> str:
-        return f"<Points {self.name}: {len(self.rows):,} of {self.total:,}>"
+        return f"<Points {self.path.name}: {len(self.rows):,} of {self.total:,}>"
 
     def document(
         self, x: str | None = None, y: str | None = None, by: str | None = None,
@@ -185,14 +204,20 @@ class Points(Reported):
         `where` keeps the points whose columns have these values, as text. Raises ValueError for
         an unknown column, and for a `y` that is no number.
         """
-        return show_document(self.name, self.rows, self.total, x, y, by, where or {})
+        return show_document(self.path.name, self.rows, self.total, x, y, by, where or {})
 
 
 def load_points(path: str | Path) -> Points:
-    """Return the points of a file, in the order of the design, each once.
+    """Return the points of a file that `sweep` wrote, complete or not.
 
-    A last line that is torn is left out. Raises ResultError with the line; OSError.
+    Raises ResultError with the line of a file that is none; OSError.
     """
+    points = Points(path)
+    _ = points.rows
+    return points
+
+
+def _read_points(path: Path) -> tuple[Sequence[Record], int]:
     found: dict[int, Record] = {}
     first: tuple[bytes, bytes] | None = None
     with open(path, "rb") as stream:
@@ -216,7 +241,7 @@ def load_points(path: str | Path) -> Points:
             found.setdefault(int(begin[2]), record)
     if first is None:
         raise ResultError(f"{path}: is empty, expected points of a sweep")
-    return Points(Path(path).name, [found[point] for point in sorted(found)], int(first[1]))
+    return [found[point] for point in sorted(found)], int(first[1])
 
 
 def join_points(paths: Sequence[str | Path], output: str | Path) -> int:
