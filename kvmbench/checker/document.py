@@ -111,7 +111,7 @@ def _states(bad: Counterexample) -> Table:
     """Return the state after each event, in columns of CPUs and tasks; changed cells stand out."""
     changes = [dict(_placed(event)) for event in bad.events]
     names = sorted({name for found in changes for name in found})
-    state = {}  # before the first event
+    state: dict[tuple[str, str], str] = {}  # before the first event
     for found in reversed(changes):
         state |= {name: old for name, (old, _) in found.items()}
     columns = [Column("no.", "key"), Column("CPU"), Column("task"), Column("event", "word")]

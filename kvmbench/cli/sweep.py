@@ -83,8 +83,8 @@ engine_options = together(
 @click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
               help="File of the points, .jsonl; those that it has are kept.")  # fmt: skip
 @engine_options
-@click.option("--slice", "part", metavar="K/N", callback=_slice, help="Compute part K of N.")
-@click.option("--find", "goal", metavar="'min COLUMN'", callback=_goal,
+@click.option("--slice", metavar="K/N", callback=_slice, help="Compute part K of N.")
+@click.option("--find", metavar="'min COLUMN'", callback=_goal,
               help="Instead of DESIGN: rank the mutants of --base by a figure.")  # fmt: skip
 @click.option("--where", type=click.Choice(["safe"]),
               help="With --find: only mutants that every interleaving finds safe.")  # fmt: skip
@@ -101,7 +101,7 @@ engine_options = together(
               help="With --find: form of the output.")  # fmt: skip
 def run(
     design: str | None, output: str | None, processes: int | None, scheduler: str | None,
-    part: tuple[int, int], goal: str | None, **search: Any,
+    slice: tuple[int, int], find: str | None, **search: Any,
 ) -> None:  # fmt: skip
     """Compute the points of DESIGN, a TOML file, into FILE, a line of JSON each.
 
@@ -112,10 +112,10 @@ def run(
     from kvmbench.sweeps.engines import sweep
 
     engine: dict[str, Any] = dict(processes=processes, scheduler=scheduler)
-    if goal is not None:
+    if find is not None:
         if design is not None:
             raise click.UsageError("--find and DESIGN exclude each other")
-        _find(goal, engine, output, **search)
+        _find(find, engine, output, **search)
         return
     if design is None or output is None:
         raise click.UsageError("expected DESIGN and -o FILE, or --find")
@@ -131,7 +131,7 @@ def run(
                 points = done, total
                 show(f"point {done:,} of {total:,}", done / total)
 
-            sweep(made, output, **engine, slice=part, progress=report)
+            sweep(made, output, **engine, slice=slice, progress=report)
     except KeyboardInterrupt:
         words = shlex.join(command_line())
         note(f"{points[0]:,} of {points[1]:,} points are in {output}; go on with: {words}")

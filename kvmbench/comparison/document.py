@@ -247,7 +247,8 @@ def self_test_document(test: SelfTest) -> Document:
         shown = [row for row in comparison.rows if row.missing is None]
         unit = unit_of(shown)
         heading = Heading(f"{split.name}, {per_iteration(unit)}")
-        blocks += [heading, *shift_dots(shown, comparison.confidence, f"Shifts, {split.name}")]
+        first = split is test.splits[0]
+        blocks += [heading, *shift_dots(shown, comparison.confidence, "Shifts", explained=first)]
         blocks += [main_table(shown, unit, comparison.confidence), *map(Note, said)]
         for row in shown:
             if row.interval is not None and row.before:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["history_marks", "shift_dots", "unit_marks"]
 
+MANY = 30  # rows, above which a picture leaves out the unchanged ones of exact figures
 SHIFTS = (
     "Each row's shift in percent of before: the open circle at 0 is before, the filled one is "
     "after, with the {confidence:.4g} % interval of the shift. A row moved for sure where its "
@@ -35,12 +36,17 @@ HISTORY = (
 
 def shift_dots(
     rows: Sequence[Row], confidence: float, title: str = "What moved, and how surely",
-    *, several: bool = False,
+    *, several: bool = False, explained: bool = True,
 ) -> list[Plot]:  # fmt: skip
-    """Return the shifts of rows in percent of before; none where no row has such a shift."""
+    """Return the shifts of rows in percent of before; none where no row has such a shift.
+
+    Without `explained`, it follows a plot that says how to read it.
+    """
     dots = []
+    still = [row.workload for row in rows if row.verdict == "unchanged"]
+    crowded = len(rows) > MANY and len(still) < len(rows)
     for row in rows:
-        if row.percent is None or not row.before:
+        if row.percent is None or not row.before or (crowded and row.workload in still):
             continue
         share = 100 / abs(row.before)
         interval = row.interval and (row.interval[0] * share, row.interval[1] * share)
@@ -59,11 +65,21 @@ def shift_dots(
         )
     if not dots:
         return []
-    about = SHIFTS.format(confidence=100 * confidence)
+    about = [SHIFTS.format(confidence=100 * confidence)] if explained else []
     if left := len(rows) - len(dots):
-        about += f" {left} of {len(rows)} rows have no percentage, and are in the table only."
-    axis = Axis("shift", "% of before")
-    return [Dots(title=title, about=about, axis=axis, dots=dots, reference=0.0)]
+        which = "are unchanged or have no percentage" if crowded else "have no percentage"
+        about.append(f"{left} of {len(rows)} rows {which}, and are in the table only.")
+    return [
+        Dots(
+            title=title,
+            about=" ".join(about),
+            axis=Axis("shift", "% of before"),
+            dots=dots,
+            start=rows[0].from_ or "before",
+            end="after" if several else rows[0].to,
+            reference=0.0,
+        )
+    ]
 
 
 def unit_marks(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[Plot]:

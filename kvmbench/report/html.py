@@ -30,7 +30,7 @@ __all__ = ["fragment", "page"]
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 KINDS = {"key": "k", "word": "w", "figure": "f"}
 LONG = 14  # characters of a word column's cell, above which the column has a least width
-DENSE = 8  # columns, above which they stand closer
+DENSE = 7  # columns, above which they stand closer
 TITLE = 200  # characters of a page's title in a browser's tab
 
 
@@ -81,6 +81,10 @@ def page(document: Document) -> str:
     )
 
 
+def _long(cell: str | Cell) -> bool:
+    return len(cell_text(cell)) > LONG or (isinstance(cell, Cell) and bool(cell.notes))
+
+
 class _Page:
     """The blocks of a page; it numbers the pictures and the notes that cells refer to."""
 
@@ -117,13 +121,13 @@ class _Page:
         picture = inside.format("".join(pictures))
         if isinstance(plot, Marks):
             signs = legend(plot)
-            picture = signs.svg(f"{number}s") if signs else ""
+            picture = f"<div class=signs>{signs.svg(f'{number}s')}</div>" if signs else ""
             picture = f"<div class=panels>{picture}{''.join(pictures)}</div>"
         about = f"<p>{html_text(plot.about)}</p>" if plot.about else ""
         table = self._table(plot.table(), f"Figures: {plot.title}")
         return (
-            f"<figure aria-labelledby={number}><figcaption id={number}>{html_text(plot.title)}"
-            f"</figcaption>{about}{picture}<details><summary>The figures as a table</summary>"
+            f"<figure aria-labelledby={number}><figcaption><h2 id={number}>{html_text(plot.title)}"
+            f"</h2></figcaption>{about}{picture}<details><summary>The figures as a table</summary>"
             f"{table}</details></figure>"
         )
 
@@ -131,7 +135,7 @@ class _Page:
         table = table.wide or table
         kinds = [KINDS[column.kind] for column in table.columns]
         for n, kind in enumerate(kinds):  # the words of a long cell get room, and stay few lines
-            if kind == "w" and any(len(cell_text(row[n])) > LONG for row in table.rows):
+            if kind == "w" and any(_long(row[n]) for row in table.rows):
                 kinds[n] = "l"
         head = "".join(map(self._head, table.columns, kinds))
         keyed = next((n for n, kind in enumerate(kinds) if kind == "k"), -1)
@@ -154,7 +158,9 @@ class _Page:
     def _cell(self, cell: str | Cell, kind: str, names_row: bool) -> str:
         words = html_text(cell_text(cell))
         if names_row:
-            return f"<th scope=row class={kind}>{words}</th>"
+            tone = "" if isinstance(cell, str) else cell.tone
+            look = f'"{kind} {tone}"' if tone else kind
+            return f"<th scope=row class={look}>{words}</th>"
         if isinstance(cell, str) or not (cell.tone or cell.notes):
             return f"<td>{words}</td>" if kind == "f" else f"<td class={kind}>{words}</td>"
         linked = []

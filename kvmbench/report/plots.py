@@ -104,36 +104,27 @@ class Dots(Plot):
     reference: float | None = None
 
     def table(self) -> Table:
-        dots, unit = self.dots, self.axis.unit
-        parts = {
-            "side": any(dot.side for dot in dots),
-            self.start: any(dot.start is not None for dot in dots),
-            "margin": any(dot.margin is not None for dot in dots),
-            "interval": any(dot.interval is not None for dot in dots),
-            "": any(dot.words for dot in dots),
-        }
-        columns = [
-            Column("row", "key"),
-            *([Column("side", "key")] if parts["side"] else []),
-            *([Column(self.start, unit=unit)] if parts[self.start] else []),
-            *([Column("margin", unit=unit)] if parts["margin"] else []),
-            Column(self.axis.label, unit=unit),
-            *([Column("interval", unit=unit)] if parts["interval"] else []),
-            *([Column("verdict", "word")] if parts[""] else []),
-        ]
-        rows: list[list[str | Cell]] = [
-            [
-                dot.label,
-                *([dot.side] if parts["side"] else []),
-                *([_known(dot.start)] if parts[self.start] else []),
-                *([_known(dot.margin)] if parts["margin"] else []),
-                _known(dot.value),
-                *([_range(dot.interval)] if parts["interval"] else []),
-                *([Cell(dot.words, dot.tone)] if parts[""] else []),
-            ]
-            for dot in dots
-        ]
-        return Table(columns, rows)
+        unit = self.axis.unit
+        rows = [(dot, self._cells(dot)) for dot in self.dots]
+        columns = (  # of these, the ones that have content
+            Column("row", "key"), Column("side", "key"), Column(self.start, unit=unit),
+            Column("margin", unit=unit), Column(self.axis.label, unit=unit),
+            Column("interval", unit=unit), Column("", "word"),
+        )  # fmt: skip
+        used = [n for n, _ in enumerate(columns) if n in (0, 4) or any(c[n] for _, c in rows)]
+        cells: list[list[str | Cell]] = []
+        for dot, words in rows:
+            cells.append([words[n] or "-" for n in used])
+            if len(columns) - 1 in used:
+                cells[-1][-1] = Cell(dot.words, dot.tone)
+        return Table([columns[n] for n in used], cells)
+
+    @staticmethod
+    def _cells(dot: Dot) -> tuple[str, ...]:
+        """Return the words of a row in every column, empty where it has none."""
+        known = ("" if v is None else figure(v) for v in (dot.start, dot.margin, dot.value))
+        interval = "" if dot.interval is None else _range(dot.interval)
+        return (dot.label, dot.side, *known, interval, dot.words)
 
 
 class Place(NamedTuple):
@@ -275,7 +266,7 @@ class HeatMap(Plot):
 
     def table(self) -> Table:
         columns = [Column(f"{self.y.label} \\ {self.x.label}", "key"), *map(Column, self.xs)]
-        rows = [
+        rows: list[list[str | Cell]] = [
             [
                 name,
                 *(
@@ -292,5 +283,5 @@ def _known(value: float | None) -> str:
     return "-" if value is None else figure(value)
 
 
-def _range(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"[{figure(interval[0])}, {figure(interval[1])}]"
+def _range(interval: tuple[float, float]) -> str:
+    return f"[{figure(interval[0])}, {figure(interval[1])}]"

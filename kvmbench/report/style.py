@@ -69,11 +69,11 @@ PAGE = """\
 *{box-sizing:border-box}
 html{background:var(--bg);color:var(--fg);color-scheme:light dark}
 body{margin:0;font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-main{max-width:58rem;margin:0 auto;padding:1.5rem 1rem 3rem}
+main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 h1{font-size:1.35rem;line-height:1.3;margin:0 0 1rem}
-h2,figcaption{font-size:1.1rem;font-weight:600;line-height:1.35;margin:2rem 0 .5rem}
+h2{font-size:1.1rem;font-weight:600;line-height:1.35;margin:2rem 0 .5rem}
 p,ul,dl{margin:.6rem 0;max-width:46rem}
-figure{margin:1.5rem 0}
+figure{margin:0 0 1.5rem}
 figure p{color:var(--soft);font-size:.9rem;margin:.2rem 0 .5rem}
 .scroll{overflow-x:auto;margin:.6rem 0}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:3px solid var(--after);\
@@ -89,9 +89,9 @@ thead small{display:block;font-weight:400;color:var(--soft)}
 .l{min-width:9rem}
 tbody .k{font-weight:500}
 .f{white-space:nowrap}
-td.good{color:var(--good);background:var(--good-bg)}
-td.bad{color:var(--bad);background:var(--bad-bg)}
-td.doubt{color:var(--doubt);background:var(--doubt-bg)}
+td.good,th.good{color:var(--good);background:var(--good-bg)}
+td.bad,th.bad{color:var(--bad);background:var(--bad-bg)}
+td.doubt,th.doubt{color:var(--doubt);background:var(--doubt-bg)}
 td.mark{background:var(--mark);font-weight:700}
 td small{display:block}
 a{color:inherit}
@@ -99,14 +99,17 @@ a{color:inherit}
 svg{display:block;max-width:100%;height:auto;min-width:34rem}
 .panels{display:flex;flex-wrap:wrap;gap:.75rem 1rem}
 .panels svg{min-width:0}
+.signs{flex-basis:100%}
 details{margin:.4rem 0;font-size:.9rem}
 summary{cursor:pointer;color:var(--soft)}
-dt{font-weight:600}dd{margin:0 0 .3rem 1.5rem}
+dl{display:grid;grid-template-columns:fit-content(12rem) 1fr;gap:.2rem 1rem}
+dt{font-weight:600}dd{margin:0}
 pre{overflow-x:auto;background:var(--band);padding:.7rem;font-size:.85rem}
 footer{color:var(--soft);font-size:.85rem;margin-top:3rem}
 @media (max-width:34rem){main{padding:1rem .6rem 2rem}th,td{padding:.25rem .4rem}}
 @media print{main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr,svg{break-inside:avoid}\
-.scroll{overflow:visible}svg{min-width:0}details::details-content{content-visibility:visible}\
+.scroll{overflow:visible}svg{min-width:0}.dense{font-size:7pt}\
+.dense th,.dense td{padding:.1rem .2rem}details::details-content{content-visibility:visible}\
 h2,figcaption{break-after:avoid}}
 """
 

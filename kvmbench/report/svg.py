@@ -38,8 +38,9 @@ WORDS = 150  # widest column of words at the end of rows
 ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
-STACKED = 3  # more lines of words about levels, above which one has no words
+STACKED = 4  # lines of words about levels, above which one has no words
 GAP = 6
+TALL = 400  # height of rows, above which the axis has its figures at the top too
 LARGE = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
@@ -85,8 +86,8 @@ def legend(plot: Marks) -> Drawing | None:
     canvas = _Canvas()
     looks = _looks(plot.series)
     signs = [(_sign(*look), name) for look, name in zip(looks, plot.series, strict=True)]
-    lines = canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs)
-    return Drawing(WIDTH, LINE * lines + 2, f"Signs: {', '.join(plot.series)}", str(canvas))
+    lines = canvas.legend(GAP, LINE - 4, PANEL[0] - 2 * GAP, signs)
+    return Drawing(PANEL[0], LINE * lines + 2, f"Signs: {', '.join(plot.series)}", str(canvas))
 
 
 def standalone(plot: Plot) -> str:
@@ -227,6 +228,8 @@ class _Canvas:
             words = _number(tick)
             if scale(tick) - _width(words) / 2 > last + GAP:
                 self.text(scale(tick), bottom + 14, words, "soft", "middle")
+                if bottom - top > TALL:
+                    self.text(scale(tick), top - 4, words, "soft", "middle")
                 last = scale(tick) + _width(words) / 2
         room = scale.end - scale.begin
         self.text((scale.begin + scale.end) / 2, bottom + 31, _cut(_said(axis), room), "soft",
@@ -291,6 +294,7 @@ def _bars(plot: Bars, number: str) -> Drawing:
     ends = _column([_number(total) for total in sums], WORDS)
     left = labels + sides + GAP
     scale = _Scale([0, *sums], left, WIDTH - ends - GAP, zero=True)
+    top += LINE if len(plot.bars) * BAR > TALL else 0
     places, y, last = [], top, None
     for bar in plot.bars:
         y += GAP + 2 if last is not None and bar.label != last else 0
@@ -339,6 +343,7 @@ def _dots(plot: Dots) -> Drawing:
         if dot.start is not None and dot.margin is not None:
             reach += [dot.start - dot.margin, dot.start + dot.margin]
     scale = _Scale(reach, labels + sides + GAP, WIDTH - words - 2 * GAP, log=plot.axis.log)
+    top += LINE if len(plot.dots) * ROW > TALL else 0
     bottom = top + ROW * len(plot.dots)
     canvas.across(scale, top, bottom, plot.axis)
     if plot.reference is not None:
@@ -394,11 +399,11 @@ def _sign(shape: str, colour: str) -> str:
 
 def _panel(plot: Marks, panel: Panel) -> Drawing:
     width, height = (WIDTH, PANEL[1]) if plot.joined else PANEL
-    rows = min(max(sum(bool(level.words) for level in panel.levels) - 1, 0), STACKED)
+    rows = min(sum(bool(level.words) for level in panel.levels), STACKED)
     canvas = _Canvas()
     right = width - (GAP if plot.joined else 20 + 16 * len(plot.series))
     height += 14 * rows
-    top, bottom = 2.0 * LINE + 2 + 14 * rows, height - 20.0
+    top, bottom = LINE + 10.0 + 14 * rows, height - 20.0
     reach: list[float | None] = [*panel.values, *(level.value for level in panel.levels)]
     if plot.reference is not None:
         reach += [plot.reference + part * (panel.margin or 0.0) for part in (-1, 0, 1)]
@@ -437,7 +442,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
             values = [value for _, value in known]
             canvas.path("".join(f"M{_n(x)} {_n(scale(v))}h9" for v in values), f"{colour} thin")
             canvas.path(f"M{_n(x - 2)} {_n(scale(median(values)))}h13", f"{colour} thick")
-    _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows + 1)
+    _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows)
     return Drawing(width, height, _spoken(plot, panel), str(canvas))
 
 
@@ -598,6 +603,12 @@ def _unbroken(
         yield run
 
 
+def _heat(value: float, most: float) -> str:
+    """Return the beginning of a cell in the colour of its figure, on which words can be read."""
+    look = "hot" if value >= 0 else "cold"
+    return f'<rect class="{look}" fill-opacity="{0.06 + 0.44 * abs(value) / most:.2f}"'
+
+
 def _heat_map(plot: HeatMap) -> Drawing:
     canvas = _Canvas()
     known = [v for line in plot.values for v in line if v is not None and isfinite(v)]
@@ -608,11 +619,17 @@ def _heat_map(plot: HeatMap) -> Drawing:
     top = 2.0 * LINE
     if plot.marked:
         sign = '<rect class="third thick" x="-6" y="-6" width="12" height="12"/>'
-        canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, [(sign, plot.mark)])
+        canvas.legend(WIDTH / 2, top - 2, WIDTH / 2, [(sign, plot.mark)])
     canvas.text(GAP, LINE - 4, _cut(_said(plot.z), WIDTH / 2 - GAP), "soft")
+    steps = [most, most / 2, 0.0, *([-most / 2, -most] if min(known, default=0) < 0 else [])]
+    scale = [
+        (f'{_heat(value, most)} x="-7" y="-6" width="14" height="12"/>', f"{value:.3g}")
+        for value in steps
+    ]
+    canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, scale)
     canvas.text(GAP, top - 2, _cut(_said(plot.y), WIDTH / 2 - GAP), "soft")
     top += GAP
-    shown = len(plot.xs) <= LABELLED
+    shown, minus = len(plot.xs) <= LABELLED, ""
     for y, (name, line) in enumerate(zip(plot.ys, plot.values, strict=True)):
         place = top + height * y
         canvas.text(labels - GAP, place + height / 2 + 4, _cut(name, labels - GAP), "", "end")
@@ -621,14 +638,15 @@ def _heat_map(plot: HeatMap) -> Drawing:
             if value is None or not isfinite(value):
                 canvas.text(left + cell / 2, place + height / 2 + 4, "-", "soft", "middle")
                 continue
-            share = 0.06 + 0.44 * abs(value) / most  # of the colour, so that its words are read
-            look = "hot" if value >= 0 else "cold"
             canvas.raw(
-                f'<rect class="{look}" fill-opacity="{share:.2f}" x="{_n(left)}" y="{_n(place)}" '
+                f'{_heat(value, most)} x="{_n(left)}" y="{_n(place)}" '
                 f'width="{_n(cell - 1)}" height="{_n(height - 1)}"/>'
             )
             if shown:
                 canvas.text(left + cell / 2, place + height / 2 + 4, f"{value:.3g}", "", "middle")
+            elif value < 0:
+                minus += f"M{_n(left + cell / 2 - 3)} {_n(place + height / 2)}h6"
+    canvas.path(minus, "third bar")
     canvas.path(
         "".join(
             f"M{_n(labels + cell * x + 1.5)} {_n(top + height * y + 1.5)}h{_n(cell - 4)}"

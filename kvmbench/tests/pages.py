@@ -197,6 +197,12 @@ def plots():
                         [0.4, 0.2, 0.1, 0, 0]],
                 marked=frozenset({(0, 4), (1, 4)}), mark="the change costs",
             ),
+            HeatMap(
+                title="Worth over more values", about="A minus stands where the change costs.",
+                x=Axis("tasks"), y=Axis("share"), z=Axis("worth", "% of CPU time"),
+                xs=[str(n) for n in range(1, 31)], ys=["0.5", "1"],
+                values=[[(20 - n) / 10 for n in range(30)], [(5 - n) / 10 for n in range(30)]],
+            ),
         ],
         data={},
     )  # fmt: skip

@@ -69,7 +69,7 @@ def hostile_result(words):
     )  # fmt: skip
 
 
-FORMS = ("text", "markdown", "csv", "json")
+FORMS = ("text", "markdown", "csv", "json", "html")
 
 
 @SOME
@@ -89,6 +89,8 @@ def test_results(words):
                 for cell in cells:
                     assert not cell.startswith(("=", "@")), cell
                     assert not cell.startswith(("+", "-")) or float(cell) is not None, cell
+            if form == "html":
+                assert not re.search(r"<script|<img", text)
             if form == "markdown":
                 assert not re.search(r"(?<!\\)<script|(?<!\\)\[x\]", text), text
     no_raw(invoke("compare", "a.json", "a.json", "--format", "junit"))

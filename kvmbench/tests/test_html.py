@@ -8,8 +8,11 @@ import re
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import kvmbench
 from kvmbench.report import Cell, Column, Document, Facts, Heading, Items, Note, Table, write
@@ -30,6 +33,7 @@ from kvmbench.report.plots import (
     Point,
 )
 from kvmbench.report.style import DARK, LIGHT
+from kvmbench.report.svg import drawn, standalone
 from kvmbench.tests import browser, pages
 from kvmbench.tests.browser import needs_chromium
 
@@ -212,6 +216,138 @@ def test_hostile_words_make_no_element(kind):
     assert not re.search(
         "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066]", page
     )
+
+
+NUMBER = st.floats(-1e100, 1e100) | st.sampled_from([0.0, 1e-300, -1e-100, 1.0, 1e9])
+KNOWN = st.none() | NUMBER
+ENDS = st.none() | st.tuples(NUMBER, NUMBER).map(lambda ends: tuple(sorted(ends)))
+WORDS = st.sampled_from(["", "a", "inl_from_qemu", "w" * 99])
+AXES = st.builds(Axis, WORDS, WORDS, st.booleans())
+
+
+def lists(strategy, least=0, most=5):
+    return st.lists(strategy, min_size=least, max_size=most)
+
+
+@st.composite
+def drawings(draw):
+    """Draw a plot of any kind with any figures."""
+    about = dict(title=draw(WORDS), about=draw(WORDS))
+    axis, other = draw(AXES), draw(AXES)
+    many = draw(st.integers(0, 4))
+    row = lists(KNOWN, many, many)
+    places = draw(lists(st.builds(Place, st.integers(0, 1), WORDS), many, many))
+    at = st.integers(0, max(many - 1, 0))
+    levels = st.tuples(at, at, NUMBER, WORDS).map(lambda x: Level(min(x[:2]), max(x[:2]), *x[2:]))
+    ends = st.tuples(at, at, WORDS).map(lambda x: Group(min(x[:2]), max(x[:2]), x[2]))
+    some = lists(levels) if many else st.just([])
+    panel = st.builds(Panel, WORDS, WORDS, row, some, st.none() | NUMBER.map(abs), WORDS)
+    parts = lists(NUMBER.map(abs), 2, 2)
+    return draw(
+        st.one_of(
+            st.builds(Bars, axis=st.just(axis), parts=st.just(["a", "b"]),
+                      bars=lists(st.builds(Bar, WORDS, WORDS, parts)), **map_just(about)),
+            st.builds(Dots, axis=st.just(axis), reference=KNOWN,
+                      dots=lists(st.builds(Dot, WORDS, KNOWN, ENDS, KNOWN,
+                                           st.none() | NUMBER.map(abs), WORDS)),
+                      **map_just(about)),
+            st.builds(Marks, series=st.just(["a", "b"]), places=st.just(places),
+                      panels=lists(panel), groups=lists(ends) if many else st.just([]),
+                      reference=KNOWN, joined=st.booleans(), **map_just(about)),
+            st.builds(Curves, x=st.just(axis), y=st.just(other),
+                      at=lists(NUMBER, many, many).map(sorted),
+                      curves=lists(st.builds(Curve, WORDS, row, row)),
+                      points=lists(st.builds(Point, NUMBER, NUMBER, WORDS)), reference=KNOWN,
+                      **map_just(about)),
+            st.builds(HeatMap, x=st.just(axis), y=st.just(axis), z=st.just(axis),
+                      xs=st.just(["x"] * many), ys=st.just(["y"]), values=st.tuples(row),
+                      marked=st.frozensets(st.tuples(st.just(0), at)) if many else
+                      st.just(frozenset()), **map_just(about)),
+        )
+    )  # fmt: skip
+
+
+def map_just(fields):
+    return {name: st.just(value) for name, value in fields.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawings())
+def test_any_figures_are_drawn(plot):
+    page = write(Document("t", [plot]), "html")
+    Checked(page)
+    assert not re.search(r'[ "MLHV-](nan|inf)\b', page)
+    numbers = re.findall(r' (?:x|y|cx|cy|width|height)="(-?[\d.]+)"', page)
+    assert all(abs(float(number)) < 20_000 for number in numbers)
+    if not isinstance(plot, Marks):
+        ElementTree.fromstring(standalone(plot))
+
+
+def test_a_plot_is_in_no_other_form():
+    plot = Bars(title="t", axis=Axis("cycles"), parts=["p"], bars=[Bar("b", "", [1])])
+    for form in ("text", "markdown"):
+        assert write(Document("d", [plot, Note("n")]), form) == "d\n\nn\n"
+
+
+def cells(plot):
+    """Return the table of a plot's figures as text: its headings, and its rows."""
+    table = plot.table()
+    heads = [" ".join(filter(None, (c.heading, c.unit))) for c in table.columns]
+    return heads, [[getattr(cell, "text", cell) for cell in row] for row in table.rows]
+
+
+def test_the_figures_of_each_kind_by_hand():
+    assert cells(
+        Bars(
+            title="", axis=Axis("time", "ms"), parts=["a", "b"], bars=[Bar("w", "before", [1, 2.5])]
+        )
+    ) == (["row", "side", "a ms", "b ms", "sum ms"], [["w", "before", "1", "2.5", "3.5"]])
+    assert cells(
+        Dots(
+            title="",
+            axis=Axis("shift", "%"),
+            start="6.1",
+            dots=[Dot("w", -7, (-8, -6.5), 0, 0.5, "faster", "good"), Dot("v", None)],
+        )
+    ) == (
+        ["row", "6.1 %", "margin %", "shift %", "interval %", ""],
+        [["w", "0", "0.5", "-7", "[-8, -6.5]", "faster"], ["v", "-", "-", "-", "-", ""]],
+    )
+    assert cells(
+        Marks(
+            title="",
+            series=["before", "after"],
+            places=[Place(0, "1"), Place(1, "2")],
+            panels=[Panel("w", "cycles", [1291, None])],
+        )
+    ) == (["row", "1 before", "2 after"], [["w", "1291", ""]])
+    assert cells(
+        Curves(
+            title="",
+            x=Axis("share"),
+            y=Axis("worth", "%"),
+            at=[0, 1],
+            curves=[Curve("worth", [2, None], [0.1, None])],
+            points=[Point(0.5, 1, "gone")],
+        )
+    ) == (
+        ["share", "worth %", "error %", ""],
+        [["0", "2", "0.1", ""], ["1", "-", "-", ""], ["0.5", "", "", "gone"]],
+    )
+    assert cells(HeatMap(title="", x=Axis("x"), y=Axis("y"), z=Axis("z"), xs=["1"], ys=["2"],
+                         values=[[None]])) == (["y \\ x", "1"], [["2", "-"]])  # fmt: skip
+
+
+def test_marks_stand_where_their_figures_are():
+    """By hand: three runs at 10, 20 and 30 are equally far from each other, the least lowest."""
+    plot = Marks(title="t", series=["s"], places=[Place(0, str(n)) for n in range(3)],
+                 panels=[Panel("w", "cycles", [10, 30, 20])])  # fmt: skip
+    (panel,) = drawn(plot, "p1")
+    (found,) = re.findall(r'<path class="after round" d="(.*?)"', panel.body)
+    (x0, y0), (x1, y1), (x2, y2) = re.findall(r"M([\d.]+) ([\d.]+)h0", found)
+    assert float(x1) - float(x0) == pytest.approx(float(x2) - float(x1), abs=0.11)
+    assert float(y0) - float(y2) == pytest.approx(float(y2) - float(y1), abs=0.11)
+    assert float(y0) > float(y2) > float(y1) > 0
 
 
 # In a browser

@@ -123,6 +123,14 @@ def test_commands(command, examples, measured):
     assert result.exit_code == 0, result.output
 
 
+def test_the_example_of_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "docs" / "report.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert "-22.2 % faster" in re.sub(" +", " ", Path("moved.html").read_text())
+
+
 def test_lazy_policy_neither_leaks_nor_denies(examples):
     hooks = tomllib.loads(FILES["lazy.toml"])["lazy"]
     policy = kvmbench.Policy("lazy", **hooks)
