@@ -20,7 +20,7 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "measure": ("measure", "Measure workloads on this host, through /dev/kvm."),
     "profile": ("profile", "Make a cost profile from measured rows."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
-    "sweep": ("sweep", "Simulate many points: a grid or a sample of policies, costs and hosts."),
+    "sweep": ("sweep", "Simulate many points: policies, costs, hosts, seeds."),
     "trace": ("trace", "Read recorded VM exits: count, replay, make a scenario."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),

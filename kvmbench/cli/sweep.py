@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from typing import Any
@@ -109,6 +110,8 @@ def run(
     a crash. With --find there is no DESIGN: kvmbench simulates each mutant of a policy, checks
     those that cost less or are simpler, and prints the best.
     """
+    # A process with one thread can fork its workers; nothing here does linear algebra.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from kvmbench.sweeps.engines import sweep
 
     engine: dict[str, Any] = dict(processes=processes, scheduler=scheduler)

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
@@ -157,28 +158,23 @@ def _in_processes(design: Design, chunks: Chunks, processes: int) -> Iterator[Li
 class _Workers:
     """Processes that compute chunks; `close` ends them, in the middle of one too.
 
-    One process loads kvmbench and forks the others: a load takes as long as a hundred points.
+    They are forks of this process, which has kvmbench loaded: a load takes as long as a hundred
+    points. A process with several threads must not fork: there a new process loads, and forks.
     """
 
     def __init__(self, design: Design, number: int) -> None:
         self.number = number
-        self.pipes: list[Connection] = []
+        self.pipes: list[Connection[Any, Any]] = []
+        self.pids: list[int] = []
         theirs: list[socket.socket] = []
-        # No worker has use for the threads of a linear algebra library, nor may a fork have them.
-        env = os.environ | dict.fromkeys(ONE_THREAD, "1")
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         try:
             for _ in range(number):
                 ours, other = socket.socketpair()
                 theirs.append(other)
                 self.pipes.append(Connection(ours.detach()))
             handles = [other.fileno() for other in theirs]
-            command = [sys.executable, "-c", LOADER, *map(str, handles)]
-            # A session for them: Ctrl-C is the parent's to handle, which ends all of them.
-            self.loader = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                pass_fds=handles, start_new_session=True,
-            )  # fmt: skip
+            alone = len(os.listdir("/proc/self/task")) == 1
+            self.pids = _forked(handles) if alone else [_loaded(handles)]
         finally:
             for other in theirs:
                 other.close()
@@ -212,7 +208,9 @@ class _Workers:
                 self._give(pipe, chunks, waiting)
                 yield lines
 
-    def _give(self, pipe: Connection, chunks: Chunks, waiting: dict[Connection, int]) -> None:
+    def _give(
+        self, pipe: Connection[Any, Any], chunks: Chunks, waiting: dict[Connection[Any, Any], int]
+    ) -> None:
         if points := chunks.take(self.number):
             try:
                 pipe.send(points)
@@ -223,11 +221,47 @@ class _Workers:
     def close(self) -> None:
         for pipe in self.pipes:
             pipe.close()  # a process that waits for work ends
-        with suppress(subprocess.TimeoutExpired):
-            self.loader.wait(LEAVE)
-        with suppress(ProcessLookupError):  # all have ended
-            os.killpg(self.loader.pid, signal.SIGKILL)
-        self.loader.wait()
+        end = time.monotonic() + LEAVE
+        for pid in self.pids:
+            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > end:
+                    with suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    break
+                time.sleep(0.001)
+
+
+def _forked(handles: Sequence[int]) -> list[int]:
+    """Fork a process per socket, each in a session: Ctrl-C is ours to handle, and we end them."""
+    pids = []
+    for handle in handles:
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        code = 1
+        try:  # from here on the child, which must not return
+            os.setsid()
+            _keep_only(handle)
+            _serve(handle)
+            code = 0
+        finally:
+            os._exit(code)
+    return pids
+
+
+def _loaded(handles: Sequence[int]) -> int:
+    """Start a process that loads kvmbench and forks the others; return its number."""
+    # No worker has use for the threads of a linear algebra library, nor may a fork have them.
+    env = os.environ | dict.fromkeys(ONE_THREAD, "1")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", LOADER, *map(str, handles)]
+    loader = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=handles,
+        start_new_session=True,
+    )  # fmt: skip
+    loader.returncode = 0  # `close` waits for it
+    return loader.pid
 
 
 def serve(handles: Sequence[int]) -> None:
@@ -239,10 +273,23 @@ def serve(handles: Sequence[int]) -> None:
             mine, forked = handle, []
             break
         forked.append(process)
-    for other in handles:
-        if other != mine:
-            os.close(other)
-    pipe: Connection[Any, Any] = Connection(mine)
+    _keep_only(mine)
+    _serve(mine)
+    for process in forked:
+        os.waitpid(process, 0)
+
+
+def _keep_only(handle: int) -> None:
+    """Close every file but one and stderr: a lock ends with the sweep, a socket with its peer."""
+    with open(os.devnull, "r+b", buffering=0) as null:
+        for standard in (0, 1):
+            os.dup2(null.fileno(), standard)
+    os.closerange(3, handle)
+    os.closerange(handle + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _serve(handle: int) -> None:
+    pipe: Connection[Any, Any] = Connection(handle)
     try:
         design, memory = pickle.loads(pipe.recv_bytes())
         runner = Runner(design, memory)
@@ -255,8 +302,6 @@ def serve(handles: Sequence[int]) -> None:
             pipe.send(answer)
     except (EOFError, OSError):
         pass  # no more work, or the parent has ended
-    for process in forked:
-        os.waitpid(process, 0)
 
 
 # Dask

@@ -134,6 +134,23 @@ def test_every_engine_writes_the_same_bytes(design, whole, folder, monkeypatch):
         join_points(parts[1:], folder / "joined.jsonl")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_forks_and_a_loaded_process(design, whole, folder, monkeypatch, threads):
+    listdir = os.listdir
+    monkeypatch.setattr(
+        os, "listdir", lambda path: "1" * threads if "task" in str(path) else listdir(path)
+    )
+    monkeypatch.setattr(engines, "ALONE", 0)
+    if threads == 1 and len(listdir("/proc/self/task")) > 1:
+        program = "import sys, kvmbench.sweeps.engines as e\ne.ALONE = 0\n"
+        program += "e.sweep(*sys.argv[1:], processes=2)"
+        command = [sys.executable, "-c", program, str(design), "a.jsonl"]
+        subprocess.run(command, env=ENV | {"OPENBLAS_NUM_THREADS": "1"}, check=True)
+    else:
+        sweep(design, "a.jsonl", processes=2)
+    assert (folder / "a.jsonl").read_bytes() == whole
+
+
 def test_points_in_any_order_become_the_designs(design, whole, folder, monkeypatch):
     def backwards(made, points, **_):
         runner = Runner(made)
@@ -200,7 +217,8 @@ def test_a_process_that_is_killed(design, folder, monkeypatch):
     class Killed(engines._Workers):
         def __init__(self, *given):
             super().__init__(*given)
-            os.killpg(self.loader.pid, signal.SIGKILL)
+            for pid in self.pids:
+                os.killpg(pid, signal.SIGKILL)
 
     monkeypatch.setattr(engines, "_Workers", Killed)
     with pytest.raises(SweepError, match="a process of the sweep has ended"):

@@ -1,10 +1,13 @@
 """A sweep's CPU time next to the plain loop over the same points: `make bench`.
 
 CPU time of this process and its children, as the cores may be shared: user and system, the start
-of the other processes included. The engines run in turn, and a ratio is of one round.
+of the other processes included. Next to n processes the plain loop runs in n forks, each with a
+share of the hosts, as two cores of one CPU slow each other down. The two run in turn, and a ratio
+is of one round.
 """
 
 import json
+import os
 import resource
 import statistics
 import time
@@ -28,15 +31,19 @@ def cpu_seconds():
     return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, who))
 
 
-def loop(path):
-    """Compute the design's thousand points as a program would, a line of JSON each."""
+def loop(path, k=0, n=1):
+    """Compute every n-th host of the design's as a program would, a line of JSON per point."""
     axes = tomllib.loads(DESIGN.read_text())["axes"]
     step = (axes["costs"]["ltr"]["to"] - axes["costs"]["ltr"]["from"]) // 4
     base = profiles()["patch-2017"]
+    number = 0
     with open(path, "wb") as out:
         for name in axes["scenario"]:
             shape = load_scenario(name).with_value("seconds", axes["seconds"])
             for guest in axes["vm"]["guest_us"]:
+                number += 1
+                if number % n != k:
+                    continue
                 host = shape.with_value("vm.guest_us", guest)
                 for ltr in range(0, 1001, step):
                     costs = base.with_costs(ltr=ltr, source="the axis")
@@ -47,6 +54,24 @@ def loop(path):
                             record = Comparison(before, after).record()
                             record |= {"costs.ltr": ltr, "vm.guest_us": guest}
                             out.write(msgspec.json.encode(record) + b"\n")
+
+
+def loops(folder, n):
+    """Run the plain loop in n forks, or here if n is 1."""
+    if n == 1:
+        loop(folder / "loop.jsonl")
+        return
+    pids = []
+    for k in range(n):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        try:
+            loop(folder / f"loop{k}.jsonl", k, n)
+        finally:
+            os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
 
 
 def cpu_of(work, *given, **options):
@@ -69,7 +94,7 @@ def test_overhead(report, tmp_path, processes):
     loop(tmp_path / "warm.jsonl")
     ratios = []
     for number in range(ROUNDS):
-        plain = cpu_of(loop, tmp_path / "loop.jsonl")
+        plain = cpu_of(loops, tmp_path, processes)
         ours = cpu_of(sweep, DESIGN, tmp_path / f"{number}.jsonl", processes=processes)
         ratios.append(ours / plain)
     more = statistics.median(ratios) - 1
@@ -92,7 +117,7 @@ def test_overhead_of_dask(report, tmp_path):
 
         ratios = []
         for number in range(ROUNDS):
-            plain = cpu_of(loop, tmp_path / "loop.jsonl")
+            plain = cpu_of(loops, tmp_path, 2)
             begun = spent()
             sweep(DESIGN, tmp_path / f"{number}.jsonl", scheduler=cluster.scheduler_address)
             ratios.append((spent() - begun) / plain)
