@@ -115,7 +115,7 @@ def main(**_: Any) -> None:
       kvmbench run --against patch-2017          predicted and published changes
       kvmbench measure                           measured on this host
       kvmbench scenario oversubscribed           the worth of the patch to a host
-      kvmbench sweep design.toml -o p.jsonl      many points, on all cores or a cluster
+      kvmbench sweep design.toml -o p.jsonl      many points, on all cores
       kvmbench check deferred                    every interleaving: is it safe
       kvmbench compare before.json after.json    which rows moved, how surely
       kvmbench list policies

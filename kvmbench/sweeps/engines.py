@@ -6,6 +6,7 @@ points is the same for all of them.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -94,10 +95,13 @@ def computed(
     """Yield the lines of some points in chunks, in any order; raises as `sweep`."""
     if processes is not None and not 1 <= processes <= PROCESSES_MAX:
         raise ValueError(f"processes is {processes}, not in 1 to {PROCESSES_MAX}")
-    chunks = Chunks(points)
+    # The policies of a row share a run, so that a chunk takes all of them, unless rows are few.
+    each = len(design.policies)
+    workers = processes or cores()
+    chunks = Chunks(points, each if len(points) >= 8 * each * workers else 1)
     if scheduler is not None:
         return _in_dask(design, chunks, scheduler, processes)
-    return _in_processes(design, chunks, processes or cores())
+    return _in_processes(design, chunks, workers)
 
 
 def cores() -> int:
@@ -108,8 +112,9 @@ def cores() -> int:
 class Chunks:
     """Points handed out in chunks of about CHUNK seconds, by the time of those that are done."""
 
-    def __init__(self, points: Sequence[int]) -> None:
+    def __init__(self, points: Sequence[int], each: int = 1) -> None:
         self.points = points
+        self.each = each  # a chunk is a multiple of it
         self.at = 0
         self.seconds = 0.0
         self.done = 0
@@ -118,6 +123,7 @@ class Chunks:
         """Return the next points, none at the end; near it fewer, so that workers end together."""
         size = int(CHUNK * self.done / self.seconds) if self.seconds else 1
         size = max(1, min(size, 4 * max(self.done, 1), (self.left + workers - 1) // (2 * workers)))
+        size = max(size // self.each, 1) * self.each
         points = [*self.points[self.at : self.at + size]]
         self.at += len(points)
         return points
@@ -235,6 +241,7 @@ class _Workers:
 def _forked(handles: Sequence[int]) -> list[int]:
     """Fork a process per socket, each in a session: Ctrl-C is ours to handle, and we end them."""
     pids = []
+    gc.freeze()  # a child's collector need not look at, and so copy, what there is
     for handle in handles:
         if pid := os.fork():
             pids.append(pid)
@@ -247,6 +254,7 @@ def _forked(handles: Sequence[int]) -> list[int]:
             code = 0
         finally:
             os._exit(code)
+    gc.unfreeze()
     return pids
 
 
@@ -266,7 +274,7 @@ def _loaded(handles: Sequence[int]) -> int:
 
 def serve(handles: Sequence[int]) -> None:
     """Compute the chunks that come through sockets, a process each, until the other end closes."""
-    forked = []
+    forked: list[int] = []
     mine = handles[0]
     for handle in handles[1:]:
         if (process := os.fork()) == 0:
