@@ -29,6 +29,7 @@ from kvmbench.sweeps.points import Points, PointsFile
 __all__ = ["Chunks", "Lines", "computed", "cores", "serve", "sliced", "sweep"]
 
 CHUNK = 0.05  # seconds of a chunk: long next to the cost of handing it out, short to wait for
+DASK_CHUNK = 0.5  # and on Dask, whose scheduler and workers take 25 ms of CPU per task
 ALONE = 0.5  # seconds of work that this process does before it starts others
 QUEUED = 2  # chunks that each worker has: one in work, one to go on with
 LEAVE = 1  # seconds that a process has to end by itself
@@ -98,7 +99,10 @@ def computed(
     # The policies of a row share a run, so that a chunk takes all of them, unless rows are few.
     each = len(design.policies)
     workers = processes or cores()
-    chunks = Chunks(points, each if len(points) >= 8 * each * workers else 1)
+    chunks = Chunks(
+        points, each if len(points) >= 8 * each * workers else 1,
+        CHUNK if scheduler is None else DASK_CHUNK,
+    )  # fmt: skip
     if scheduler is not None:
         return _in_dask(design, chunks, scheduler, processes)
     return _in_processes(design, chunks, workers)
@@ -110,10 +114,11 @@ def cores() -> int:
 
 
 class Chunks:
-    """Points handed out in chunks of about CHUNK seconds, by the time of those that are done."""
+    """Points handed out in chunks of about `aim` seconds, by the time of those that are done."""
 
-    def __init__(self, points: Sequence[int], each: int = 1) -> None:
+    def __init__(self, points: Sequence[int], each: int = 1, aim: float = CHUNK) -> None:
         self.points = points
+        self.aim = aim  # seconds
         self.each = each  # a chunk is a multiple of it
         self.at = 0
         self.seconds = 0.0
@@ -121,7 +126,7 @@ class Chunks:
 
     def take(self, workers: int) -> list[int]:
         """Return the next points, none at the end; near it fewer, so that workers end together."""
-        size = int(CHUNK * self.done / self.seconds) if self.seconds else 1
+        size = int(self.aim * self.done / self.seconds) if self.seconds else 1
         size = max(1, min(size, 4 * max(self.done, 1), (self.left + workers - 1) // (2 * workers)))
         size = max(size // self.each, 1) * self.each
         points = [*self.points[self.at : self.at + size]]

@@ -17,6 +17,7 @@ import pytest
 
 import kvmbench
 from kvmbench import Policy, SweepError, load_points, load_scenario, policies, profiles, sweep
+from kvmbench.catalog import policy_toml
 from kvmbench.errors import FileError, ResultError
 from kvmbench.sweeps import engines, search
 from kvmbench.sweeps.design import Range, find_design, load_design
@@ -502,6 +503,28 @@ def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
     assert f"{cheaper} safe mutant" in " ".join(str(found).split())
     with pytest.raises(ValueError, match=r"^unknown column 'cycle'; did you mean 'cycles'\?"):
         search.find(["eager"], host, goal="min cycle", processes=1)
+
+
+def test_find_as_a_command(folder, monkeypatch):
+    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
+    twice = replace(policies()["eager"], name="mine", vcpu_put=("reload", "reload"))
+    (folder / "mine.toml").write_text(policy_toml(twice))
+    words = ("sweep", "--find", "min cycles", "--where", "safe", "--policy-file", "mine.toml",
+             "--base", "mine", "--scenario", "quiet-host", "--processes", "1")  # fmt: skip
+    made = json.loads(invoke(*words, "--format", "json").stdout)
+    jsonschema.validate(made, msgspec.json.schema(SCHEMAS["sweep"]))
+    # One reload is as safe as two, and half of the cycles.
+    by_mutation = {row["mutation"]: row for row in made["policies"]}
+    once = by_mutation["vcpu_put: without 'reload'"]
+    assert (once["verdict"], once["front"]) == ("safe", True)
+    assert once["cycles"] == pytest.approx(by_mutation[""]["cycles"] / 2, rel=0.01)
+    result = invoke(*words)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^mine: \d+ mutants?: \d+ safe", result.stdout, re.MULTILINE)
+    for wrong in (("design.toml",), ("--base", "yours"), ("--find", "min nothing")):
+        result = invoke(*words, *wrong)
+        assert result.exit_code in (1, 2)
+        assert result.stderr.count("\n") == 1 or "Usage" in result.stderr
 
 
 def test_terms_are_steps_and_conditions():
