@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from msgspec import UNSET, UnsetType, to_builtins
 
-from kvmbench.checker.history import TASK_COLUMNS, Counterexample, Event, Explored
+from kvmbench.checker.history import CPU_COLUMNS, Counterexample, Event, Explored
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
 from kvmbench.report.figures import plural
 
@@ -134,7 +134,7 @@ def _placed(event: Event) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
         place, _, column = label.rpartition(" ")
         if column in UNSHOWN:
             continue
-        mine = f"task {event.task}" if column in TASK_COLUMNS else f"CPU {event.cpu}"
+        mine = f"CPU {event.cpu}" if column in CPU_COLUMNS else f"task {event.task}"
         other = place if place.startswith("CPU") else f"task {place}"
         yield (other if place else mine, column), change
 

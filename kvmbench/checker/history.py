@@ -13,10 +13,10 @@ from typing import Any, Literal
 from kvmbench.model import Policy
 
 __all__ = ["Counterexample", "Event", "Explored", "RawEvent", "State", "Wasted", "events"]
-__all__ += ["TASK_COLUMNS", "task_name"]
+__all__ += ["CPU_COLUMNS", "task_name"]
 
-TASK_COLUMNS = ("place", "tif", "map", "max", "owns")
-"""The columns of a task in `Explorer.path`; the others are a CPU's."""
+CPU_COLUMNS = ("limit", "stale", "busy", "base", "guest", "tss", "map_max", "map_of", "task")
+"""The columns of a CPU in the states of `Explorer.path`; the others are a task's."""
 
 State = Mapping[str, Sequence[Mapping[str, Any]]]
 RawEvent = tuple[str, int, Any]  # code, CPU, argument (docs/check.md, "Events")

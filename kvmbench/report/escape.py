@@ -25,10 +25,15 @@ def visible(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c if c in keep or unicodedata.category(c) not in HIDDEN
+        c if c in keep or not (unicodedata.category(c) in HIDDEN or _no_character(c))
         else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text
     )  # fmt: skip
+
+
+def _no_character(c: str) -> bool:
+    """Return whether `c` is one of Unicode's noncharacters, two of which no XML may hold."""
+    return ord(c) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(c) <= 0xFDEF
 
 
 def csv_cell(value: object) -> object:

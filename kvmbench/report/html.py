@@ -5,7 +5,10 @@ A page has no script and no reference outside it, and its Content-Security-Polic
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 from kvmbench.report.document import (
+    Block,
     Cell,
     Code,
     Column,
@@ -16,13 +19,12 @@ from kvmbench.report.document import (
     Note,
     Plot,
     Table,
-    Words,
 )
 from kvmbench.report.escape import html_text, visible
 from kvmbench.report.markdown import heading
 from kvmbench.report.plots import Marks
 from kvmbench.report.style import PAGE, PICTURE, colours
-from kvmbench.report.svg import drawn, legend
+from kvmbench.report.svg import drawn, legend, standalone
 from kvmbench.report.text import cell_text
 
 __all__ = ["fragment", "page"]
@@ -35,13 +37,17 @@ TITLE = 200  # characters of a page's title in a browser's tab
 
 
 def fragment(document: Document) -> str:
-    """Return the words of `document` as HTML elements without a style or a script."""
+    """Return `document` as HTML elements without a style or a script; plots are images in it."""
     title = f"<p>{html_text(document.title)}</p>" if document.title else ""
-    return f"<div>{title}{''.join(map(_plain, document.words()[bool(title) :]))}</div>"
+    return f"<div>{title}{''.join(map(_plain, document.blocks))}</div>"
 
 
-def _plain(block: Words) -> str:
+def _plain(block: Block) -> str:
     match block:
+        case Plot(title=title, about=about):
+            data = b64encode(standalone(block).encode()).decode()
+            words = html_text(f"{title}. {about}")
+            return f'<p><img alt="{words}" src="data:image/svg+xml;base64,{data}"></p>'
         case Table(columns, rows):
             head = "".join(f"<th>{html_text(heading(column))}</th>" for column in columns)
             body = "".join(
@@ -95,7 +101,7 @@ class _Page:
         self._written: set[str] = set()
         self._tables = 0
 
-    def block(self, block: Words | Plot) -> str:
+    def block(self, block: Block) -> str:
         match block:
             case Plot():
                 return self._figure(block)

@@ -8,40 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import ceil, floor, isfinite, log10
+from math import ceil, isfinite
 from statistics import median
 from typing import NamedTuple
-from unicodedata import east_asian_width
 
-from kvmbench.report.document import Plot
-from kvmbench.report.escape import html_text, visible
-from kvmbench.report.plots import (
-    Axis,
-    Bars,
-    Curves,
-    Dots,
-    Group,
-    HeatMap,
-    Level,
-    Marks,
-    Panel,
+from kvmbench.report.canvas import (
+    GAP,
+    LINE,
+    TALL,
+    Canvas,
+    Scale,
+    axis_words,
+    column_width,
+    cut,
+    px,
+    short,
+    width_of,
 )
+from kvmbench.report.document import Plot
+from kvmbench.report.escape import html_text
+from kvmbench.report.plots import Bars, Curves, Dots, Group, HeatMap, Level, Marks, Panel
 from kvmbench.report.style import PATTERNS, PICTURE, colours
 
 __all__ = ["drawn", "legend", "standalone"]
 
 WIDTH = 760  # units of the drawing, pixels where the page has room
-CHARACTER = 7.2  # width of one, in the widest of common fonts
-LINE = 17  # height of a line of text
 LABEL = 250  # widest column of labels
 WORDS = 150  # widest column of words at the end of rows
 ROW = 24  # height of a row of dots
 BAR = 15  # height of a bar
 PANEL = (368, 150)  # size of a panel
 STACKED = 4  # lines of words about levels, above which one has no words
-GAP = 6
-TALL = 400  # height of rows, above which the axis has its figures at the top too
-LARGE = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
+SPOKEN = 12  # rows of a picture that its alternative text names
 COLOURS = 5  # of parts of bars, p0 to p4
 LABELLED = 12  # cells of a heat map per row, above which their figures stand in the table only
 
@@ -57,8 +55,8 @@ class Drawing(NamedTuple):
     def svg(self, number: str, more: str = "") -> str:
         """Return the element; `number` makes its ids unique in a page."""
         return (
-            f'<svg viewBox="0 0 {_n(self.width)} {_n(self.height)}" width="{_n(self.width)}" '
-            f'height="{_n(self.height)}" role="img" aria-labelledby="{number}"{more}>'
+            f'<svg viewBox="0 0 {px(self.width)} {px(self.height)}" width="{px(self.width)}" '
+            f'height="{px(self.height)}" role="img" aria-labelledby="{number}"{more}>'
             f'<title id="{number}">{html_text(self.title)}</title>{self.body}</svg>'
         )
 
@@ -83,7 +81,7 @@ def legend(plot: Marks) -> Drawing | None:
     """Return the signs of the series of several panels; None for one series."""
     if len(plot.series) < 2:
         return None
-    canvas = _Canvas()
+    canvas = Canvas()
     looks = _looks(plot.series)
     signs = [(_sign(*look), name) for look, name in zip(looks, plot.series, strict=True)]
     lines = canvas.legend(GAP, LINE - 4, PANEL[0] - 2 * GAP, signs)
@@ -91,184 +89,44 @@ def legend(plot: Marks) -> Drawing | None:
 
 
 def standalone(plot: Plot) -> str:
-    """Return a plot of one picture as an SVG file, with its title, and light and dark colours."""
-    (one,) = drawn(plot, "k")
-    heading = _Canvas()
-    heading.text(GAP, LINE, plot.title, "b")
-    top = LINE + 2 * GAP
+    """Return a plot as an SVG file, with its title, and light and dark colours.
+
+    Panels stand in two columns below each other.
+    """
+    heading = Canvas()
+    heading.text(GAP, LINE, cut(plot.title, WIDTH - 2 * GAP), "b")
+    x, y, tallest = 0.0, LINE + 2.0 * GAP, 0.0
+    parts = []
+    signs = legend(plot) if isinstance(plot, Marks) else None
+    if signs:
+        parts.append(f'<g transform="translate(0 {px(y)})">{signs.body}</g>')
+        y += signs.height
+    for one in drawn(plot, "k"):
+        if x + one.width > WIDTH + GAP:
+            x, y, tallest = 0.0, y + tallest + GAP, 0.0
+        parts.append(f'<g transform="translate({px(x)} {px(y)})">{one.body}</g>')
+        x, tallest = x + one.width + 2 * GAP, max(tallest, one.height)
     body = (
         f"<style>{colours()}{PICTURE}</style>"
-        f'<rect class="paper" width="100%" height="100%"/>{heading}'
-        f'<g transform="translate(0 {top})">{one.body}</g>'
+        f'<rect class="paper" width="100%" height="100%"/>{heading}{"".join(parts)}'
     )
-    whole = Drawing(one.width, one.height + top + GAP, f"{plot.title}. {plot.about}", body)
+    whole = Drawing(WIDTH, y + tallest + GAP, f"{plot.title}. {plot.about}", body)
     return whole.svg("k", ' xmlns="http://www.w3.org/2000/svg"') + "\n"
-
-
-# Numbers and words
-
-
-def _n(value: float) -> str:
-    """Return a coordinate to a tenth."""
-    return f"{value:.1f}".removesuffix(".0").replace("-0", "0" if abs(value) < 0.05 else "-0")
-
-
-def _width(words: str) -> float:
-    """Return the width of words: a capital is wider, a wide character counts as two."""
-    return CHARACTER * sum(
-        2 if east_asian_width(c) in "WF" else 1.17 if c.isupper() else 1 for c in words
-    )
-
-
-def _cut(words: str, room: float) -> str:
-    """Return words that fit into `room`, with an ellipsis where their end is left out."""
-    shown = visible(words.replace("\n", " "))[:500]
-    if _width(shown) <= room and len(shown) == len(words):
-        return shown
-    while shown and _width(shown) + CHARACTER > room:
-        shown = shown[:-1]
-    return shown + "\u2026"
-
-
-def _column(words: Sequence[str], most: float) -> float:
-    """Return the width of a column that holds these words, with a gap, or `most`."""
-    longest = max((_width(visible(one)[:500]) for one in words), default=0)
-    return min(longest + 2 * GAP, most) if longest else 0
-
-
-def _number(value: float) -> str:
-    for size, sign in LARGE.items():
-        if abs(value) >= size:
-            return f"{value / size:,.4g}{sign}"
-    if value and abs(value) < 1e-3:
-        return f"{value:.3g}"
-    return f"{value:,.6g}" if value != int(value) else f"{value:,.0f}"
-
-
-class _Scale:
-    """The places of an axis: figures between `low` and `high` onto pixels `begin` to `end`."""
-
-    def __init__(
-        self, values: Sequence[float | None], begin: float, end: float, *, log: bool = False,
-        zero: bool = False, ticks: int = 6,
-    ) -> None:  # fmt: skip
-        known = [float(v) for v in values if v is not None and isfinite(v)]
-        self.log = log and bool(known) and min(known) > 0
-        if self.log:
-            known = [log10(v) for v in known]
-        low, high = min(known, default=0.0), max(known, default=1.0)
-        if zero:
-            low, high = min(low, 0.0), max(high, 0.0)
-        if high - low <= 1e-9 * max(abs(low), abs(high)):
-            half = abs(high) / 100 or 0.5
-            low, high = low - (0 if zero and low == 0 else half), high + half
-        room = 0.04 * (high - low)
-        self._low = low if zero and low == 0 else low - room
-        self._high = high if zero and high == 0 else high + room
-        self.begin, self.end, self._count = begin, end, ticks
-
-    def __call__(self, value: float) -> float:
-        if self.log:
-            value = log10(value) if value > 0 else self._low
-        share = (value - self._low) / (self._high - self._low)
-        return self.begin + min(max(share, 0.0), 1.0) * (self.end - self.begin)
-
-    def ticks(self) -> list[float]:
-        """Return round figures within the axis."""
-        if self.log and self._high - self._low >= 1:
-            powers = range(ceil(self._low), floor(self._high) + 1)
-            fine = [1, 2, 5] if len(powers) < 3 else [1]
-            first, last = floor(self._low), ceil(self._high)
-            found = [m * 10.0**p for p in range(first, last + 1) for m in fine]
-            return [t for t in found if self._low <= log10(t) <= self._high]
-        low, high = (10**end if self.log else end for end in (self._low, self._high))
-        raw = (high - low) / self._count
-        power = 10.0 ** floor(log10(raw))
-        step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
-        first = ceil(low / step)
-        return [n * step for n in range(first, floor(high / step * (1 + 1e-12)) + 1)]
-
-
-class _Canvas:
-    """Elements as they are drawn; `str` joins them."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def __str__(self) -> str:
-        return "".join(self._parts)
-
-    def text(self, x: float, y: float, words: str, look: str = "", anchor: str = "") -> None:
-        known = {"": "", "end": ' text-anchor="end"', "middle": ' text-anchor="middle"'}[anchor]
-        named = f' class="{look}"' if look else ""
-        self._parts.append(f'<text x="{_n(x)}" y="{_n(y)}"{named}{known}>{html_text(words)}</text>')
-
-    def path(self, d: str, look: str) -> None:
-        if d:
-            self._parts.append(f'<path class="{look}" d="{d}"/>')
-
-    def rect(self, x: float, y: float, width: float, height: float, look: str) -> None:
-        self._parts.append(
-            f'<rect class="{look}" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" '
-            f'height="{_n(height)}"/>'
-        )
-
-    def circle(self, x: float, y: float, r: float, look: str) -> None:
-        self._parts.append(f'<circle class="{look}" cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"/>')
-
-    def raw(self, element: str) -> None:
-        self._parts.append(element)
-
-    def across(self, scale: _Scale, top: float, bottom: float, axis: Axis) -> None:
-        """Draw a horizontal axis at `bottom` with its grid, ticks and name."""
-        self.path("".join(f"M{_n(scale(t))} {_n(top)}V{_n(bottom)}" for t in scale.ticks()), "grid")
-        self.path(f"M{_n(scale.begin)} {_n(bottom)}H{_n(scale.end)}", "axis")
-        last = -1e9
-        for tick in scale.ticks():
-            words = _number(tick)
-            if scale(tick) - _width(words) / 2 > last + GAP:
-                self.text(scale(tick), bottom + 14, words, "soft", "middle")
-                if bottom - top > TALL:
-                    self.text(scale(tick), top - 4, words, "soft", "middle")
-                last = scale(tick) + _width(words) / 2
-        room = scale.end - scale.begin
-        self.text((scale.begin + scale.end) / 2, bottom + 31, _cut(_said(axis), room), "soft",
-                  "middle")  # fmt: skip
-
-    def up(self, scale: _Scale, left: float, right: float) -> None:
-        """Draw a vertical axis at `left` with its grid and ticks."""
-        self.path("".join(f"M{_n(left)} {_n(scale(t))}H{_n(right)}" for t in scale.ticks()), "grid")
-        for tick in scale.ticks():
-            self.text(left - 4, scale(tick) + 4, _number(tick), "soft", "end")
-
-    def legend(self, left: float, y: float, room: float, entries: Sequence[tuple[str, str]]) -> int:
-        """Draw signs with their names in lines from `left`; return the number of lines.
-
-        A sign is elements around the origin, 14 wide.
-        """
-        x, lines = left, 1
-        for sign, name in entries:
-            words = _cut(name, room - 24)
-            width = 20 + _width(words) + 2 * GAP
-            if x > left and x + width > left + room:
-                x, lines = left, lines + 1
-            at = y + (lines - 1) * LINE
-            self._parts.append(f'<g transform="translate({_n(x + 7)} {_n(at - 4)})">{sign}</g>')
-            self.text(x + 18, at, words, "soft")
-            x += width
-        return lines
-
-
-def _said(axis: Axis) -> str:
-    log = "logarithmic" if axis.log else ""
-    return ", ".join(filter(None, (axis.label, axis.unit, log)))
 
 
 # The kinds
 
 
+def _alt(plot: Plot, said: Sequence[str]) -> str:
+    """Return the words of a picture for those who cannot see it: the first of its figures."""
+    shown = [" ".join(words.split()).replace(" :", ":") for words in said[:SPOKEN]]
+    if more := len(said) - len(shown):
+        shown.append(f"{more} more in the table")
+    return f"{plot.title}. {'; '.join(shown)}."
+
+
 def _bars(plot: Bars, number: str) -> Drawing:
-    canvas = _Canvas()
+    canvas = Canvas()
     numbers = plot.looks or range(len(plot.parts))
     looks = [(f"p{(n + n // COLOURS) % COLOURS}", n % len(PATTERNS)) for n in numbers]
     for pattern in sorted({pattern for _, pattern in looks if pattern}):
@@ -280,7 +138,7 @@ def _bars(plot: Bars, number: str) -> Drawing:
 
     def filled(x: float, y: float, width: float, height: float, part: int) -> str:
         colour, pattern = looks[part]
-        place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
+        place = f'x="{px(x)}" y="{px(y)}" width="{px(width)}" height="{px(height)}"'
         hatch = f'<rect fill="url(#{number}h{pattern})" {place}/>' if pattern else ""
         return f'<rect class="{colour}" {place}/>{hatch}<rect class="edge" {place}/>'
 
@@ -288,12 +146,12 @@ def _bars(plot: Bars, number: str) -> Drawing:
     if len(plot.parts) > 1:
         entries = [(filled(-7, -6, 14, 12, n), name) for n, name in enumerate(plot.parts)]
         top = LINE * canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, entries) + GAP
-    labels = _column([bar.label for bar in plot.bars], LABEL)
-    sides = _column([bar.side for bar in plot.bars], WORDS)
+    labels = column_width([bar.label for bar in plot.bars], LABEL)
+    sides = column_width([bar.side for bar in plot.bars], WORDS)
     sums = [sum(bar.parts) for bar in plot.bars]
-    ends = _column([_number(total) for total in sums], WORDS)
+    ends = column_width([short(total) for total in sums], WORDS)
     left = labels + sides + GAP
-    scale = _Scale([0, *sums], left, WIDTH - ends - GAP, zero=True)
+    scale = Scale([0, *sums], left, WIDTH - ends - GAP, zero=True)
     top += LINE if len(plot.bars) * BAR > TALL else 0
     places, y, last = [], top, None
     for bar in plot.bars:
@@ -305,10 +163,10 @@ def _bars(plot: Bars, number: str) -> Drawing:
     for bar, total, place in zip(plot.bars, sums, places, strict=True):
         middle = place + BAR - 3
         if bar.label != last:
-            canvas.text(GAP, middle, _cut(bar.label, labels - GAP))
+            canvas.text(GAP, middle, cut(bar.label, labels - GAP))
         last = bar.label
         if sides:
-            canvas.text(left - GAP, middle, _cut(bar.side, sides - GAP), "soft", "end")
+            canvas.text(left - GAP, middle, cut(bar.side, sides - GAP), "soft", "end")
         x = scale(0)
         so_far: float = 0
         for part, value in enumerate(bar.parts):
@@ -316,12 +174,14 @@ def _bars(plot: Bars, number: str) -> Drawing:
             if value and scale(so_far) - x >= 0.8:
                 canvas.raw(filled(x, place, scale(so_far) - x, BAR, part))
                 x = scale(so_far)
-        canvas.text(x + GAP, middle, _number(total))
-    return Drawing(WIDTH, y + 36, f"{plot.title}. {plot.about}", str(canvas))
+        canvas.text(x + GAP, middle, short(total))
+    pairs = zip(plot.bars, sums, strict=True)
+    said = [f"{bar.label} {bar.side}: {short(total)}" for bar, total in pairs]
+    return Drawing(WIDTH, y + 36, _alt(plot, said), str(canvas))
 
 
 def _dots(plot: Dots) -> Drawing:
-    canvas = _Canvas()
+    canvas = Canvas()
     started = any(dot.start is not None for dot in plot.dots)
     signs = []
     if started:
@@ -334,34 +194,34 @@ def _dots(plot: Dots) -> Drawing:
     top = float(GAP)
     if signs:
         top = LINE * canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs) + GAP
-    labels = _column([dot.label for dot in plot.dots], LABEL)
-    sides = _column([dot.side for dot in plot.dots], WORDS)
-    words = _column([dot.words for dot in plot.dots], WORDS + 40)
+    labels = column_width([dot.label for dot in plot.dots], LABEL)
+    sides = column_width([dot.side for dot in plot.dots], WORDS)
+    words = column_width([dot.words for dot in plot.dots], WORDS + 40)
     reach: list[float | None] = [plot.reference]
     for dot in plot.dots:
         reach += [dot.value, dot.start, *(dot.interval or ())]
         if dot.start is not None and dot.margin is not None:
             reach += [dot.start - dot.margin, dot.start + dot.margin]
-    scale = _Scale(reach, labels + sides + GAP, WIDTH - words - 2 * GAP, log=plot.axis.log)
+    scale = Scale(reach, labels + sides + GAP, WIDTH - words - 2 * GAP, log=plot.axis.log)
     top += LINE if len(plot.dots) * ROW > TALL else 0
     bottom = top + ROW * len(plot.dots)
     canvas.across(scale, top, bottom, plot.axis)
     if plot.reference is not None:
-        canvas.path(f"M{_n(scale(plot.reference))} {_n(top)}V{_n(bottom)}", "zero")
+        canvas.path(f"M{px(scale(plot.reference))} {px(top)}V{px(bottom)}", "zero")
     last = None
     for n, dot in enumerate(plot.dots):
         y = top + ROW * (n + 0.5)
         if dot.label != last:
-            canvas.text(GAP, y + 4, _cut(dot.label, labels - GAP))
+            canvas.text(GAP, y + 4, cut(dot.label, labels - GAP))
         last = dot.label
         if dot.side:
-            canvas.text(labels, y + 4, _cut(dot.side, sides - GAP), "soft")
+            canvas.text(labels, y + 4, cut(dot.side, sides - GAP), "soft")
         if dot.start is not None and dot.margin is not None:
             ends = [scale(dot.start - dot.margin), scale(dot.start + dot.margin)]
             canvas.rect(ends[0], y - 8, max(ends[1] - ends[0], 0.5), 16, "margin")
         if dot.interval is not None:
-            low, high = (_n(scale(end)) for end in dot.interval)
-            canvas.path(f"M{low} {_n(y)}H{high}M{low} {_n(y - 4)}v8M{high} {_n(y - 4)}v8",
+            low, high = (px(scale(end)) for end in dot.interval)
+            canvas.path(f"M{low} {px(y)}H{high}M{low} {px(y - 4)}v8M{high} {px(y - 4)}v8",
                         "after bar")  # fmt: skip
         if dot.start is not None:
             canvas.circle(scale(dot.start), y, 4, "open before")
@@ -369,8 +229,12 @@ def _dots(plot: Dots) -> Drawing:
             canvas.circle(scale(dot.value), y, 4, "full after")
         if dot.words:
             look = f"{dot.tone} b" if dot.tone in ("good", "bad", "doubt") else ""
-            canvas.text(WIDTH - words, y + 4, _cut(dot.words, words - GAP), look)
-    return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
+            canvas.text(WIDTH - words, y + 4, cut(dot.words, words - GAP), look)
+    said = []
+    for dot in plot.dots:
+        value = dot.words or ("no figure" if dot.value is None else short(dot.value))
+        said.append(f"{dot.label} {dot.side}: {value}")
+    return Drawing(WIDTH, bottom + 36, _alt(plot, said), str(canvas))
 
 
 SERIES = (  # shape, colour
@@ -382,7 +246,7 @@ SHAPES = {"cross": "m-3-3l6 6m0-6l-6 6", "plus": "m-4 0h8m-4-4v8", "caret": "m-4
 
 def _marked(x: float, y: float, shape: str) -> str:
     """Return the path of a mark; a line without length has the shape of its ends."""
-    return f"M{_n(x)} {_n(y)}{SHAPES.get(shape, 'h0')}"
+    return f"M{px(x)} {px(y)}{SHAPES.get(shape, 'h0')}"
 
 
 def _looks(series: Sequence[object]) -> list[tuple[str, str]]:
@@ -400,15 +264,15 @@ def _sign(shape: str, colour: str) -> str:
 def _panel(plot: Marks, panel: Panel) -> Drawing:
     width, height = (WIDTH, PANEL[1]) if plot.joined else PANEL
     rows = min(sum(bool(level.words) for level in panel.levels), STACKED)
-    canvas = _Canvas()
+    canvas = Canvas()
     right = width - (GAP if plot.joined else 20 + 16 * len(plot.series))
     height += 14 * rows
     top, bottom = LINE + 10.0 + 14 * rows, height - 20.0
     reach: list[float | None] = [*panel.values, *(level.value for level in panel.levels)]
     if plot.reference is not None:
         reach += [plot.reference + part * (panel.margin or 0.0) for part in (-1, 0, 1)]
-    scale = _Scale(reach, bottom, top, ticks=4)
-    left = GAP + _column([_number(tick) for tick in scale.ticks()], 110)
+    scale = Scale(reach, bottom, top, ticks=4)
+    left = GAP + column_width([short(tick) for tick in scale.ticks()], 110)
     step = (right - left) / max(len(plot.places), 1)
     at = [left + step * (n + 0.5) for n in range(len(plot.places))]
     _heading(canvas, panel, width)
@@ -420,7 +284,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
         if panel.margin:
             ends = [scale(plot.reference + panel.margin), scale(plot.reference - panel.margin)]
             canvas.rect(left, ends[0], right - left, ends[1] - ends[0], "margin")
-        canvas.path(f"M{_n(left)} {_n(scale(plot.reference))}H{_n(right)}", "zero")
+        canvas.path(f"M{px(left)} {px(scale(plot.reference))}H{px(right)}", "zero")
     canvas.up(scale, left, right)
     _group_names(canvas, plot.groups, left, step, bottom + 15)
     for number, (shape, colour) in enumerate(_looks(plot.series)):
@@ -430,7 +294,7 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
             if place.series == number and value is not None
         ]
         if plot.joined:
-            line = "L".join(f"{_n(x)} {_n(scale(value))}" for x, value in known)
+            line = "L".join(f"{px(x)} {px(scale(value))}" for x, value in known)
             canvas.path(f"M{line}" if known else "", "after thin")
             if len(known) <= 80:
                 canvas.path("".join(_marked(x, scale(v), "round") for x, v in known),
@@ -440,17 +304,17 @@ def _panel(plot: Marks, panel: Panel) -> Drawing:
         if len(known) > 1:
             x = right + 12 + 16 * number
             values = [value for _, value in known]
-            canvas.path("".join(f"M{_n(x)} {_n(scale(v))}h9" for v in values), f"{colour} thin")
-            canvas.path(f"M{_n(x - 2)} {_n(scale(median(values)))}h13", f"{colour} thick")
+            canvas.path("".join(f"M{px(x)} {px(scale(v))}h9" for v in values), f"{colour} thin")
+            canvas.path(f"M{px(x - 2)} {px(scale(median(values)))}h13", f"{colour} thick")
     _levels(canvas, panel.levels, at, step, scale, (top, bottom), rows)
     return Drawing(width, height, _spoken(plot, panel), str(canvas))
 
 
-def _heading(canvas: _Canvas, panel: Panel, width: float) -> None:
-    words = _cut(panel.words, width / 3) if panel.words else ""
-    room = width - 2 * GAP - (_width(words) + GAP if words else 0)
-    unit = _cut(panel.unit, room / 2)
-    name = html_text(_cut(panel.label, room - (_width(unit) + GAP)))
+def _heading(canvas: Canvas, panel: Panel, width: float) -> None:
+    words = cut(panel.words, width / 3) if panel.words else ""
+    room = width - 2 * GAP - (width_of(words) + GAP if words else 0)
+    unit = cut(panel.unit, room / 2)
+    name = html_text(cut(panel.label, room - (width_of(unit) + GAP)))
     more = f'<tspan class="soft" dx="6">{html_text(unit)}</tspan>' if unit else ""
     canvas.raw(f'<text x="{GAP}" y="{LINE - 4}"><tspan class="b">{name}</tspan>{more}</text>')
     if words:
@@ -459,20 +323,20 @@ def _heading(canvas: _Canvas, panel: Panel, width: float) -> None:
 
 
 def _group_names(
-    canvas: _Canvas, groups: Sequence[Group], left: float, step: float, y: float
+    canvas: Canvas, groups: Sequence[Group], left: float, step: float, y: float
 ) -> None:
     """Write the names of groups below them, where they have room."""
     last = 0.0
     for group in groups:
         begin, end = left + step * group.first, left + step * (group.last + 1)
-        words = _cut(group.name, end - begin)
+        words = cut(group.name, end - begin)
         if begin >= last and (len(words) > 4 or words == group.name):
             canvas.text((begin + end) / 2, y, words, "soft", "middle")
             last = end
 
 
 def _levels(
-    canvas: _Canvas, levels: Sequence[Level], at: Sequence[float], step: float, scale: _Scale,
+    canvas: Canvas, levels: Sequence[Level], at: Sequence[float], step: float, scale: Scale,
     ends: tuple[float, float], rows: int,
 ) -> None:  # fmt: skip
     """Draw levels as lines, and a dashed line with its words where one begins."""
@@ -481,14 +345,14 @@ def _levels(
     for level in levels:
         begin, end = at[level.first] - step / 2, at[level.last] + step / 2
         y = scale(level.value)
-        canvas.path(f"M{_n(begin)} {_n(y)}H{_n(end)}", "before thick")
+        canvas.path(f"M{px(begin)} {px(y)}H{px(end)}", "before thick")
         if level.words:
-            words = _cut(level.words, 300)
-            x = min(begin + 4, at[-1] + step / 2 - _width(words))
+            words = cut(level.words, 300)
+            x = min(begin + 4, at[-1] + step / 2 - width_of(words))
             row = next((n for n, taken in enumerate(free) if taken < x), None)
-            canvas.path(f"M{_n(begin)} {_n(top - 4)}V{_n(bottom)}", "before dash")
+            canvas.path(f"M{px(begin)} {px(top - 4)}V{px(bottom)}", "before dash")
             if row is not None:
-                free[row] = x + _width(words) + GAP
+                free[row] = x + width_of(words) + GAP
                 canvas.text(x, top - 8 - 14 * row, words)
 
 
@@ -502,13 +366,13 @@ def _spoken(plot: Marks, panel: Panel) -> str:
             if place.series == number and value is not None
         ]
         if values:
-            low, high = _number(min(values)), _number(max(values))
+            low, high = short(min(values)), short(max(values))
             said.append(f"{name or 'figures'}: {len(values)} from {low} to {high}")
     return f"{panel.label}, {panel.unit}: {'; '.join(said)}"
 
 
 def _curves(plot: Curves) -> Drawing:
-    canvas = _Canvas()
+    canvas = Canvas()
     looks = _looks(plot.curves)
     top = float(GAP)
     if len(plot.curves) > 1:
@@ -517,20 +381,20 @@ def _curves(plot: Curves) -> Drawing:
             for (shape, colour), curve in zip(looks, plot.curves, strict=True)
         ]
         top = LINE * canvas.legend(GAP, LINE - 4, WIDTH - 2 * GAP, signs) + GAP
-    canvas.text(GAP, top + LINE - 6, _cut(_said(plot.y), WIDTH - 2 * GAP), "soft")
+    canvas.text(GAP, top + LINE - 6, cut(axis_words(plot.y), WIDTH - 2 * GAP), "soft")
     top, bottom = top + LINE + GAP, top + 300
     reach: list[float | None] = [plot.reference, *(point.y for point in plot.points)]
     for curve in plot.curves:
         reach += curve.values
         reach += [v + s * e for v, e in _errors(curve.values, curve.errors) for s in (-1, 1)]
-    down = _Scale(reach, bottom, top, log=plot.y.log)
-    left = GAP + _column([_number(tick) for tick in down.ticks()], 130)
+    down = Scale(reach, bottom, top, log=plot.y.log)
+    left = GAP + column_width([short(tick) for tick in down.ticks()], 130)
     xs = [*plot.at, *(point.x for point in plot.points)]
-    scale = _Scale(xs, left, WIDTH - 2 * GAP, log=plot.x.log)
+    scale = Scale(xs, left, WIDTH - 2 * GAP, log=plot.x.log)
     canvas.up(down, left, WIDTH - 2 * GAP)
     canvas.across(scale, top, bottom, plot.x)
     if plot.reference is not None:
-        canvas.path(f"M{_n(left)} {_n(down(plot.reference))}H{_n(WIDTH - 2 * GAP)}", "zero")
+        canvas.path(f"M{px(left)} {px(down(plot.reference))}H{px(WIDTH - 2 * GAP)}", "zero")
     for (shape, colour), curve in zip(looks, plot.curves, strict=True):
         band = [
             (scale(x), down(v - e), down(v + e))
@@ -539,11 +403,11 @@ def _curves(plot: Curves) -> Drawing:
             if v is not None and e is not None
         ]  # fmt: skip
         if len(band) > 1:
-            there = "L".join(f"{_n(x)} {_n(high)}" for x, _, high in band)
-            back = "L".join(f"{_n(x)} {_n(low)}" for x, low, _ in reversed(band))
+            there = "L".join(f"{px(x)} {px(high)}" for x, _, high in band)
+            back = "L".join(f"{px(x)} {px(low)}" for x, low, _ in reversed(band))
             canvas.path(f"M{there}L{back}Z", f"error {colour}")
         for run in _unbroken(plot.at, curve.values):
-            line = "L".join(f"{_n(scale(x))} {_n(down(v))}" for x, v in run)
+            line = "L".join(f"{px(scale(x))} {px(down(v))}" for x, v in run)
             canvas.path(f"M{line}", f"{colour} bar")
             if len(plot.at) <= 60:
                 canvas.path("".join(_marked(scale(x), down(v), shape) for x, v in run),
@@ -556,14 +420,21 @@ def _curves(plot: Curves) -> Drawing:
     for point in plot.points:
         x, y = scale(point.x), down(point.y)
         canvas.circle(x, y, 8, "third bar")
-        words = _cut(point.label, 300)
-        late = x + _width(words) + 12 > WIDTH
-        begin = x - 12 - _width(words) if late else x + 12
+        words = cut(point.label, 300)
+        late = x + width_of(words) + 12 > WIDTH
+        begin = x - 12 - width_of(words) if late else x + 12
         places = [y + away for away in (-14, -30, 24, 40, -46) if top + 8 < y + away < bottom - 4]
-        box = (begin, begin + _width(words))
+        box = (begin, begin + width_of(words))
         place = next((at for at in places if not _met(lines, box, at)), y - 14)
         canvas.text(begin, place, words, "b halo")
-    return Drawing(WIDTH, bottom + 36, f"{plot.title}. {plot.about}", str(canvas))
+    said = []
+    for curve in plot.curves:
+        known = [(x, v) for x, v in zip(plot.at, curve.values, strict=True) if v is not None]
+        if known:
+            ends = (f"{short(v)} at {short(x)}" for x, v in (known[0], known[-1]))
+            said.append(f"{curve.name} from {' to '.join(ends)}")
+    said += [f"{point.label} at {short(point.x)}" for point in plot.points]
+    return Drawing(WIDTH, bottom + 36, _alt(plot, said), str(canvas))
 
 
 Line = Sequence[tuple[float, float]]
@@ -610,56 +481,57 @@ def _heat(value: float, most: float) -> str:
 
 
 def _heat_map(plot: HeatMap) -> Drawing:
-    canvas = _Canvas()
+    canvas = Canvas()
     known = [v for line in plot.values for v in line if v is not None and isfinite(v)]
     most = max(map(abs, known), default=0) or 1.0
-    labels = GAP + _column(list(plot.ys), LABEL)
+    labels = GAP + column_width(list(plot.ys), LABEL)
     cell = (WIDTH - labels - GAP) / max(len(plot.xs), 1)
     height = min(max(cell * 0.55, 22), 44)
     top = 2.0 * LINE
     if plot.marked:
         sign = '<rect class="third thick" x="-6" y="-6" width="12" height="12"/>'
         canvas.legend(WIDTH / 2, top - 2, WIDTH / 2, [(sign, plot.mark)])
-    canvas.text(GAP, LINE - 4, _cut(_said(plot.z), WIDTH / 2 - GAP), "soft")
+    canvas.text(GAP, LINE - 4, cut(axis_words(plot.z), WIDTH / 2 - GAP), "soft")
     steps = [most, most / 2, 0.0, *([-most / 2, -most] if min(known, default=0) < 0 else [])]
     scale = [
         (f'{_heat(value, most)} x="-7" y="-6" width="14" height="12"/>', f"{value:.3g}")
         for value in steps
     ]
     canvas.legend(WIDTH / 2, LINE - 4, WIDTH / 2, scale)
-    canvas.text(GAP, top - 2, _cut(_said(plot.y), WIDTH / 2 - GAP), "soft")
+    canvas.text(GAP, top - 2, cut(axis_words(plot.y), WIDTH / 2 - GAP), "soft")
     top += GAP
     shown, minus = len(plot.xs) <= LABELLED, ""
     for y, (name, line) in enumerate(zip(plot.ys, plot.values, strict=True)):
         place = top + height * y
-        canvas.text(labels - GAP, place + height / 2 + 4, _cut(name, labels - GAP), "", "end")
+        canvas.text(labels - GAP, place + height / 2 + 4, cut(name, labels - GAP), "", "end")
         for x, value in enumerate(line):
             left = labels + cell * x
             if value is None or not isfinite(value):
                 canvas.text(left + cell / 2, place + height / 2 + 4, "-", "soft", "middle")
                 continue
             canvas.raw(
-                f'{_heat(value, most)} x="{_n(left)}" y="{_n(place)}" '
-                f'width="{_n(cell - 1)}" height="{_n(height - 1)}"/>'
+                f'{_heat(value, most)} x="{px(left)}" y="{px(place)}" '
+                f'width="{px(cell - 1)}" height="{px(height - 1)}"/>'
             )
             if shown:
                 canvas.text(left + cell / 2, place + height / 2 + 4, f"{value:.3g}", "", "middle")
             elif value < 0:
-                minus += f"M{_n(left + cell / 2 - 3)} {_n(place + height / 2)}h6"
+                minus += f"M{px(left + cell / 2 - 3)} {px(place + height / 2)}h6"
     canvas.path(minus, "third bar")
     canvas.path(
         "".join(
-            f"M{_n(labels + cell * x + 1.5)} {_n(top + height * y + 1.5)}h{_n(cell - 4)}"
-            f"v{_n(height - 4)}h{_n(4 - cell)}z"
+            f"M{px(labels + cell * x + 1.5)} {px(top + height * y + 1.5)}h{px(cell - 4)}"
+            f"v{px(height - 4)}h{px(4 - cell)}z"
             for y, x in sorted(plot.marked)
         ),
         "third thick",
     )
     bottom = top + height * len(plot.ys)
-    every = max(ceil(_column(list(plot.xs), LABEL) / cell), 1)
+    every = max(ceil(column_width(list(plot.xs), LABEL) / cell), 1)
     for x in range(0, len(plot.xs), every):
-        words = _cut(plot.xs[x], cell * every - GAP)
+        words = cut(plot.xs[x], cell * every - GAP)
         canvas.text(labels + cell * (x + 0.5), bottom + 14, words, "", "middle")
-    canvas.text((labels + WIDTH) / 2, bottom + 31, _cut(_said(plot.x), WIDTH - labels), "soft",
+    canvas.text((labels + WIDTH) / 2, bottom + 31, cut(axis_words(plot.x), WIDTH - labels), "soft",
                 "middle")  # fmt: skip
-    return Drawing(WIDTH, bottom + 38, f"{plot.title}. {plot.about}", str(canvas))
+    said = [f"figures from {short(min(known))} to {short(max(known))}"] if known else []
+    return Drawing(WIDTH, bottom + 38, _alt(plot, said), str(canvas))

@@ -3,6 +3,7 @@
 Screenshots of each kind go to $KVMBENCH_SCREENSHOTS, or to build/screenshots of the source tree.
 """
 
+import base64
 import os
 import re
 import tempfile
@@ -10,12 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvmbench
+from kvmbench.cli.main import main
 from kvmbench.report import Cell, Column, Document, Facts, Heading, Items, Note, Table, write
+from kvmbench.report.html import fragment
 from kvmbench.report.plots import (
     Axis,
     Bar,
@@ -36,6 +40,8 @@ from kvmbench.report.style import DARK, LIGHT
 from kvmbench.report.svg import drawn, standalone
 from kvmbench.tests import browser, pages
 from kvmbench.tests.browser import needs_chromium
+from kvmbench.tests.command import invoke
+from kvmbench.tests.test_cli_hostile import RAW
 
 ROOT = Path(kvmbench.__file__).parent.parent
 CONTRAST = 4.5  # of text, WCAG 2.2, 1.4.3; of marks 3, 1.4.11
@@ -123,6 +129,16 @@ class Checked(HTMLParser):
         self.texts.append(data)
 
 
+class Notebook(Checked):
+    """The same of a fragment: its only attributes are those of images."""
+
+    def handle_starttag(self, tag, attributes):
+        assert [name for name, _ in attributes] == (["alt", "src"] if tag == "img" else [])
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag != "img":
+            self._open.append(tag)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_closed_and_well_formed(files, kind):
     page = files[kind].read_text()
@@ -135,6 +151,25 @@ def test_a_page_is_closed_and_well_formed(files, kind):
     named = re.findall(r'aria-labelledby="?(\w+)', page) + re.findall(r'href="#(\w+)', page)
     assert set(named) <= set(ids)
     assert page.count("<figure") == page.count("<details") == page.count("<summary")
+
+
+def forms(command, context, name=""):
+    """Yield the name and the choices of --format of each command that prints a document."""
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            yield from forms(command.get_command(context, sub), context, f"{name} {sub}")
+    for option in command.params:
+        if option.name == "format":
+            yield name.strip(), option.type.choices
+
+
+def test_every_command_writes_pages(folder):
+    found = dict(forms(main, click.Context(main)))
+    wanted = {"run", "measure", "compare", "self-test", "scenario", "check", "history", "show"}
+    assert set(found) >= wanted | {"trace show", "trace run", "lab run"}
+    assert [name for name, choices in found.items() if "html" not in choices] == []
+    assert invoke("run", "cpuid", "-o", "x.html").stdout == ""
+    assert (folder / "x.html").read_text() == invoke("run", "cpuid", "--format", "html").stdout
 
 
 def test_thirty_rows_of_eight_runs_are_below_100_kb(files):
@@ -213,9 +248,7 @@ def test_hostile_words_make_no_element(kind):
     page = write(everywhere(HOSTILE[kind]), "html")
     page.encode()
     assert Checked(page).counts == PLAIN
-    assert not re.search(
-        "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066]", page
-    )
+    assert not RAW.search(page)
 
 
 NUMBER = st.floats(-1e100, 1e100) | st.sampled_from([0.0, 1e-300, -1e-100, 1.0, 1e9])
@@ -279,8 +312,7 @@ def test_any_figures_are_drawn(plot):
     assert not re.search(r'[ "MLHV-](nan|inf)\b', page)
     numbers = re.findall(r' (?:x|y|cx|cy|width|height)="(-?[\d.]+)"', page)
     assert all(abs(float(number)) < 20_000 for number in numbers)
-    if not isinstance(plot, Marks):
-        ElementTree.fromstring(standalone(plot))
+    ElementTree.fromstring(standalone(plot))
 
 
 def test_a_plot_is_in_no_other_form():
@@ -348,6 +380,24 @@ def test_marks_stand_where_their_figures_are():
     assert float(x1) - float(x0) == pytest.approx(float(x2) - float(x1), abs=0.11)
     assert float(y0) - float(y2) == pytest.approx(float(y2) - float(y1), abs=0.11)
     assert float(y0) > float(y2) > float(y1) > 0
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_words_in_a_notebook(kind):
+    shown, plain = fragment(everywhere(HOSTILE[kind])), fragment(everywhere("a"))
+    assert not RAW.search(shown)
+    assert Notebook(shown).counts == Notebook(plain).counts
+    assert len(pictures(shown)) == 5
+    assert pictures(shown) == pictures(plain)
+
+
+def pictures(shown):
+    """Return the elements of each picture in a fragment, which is an SVG file and XML."""
+    found = []
+    for data in re.findall(r'src="data:image/svg\+xml;base64,([\w+/=]+)"', shown):
+        root = ElementTree.fromstring(base64.b64decode(data).decode())
+        found.append(sorted(element.tag.rpartition("}")[2] for element in root.iter()))
+    return found
 
 
 # In a browser
@@ -535,16 +585,28 @@ def test_keys_reach_everything_in_order(files, chromium):
 def test_a_screen_reader_finds_the_order(files, chromium, kind):
     chromium.open(files[kind])
     chromium.run("document.querySelectorAll('details').forEach(one => one.open = true)")
-    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
-    found = [
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
-        for node in nodes
-        if not node["ignored"]
-    ]
+    nodes = {n["nodeId"]: n for n in chromium.call("Accessibility.getFullAXTree")["nodes"]}
+
+    def read(node):
+        """Yield the roles and names below a node in the order in which they are read."""
+        if not node["ignored"]:
+            yield node["role"]["value"], node.get("name", {}).get("value", "")
+        for child in node.get("childIds", ()):
+            yield from read(nodes[child])
+
+    found = list(read(next(iter(nodes.values()))))
     roles = [role for role, _ in found]
     images = [name for role, name in found if role in ("image", "img")]
     assert len(images) == chromium.run("document.querySelectorAll('svg').length")
     assert all(images)
+    if kind == "compare":
+        assert "inl_from_qemu: -7.3 % faster?; " in images[0]
+        assert images[1] == "Signs: 6.11.0, 6.12.0"
+        assert images[2].startswith("cpuid, cycles: 6.11.0: 8 from 1,3")
+    headings = [name for role, name in found if role == "heading"]
+    assert headings == chromium.run(
+        "[...document.querySelectorAll('h1,h2')].map(one => one.textContent)"
+    )
     assert roles.index("heading") < roles.index("table")
     rows = [role for role in roles if role in ("columnheader", "rowheader")]
     assert {"columnheader", "rowheader"} <= set(rows)

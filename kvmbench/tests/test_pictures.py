@@ -7,7 +7,8 @@ import pytest
 
 from kvmbench import catalog, compare, simulate
 from kvmbench.checker.document import document as check_document
-from kvmbench.checker.history import Counterexample, Event
+from kvmbench.checker.explorer import Explorer
+from kvmbench.checker.history import CPU_COLUMNS, Counterexample, Event
 from kvmbench.checker.verdict import check
 from kvmbench.comparison.history import history
 from kvmbench.lab.document import document as lab_document
@@ -16,7 +17,7 @@ from kvmbench.report.document import Plot, Table
 from kvmbench.report.plots import Bars, Curves, Dots, Group, Marks
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.scenario.scenario import scenarios
-from kvmbench.tests import pages
+from kvmbench.tests import mutants, pages
 from kvmbench.tests.results_maker import of_runs, sides
 from kvmbench.traces.recording import read_recording
 from kvmbench.traces.replay import replay_recording
@@ -170,6 +171,15 @@ def test_the_lab_counts_before_and_after():
         ("cpuid", "4.10", 0), ("cpuid", "4.11", 0),
         ("inl_from_qemu", "4.10", 1), ("inl_from_qemu", "4.11", 0),
     ]  # fmt: skip
+
+
+def test_columns_of_a_cpu_are_the_explorers():
+    explorer = Explorer(mutants.UNSAFE[3][0], 2, 2, 2)
+    assert explorer.explore(10**6) == "bad"
+    path, *_ = explorer.path()
+    state = path[0][1]
+    assert tuple(state["cpus"][0]) == CPU_COLUMNS
+    assert not set(state["tasks"][0]) & set(CPU_COLUMNS)
 
 
 def test_states_of_a_counterexample_by_hand():

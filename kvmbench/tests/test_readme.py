@@ -61,7 +61,7 @@ def test_console(page, command, output, monkeypatch):
 def test_pictures_are_drawn_by_their_command():
     committed = {path.name: path.read_text() for path in readme_pictures.FOLDER.glob("*")}
     assert committed == readme_pictures.pictures()
-    assert all(f"](docs/pictures/{name})" in TEXT for name in committed)
+    assert all(f"docs/pictures/{name})" in TEXT for name in committed)
 
 
 @pytest.mark.parametrize("name", FILES)
