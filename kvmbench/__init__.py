@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LiveError,
         OperationError,
         ResultError,
+        SweepError,
         WrongKernelError,
     )
     from kvmbench.formats import load, save
@@ -31,20 +32,25 @@ if TYPE_CHECKING:
     from kvmbench.model import Costs, ExitKind, Op, Policy, Profile, Provenance, Workload
     from kvmbench.scenario.scenario import Scenario, load_scenario
     from kvmbench.simulation.simulate import simulate
+    from kvmbench.sweeps.engines import sweep
+    from kvmbench.sweeps.points import load_points
 
 _HOME = {  # public name: its module
     "Machine": "_core",
     "Scenario": "scenario.scenario",
     "check": "checker.verdict",
     "compare": "comparison.verdicts",
+    "load_points": "sweeps.points",
     "load_scenario": "scenario.scenario",
     "measure": "live.engine",
     "port_check": "_ports",
     "simulate": "simulation.simulate",
+    "sweep": "sweeps.engines",
     **dict.fromkeys(("COUNTERS_DTYPE", "OP_DTYPE"), "arrays"),
     **dict.fromkeys(("load_policies", "load_profile", "policies", "profiles"), "catalog"),
     **dict.fromkeys(("FileError", "IncompatibleError", "KvmError", "KvmbenchError"), "errors"),
-    **dict.fromkeys(("LiveError", "OperationError", "ResultError", "WrongKernelError"), "errors"),
+    **dict.fromkeys(("LiveError", "OperationError", "ResultError", "SweepError"), "errors"),
+    "WrongKernelError": "errors",
     **dict.fromkeys(("load", "save"), "formats"),
     **dict.fromkeys(("Costs", "ExitKind", "Op", "Policy", "Profile"), "model"),
     **dict.fromkeys(("Provenance", "Workload"), "model"),
@@ -52,10 +58,10 @@ _HOME = {  # public name: its module
 
 __all__ = ["COUNTERS_DTYPE", "OP_DTYPE", "Costs", "ExitKind", "FileError", "IncompatibleError"]
 __all__ += ["KvmError", "KvmbenchError", "LiveError", "Machine", "Op", "OperationError", "Policy"]
-__all__ += ["Profile", "Provenance", "ResultError", "Scenario", "Workload", "WrongKernelError"]
-__all__ += ["__version__", "check", "compare", "get_include", "load", "load_policies"]
-__all__ += ["load_profile", "load_scenario", "measure", "policies", "port_check", "profiles"]
-__all__ += ["save", "simulate"]
+__all__ += ["Profile", "Provenance", "ResultError", "Scenario", "SweepError", "Workload"]
+__all__ += ["WrongKernelError", "__version__", "check", "compare", "get_include", "load"]
+__all__ += ["load_points", "load_policies", "load_profile", "load_scenario", "measure"]
+__all__ += ["policies", "port_check", "profiles", "save", "simulate", "sweep"]
 
 
 def get_include() -> str:

@@ -26,7 +26,9 @@ cdef extern from "Python.h":
     int64_t PyLong_AsLongLongAndOverflow(object, int* overflow) except? -1
 
 import inspect
-from dataclasses import astuple
+from dataclasses import fields
+from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 
@@ -36,7 +38,7 @@ from kvmbench.arrays import (
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.errors import OperationError, unknown_name
-from kvmbench.model import HOOKS, Op, Policy, Profile
+from kvmbench.model import HOOKS, Costs, Op, Policy, Profile
 
 __all__ = ["Machine"]
 
@@ -85,6 +87,12 @@ _REASONS = {
 
 
 cdef dict _COUNTER_INDEX = {name: number for number, name in enumerate(COUNTERS)}
+_costs_of = attrgetter(*(entry.name for entry in fields(Costs)))
+
+
+@lru_cache(256)     # parsing a policy's steps takes longer than all else that a Machine needs
+def _compiled(policy):
+    return [[step.compiled() for step in policy.steps(hook)] for hook in HOOKS]
 
 
 cdef inline int64_t _clamped(str name, value) except? -1:
@@ -132,7 +140,7 @@ cdef class Machine:
         self._owned = {}
         m.vmx = vendor == "vmx"
         self._compile_policy()
-        for i, cost in enumerate(astuple(self.profile.costs)):
+        for i, cost in enumerate(_costs_of(self.profile.costs)):
             (<uint64_t*>&m.costs)[<int>i] = cost
         m.kinds = <KbKind*>self._array("kinds", n_kinds, sizeof(KbKind))
         for i, kind in enumerate(self.profile.kinds):
@@ -166,7 +174,7 @@ cdef class Machine:
     cdef _compile_policy(self):
         cdef KbMachine* m = &self.m
         cdef int i = 0
-        hooks = [[step.compiled() for step in self.policy.steps(hook)] for hook in HOOKS]
+        hooks = _compiled(self.policy)
         m.steps = <KbStep*>self._array("steps", sum(map(len, hooks)), sizeof(KbStep))
         for number, hook in enumerate(hooks):
             m.hook[<int>number] = i

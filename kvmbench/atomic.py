@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["locked", "memory_left", "read_bounded", "replace_file"]
+__all__ = ["locked", "memory_left", "read_bounded", "replace_file", "replaced_file"]
 
 STALE = 3600.0  # seconds after which an aside file is one that a kill left over
 BLOCK = 1 << 20  # bytes
@@ -90,12 +91,22 @@ def replace_file(path: str | Path, content: bytes) -> None:
     if target.exists() and not target.is_file():
         target.write_bytes(content)
         return
-    target = target.resolve()
+    with replaced_file(target) as file:
+        file.write(content)
+
+
+@contextmanager
+def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file aside that becomes the file `path` when the block ends, as `replace_file` does.
+
+    A block that raises leaves the old file. Raises OSError.
+    """
+    target = Path(path).resolve()
     _sweep(target)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, _permissions(target))

@@ -25,7 +25,8 @@ from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
 from kvmbench.tomlfile import Schema, Source, declared
 
 __all__ = ["Published", "PublishedRow", "built_in", "find_policy", "find_profile", "load_policies"]
-__all__ += ["load_profile", "load_published", "policies", "profile_toml", "profiles", "published"]
+__all__ += ["load_profile", "load_published", "policies", "policy_toml", "profile_toml", "profiles"]
+__all__ += ["published", "quoted"]
 
 T = TypeVar("T")
 
@@ -90,47 +91,64 @@ def _only_policy(path: str | Path) -> Policy:
     return found[first]
 
 
-def load_policies(path: str | Path) -> dict[str, Policy]:
+def load_policies(path: str | Path, data: bytes | None = None) -> dict[str, Policy]:
     """Return the policies of a TOML file by name, one table each (docs/model.md, section 5).
 
-    Raises FileError; OSError where the file cannot be read.
+    `data` is its content where it was read already. Raises FileError; OSError where the file
+    cannot be read.
     """
-    source = Source(Path(path))
+    source = Source(Path(path), data)
     if not source.data:
         raise source.error((), "no policy: expected one table a policy, such as [mine]")
     return {name: _policy(source, name) for name in source.data}
 
 
-def load_profile(path: str | Path) -> Profile:
+def load_profile(path: str | Path, data: bytes | None = None) -> Profile:
     """Return the profile of a TOML file; `extends` may name a built-in one to start from.
 
-    Raises FileError; OSError where the file cannot be read.
+    `data` is its content where it was read already. Raises FileError; OSError where the file
+    cannot be read.
     """
-    return _profile(Source(Path(path)))
+    return _profile(Source(Path(path), data))
 
 
 def profile_toml(profile: Profile) -> str:
     """Return a profile as the TOML that `load_profile` reads, every figure with its origin."""
-    lines = [f"name = {_quoted(profile.name)}"]
-    lines += [f"about = {_quoted(profile.about)}"] if profile.about else []
+    lines = [f"name = {quoted(profile.name)}"]
+    lines += [f"about = {quoted(profile.about)}"] if profile.about else []
     lines += [f"tsc_hz = {profile.tsc_hz}"] if profile.tsc_hz else []
     lines += ["", "[costs]"]
     lines += [f"{name} = {getattr(profile.costs, name)}" for name in _COSTS]
     for kind in profile.kinds:
-        lines += ["", f"[kinds.{_quoted(kind.name)}]"]
+        lines += ["", f"[kinds.{quoted(kind.name)}]"]
         lines += [f"{name} = {json.dumps(getattr(kind, name))}" for name in _KIND]
     same: dict[Provenance, list[str]] = {}
     for figure, origin in profile.provenance.items():
         same.setdefault(origin, []).append(escape(figure))  # a figure is a pattern there
     for origin, figures in same.items():
         lines += ["", "[[provenance]]"]
-        lines += ["figures = [", *(f"    {_quoted(figure)}," for figure in figures), "]"]
-        lines += [f"basis = {_quoted(origin.basis)}", f"source = {_quoted(origin.source)}"]
+        lines += ["figures = [", *(f"    {quoted(figure)}," for figure in figures), "]"]
+        lines += [f"basis = {quoted(origin.basis)}", f"source = {quoted(origin.source)}"]
         lines += [f"interval = {list(origin.interval)}"] if origin.interval else []
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def policy_toml(policy: Policy) -> str:
+    """Return a policy as the TOML that `load_policies` reads."""
+    lines = [f"[{quoted(policy.name)}]"]
+    lines += [f"about = {quoted(policy.about)}"] if policy.about else []
+    if policy.io_base_at_start != "valid":
+        lines.append(f"io_base_at_start = {quoted(policy.io_base_at_start)}")
+    for hook in HOOKS:
+        entries = [
+            quoted(entry) if isinstance(entry, str) else f"[{', '.join(map(quoted, entry))}]"
+            for entry in getattr(policy, hook)
+        ]
+        lines += [f"{hook} = [{', '.join(entries)}]"] if entries else []
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
     """Return a TOML basic string: JSON's escapes are TOML's, and JSON leaves DEL as it is."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -5,6 +5,7 @@
     ├── FileError (ValueError)          a TOML or Python file that cannot be used
     ├── ResultError (ValueError)        a result, plan or foreign file that cannot be used
     ├── IncompatibleError (ValueError)  two results that cannot be compared
+    ├── SweepError (RuntimeError)       a point of a sweep, or a process of it, that failed
     ├── LabError (RuntimeError)         no emulated machine, or one that did not do its job
     ├── LiveError (RuntimeError)        this host cannot measure
     │   └── WrongKernelError            another kernel is running than the plan's step measures
@@ -32,6 +33,7 @@ __all__ = [
     "LiveError",
     "OperationError",
     "ResultError",
+    "SweepError",
     "WrongKernelError",
     "brief",
     "cut",
@@ -71,6 +73,10 @@ class ResultError(KvmbenchError, ValueError):
 
 class IncompatibleError(KvmbenchError, ValueError):
     """Two sides that no statistics can compare: other units, or a simulation and a measurement."""
+
+
+class SweepError(KvmbenchError, RuntimeError):
+    """A point of a sweep that cannot be computed, or a process that cannot compute points."""
 
 
 class LabError(KvmbenchError, RuntimeError):

@@ -20,6 +20,7 @@ COMMANDS = {  # name: (file of kvmbench/cli, its line in --help)
     "measure": ("measure", "Measure workloads on this host, through /dev/kvm."),
     "profile": ("profile", "Make a cost profile from measured rows."),
     "scenario": ("scenario", "Simulate a whole host under two policies."),
+    "sweep": ("sweep", "Simulate many points: policies, costs, hosts, seeds."),
     "trace": ("trace", "Read recorded VM exits: count, replay, make a scenario."),
     "check": ("check", "Explore every interleaving of a policy: is it safe?"),
     "compare": ("compare", "Compare results, row by row, with a verdict."),
@@ -114,6 +115,7 @@ def main(**_: Any) -> None:
       kvmbench run --against patch-2017          predicted and published changes
       kvmbench measure                           measured on this host
       kvmbench scenario oversubscribed           the worth of the patch to a host
+      kvmbench sweep design.toml -o p.jsonl      many points, on all cores
       kvmbench check deferred                    every interleaving: is it safe
       kvmbench compare before.json after.json    which rows moved, how surely
       kvmbench list policies

@@ -12,6 +12,7 @@ HOMES = {  # kind: the module whose SCHEMAS has it
     "self-test": "comparison.document",
     "history": "comparison.history_document",
     "scenario": "scenario.document",
+    "sweep": "sweeps.document",
     "trace": "traces.document",
     "check": "checker.document",
     "plan": "live.plan",

@@ -9,6 +9,7 @@ from libc.stdint cimport (
     INT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep
 
 from kvmbench._core cimport Machine
@@ -22,7 +23,7 @@ from kvmbench.scenario._philox cimport GOLDEN, philox_block
 import numpy as np
 
 from kvmbench.arrays import OP_DTYPE, integer
-from kvmbench.scenario.sampling import FIXED, alias_table, exponential
+from kvmbench.scenario.sampling import alias_table, quantiles
 
 __all__ = ["TYPES", "Host", "philox"]
 
@@ -116,6 +117,7 @@ cdef struct Shared:               # by all workers
     uint64_t draws                # from the host's own stream
     int64_t arrived, phase        # of the barrier
     int64_t stop                  # KbStatus, the reason to stop early; -1: a caller's stop()
+    int64_t pause                 # CLOCK_MONOTONIC in ns at which `work` returns; 0: at the end
     KbOp* ops                     # [max_ops] the history, where one is wanted
     int64_t n_ops, max_ops
 
@@ -495,8 +497,17 @@ cdef void _claim(Worker* w, int64_t cpu) noexcept nogil:
         c.current = &w.m.idle
 
 
-cdef void _work(Shared* s, int64_t id) noexcept nogil:
-    """Simulate CPUs, the worker's own first and then what others have left, until the end."""
+cdef int64_t _now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+
+cdef bint _work(Shared* s, int64_t id) noexcept nogil:
+    """Simulate CPUs, the worker's own first and then what others have left, until the end.
+
+    Returns 1 after a CPU where the time to pause has come; another call goes on there.
+    """
     cdef Worker* w = &s.workers[id]
     cdef Cursor* cursor
     cdef int64_t i, cpu
@@ -512,8 +523,16 @@ cdef void _work(Shared* s, int64_t id) noexcept nogil:
                 status = _run_cpu(s, w, cpu, s.now)
                 if status != KB_OK:
                     STORE(&s.stop, status)
+                if s.pause and _now() >= s.pause:
+                    return 1
         if not _meet(s):
-            return
+            return 0
+
+
+cdef int64_t _within(str name, int64_t value, int64_t high) except -1:
+    if not 0 <= value <= high:
+        integer(name, value, 0, high)   # raises
+    return value
 
 
 cdef class Host:
@@ -579,7 +598,7 @@ cdef class Host:
     cdef _lay_out_groups(self, list groups):
         cdef Group* made = <Group*>self._array("groups", len(groups), sizeof(Group))
         cdef Choice* mix
-        cdef uint32_t[::1] table
+        cdef const uint32_t[::1] table
         cdef int64_t i, j
         self.s.groups = made
         for i, (type_, mean, run, sleep, fixed, kinds) in enumerate(groups):
@@ -587,7 +606,7 @@ cdef class Host:
             made[i].mean = integer("mean", mean, 1, 1 << 40)
             made[i].sleep = integer("sleep", sleep, 0, 1 << 40)
             made[i].run = integer("run", run, 1 if sleep else 0, 1 << 40)
-            table = np.array(FIXED if fixed else exponential(), np.uint32)
+            table = quantiles(fixed)
             self._owned[f"quantiles {i}"] = table
             made[i].quantiles = &table[0]
             if (type_ == "vcpu") != (len(kinds) > 0):
@@ -614,10 +633,10 @@ cdef class Host:
         s.actors = <Actor*>self._array("actors", s.m.n_tasks, sizeof(Actor))
         for i in range(s.m.n_tasks):
             actor = &s.actors[i]
-            group = integer("group", rows[i, 0], 0, n_groups - 1)
-            cpu = integer("cpu", rows[i, 1], 0, s.m.n_cpus - 1)
-            actor.port = integer("port", rows[i, 2], 0, 65535)
-            integer("ports", rows[i, 3], 0, 65536 - actor.port)
+            group = _within("group", rows[i, 0], n_groups - 1)
+            cpu = _within("cpu", rows[i, 1], s.m.n_cpus - 1)
+            actor.port = <int32_t>_within("port", rows[i, 2], 65535)
+            _within("ports", rows[i, 3], 65536 - actor.port)
             actor.group = &s.groups[group]
             actor.kind = NONE
             actor.burst = <uint64_t>1 << 63
@@ -694,13 +713,22 @@ cdef class Host:
         if not _next_epoch(&self.s):
             self.s.phase = -1
 
-    def work(self, int64_t worker):
-        """Simulate to the end, or until `stop`; returns when all workers do. Releases the GIL."""
+    def work(self, int64_t worker, double seconds=0):
+        """Simulate to the end, or until `stop`; returns when all workers do. Releases the GIL.
+
+        A host of one worker returns True after about so many `seconds`, if they are above 0 and
+        time is left to simulate: a caller looks at signals, and calls again.
+        """
+        cdef bint paused = False
         if not 0 <= worker < self.s.n_workers:
             raise ValueError(f"worker is {worker}, not in 0 to {self.s.n_workers - 1}")
+        if seconds > 0 and self.s.n_workers > 1:
+            raise ValueError("a host of several workers has no pause")
         if self.s.phase >= 0:
+            self.s.pause = _now() + <int64_t>(min(seconds, 1e9) * 1e9) if seconds > 0 else 0
             with nogil:
-                _work(&self.s, worker)
+                paused = _work(&self.s, worker)
+        return paused
 
     def stop(self):
         """Let the workers return soon, in the middle of an epoch."""

@@ -17,7 +17,7 @@ from kvmbench.report.plots import Axis, Curve, Curves, Point
 if TYPE_CHECKING:
     from kvmbench.scenario.result import ScenarioResult, Sweep, Worth
 
-__all__ = ["SCHEMAS", "ScenarioDocument", "host_document", "sweep_document"]
+__all__ = ["SCHEMAS", "ScenarioDocument", "host_document", "point_record", "sweep_document"]
 
 PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
@@ -159,6 +159,11 @@ def _bars(results: Sequence[ScenarioResult]) -> Sequence[Block]:
     return time_bars("Where the CPU time goes", Axis("% of CPU time"), sides, about)
 
 
+def point_record(results: Sequence[ScenarioResult], worth: Worth | None = None) -> Record:
+    """Return one result as a flat dict, or two with their worth: the row that CSV has."""
+    return _record(_shared(results), None, _point(None, results, worth))
+
+
 def _rows(results: Sequence[ScenarioResult]) -> Iterator[list[str]]:
     """Return a row per figure, with a column per result, and the change of two."""
     for cause, (_, label) in CAUSES.items():
@@ -209,12 +214,17 @@ def _document(
     """Return the document with its records and data, a point per value of the parameter."""
     results = points[0][0]
     first = results[0]
-    shared = dict(scenario=first.scenario.name, profile=first.profile.name, vendor=first.vendor)
+    shared = _shared(results)
     entries = [_point(value, *point) for value, point in zip(values, points, strict=True)]
     head = dict(schema="kvmbench.scenario/1", engine="sim", model_version=first.model_version)
     data = {**head, **shared, "parameter": parameter, "points": entries}
     records = [_record(shared, parameter, entry) for entry in entries]
     return Document(_title(results, parameter), blocks, records, data)
+
+
+def _shared(results: Sequence[ScenarioResult]) -> Record:
+    first = results[0]
+    return dict(scenario=first.scenario.name, profile=first.profile.name, vendor=first.vendor)
 
 
 def _title(results: Sequence[ScenarioResult], parameter: str | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.errors import IncompatibleError
 from kvmbench.model import MODEL_VERSION, Policy, Profile
-from kvmbench.report import Document, Reported
-from kvmbench.scenario.document import host_document, sweep_document
+from kvmbench.report import Document, Record, Reported
+from kvmbench.scenario.document import host_document, point_record, sweep_document
 
 if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario
@@ -42,8 +42,9 @@ class ScenarioResult(Reported):
     costs: dict[int, int]  # cycles -> number of VM exits whose EXIT takes them, rising
     useful: tuple[int, ...]  # cycles of guest and work on each CPU
     acted: tuple[int, ...]  # cycles of the policy's steps, TR and map, on each CPU
+    clocks: tuple[int, ...]  # cycles of each CPU since its start
     operations: int
-    machine: Machine
+    machine: Machine | None = None  # at the end of the run, where `keep_machine` asks for it
     model_version: str = MODEL_VERSION
 
     def __repr__(self) -> str:
@@ -53,6 +54,10 @@ class ScenarioResult(Reported):
     def document(self) -> Document:
         """Return the table of the host's time and rates as a document."""
         return host_document([self])
+
+    def record(self) -> Record:
+        """Return the row of `records()`, without the work of making the table."""
+        return point_record([self])
 
     @property
     def total(self) -> int:
@@ -69,11 +74,11 @@ class ScenarioResult(Reported):
 
     def percentile(self, percent: str) -> int | None:
         """Return the least cycles that `percent` of the EXITs did not exceed; None without any."""
-        total = sum(self.costs.values())
+        least = ceil(Fraction(percent) * sum(self.costs.values()) / 100)
         seen = 0
         for cost, n in self.costs.items():
             seen += n
-            if 100 * seen >= Fraction(percent) * total:
+            if seen >= least:
                 return cost
         return None
 
@@ -96,7 +101,7 @@ def worth(before: ScenarioResult, after: ScenarioResult) -> Worth:
     docs/scenario.md, "The worth of a change", has the definition and its reason.
     """
     columns = (before.useful, before.acted, after.useful, after.acted)
-    values = np.array([*columns, before.machine.cpu["cycles"]], np.float64)
+    values = np.array([*columns, before.clocks], np.float64)
 
     def saved(sums: NDArray[np.float64]) -> float | None:
         useful_0, acted_0, useful_1, acted_1, clocks = sums.tolist()
@@ -143,6 +148,10 @@ class Comparison(Reported):
     def document(self) -> Document:
         """Return the document that `kvmbench scenario` prints."""
         return host_document([self.before, self.after], self.worth)
+
+    def record(self) -> Record:
+        """Return the row of `records()`, without the work of making the table."""
+        return point_record([self.before, self.after], self.worth)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

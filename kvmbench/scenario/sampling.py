@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
-__all__ = ["FIXED", "ONE", "QUANTILES", "alias_table", "exponential"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FIXED", "ONE", "QUANTILES", "alias_table", "exponential", "quantiles"]
 
 QUANTILES = 1 << 10  # entries of a table of times; drawn with 10 bits
 ONE = 1 << 20  # a table's 1.0; drawn with 20 bits, which round without a bias
@@ -38,12 +41,25 @@ def exponential() -> tuple[int, ...]:
     return tuple(table)
 
 
-def alias_table(weights: Sequence[float]) -> list[tuple[int, int]]:
+@cache
+def quantiles(fixed: bool) -> NDArray[np.uint32]:
+    """Return the table of times as uint32, (QUANTILES,): always the mean, or `exponential`."""
+    table = np.array(FIXED if fixed else exponential(), np.uint32)
+    table.flags.writeable = False
+    return table
+
+
+def alias_table(weights: Sequence[float]) -> Sequence[tuple[int, int]]:
     """Return (threshold, alias) for each weight: Walker's alias method, thresholds of 2**32.
 
     A draw chooses an entry, all equally likely, and below its threshold the entry itself, else
     its alias. So each weight is met to 2**-32 of the whole. Weights are 0 or more, their sum more.
     """
+    return _alias_table(tuple(weights))
+
+
+@lru_cache(1024)  # a sweep draws from few mixes, many times
+def _alias_table(weights: tuple[float, ...]) -> tuple[tuple[int, int], ...]:
     exact = [Fraction(weight) for weight in weights]
     left = [weight * len(exact) / sum(exact) for weight in exact]
     table = [(2**32 - 1, i) for i in range(len(exact))]
@@ -55,4 +71,4 @@ def alias_table(weights: Sequence[float]) -> list[tuple[int, int]]:
         left[high] -= 1 - left[low]
         if left[high] < 1:
             small.append(large.pop())
-    return table
+    return tuple(table)

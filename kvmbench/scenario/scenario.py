@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvmbench.catalog import built_in
+from kvmbench.catalog import built_in, quoted
 from kvmbench.errors import brief, unknown_name
 from kvmbench.scenario import simulation
 from kvmbench.scenario._host import TYPES
@@ -25,7 +25,7 @@ from kvmbench.scenario.result import Comparison, ScenarioResult, Sweep
 from kvmbench.scenario.simulation import AnyPolicy, AnyProfile, Progress, Vendor
 from kvmbench.tomlfile import Schema, Source, declared
 
-__all__ = ["Scenario", "Tasks", "load_scenario", "scenarios"]
+__all__ = ["Scenario", "Tasks", "load_scenario", "scenario_toml", "scenarios"]
 
 US = 10**6
 TIME_MAX = 2**31 - 1  # cycles of a timeslice or an epoch: one ADVANCE holds it
@@ -177,7 +177,11 @@ class Scenario:
 
     def cycles(self, us: float) -> int:
         """Return microseconds in cycles of the host's clock."""
-        return round(Fraction(us) * self.clock_hz / US)
+        top, bottom = Fraction(us).as_integer_ratio()
+        number, rest = divmod(top * self.clock_hz, bottom * US)
+        # To the nearest, and to the even one of two: round() of a Fraction, without making one.
+        half = 2 * rest - bottom * US
+        return number + (half > 0 or (half == 0 and number % 2 == 1))
 
     def parameters(self) -> list[str]:
         """Return the names that `with_value` takes: `cpus`, `vm.guest_us` ..."""
@@ -195,14 +199,23 @@ class Scenario:
 
         Raises ValueError for an unknown one and for a value out of its range.
         """
-        if parameter not in self.parameters():
-            raise ValueError(unknown_name("parameter", parameter, self.parameters()))
-        group, _, name = parameter.rpartition(".")
-        changes: dict[str, Any] = {name: value}
-        if not group:
-            return replace(self, **changes)
-        changed = [replace(g, **changes) if g.name == group else g for g in self.tasks]
-        return replace(self, tasks=tuple(changed))
+        return self.with_values({parameter: value})
+
+    def with_values(self, values: Mapping[str, float]) -> Scenario:
+        """Return the scenario with other values of some of `parameters`, all at once.
+
+        Raises as `with_value`.
+        """
+        known = self.parameters()
+        changes: dict[str, dict[str, Any]] = {}  # of the scenario, "", and of each group
+        for parameter, value in values.items():
+            if parameter not in known:
+                raise ValueError(unknown_name("parameter", parameter, known))
+            group, _, name = parameter.rpartition(".")
+            changes.setdefault(group, {})[name] = value
+        own = changes.pop("", {})
+        tasks = tuple(replace(g, **changes[g.name]) if g.name in changes else g for g in self.tasks)
+        return replace(self, **own, tasks=tasks)
 
     @property
     def n_tasks(self) -> int:
@@ -212,13 +225,15 @@ class Scenario:
     def run(
         self, policy: AnyPolicy, profile: AnyProfile = "patch-2017", *, threads: int = 1,
         seed: int | None = None, vendor: Vendor = "vmx", progress: Progress | None = None,
+        keep_machine: bool = True,
     ) -> ScenarioResult:  # fmt: skip
         """Simulate the host under one policy; the result prints as a table.
 
         Policy and cost profile are objects, built-in names or TOML files. The result is the same
-        for any number of `threads`, 1 to 256. `seed` replaces the scenario's. `progress` is
-        called several times a second with the share that is done, 0 to 1; an exception in it, or
-        Ctrl-C, ends the simulation.
+        for any number of `threads`, 1 to 256; one is the calling thread. `seed` replaces the
+        scenario's. `progress` is called several times a second with the share that is done, 0 to
+        1; an exception in it, or Ctrl-C, ends the simulation. Without `keep_machine` the result's
+        `machine` is None, and the result takes kilobytes; `compare` and `sweep` keep none.
 
         Raises ValueError for an unknown name, or a profile that lacks an exit kind of a mix;
         FileError and OSError for files.
@@ -228,7 +243,8 @@ class Scenario:
         workers = min(threads, self.cpus)
         host = simulation.host_of(self, policy, profile, vendor, seed, workers)
         simulation.simulate(host, workers, progress)
-        return simulation.result_of(self, host, self.seed if seed is None else seed)
+        used = self.seed if seed is None else seed
+        return simulation.result_of(self, host, used, keep_machine)
 
     def compare(
         self, before: AnyPolicy = "eager", after: AnyPolicy = "deferred",
@@ -238,7 +254,7 @@ class Scenario:
         """Simulate the host under two policies, as `kvmbench scenario` does; see `run`."""
         first, second = (
             self.run(policy, profile, threads=threads, seed=seed, vendor=vendor,
-                     progress=simulation.part(progress, i, 2))
+                     progress=simulation.part(progress, i, 2), keep_machine=False)
             for i, policy in enumerate((before, after))
         )  # fmt: skip
         return Comparison(first, second)
@@ -282,21 +298,43 @@ class Scenario:
 # Files
 
 
-def load_scenario(source: str | Path) -> Scenario:
+def load_scenario(source: str | Path, data: bytes | None = None) -> Scenario:
     """Return the built-in scenario of a name, or the scenario of a TOML file.
 
-    Raises FileError, one line with the file, the line and the key; OSError for a file that cannot
-    be read.
+    `data` is the file's content where it was read already. Raises FileError, one line with the
+    file, the line and the key; OSError for a file that cannot be read.
     """
-    if source in scenarios():
+    if data is None and source in scenarios():
         return scenarios()[str(source)]
-    return _scenario(Source(Path(source)))
+    return _scenario(Source(Path(source), data))
 
 
 @cache
 def scenarios() -> Mapping[str, Scenario]:
     """Return the built-in scenarios by name."""
     return built_in("scenarios", _scenario)
+
+
+def scenario_toml(scenario: Scenario) -> str:
+    """Return a scenario as the TOML that `load_scenario` reads."""
+    lines = _declaration(scenario)
+    for group in scenario.tasks:
+        lines += ["", "[[tasks]]", *_declaration(group)]
+        if group.mix:
+            lines += ["[tasks.mix]", *(f"{quoted(k)} = {v!r}" for k, v in group.mix.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _declaration(record: Scenario | Tasks) -> list[str]:
+    """Return an assignment for each field that is no table and not its default."""
+    lines = []
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if entry.name in ("tasks", "mix") or value == entry.default:
+            continue
+        words = quoted(value) if isinstance(value, str) else repr(value).lower()
+        lines.append(f"{entry.name} = {words}")
+    return lines
 
 
 def _keys(kind: type[Scenario | Tasks], **types: type) -> tuple[Schema, Schema]:

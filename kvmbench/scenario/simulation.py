@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench._core import Machine
+from kvmbench.arrays import COUNTERS
 from kvmbench.catalog import find_policy, find_profile
 from kvmbench.causes import CAUSES
 from kvmbench.errors import brief
@@ -29,6 +30,7 @@ __all__ = ["AnyPolicy", "AnyProfile", "Progress", "Vendor", "host_of", "part", "
 __all__ += ["simulate", "task_rows"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
+PERIOD = 0.05  # seconds between two looks at Ctrl-C and calls of `progress`
 Progress = Callable[[float], None]
 AnyPolicy = str | Path | Policy  # a built-in name, a TOML file, or the thing itself
 AnyProfile = str | Path | Profile
@@ -94,8 +96,21 @@ def _kind(group: Tasks, name: str, profile: Profile) -> int:
 
 
 def simulate(host: Host, workers: int, progress: Progress | None) -> None:
-    """Run a host to its end by threads, which have ended when this returns or raises."""
+    """Run a host to its end by threads, which have ended when this returns or raises.
+
+    A single worker is this thread: a thread costs more than a small host does.
+    """
     host.begin()
+    if workers == 1:
+        try:
+            while host.work(0, PERIOD):
+                if progress is not None:
+                    progress(host.share_done)
+        finally:
+            host.finish()
+        if progress is not None:
+            progress(1)
+        return
     threads = [threading.Thread(target=host.work, args=(i,)) for i in range(workers)]
     started = []
     try:
@@ -104,7 +119,7 @@ def simulate(host: Host, workers: int, progress: Progress | None) -> None:
             started.append(thread)
         for thread in threads:
             while thread.is_alive():  # joined in steps, so that Ctrl-C is seen
-                thread.join(0.05)
+                thread.join(PERIOD)
                 if progress is not None:
                     progress(host.share_done)
     except BaseException:
@@ -118,12 +133,13 @@ def simulate(host: Host, workers: int, progress: Progress | None) -> None:
         progress(1)
 
 
-def result_of(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
-    """Return the sums over the CPUs of a host that has run to its end."""
+def result_of(scenario: Scenario, host: Host, seed: int, keep_machine: bool) -> ScenarioResult:
+    """Return the sums over the CPUs of a host that has run to its end, with its machine if kept."""
     machine = host.machine
     counters = machine.counters
     outside = host.guest_outside
-    sums = {name: int(counters[name].sum()) for name in counters.dtype.names or ()}
+    totals = counters.view(np.uint64).reshape(scenario.cpus, -1).sum(axis=0)
+    sums = dict(zip(COUNTERS, totals.tolist(), strict=True))
     cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
     # The machine counts a vCPU thread's time outside KVM_RUN as work; here it is the guest's.
     cycles["guest"] += int(outside.sum())
@@ -134,5 +150,6 @@ def result_of(scenario: Scenario, host: Host, seed: int) -> ScenarioResult:
         counts={name: n for name, n in sums.items() if not name.startswith("c_")},
         useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
         acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
-        operations=host.operations, machine=machine,
+        clocks=tuple(machine.cpu["cycles"].tolist()), operations=host.operations,
+        machine=machine if keep_machine else None,
     )  # fmt: skip

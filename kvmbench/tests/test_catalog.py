@@ -7,7 +7,7 @@ import pytest
 
 import kvmbench
 from kvmbench import Machine, load_policies, load_profile, policies, profiles
-from kvmbench.catalog import load_published, published
+from kvmbench.catalog import load_published, policy_toml, published
 from kvmbench.errors import FileError
 from kvmbench.model import BASES, HOOKS, Policy
 
@@ -548,3 +548,12 @@ def test_published_errors(file, old, new, line, key, message):
         load_published(path)
     assert str(caught.value).startswith(f"{path}:{line}: {key}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*policies(), "odd"])
+def test_a_policy_as_its_file(name, tmp_path):
+    odd = Policy('a "b".c', ioperm=("alloc_map", ("edit_map if on and not first",)), about="\n\\é")
+    policy = policies().get(name, odd)
+    path = tmp_path / "again.toml"
+    path.write_text(policy_toml(policy))
+    assert load_policies(path) == {policy.name: policy}

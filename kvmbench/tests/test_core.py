@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import kvmbench
-from kvmbench import Machine, OperationError, port_check
+from kvmbench import Machine, OperationError, _core, port_check
 from kvmbench.arrays import COUNTERS, COUNTERS_DTYPE, OP_DTYPE
 from kvmbench.catalog import policies, profiles
 from kvmbench.model import Costs, ExitKind, Op, Policy, Profile
@@ -1692,18 +1692,17 @@ def test_call_overtaken_by_a_run(call):
 
 def test_copy_overtaken_by_a_run(monkeypatch):
     """A run() that begins while the copy's policy is compiled."""
-    steps = Policy.steps
+    compiled = _core._compiled
     for _ in range(20):
         made = machine()
         running = Running(made)
 
-        def late(policy, hook, running=running):
-            if not running.thread.is_alive():
-                running.__enter__()
-            return steps(policy, hook)
+        def late(policy, running=running):
+            running.__enter__()
+            return compiled(policy)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Policy, "steps", late)
+            patch.setattr(_core, "_compiled", late)
             try:
                 refused = refuses(made.copy)
             finally:

@@ -21,7 +21,7 @@ from kvmbench.errors import FileError, IncompatibleError
 from kvmbench.scenario import sampling
 from kvmbench.scenario._host import Host, philox
 from kvmbench.scenario.result import Comparison, worth
-from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenarios
+from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario, scenario_toml, scenarios
 from kvmbench.scenario.simulation import host_of, task_rows
 from kvmbench.tests.histories import reference
 from kvmbench.tests.host_reference import HostReference
@@ -381,6 +381,8 @@ def test_results_print_as_the_command():
     (both,) = found.records()
     assert alone["share_tr"] == both["share_tr_before"] == found.before.share("tr")
     assert both["percent"] == found.worth.percent
+    assert found.record() == both
+    assert found.before.record() == alone
     assert "eager, simulated host io-heavy" in str(found.before)
 
 
@@ -533,7 +535,8 @@ def test_more_holders_keep_the_fewer():
     assert all(a <= b for a, b in pairwise(sets))
 
 
-def test_a_run_that_is_stopped():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_run_that_is_stopped(threads):
     class Stop(Exception):
         pass
 
@@ -544,9 +547,53 @@ def test_a_run_that_is_stopped():
     before = threading.active_count()
     with pytest.raises(Stop):
         scenarios()["io-heavy"].with_value("seconds", 10**5).run(
-            "eager", threads=3, progress=progress
+            "eager", threads=threads, progress=progress
         )
     assert threading.active_count() == before
+
+
+def test_ctrl_c_ends_a_run_of_the_calling_thread():
+    before = threading.active_count()
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        scenarios()["io-heavy"].with_value("seconds", 10**5).run("eager")
+    timer.join()
+    assert threading.active_count() == before
+
+
+def test_pauses_change_nothing():
+    scenario = scaled("oversubscribed").with_value("migrations", 1000)
+    paused = host_of(scenario, "deferred", "patch-2017", "vmx", None, 1)
+    paused.begin()
+    pauses = 0
+    while paused.work(0, 1e-9):  # after each CPU of each epoch
+        pauses += 1
+    paused.finish()
+    assert pauses >= scenario.cpus
+    expected = scenario.run("deferred", threads=2)
+    assert paused.machine.counters.tolist() == expected.machine.counters.tolist()
+    assert (paused.costs, paused.operations) == (expected.costs, expected.operations)
+    with pytest.raises(ValueError, match="a host of several workers has no pause"):
+        host_of(scenario, "deferred", "patch-2017", "vmx", None, 2).work(0, 1)
+
+
+def test_a_result_without_its_machine():
+    small, whole = host().run("eager", keep_machine=False), host().run("eager")
+    assert small.machine is None
+    assert whole.machine is not None
+    assert b"Machine" not in pickle.dumps(small)
+    compared = host().compare("deferred", "eager")
+    assert compared.after.machine is None
+    assert str(small) == str(whole)
+    assert worth(small, compared.before) == worth(whole, compared.before)
+
+
+@pytest.mark.parametrize(("us", "hz"), [(0.5, 10**6), (1.5, 10**6), (1 / 3, 3 * 10**8), (7, 3)])
+def test_cycles_are_rounded_as_python_rounds(us, hz):
+    scenario = host(clock_hz=hz, timeslice_us=10**6, epoch_us=10**6, seconds=1000,
+                    tasks=(vm(guest_us=10**6),))  # fmt: skip
+    assert scenario.cycles(us) == round(Fraction(us) * hz / 10**6)
 
 
 def test_a_host_runs_once():
@@ -562,6 +609,14 @@ def test_a_host_runs_once():
 
 
 # Files
+
+
+@pytest.mark.parametrize("name", [*scenarios()])
+def test_a_scenario_as_its_file(name, tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(scenario_toml(scenarios()[name].with_value("ioperm_share", 0.1)))
+    assert load_scenario(path) == scenarios()[name].with_value("ioperm_share", 0.1)
+
 
 FILE = """\
 name = "mine"

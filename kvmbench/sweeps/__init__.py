@@ -1,0 +1,1 @@
+"""Many points: a design of policies, costs, workloads and hosts, computed by many processes."""
