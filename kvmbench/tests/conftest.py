@@ -16,6 +16,7 @@ ACCEPTED = {
     r"needs (trace-cmd|perf) .*": "programs of a distribution; the forms they print are tested",
     r"perf may not record tracepoints here": "most containers and guests refuse it",
     r"the lab's emulator or its kernel is not in the cache.*": "ci/lab builds and runs it",
+    r"the notebook needs (nbclient|ipykernel)": "ci/docs installs them and runs it",
     r"an installed package has no (examples|setup\.py)": "the run in the source tree has them",
     r"the package is installed without its README": "the run in the source tree has it",
     r"AddressSanitizer needs an address space without limit": "the other builds run the test",
