@@ -94,7 +94,8 @@ def first_words(found):
 
 def command_pages():
     """Return (path, Markdown) per command; a group's page has its subcommands."""
-    root = click.Context(main, info_name="kvmbench", terminal_width=88)
+    settings = main.context_settings | {"terminal_width": 88}
+    root = click.Context(main, info_name="kvmbench", **settings)
     return [
         (f"commands/{name}.md", command_page(root, name, main.get_command(root, name)))
         for name in COMMANDS
