@@ -69,9 +69,11 @@ extensions = [
 ]
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-# PyPI shows the README without the files next to it: its links name those of this version.
-files = f"{project['urls']['Source']}/blob/v{project['version']}"
-readme = re.sub(r"\]\((?!https?:|#)", f"]({files}/", Path("README.md").read_text())
+# PyPI shows the README without the files next to it: its pictures and links are this version's.
+files = f"{project['urls']['Source']}/%s/v{project['version']}/"
+readme = Path("README.md").read_text()
+readme = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{files % 'raw'}", readme)
+readme = re.sub(r"(\]\()(?!https?:|#)", rf"\g<1>{files % 'blob'}", readme)
 
 setup(
     long_description=readme,
