@@ -9,8 +9,8 @@ BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kv
 BASELINE = results/baseline-cycles.json
 CYCLES = $(BIN)/python -m pytest -q kvmbench/tests/test_cycles.py --cycles-baseline=$(BASELINE)
 
-.PHONY: run test lint fmt types gate baseline bench pictures statistics check spin lab lab-kernel
-.PHONY: lab-patch lab-releases lab-qemu coverage clean
+.PHONY: run test lint fmt types gate baseline bench pictures statistics docs man release check spin
+.PHONY: lab lab-kernel lab-patch lab-releases lab-qemu coverage clean
 
 run: $(VENV)/.run
 	@$(BIN)/kvmbench run
@@ -52,7 +52,19 @@ statistics: $(VENV)/.dev
 	nice -n 15 $(BIN)/python -m kvmbench.tests.null_tables --write
 	nice -n 15 $(BIN)/python -m pytest -q --benchmark-disable -n 2 -m statistics
 
-check: lint types test
+# The site, into build/site.
+docs: $(VENV)/.dev
+	ci/docs
+
+# Man pages of the commands, into man/.
+man: $(VENV)/.dev
+	ci/man
+
+# A release, up to its upload.
+release: $(VENV)/.dev
+	ci/release
+
+check: lint types test docs
 	ci/package
 	ci/stubs
 	ci/sanitize

@@ -8,7 +8,10 @@ KVMBENCH_ANNOTATE=1  build/cython/kvmbench/_core.html, what of it calls Python
 
 import os
 import platform
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -30,7 +33,8 @@ DIRECTIVES = {
     "linetrace": TRACE,
 }
 
-flags, link, macros = ["-O3"], [], []
+# Debug information would be two thirds of a wheel.
+flags, link, macros = ["-O3", *([] if DEBUG else ["-g0"])], [], []
 if SANITIZE:
     # Python's own -fwrapv hides signed overflow.
     flags = ["-O1", "-g", "-fno-wrapv", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
@@ -64,7 +68,16 @@ extensions = [
     for name, optional in modules.items()
 ]
 
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+# PyPI shows the README without the files next to it: its pictures and links are this version's.
+files = f"{project['urls']['Source']}/%s/v{project['version']}/"
+readme = Path("README.md").read_text()
+readme = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{files % 'raw'}", readme)
+readme = re.sub(r"(\]\()(?!https?:|#)", rf"\g<1>{files % 'blob'}", readme)
+
 setup(
+    long_description=readme,
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         extensions,
         compiler_directives=DIRECTIVES,

@@ -8,7 +8,7 @@ cdef class Machine:
     cdef readonly object profile
     cdef readonly str vendor
     cdef bint running             # inside a call that released the GIL
-    cdef dict _owned              # name -> array
+    cdef tuple _owned             # (name, array); of a dict the collector may free the arrays first
     cdef dict _kind_index         # name of an exit kind -> index
     cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL
     cdef _compile_policy(self)

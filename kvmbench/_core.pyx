@@ -137,7 +137,7 @@ cdef class Machine:
         self.vendor = vendor
         n_kinds = len(self.profile.kinds)
         self._kind_index = {kind.name: i for i, kind in enumerate(self.profile.kinds)}
-        self._owned = {}
+        self._owned = ()
         m.vmx = vendor == "vmx"
         self._compile_policy()
         for i, cost in enumerate(_costs_of(self.profile.costs)):
@@ -168,7 +168,7 @@ cdef class Machine:
         raw = np.zeros(n * itemsize + 64, np.uint8)
         cdef uint8_t[::1] view = raw
         cdef size_t skip = -<size_t>&view[0] & 63
-        self._owned[name] = raw[skip:skip + n * itemsize]
+        self._owned += ((name, raw[skip:skip + n * itemsize]),)
         return &view[0] + skip
 
     cdef _compile_policy(self):
@@ -302,17 +302,18 @@ cdef class Machine:
     @property
     def cpu(self):
         """State of each CPU: a read-only view, structured, (cpus,); docs/model.md, section 2."""
-        return read_only(self._owned["cpus"].view(_CPU_DTYPE))
+        return read_only(dict(self._owned)["cpus"].view(_CPU_DTYPE))
 
     @property
     def tss_map(self):
         """I/O bitmap in each CPU's TSS: a read-only view, uint8 (cpus, 8193); 1 denies."""
-        return read_only(self._owned["tss_map"].reshape(-1, KB_MAP_STRIDE)[:, :KB_TSS_MAP_BYTES])
+        rows = dict(self._owned)["tss_map"].reshape(-1, KB_MAP_STRIDE)
+        return read_only(rows[:, :KB_TSS_MAP_BYTES])
 
     @property
     def task(self):
         """State of each task: a read-only view, structured, (tasks,); docs/model.md, section 2."""
-        return read_only(self._owned["tasks"].view(_TASK_DTYPE))
+        return read_only(dict(self._owned)["tasks"].view(_TASK_DTYPE))
 
     def task_map(self, task):
         """Return a copy of a task's I/O bitmap, uint8 (8192,), 1 denies; None where it has none."""
@@ -417,8 +418,8 @@ cdef class Machine:
                      "last_cpu": range(-1, m.n_cpus)},
         })
         counts = state["counters"].view(np.uint64)
-        self._owned["cpus"].view(_CPU_DTYPE)[:] = state["cpu"]
-        self._owned["tasks"].view(_TASK_DTYPE)[:] = state["task"]
+        dict(self._owned)["cpus"].view(_CPU_DTYPE)[:] = state["cpu"]
+        dict(self._owned)["tasks"].view(_TASK_DTYPE)[:] = state["task"]
         m.sequence = state["sequence"]
         memcpy(m.counted, &counts[0], m.n_cpus * sizeof(KbCounters))
         for i in range(m.n_tasks):

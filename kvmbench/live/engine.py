@@ -307,20 +307,20 @@ def measure(
     A run is a fresh process with a fresh virtual machine; its rounds visit the workloads in random
     order. `Run.skipped` has the reason for each workload without a figure.
 
-    Parameters
-    ----------
-    workloads : names or Workload objects, one or several; by default every one with guest code
-        and without operations in userspace.
-    plan : the size of the measurement, instead of the next five.
-    runs : fresh processes per configuration, 1 or more.
-    fast : 10 seconds instead of a minute.
-    ioperm : the vCPU's thread holds an I/O bitmap: "off", "on", or "both" to compare the two.
-    cpu : the host's CPU for the vCPU's thread; by default an isolated one, else the last.
-    seed : of the order of rounds; by default random.
-    progress : a function of a text (the run and the workload) and the share done, 0 to 1.
-    decided : a function of the result so far, called after each run, or each pair of "both", from
-        the second on; the measurement ends where it returns true, and `stopping` says so.
-    command : the words of a command line, kept in the result.
+    Parameters:
+
+    - `workloads`: names or Workload objects, one or several; by default every one with guest code
+      and without operations in userspace.
+    - `plan`: the size of the measurement, instead of the next five.
+    - `runs`: fresh processes per configuration, 1 or more.
+    - `fast`: 10 seconds instead of a minute.
+    - `ioperm`: the vCPU's thread holds an I/O bitmap: "off", "on", or "both" to compare the two.
+    - `cpu`: the host's CPU for the vCPU's thread; by default an isolated one, else the last.
+    - `seed`: of the order of rounds; by default random.
+    - `progress`: a function of a text (the run and the workload) and the share done, 0 to 1.
+    - `decided`: a function of the result so far, called after each run, or each pair of "both",
+      from the second on; the measurement ends where it returns true, and `stopping` says so.
+    - `command`: the words of a command line, kept in the result.
 
     KeyboardInterrupt ends the measurement: the result has the rounds so far and a note that
     begins with STOPPED. Without any round the KeyboardInterrupt goes on to the caller. `shortfall`

@@ -112,6 +112,7 @@ def _table(table: Table, width: int, color: bool) -> str:
         file=io.StringIO(), width=sum(widths) + GAP * (len(widths) - 1), force_terminal=color,
         no_color=not color, color_system="standard" if color else None, highlight=False,
         markup=False, emoji=False, legacy_windows=False,
+        force_jupyter=False,  # else a notebook shows an empty output besides the text
     )  # fmt: skip
     with console.capture() as capture:
         console.print(drawn)

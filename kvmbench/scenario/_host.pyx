@@ -4,6 +4,7 @@ docs/scenario.md is the specification; scenario.py drives it. Each worker thread
 KbMachine over the same CPUs and tasks, so that a transition that one of them adds changes nothing
 shared; one worker at a time has a CPU, and workers meet at the end of each epoch.
 """
+cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport (
     INT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
@@ -535,6 +536,7 @@ cdef int64_t _within(str name, int64_t value, int64_t high) except -1:
     return value
 
 
+@cython.no_gc_clear     # __dealloc__ reads the workers' records, which _owned keeps
 cdef class Host:
     """CPUs with run queues, and tasks that behave as their groups say, on a Machine at its start.
 
@@ -549,7 +551,7 @@ cdef class Host:
 
     cdef Shared s
     cdef readonly Machine machine
-    cdef dict _owned              # name -> array
+    cdef tuple _owned             # (name, array), as in Machine
     cdef dict _costs
     cdef bint _begun
 
@@ -560,7 +562,7 @@ cdef class Host:
         cdef int64_t i
         if self._owned is not None:
             raise TypeError("a Host is made once")
-        self._owned = {}
+        self._owned = ()
         self.machine = machine
         s.m = m
         s.timeslice = integer("timeslice", timeslice, 1, INT32_MAX)
@@ -592,7 +594,7 @@ cdef class Host:
         raw = np.zeros(n * itemsize + 64, np.uint8)
         cdef uint8_t[::1] view = raw
         cdef size_t skip = -<size_t>&view[0] & 63
-        self._owned[name] = raw
+        self._owned += ((name, raw),)
         return &view[0] + skip
 
     cdef _lay_out_groups(self, list groups):
@@ -607,7 +609,7 @@ cdef class Host:
             made[i].sleep = integer("sleep", sleep, 0, 1 << 40)
             made[i].run = integer("run", run, 1 if sleep else 0, 1 << 40)
             table = quantiles(fixed)
-            self._owned[f"quantiles {i}"] = table
+            self._owned += ((f"quantiles {i}", table),)
             made[i].quantiles = &table[0]
             if (type_ == "vcpu") != (len(kinds) > 0):
                 raise ValueError("a mix of exit kinds is for vcpu, which needs one")
@@ -629,7 +631,7 @@ cdef class Host:
         cdef uint64_t bits
         if (rows.shape[0], rows.shape[1]) != (s.m.n_tasks, 4):
             raise ValueError(f"tasks has shape {tasks.shape}, not ({s.m.n_tasks}, 4)")
-        self._owned["tasks"] = rows
+        self._owned += (("tasks", rows),)
         s.actors = <Actor*>self._array("actors", s.m.n_tasks, sizeof(Actor))
         for i in range(s.m.n_tasks):
             actor = &s.actors[i]
@@ -681,7 +683,7 @@ cdef class Host:
         """
         cdef Shared* s = &self.s
         cdef Worker* w = &s.workers[0]
-        cdef const int64_t[:, ::1] rows = self._owned["tasks"]
+        cdef const int64_t[:, ::1] rows = dict(self._owned)["tasks"]
         cdef uint64_t spent
         cdef int64_t i, cpu
         cdef int status

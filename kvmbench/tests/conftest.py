@@ -17,6 +17,7 @@ ACCEPTED = {
     r"perf may not record tracepoints here": "most containers and guests refuse it",
     r"the lab's emulator or its kernel is not in the cache.*": "ci/lab builds and runs it",
     r"could not import 'polars'.*": "170 MB for one example; pandas and duckdb read the same file",
+    r"the notebook needs (nbclient|ipykernel)": "ci/docs installs them and runs it",
     r"an installed package has no (examples|setup\.py)": "the run in the source tree has them",
     r"the package is installed without its README": "the run in the source tree has it",
     r"AddressSanitizer needs an address space without limit": "the other builds run the test",

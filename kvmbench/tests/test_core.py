@@ -1139,6 +1139,26 @@ def test_clock_limit():
     assert made.advance(1, 1) == 1  # each CPU has a separate clock
 
 
+def test_the_collector_frees_a_machine_before_its_records():
+    """Of a dict, which Python 3.14 always tracks, it may free the arrays before the machine."""
+    program = """if True:
+        import gc
+        from kvmbench import Machine
+        class Box: pass
+        box = Box()
+        made = Machine(1, 200_000, "deferred", "patch-2017")  # unmapped when it is freed
+        held = gc.get_referents(made)
+        print([sorted(held_by) for held_by in held if isinstance(held_by, dict) and
+               any(hasattr(value, "dtype") for value in held_by.values())])
+        later = Box()
+        later.made, later.box, box.later = made, box, later
+        del made, held, box, later
+        gc.collect()
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def at_clock(clock):
     """Return a machine whose CPU 0 is at `clock`; task 0 may use ports 0 to 7."""
     made = machine("eager", after=MAP)

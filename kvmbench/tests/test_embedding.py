@@ -328,3 +328,20 @@ def test_docs_include_the_examples():
     }
     for name, body in included:
         assert body == (ROOT / name).read_text(), name
+
+
+@in_tree
+def test_the_page_of_the_c_api_has_every_name_and_signature():
+    page = (ROOT / "docs" / "c-api.md").read_text()
+    public = (Path(kvmbench.__file__).parent / "__init__.pxd").read_text()
+    names = set(re.findall(r"\b(?:KB_|Kb|kb_)\w+", public))
+    assert names - set(re.findall(r"\w+", page)) == set()
+    declared = "".join(
+        (Path(kvmbench.__file__).parent / f"{name}.pxd").read_text()
+        for name in ("_steps", "_ports")
+    )
+    declared = re.sub(r"cdef (?:inline )?", "", " ".join(declared.split()))
+    blocks = re.findall(r"```cython\n(.*?)```", page, re.DOTALL)
+    signatures = [" ".join(s.split()) for s in re.split(r"\n(?! )", "".join(blocks)) if s]
+    assert len(signatures) == len([name for name in names if name.startswith("kb_")])
+    assert [s for s in signatures if s not in declared] == []

@@ -29,7 +29,14 @@ FILES = {
         r"```(?:toml|python)\n(# (\w+\.(?:toml|py)).*?)```", EXTENDING, re.DOTALL
     )
 }
-COMMANDS = re.findall(r"^    kvmbench (.*?)(?: +#.*)?$", TEXT + EXTENDING, re.MULTILINE)
+INDENTED = re.compile(r"^    kvmbench (.*?)(?: +#.*)?$", re.MULTILINE)
+COMMANDS = INDENTED.findall(TEXT + EXTENDING)
+EXAMPLES = {
+    (page.name, command)
+    for page in consoles.pages()
+    for command in INDENTED.findall(page.read_text().replace("\\\n", " "))
+    if command not in COMMANDS and not command.startswith("-")
+}
 
 
 def test_readme_has_what_is_tested():
@@ -37,6 +44,7 @@ def test_readme_has_what_is_tested():
     assert len(CONSOLE) >= 6
     assert set(FILES) == {"lazy.toml", "mine.toml", "mine.py"}
     assert len(COMMANDS) >= 9
+    assert len(EXAMPLES) >= 40
 
 
 def test_the_index_names_every_page():
@@ -107,15 +115,25 @@ def measured(tmp_path):
     return tmp_path
 
 
+def parsed(command):
+    """Return the options and arguments that the command line has, without running it."""
+    name, *arguments = shlex.split(command)
+    chosen = main.get_command(click.Context(main), name)
+    while isinstance(chosen, click.Group):
+        name, *arguments = arguments
+        chosen = chosen.get_command(click.Context(chosen), name)
+    return chosen.make_context(name, arguments).params
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(EXAMPLES))
+def test_commands_of_the_pages_have_their_options(page, command):
+    assert parsed(command), page
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command, examples, measured):
-    name, *arguments = shlex.split(command)
-    if name in ("measure", "check-io", "lab"):  # minutes, and run by other tests
-        chosen = main.get_command(click.Context(main), name)
-        while isinstance(chosen, click.Group):
-            name, *arguments = arguments
-            chosen = chosen.get_command(click.Context(chosen), name)
-        assert chosen.make_context(name, arguments).params
+    if command.startswith(("measure", "check-io", "lab")):  # minutes, and run by other tests
+        assert parsed(command)
         return
     if "--save" in command:
         (measured / "results" / "main.json").unlink()
@@ -168,3 +186,12 @@ def test_python_example(capsys):
     assert fresh.exit(0, "inl_from_qemu") == 6209
     exec(gated, names)
     names["test_inl_from_qemu"](lambda machine, function, *given: function(*given))
+
+
+@pytest.mark.parametrize("page", ["start.md", "formats.md"])
+def test_python_of_the_pages(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "docs" / page).read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    assert capsys.readouterr().out
