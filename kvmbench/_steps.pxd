@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
 
 cdef enum:
-    KB_API = 2                    # add 1 when a record or a signature below changes
+    KB_API = 3                    # add 1 when a record or a signature below changes
 
 cdef enum:                        # layout of Linux 4.11 to 5.4, used for every policy
     KB_LIMIT_FULL = 0x206f        # TR limit after LTR: hardware TSS, I/O bitmap, terminator
@@ -115,6 +115,7 @@ cdef struct KbCounters:           # docs/model.md, section 7, in its order
     uint64_t exits, user_exits, host_saves, puts, reloads, marks, faults, switches, migrations
     uint64_t map_copies, bytes_copied, map_wipes, io_allowed, io_denied, leaks, denials
     uint64_t c_exit, c_user, c_host, c_tr, c_map, c_switch, c_call, c_io, c_guest, c_work, c_idle
+    uint64_t nulls
 
 cdef struct KbTransition:         # effect of one EXIT from one state of CPU and task
     KbTr after
@@ -229,7 +230,7 @@ cdef inline uint64_t kb_layout_here() noexcept nogil:
     cdef KbKind* k = &r.kind
     cdef KbStep* s = &r.step
     cdef KbOp* o = &r.op
-    cdef void* places[106]
+    cdef void* places[107]
     places[:] = [
         &m.n_cpus, &m.n_tasks, &m.n_kinds, &m.vmx, &m.allocates, &m.kinds, &m.steps, &m.hook,
         &m.cpus, &m.tasks, &m.counted, &m.sequence, &m.spare, &m.n_spare, &m.known,
@@ -243,14 +244,14 @@ cdef inline uint64_t kb_layout_here() noexcept nogil:
         &n.exits, &n.user_exits, &n.host_saves, &n.puts, &n.reloads, &n.marks, &n.faults,
         &n.switches, &n.migrations, &n.map_copies, &n.bytes_copied, &n.map_wipes, &n.io_allowed,
         &n.io_denied, &n.leaks, &n.denials, &n.c_exit, &n.c_user, &n.c_host, &n.c_tr, &n.c_map,
-        &n.c_switch, &n.c_call, &n.c_io, &n.c_guest, &n.c_work, &n.c_idle,
+        &n.c_switch, &n.c_call, &n.c_io, &n.c_guest, &n.c_work, &n.c_idle, &n.nulls,
         &x.after, &x.cycles, &x.number, &x.in_run,
         &k.cycles, &k.user_cycles, &k.overlap, &k.exits, &k.user,
         &s.action, &s.look, &s.want, &o.code, &o.arg, &o.cpu, &o.a, &o.b, &o.c, &r + 1,
     ]
     cdef uint64_t mixed = 0
     cdef int i
-    for i in range(106):
+    for i in range(107):
         mixed = mixed * 1000003 + <uint64_t>(<char*>places[i] - <char*>&r)
     return mixed
 

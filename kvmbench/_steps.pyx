@@ -153,6 +153,11 @@ cdef void _reload(KbMachine* m, Frame* f) noexcept nogil:
     f.cpu.tr.limit_stale = 0
 
 
+cdef inline void _need_map(Frame* f, const KbTask* task) noexcept nogil:
+    """Count a null where a kernel would follow the pointer to a map that is not there."""
+    f.n.nulls += task.tif & (not task.has_map)
+
+
 cdef void _copy(KbMachine* m, Frame* f, const KbTask* task, uint32_t n) noexcept nogil:
     f.lasting = 1
     if n == 0:
@@ -178,6 +183,7 @@ cdef void _set_tif(Frame* f, uint8_t tif) noexcept nogil:
 
 
 cdef void _sync_map(KbMachine* m, Frame* f) noexcept nogil:
+    _need_map(f, f.current)
     _spend(f, &f.n.c_map, m.costs.test)
     if f.cpu.map_seq != f.current.seq:
         _copy(m, f, f.current, max(f.cpu.map_max, f.current.max))
@@ -220,6 +226,7 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
                 _reload(m, f)
         elif action == DO_COPY_MAP:
             if f.next != &m.idle:
+                _need_map(f, f.next)
                 _copy(m, f, f.next, max(f.current.max if f.current.tif else 0, f.next.max))
         elif action == DO_MARK_AVAILABLE:
             f.cpu.tr.tss_busy = 0
@@ -243,6 +250,7 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
         elif action == DO_SYNC_MAP:
             _sync_map(m, f)
         elif action == DO_LOAD_MAP:
+            _need_map(f, f.current)
             _copy(m, f, f.current,
                   max(f.max_before if f.edited else f.current.max, f.current.max))
         elif action == DO_SET_TIF:

@@ -27,7 +27,7 @@ COUNTERS = (
     *("exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches"),
     *("migrations", "map_copies", "bytes_copied", "map_wipes", "io_allowed", "io_denied"),
     *("leaks", "denials", "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call"),
-    *("c_io", "c_guest", "c_work", "c_idle"),
+    *("c_io", "c_guest", "c_work", "c_idle", "nulls"),
 )
 """The counters of each CPU, in the order of docs/model.md, section 7."""
 

@@ -117,6 +117,8 @@ def _changes(event: Event) -> str:
 
 def _end(bad: Counterexample) -> str:
     event = bad.events[-1]
+    if bad.violation == "null":
+        return f"null: a step on CPU {event.cpu} needs the I/O bitmap of a task with TIF and no map"
     if bad.port is None:
         return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
     return (

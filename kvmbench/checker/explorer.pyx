@@ -20,10 +20,11 @@ from kvmbench._steps cimport (
 
 from itertools import permutations
 
+from kvmbench.errors import unknown_name
 from kvmbench.model import HOOKS, HOOK_STEPS_MAX
 
-__all__ = ["BAD", "CPUS_MAX", "EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Explorer",
-           "syncs_first"]
+__all__ = ["BAD", "CPUS_MAX", "EVENTS", "EXTRA_EVENTS", "PORTS_MAX", "STATES_MAX", "TASKS_MAX",
+           "Explorer", "syncs_first"]
 
 cdef enum:                        # sizes that a packed state has room for
     CPUS = 3
@@ -39,7 +40,7 @@ cdef enum Place:                  # where a task stands
     RETURNING = 0                 # in the kernel, with nothing left but exit_to_user
     USER
     IN_RUN                        # inside KVM_RUN; the CPU says whether the guest is loaded
-    IN_CALL                       # IN_CALL + k: before entry k of ioperm, then of vcpu_put
+    IN_CALL                       # IN_CALL + k: before entry k of ioperm, vcpu_put, task_exit
 
 cdef enum Code:                   # events, in the order of EVENTS
     SCHEDULE = 0                  # arg = the next task, NOBODY for none
@@ -64,6 +65,7 @@ cdef enum Bad:                    # in the order of BAD
     LEAK
     DENIAL
     FAULT
+    NULL_MAP                      # a step follows the pointer to a map that is not there
 
 cdef enum:                        # parts of the request that a later entry may read
     READS_PORT = 1
@@ -81,7 +83,8 @@ cdef enum Ended:
 
 EVENTS = ("schedule", "to_user", "kvm_run", "enter", "vm_exit", "leave", "return", "ioperm",
           "continue", "task_exit")
-BAD = (None, "leak", "denial", "fault")
+BAD = (None, "leak", "denial", "fault", "null")
+EXTRA_EVENTS = ("exit-preemption",)
 CPUS_MAX, TASKS_MAX, PORTS_MAX = CPUS, TASKS, PORTS
 STATES_MAX = 2**32 - 2            # a state's number has 32 bits
 
@@ -149,6 +152,7 @@ cdef struct Space:
     int n_cpus, n_tasks, n_ports, words
     bint symmetry
     bint whole                    # no task is preempted where Machine has no operation for it
+    bint exit_preempts            # a task is preempted between the entries of task_exit
     uint8_t valid_at_start
     bint sync_first               # every validate_base follows a sync: syncs_first
     KbStep steps[STEPS_ROOM]      # all hooks, one after the other
@@ -287,9 +291,19 @@ cdef inline void _copy(Cpu* cpu, int map, int words) noexcept nogil:
     cpu.map = (cpu.map & ~mask) | (map & mask)
 
 
+cdef inline void _fail(Frame* f, uint8_t bad) noexcept nogil:
+    if f.bad == FINE:
+        f.bad = bad
+
+
+cdef inline void _need_map(Frame* f, const Task* t) noexcept nogil:
+    if t.tif and not t.has_map:
+        _fail(f, NULL_MAP)
+
+
 cdef void _ltr(Space* s, Frame* f, int step) noexcept nogil:
     if f.cpu.busy:
-        f.bad = FAULT
+        _fail(f, FAULT)
         return
     if f.cpu.full and not s.waste[step].seen:
         s.waste[step] = Waste(state=<uint32_t>s.done, event=f.event, seen=1)
@@ -329,6 +343,7 @@ cdef void _drop_map(Frame* f) noexcept nogil:
 cdef void _sync_map(Frame* f) noexcept nogil:
     cdef uint8_t held = HELD_TASK + f.current_number if f.current.numbered else HELD_ZERO
     cdef uint8_t words = _max(f.current)
+    _need_map(f, f.current)
     if f.w.held[f.event.cpu] != held:
         _copy(f.cpu, f.current.map, max(f.cpu.map_max, words))
         f.cpu.map_max = words
@@ -357,6 +372,7 @@ cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
                 _reload(s, f, i)
         elif action == DO_COPY_MAP:
             if f.next_number != NOBODY:
+                _need_map(f, f.next)
                 _copy(f.cpu, f.next.map, max(_max(t) if t.tif else 0, _max(f.next)))
         elif action == DO_MARK_AVAILABLE:
             f.cpu.busy = 0
@@ -377,6 +393,7 @@ cdef bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
         elif action == DO_SYNC_MAP:
             _sync_map(f)
         elif action == DO_LOAD_MAP:
+            _need_map(f, t)
             _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, _max(t)))
         elif action == DO_SET_TIF:
             t.tif = 1
@@ -423,25 +440,50 @@ cdef void _switch(Space* s, Frame* f) noexcept nogil:
         f.next.cpu = 1 + f.event.cpu
 
 
+cdef void _end_task(Space* s, Frame* f) noexcept nogil:
+    """Make the task a new one, whatever the policy left, and switch to none."""
+    f.current.tif = f.current.owns = 0
+    _drop_map(f)
+    f.current.place = RETURNING
+    _switch(s, f)
+
+
+cdef inline int _first_place(const Space* s, int hook) noexcept nogil:
+    """Return the place before entry 0 of a hook that may be preempted between its entries."""
+    return (IN_CALL + (s.n_entries[HOOK_IOPERM] if hook != HOOK_IOPERM else 0)
+            + (s.n_entries[HOOK_VCPU_PUT] if hook == HOOK_TASK_EXIT else 0))
+
+
 cdef void _entry(Space* s, Frame* f, int hook, int entry) noexcept nogil:
-    """Take a top-level entry of ioperm or vcpu_put; preemption is possible after it."""
+    """Take a top-level entry of ioperm, vcpu_put or task_exit; a preemption may follow it."""
     cdef Task* t = f.current
     cdef bint stopped = entry < s.n_entries[hook] and _steps(
         s, f, s.entry[hook][entry], s.entry[hook][entry + 1])
     cdef uint8_t reads = 0
-    if stopped or entry + 1 >= s.n_entries[hook]:
-        t.place = RETURNING
-    elif hook == HOOK_IOPERM:
-        t.place = IN_CALL + entry + 1
-        reads = s.reads[entry + 1]
+    if not stopped and entry + 1 < s.n_entries[hook]:
+        t.place = _first_place(s, hook) + entry + 1
+        reads = s.reads[entry + 1] if hook == HOOK_IOPERM else 0
+    elif hook == HOOK_TASK_EXIT:
+        _end_task(s, f)
     else:
-        t.place = IN_CALL + s.n_entries[HOOK_IOPERM] + entry + 1
+        t.place = RETURNING
     if hook == HOOK_IOPERM:
         # Parts that no later entry reads must not distinguish states.
         t.port = t.port if reads & READS_PORT else 0
         t.on = t.on if reads & READS_ON else 0
         t.first = t.first if reads & READS_FIRST else 0
         t.before = t.before if reads & READS_BEFORE else 0
+
+
+cdef void _continue(Space* s, Frame* f) noexcept nogil:
+    """Take the entry that the task stands before."""
+    cdef int place = f.current.place
+    cdef int hook = HOOK_TASK_EXIT
+    if place < _first_place(s, HOOK_VCPU_PUT):
+        hook = HOOK_IOPERM
+    elif place < _first_place(s, HOOK_TASK_EXIT):
+        hook = HOOK_VCPU_PUT
+    _entry(s, f, hook, place - _first_place(s, hook))
 
 
 cdef uint8_t _port_check(const Space* s, const Cpu* cpu, const Task* t, int* port) noexcept nogil:
@@ -459,7 +501,6 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
     """Let an enabled event happen; return its violation, if any."""
     cdef Frame f
     cdef Task idle
-    cdef int calls = IN_CALL + s.n_entries[HOOK_IOPERM]
     memset(&idle, 0, sizeof(Task))
     f.w = w
     f.cpu = &w.cpus[event.cpu]
@@ -497,18 +538,15 @@ cdef uint8_t _apply(Space* s, World* w, Event event, int* port) noexcept nogil:
         f.current.on = event.arg & 1 if s.reads[0] & READS_ON else 0
         f.current.first = not f.current.has_map if s.reads[0] & READS_FIRST else 0
     elif event.code == CONTINUE:
-        if f.current.place < calls:
-            _entry(s, &f, HOOK_IOPERM, f.current.place - IN_CALL)
-        else:
-            _entry(s, &f, HOOK_VCPU_PUT, f.current.place - calls)
+        _continue(s, &f)
     else:  # TASK_EXIT
         _interrupt(s, &f)
-        _hook(s, &f, HOOK_TASK_EXIT)
-        # Whatever the policy left: the task may run again, as a new one.
-        f.current.tif = f.current.owns = 0
-        _drop_map(&f)
-        f.current.place = RETURNING
-        _switch(s, &f)
+        if s.exit_preempts and s.n_entries[HOOK_TASK_EXIT]:
+            f.current.owns = 0      # it does not come back to user mode
+            f.current.place = _first_place(s, HOOK_TASK_EXIT)
+        else:
+            _hook(s, &f, HOOK_TASK_EXIT)
+            _end_task(s, &f)
     return f.bad
 
 
@@ -747,7 +785,8 @@ cdef class Explorer:
     Parameters: `policy`, a `Policy`; `cpus`, 1 to CPUS_MAX, `tasks`, 1 to TASKS_MAX, `ports`, 1
     to PORTS_MAX; `symmetry`, whether to merge states that differ in the names of tasks and CPUs,
     or in a TSS's map that is synced before a task sees it (docs/check.md, section 3);
-    `whole_calls`, whether to preempt a task in user mode and in the guest alone;
+    `whole_calls`, whether to preempt a task in user mode and in the guest alone; `events`, those
+    of EXTRA_EVENTS to explore too;
     `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for a
     number out of range, MemoryError without room to begin. One thread at a time may use an
     Explorer: RuntimeError else.
@@ -762,7 +801,7 @@ cdef class Explorer:
             raise MemoryError("no memory for an explorer")
 
     def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, whole_calls=False,
-                 max_states=STATES_MAX, max_memory=2**63):
+                 events=(), max_states=STATES_MAX, max_memory=2**63):
         cdef Space* s = self.s
         if s.states != NULL:
             raise TypeError("an Explorer is made once")
@@ -776,6 +815,10 @@ cdef class Explorer:
         s.words = (2 * s.n_tasks + s.n_cpus + 3) // 4
         s.symmetry = symmetry
         s.whole = whole_calls
+        for name in events:
+            if name not in EXTRA_EVENTS:
+                raise ValueError(unknown_name("event", name, EXTRA_EVENTS))
+        s.exit_preempts = "exit-preemption" in events
         s.max_states, s.max_memory = max_states, max_memory
         self._compile()
         self._orders()
@@ -1003,12 +1046,13 @@ cdef class Explorer:
         return {"cpus": cpus, "tasks": tasks}
 
     cdef _place(self, uint8_t place):
-        cdef int calls = self.s.n_entries[HOOK_IOPERM]
+        cdef int put = _first_place(self.s, HOOK_VCPU_PUT)
+        cdef int end = _first_place(self.s, HOOK_TASK_EXIT)
         if place < IN_CALL:
             return ("returning", "user", "KVM_RUN")[place]
-        if place < IN_CALL + calls:
+        if place < put:
             return f"ioperm+{place - IN_CALL}"
-        return f"put+{place - IN_CALL - calls}"
+        return f"put+{place - put}" if place < end else f"exit+{place - end}"
 
 
 def _ports(map):

@@ -39,11 +39,11 @@ class Event:
 class Counterexample:
     """A shortest history that ends in a violation.
 
-    `port` is None for a fault, else `owned` tells whether the task has the port and `allowed`
-    whether the hardware lets the access through.
+    `port` is None for a fault and a null, else `owned` tells whether the task has the port and
+    `allowed` whether the hardware lets the access through.
     """
 
-    violation: Literal["leak", "denial", "fault"]
+    violation: Literal["leak", "denial", "fault", "null"]
     port: int | None
     owned: bool | None
     allowed: bool | None
@@ -60,12 +60,16 @@ class Wasted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explored:
-    """The fields of a verdict that its JSON has under the same names."""
+    """The fields of a verdict that its JSON has under the same names.
+
+    `events` are those that were explored on request (`EXTRA_EVENTS`).
+    """
 
     cpus: int
     tasks: int
     ports: int
     symmetry: bool
+    events: tuple[str, ...]
     verdict: Literal["safe", "unsafe", "undecided"]
     reason: str | None
     states: int
@@ -108,7 +112,7 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
         return f"ioperm(port {port}, {'on' if on else 'off'})"
     if code in ("continue", "leave"):
         call, _, number = place.partition("+")
-        hook = "ioperm" if call == "ioperm" else "vcpu_put"
+        hook = {"ioperm": "ioperm", "exit": "task_exit"}.get(call, "vcpu_put")
         regions = [region for region in policy.regions(hook) if region]
         entry = int(number) if code == "continue" else 0
         steps = ", ".join(map(str, regions[entry])) if entry < len(regions) else "no step"

@@ -36,11 +36,18 @@ WITHOUT_TASK = {  # steps that a switch takes where no task was current
 }
 
 
-def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> str:
-    """Return the model of `policy` on a machine of that size as a Promela text."""
+def promela(
+    policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2, events: Sequence[str] = ()
+) -> str:
+    """Return the model of `policy` on a machine of that size as a Promela text.
+
+    `events` are those of docs/check.md that are explored on request.
+    """
     put, call = _regions(policy, "vcpu_put"), _regions(policy, "ioperm")
+    end = _regions(policy, "task_exit") if "exit-preemption" in events else []
     before = {f"IOPERM_{k}": region for k, region in enumerate(call)}
     before |= {f"PUT_{k}": region for k, region in enumerate(put) if k}
+    before |= {f"EXIT_{k}": region for k, region in enumerate(end)}
     valid = int(policy.io_base_at_start == "valid")
     model = files("kvmbench").joinpath("data", "promela", "machine.pml").read_text()
     return Template(model).substitute(
@@ -51,7 +58,7 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
             for number, (name, region) in enumerate(before.items(), 3)
         ),
         running=" || ".join(f"cpu[{c}].task == x" for c in range(cpus)),
-        policy="".join(_hooks(policy, call, put)),
+        policy="".join(_hooks(policy, call, put, end)),
         start="".join(
             f"    cpu[{c}].whole = 1; cpu[{c}].busy = 1; cpu[{c}].valid = {valid}; "
             f"cpu[{c}].task = IDLE; cpu[{c}].held = NUMBER_0;\n"
@@ -60,7 +67,7 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
         events="".join(
             f"  :: d_step {{ {guard} -> {event}; forget() }}\n"
             for c in range(cpus)
-            for guard, event in _events(c, tasks, ports, len(call), len(put))
+            for guard, event in _events(c, tasks, ports, len(call), len(put), len(end))
         ),
     )
 
@@ -69,7 +76,7 @@ def _regions(policy: Policy, hook: str) -> list[tuple[Step, ...]]:
     return [region for region in policy.regions(hook) if region]
 
 
-def _hooks(policy: Policy, call: Regions, put: Regions) -> Iterator[str]:
+def _hooks(policy: Policy, call: Regions, put: Regions, end: Regions) -> Iterator[str]:
     """Return the hooks as inlines; those that preemption can enter have one per entry."""
     for hook in ("vm_exit", "vcpu_put", "switch", "exit_to_user", "task_exit"):
         steps = [step for region in _regions(policy, hook) for step in region]
@@ -79,6 +86,11 @@ def _hooks(policy: Policy, call: Regions, put: Regions) -> Iterator[str]:
     for k, region in enumerate(put or [[]]):
         place = _after(region, f"PUT_{k + 1}" if k + 1 < len(put) else "RETURNING")
         yield _inline(f"put_{k}(c)", [*_steps(region, "vcpu_put"), place])
+    for k, region in enumerate(end):
+        place = f"task[cur].place = EXIT_{k + 1}" if k + 1 < len(end) else "end_task(c)"
+        if _stops(region) and k + 1 < len(end):
+            place = f"if :: ended -> end_task(c) :: else -> {place} fi"
+        yield _inline(f"exit_{k}(c)", [*_steps(region, "task_exit"), place])
     yield _inline("ioperm(c, number, grant)", _begin(call))
 
 
@@ -146,7 +158,9 @@ def _begin(call: Regions) -> Iterator[str]:
             yield f"task[cur].{name} = {value}"
 
 
-def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[tuple[str, str]]:
+def _events(
+    c: int, tasks: int, ports: int, calls: int, puts: int, ends: int
+) -> Iterator[tuple[str, str]]:
     """Return the events of a CPU, each with its guard."""
     for t in range(tasks):
         yield f"!running({t})", f"schedule({c}, {t})"
@@ -165,4 +179,6 @@ def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[t
         loaded = "" if event in ("vm_exit", "leave") else "!"
         yield f"{inside}{loaded}cpu[{c}].guest", f"{event}({c})"
     places = " || ".join(f"at({c}, {place})" for place in ("RETURNING", "USER", "IN_RUN"))
-    yield places, f"task_exit({c})"
+    yield places, f"{'begin' if ends else 'task'}_exit({c})"
+    for k in range(ends):
+        yield f"at({c}, EXIT_{k})", f"cur = cpu[{c}].task; exit_{k}({c})"

@@ -25,7 +25,7 @@ Bad = tuple[str, int | None]  # violation, port
 FULL, MIN = 0x206F, 0x67  # TR limits, docs/model.md, section 2
 VALID, INVALID = 0x68, 0x2070
 APART = 64  # from one port of the check to the next: each has its own 64-bit word
-COUNTER = {"leak": "leaks", "denial": "denials", "fault": "faults"}
+COUNTER = {"leak": "leaks", "denial": "denials", "fault": "faults", "null": "nulls"}
 BEFORE = {  # event: the places of a task to which it can happen
     **dict.fromkeys(("enter", "return", "vm_exit", "leave"), ("KVM_RUN",)),
     **dict.fromkeys(("kvm_run", "ioperm"), ("user",)),
@@ -33,6 +33,7 @@ BEFORE = {  # event: the places of a task to which it can happen
     "continue": ("call",),
     "task_exit": ("returning", "user", "KVM_RUN"),
 }
+PLACES = {"ioperm": "ioperm", "vcpu_put": "put", "task_exit": "exit"}  # of a hook's entries
 LOADED = {"enter": False, "return": False, "vm_exit": True, "leave": True}  # whether a guest is
 
 
@@ -81,14 +82,16 @@ class Stepper:
     """The machine of docs/check.md, one event at a time.
 
     `do` raises Refused for an impossible event. `bad` is None, or the first violation:
-    ("leak", port), ("denial", port) or ("fault", None). Ports count from 0 and stand for the
-    kernel's ports 0, 64, 128 ...
+    ("leak", port), ("denial", port), ("fault", None) or ("null", None). Ports count from 0 and
+    stand for the kernel's ports 0, 64, 128 ... `events` are those of docs/check.md that are
+    explored on request.
     """
 
     policy: Policy
     n_cpus: int
     n_tasks: int
     n_ports: int
+    events: tuple[str, ...] = ()
     cpus: list[Cpu] = field(init=False)
     tasks: list[Task] = field(init=False)
     sequence: int = 0
@@ -155,9 +158,17 @@ class Stepper:
                 self._entry(cpu, task)
             case "task_exit":
                 self._interrupt(cpu)
-                self._hook("task_exit", cpu, task)
-                self.tasks[cpu.task] = Task()
-                self._switch(cpu, None)
+                task.owns = frozenset()
+                task.call = Call("task_exit")
+                task.place = "call"
+                if "exit-preemption" not in self.events or not self.hooks["task_exit"]:
+                    self._hook("task_exit", cpu, task)
+                    self._end_task(cpu)
+
+    def _end_task(self, cpu: Cpu) -> None:
+        assert cpu.task is not None
+        self.tasks[cpu.task] = Task()
+        self._switch(cpu, None)
 
     def _interrupt(self, cpu: Cpu) -> None:
         if cpu.guest:
@@ -186,7 +197,11 @@ class Stepper:
         entries = self.hooks[call.hook]
         stopped = bool(entries) and self._steps(entries[call.entry], cpu, task)
         call.entry += 1
-        if stopped or call.entry >= len(entries):
+        if not stopped and call.entry < len(entries):
+            return
+        if call.hook == "task_exit":
+            self._end_task(cpu)
+        else:
             task.place, task.call = "returning", None
 
     def _look(self, cpu: Cpu, task: Task) -> None:
@@ -235,6 +250,7 @@ class Stepper:
                 cpu.io_base = VALID if action == "validate_base" else INVALID
             case "copy_map":
                 if following is not None:
+                    self._need_map(following)
                     old = task.max if task is not None and task.tif else 0
                     _copy(cpu, following.map, max(old, following.max))
             case _:
@@ -258,10 +274,12 @@ class Stepper:
                 task.seq = self.sequence
             case "load_map":
                 assert call is not None
+                self._need_map(task)
                 _copy(cpu, task.map, max(call.max_before or 0, task.max))
             case "wipe_map" | "wipe_own":
                 _copy(cpu, None, task.max)
             case "sync_map":
+                self._need_map(task)
                 if cpu.map_seq != task.seq:
                     _copy(cpu, task.map, max(cpu.map_max, task.max))
                     cpu.map_max, cpu.map_seq = task.max, task.seq
@@ -269,6 +287,10 @@ class Stepper:
                 task.map, task.max, task.seq = None, 0, 0
             case _:
                 raise AssertionError(action)
+
+    def _need_map(self, task: Task) -> None:
+        if task.tif and task.map is None:
+            self.bad = self.bad or ("null", None)
 
     def _ltr(self, cpu: Cpu) -> None:
         if cpu.busy:
@@ -313,7 +335,7 @@ def _numbers(ports: frozenset[int]) -> tuple[int, ...]:
 def _place(task: Task) -> str:
     if task.call is None:
         return task.place
-    return f"{'ioperm' if task.call.hook == 'ioperm' else 'put'}+{task.call.entry}"
+    return f"{PLACES[task.call.hook]}+{task.call.entry}"
 
 
 def _holds(name: str, cpu: Cpu, task: Task | None, following: Task | None, sched: bool) -> bool:
@@ -343,13 +365,15 @@ def _copy(cpu: Cpu, ports: frozenset[int] | None, n: int) -> None:
 
 
 def stepper_shows(
-    policy: Policy, sizes: Sizes, history: Sequence[tuple[RawEvent | None, State]], bad: Bad
-) -> str | None:
+    policy: Policy, sizes: Sizes, history: Sequence[tuple[RawEvent | None, State]], bad: Bad,
+    extra: tuple[str, ...] = (),
+) -> str | None:  # fmt: skip
     """Replay a history of `Explorer.path`; return the first difference, None without any.
 
-    Every state must be the explorer's, and the only violation `bad`, at the last event.
+    Every state must be the explorer's, and the only violation `bad`, at the last event. `extra`
+    are the `events` of the Stepper.
     """
-    stepper = Stepper(policy, *sizes)
+    stepper = Stepper(policy, *sizes, extra)
     for number, (event, state) in enumerate(history):
         if event is not None:
             if stepper.bad is not None:
@@ -368,15 +392,15 @@ KINDS = (ExitKind("stay", 0, exits=False), ExitKind("light", 0), ExitKind("heavy
 
 
 def machine_operations(
-    policy: Policy, sizes: Sizes, events: Sequence[RawEvent]
+    policy: Policy, sizes: Sizes, events: Sequence[RawEvent], extra: tuple[str, ...] = ()
 ) -> list[tuple[int, ...]] | None:
     """Return a history as operations of `Machine`; None if Machine has none for it.
 
     An operation is several events in a row on its CPU. Machine has none for a task that is
-    preempted inside a system call or on its way back to user mode, nor for a KVM_RUN that
-    returns before it enters the guest.
+    preempted inside a system call, at its end or on its way back to user mode, nor for a KVM_RUN
+    that returns before it enters the guest.
     """
-    stepper = Stepper(policy, *sizes)
+    stepper = Stepper(policy, *sizes, extra)
     ops: list[tuple[int, ...]] = []
     pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation without its last event yet
     for code, cpu, arg in events:
@@ -405,23 +429,26 @@ def machine_operations(
             case "ioperm":
                 pending[cpu] = (Op.IOPERM, int(arg[1]), cpu, APART * arg[0], 1, 0)
             case "task_exit":
-                ops.append((Op.TASK_EXIT, 0, cpu, 0, 0, 0))
+                pending[cpu] = (Op.TASK_EXIT, 0, cpu, 0, 0, 0)
             case "to_user" if cpu in pending:
                 ops.append(pending.pop(cpu))
+        if code in ("task_exit", "continue") and stepper.cpus[cpu].task is None:
+            ops.append(pending.pop(cpu))
     # The rest is of CPUs other than the last event's, or ends in a fault before its last event.
     last = events[-1][1] if events else 0
     return [*ops, pending[last]] if last in pending else ops
 
 
 def machine_shows(
-    policy: Policy, sizes: Sizes, events: Sequence[RawEvent], bad: Bad
-) -> bool | None:
+    policy: Policy, sizes: Sizes, events: Sequence[RawEvent], bad: Bad,
+    extra: tuple[str, ...] = (),
+) -> bool | None:  # fmt: skip
     """Run a history through `Machine`, with the port access that it ends in.
 
-    Returns whether the counter of leaks, denials or faults counts it, and nothing before it; None
-    if Machine has no operations for the history, or attributes other ports to the task.
+    Returns whether the counter of leaks, denials, faults or nulls counts it, and nothing before
+    it; None if Machine has no operations for the history, or attributes other ports to the task.
     """
-    ops = machine_operations(policy, sizes, events)
+    ops = machine_operations(policy, sizes, events, extra)
     if ops is None:
         return None
     costs = Costs(**{entry.name: 0 for entry in fields(Costs)})
@@ -433,7 +460,7 @@ def machine_shows(
 
     if bad[1] is None:
         return counted() >= 1
-    end = Stepper(policy, *sizes)
+    end = Stepper(policy, *sizes, extra)
     for event in events:
         end.do(*event)
     task = end.tasks[end.cpus[events[-1][1]].task or 0]

@@ -11,6 +11,7 @@ from kvmbench.cli.common import complete, known_policies, pick, policy_names
 from kvmbench.cli.options import policy_file_option, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
+from kvmbench.errors import unknown_name
 from kvmbench.report import FORMS
 
 UNSAFE, UNDECIDED = 3, 4  # exit codes
@@ -32,6 +33,23 @@ class Size(click.ParamType[int]):
         return size
 
 
+class Events(click.ParamType[tuple[str, ...]]):
+    """Names of events that are explored on request, separated by commas; `all` for all."""
+
+    name = "events"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        from kvmbench.checker.verdict import EXTRA_EVENTS
+
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in (*EXTRA_EVENTS, "all"):
+                self.fail(unknown_name("event", name, (*EXTRA_EVENTS, "all")), param, ctx)
+        return tuple(name for name in EXTRA_EVENTS if name in names or "all" in names)
+
+
 SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
 size_options = together(
     *(
@@ -49,6 +67,10 @@ size_options = together(
     "--no-symmetry", is_flag=True,
     help="Do not merge states that differ only in names, or in maps that no task sees.",
 )  # fmt: skip
+@click.option(
+    "--events", type=Events(), metavar="LIST", default=(),
+    help="Explore these too: exit-preemption, separated by commas, or all.",
+)  # fmt: skip
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
     "--max-memory", type=Size(), metavar="SIZE",
@@ -64,16 +86,16 @@ size_options = together(
 @click.pass_context
 def command(
     ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
-    max_states: int | None, max_memory: int | None, replay: bool, mutations: bool,
-    promela: str | None, format: str | None, output: str | None, **sizes: Any,
+    events: tuple[str, ...], max_states: int | None, max_memory: int | None, replay: bool,
+    mutations: bool, promela: str | None, format: str | None, output: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
     Without POLICY, kvmbench checks the policies of --policy-file, or the built-in ones.
 
     Whenever a task is in user mode, the hardware must let it use exactly the ports that it
-    owns; and no LTR may find a busy descriptor. docs/check.md defines the model. A verdict is
-    about the model, not about a kernel.
+    owns; no LTR may find a busy descriptor, and no step the map of a task with TIF and none.
+    docs/check.md defines the model. A verdict is about the model, not about a kernel.
 
     \b
     Examples:
@@ -100,7 +122,7 @@ def command(
 
         if len(policies) != 1:
             raise click.UsageError(f"--promela takes one POLICY, not {len(policies)}")
-        write_out(model(policies[0], **sizes), promela)
+        write_out(model(policies[0], **sizes, events=events), promela)
         return
     from kvmbench.checker.document import document
     from kvmbench.checker.verdict import STATES_MAX, Explorer, check
@@ -116,8 +138,8 @@ def command(
             for policy in policies:
                 verdicts.append(
                     check(
-                        policy, **sizes, symmetry=not no_symmetry, max_memory=max_memory,
-                        max_states=min(max_states or STATES_MAX, STATES_MAX),
+                        policy, **sizes, symmetry=not no_symmetry, events=events,
+                        max_memory=max_memory, max_states=min(max_states or STATES_MAX, STATES_MAX),
                         replay=replay, mutations=mutations, progress=report,
                     )
                 )  # fmt: skip

@@ -63,10 +63,10 @@ def state(stepper, reads):
     return cpus, tuple(tasks)
 
 
-def explore(policy, sizes, most=10**9):
+def explore(policy, sizes, most=10**9, extra=()):
     """Explore by levels until something bad is met, or more than `most` states are."""
     tried, reads = events(*sizes), readers(policy)
-    level = [Stepper(policy, *sizes)]
+    level = [Stepper(policy, *sizes, extra)]
     seen = {state(level[0], reads)}
     transitions = depth = 0
     while level and len(seen) <= most:

@@ -19,6 +19,7 @@ COUNTERS = (
     "denials",
     "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call", "c_io", "c_guest",
     "c_work", "c_idle",
+    "nulls",
 )  # fmt: skip
 
 COSTS = (
@@ -530,6 +531,7 @@ class Reference:
             _charge(cpu, "c_map", self.costs["mark"])
         elif name == "copy_map":
             if run.next is not None:
+                _count_null(cpu, run.next)
                 prev = self._current(cpu)
                 old = prev.max if prev is not None and prev.tif else 0
                 self._copy(cpu, run.next, max(old, run.next.max))
@@ -553,11 +555,13 @@ class Reference:
             self.sequence += 1
             task.seq = self.sequence
         elif name == "load_map":
+            _count_null(cpu, task)
             old = task.max if run.max_before_edit is None else run.max_before_edit
             self._copy(cpu, task, max(old, task.max))
         elif name in ("wipe_map", "wipe_own"):  # prev is the current task in the switch hook
             self._wipe(cpu, task.max)
         elif name == "sync_map":
+            _count_null(cpu, task)
             _charge(cpu, "c_map", self.costs["test"])
             if cpu.map_seq != task.seq:
                 self._copy(cpu, task, max(cpu.map_max, task.max))
@@ -608,6 +612,11 @@ class Reference:
 
 def _has_tif(task: Task | None) -> bool:
     return task is not None and task.tif == 1
+
+
+def _count_null(cpu: Cpu, task: Task) -> None:
+    if task.tif and task.map is None:
+        _count(cpu, "nulls")
 
 
 def _alloc_map(task: Task) -> None:

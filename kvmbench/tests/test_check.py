@@ -119,6 +119,45 @@ def test_the_end_of_a_map_in_three_entries_leaks():
     assert check(safe, tasks=2).verdict == "safe"
 
 
+EXIT = ("exit-preemption",)
+CALL = ("stop if first and not on", "alloc_map", "set_tif", "edit_map")
+END = ("clear_tif if empty", "drop_map if empty", "invalidate_base if empty")
+APART = ("drop_map", "clear_tif", ("invalidate_base",))
+
+
+@pytest.mark.parametrize(
+    ("base", "hooks", "without", "found"),
+    [
+        # TIF outlives the map (8b68e978718f cured this kind in 2025).
+        ("exit-to-user", {"ioperm": (*CALL, END[1:])}, ("null", 16), ("null", 16)),
+        # Preempted between the two, the task has TIF and no map to copy.
+        ("eager", {"ioperm": ("set_tif if first", "alloc_map", ("edit_map", "load_map"))},
+         ("null", 6), ("null", 6)),
+        ("exit-to-user", {"ioperm": (*CALL, END[1], END[0], END[2:]), "task_exit": APART},
+         ("leak", 20), ("leak", 16)),
+        ("exit-to-user", {"task_exit": APART}, None, ("leak", 14)),
+        ("exit-to-user", {"task_exit": ("drop_map", ("clear_tif", "invalidate_base"))}, None, None),
+    ],
+)  # fmt: skip
+def test_tif_without_map_and_a_preempted_end(base, hooks, without, found):
+    policy = replace(policies()[base], name="p", **hooks)
+    for events, expected in (((), without), (EXIT, found)):
+        verdict = check(policy, tasks=2, ports=1, events=events)
+        bad = verdict.counterexample
+        assert (bad and (bad.violation, len(bad.events))) == expected
+        assert verdict.events == events
+        assert bad is None or verdict.replay().startswith("replayed")
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_built_in_policies_are_safe_where_the_end_is_preempted(policy):
+    found = brute.explore(policy, (1, 2, 1), extra=EXIT)
+    verdict = small(policy, (1, 2, 1), symmetry=False, events=EXIT)
+    assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
+    assert small(policy, (1, 2, 1), events=EXIT).states == brute.orbits(policy, found.seen, 1, 2)
+    assert verdict.states > small(policy, (1, 2, 1), symmetry=False).states
+
+
 def words(hook, table):
     return st.sampled_from(sorted(name for name, hooks in table.items() if hook in hooks))
 

@@ -1,7 +1,7 @@
 /* Policy $name: every interleaving on $cpus CPUs, $tasks tasks, $ports ports, each port in a
    separate 64-bit word. Written by `kvmbench check --promela`; docs/check.md defines the events
    and explains why the numbers of maps need no counter. An assertion that fails is a leak, a
-   denial or a fault.
+   denial, a fault or a null.
 
    spin -a FILE && gcc -O2 -DSAFETY -o pan pan.c && ./pan -m10000000
    gcc -O2 -DSAFETY -DBFS ... && ./pan && spin -t -p FILE    finds and shows a shortest history */
@@ -70,6 +70,9 @@ inline ltr(c) {
   cpu[c].whole = 1; cpu[c].busy = 1
 }
 inline reload(c) { cpu[c].busy = 0; ltr(c); cpu[c].stale = 0 }
+inline need_map(t) {
+  assert(!task[t].tif || task[t].has_map)   /* else a null: a step follows its pointer */
+}
 inline new_number(is_number) {
   for (each : 0 .. CPUS - 1) {
     if :: task[cur].numbered && cpu[each].held == cur -> cpu[each].held = OLD :: else fi
@@ -89,16 +92,19 @@ inline edit_map() {
   new_number(1)
 }
 inline load_map(c) {
+  need_map(cur);
   size_larger(task[cur].before, task[cur].max + 1);
   size--;                 /* the larger of max before the edit and now */
   copy(c, task[cur].map)
 }
 inline copy_map(c) {
+  need_map(nxt);
   size_larger(task[cur].tif * task[cur].max, task[nxt].max);
   copy(c, task[nxt].map)
 }
 inline wipe(c) { size = task[cur].max; copy(c, 0) }
 inline sync_map(c) {
+  need_map(cur);
   if
   :: task[cur].numbered && cpu[c].held == cur -> skip
   :: !task[cur].numbered && cpu[c].held == NUMBER_0 -> skip
@@ -110,14 +116,21 @@ inline sync_map(c) {
   fi
 }
 
-/* The policy: a hook with the current task in cur, a switch's next in nxt */
-${policy}/* Whenever a task is in user mode, the hardware lets through exactly its own ports. Only an event
+/* Whenever a task is in user mode, the hardware lets through exactly its own ports. Only an event
    that brings the task there need look: no event of another CPU changes this comparison. */
 inline look(c) {
   lets = cpu[c].whole * cpu[c].valid * cpu[c].tss;
   assert(!(lets & ~task[cur].owns));   /* else a leak */
   assert(!(task[cur].owns & ~lets))    /* else a denial */
 }
+
+inline end_task(c) {      /* it may run again, as a new one */
+  task[cur].tif = 0; task[cur].owns = 0; drop_map();
+  task[cur].place = RETURNING;
+  nxt = IDLE; switch_to(c)
+}
+/* The policy: a hook with the current task in cur, a switch's next in nxt */
+${policy}
 inline leave_guest(c) { cpu[c].whole = 0; hook_vm_exit(c) }
 inline interrupt(c) {
   if
@@ -140,13 +153,9 @@ inline enter(c) { cpu[c].guest = 1 }
 inline vm_exit(c) { cur = cpu[c].task; leave_guest(c) }
 inline leave(c) { cur = cpu[c].task; leave_guest(c); cpu[c].guest = 0; put_0(c) }
 inline return_unentered(c) { task[cpu[c].task].place = RETURNING }
-inline task_exit(c) {
-  cur = cpu[c].task; nxt = IDLE;
-  interrupt(c);
-  hook_task_exit(c);
-  task[cur].tif = 0; task[cur].owns = 0; drop_map();    /* it may run again, as a new one */
-  task[cur].place = RETURNING;
-  switch_to(c)
+inline task_exit(c) { cur = cpu[c].task; interrupt(c); hook_task_exit(c); end_task(c) }
+inline begin_exit(c) {    /* in place of task_exit where the hook can be preempted */
+  cur = cpu[c].task; interrupt(c); task[cur].owns = 0; task[cur].place = EXIT_0
 }
 
 active proctype machine() {
