@@ -69,7 +69,7 @@ size_options = together(
 )  # fmt: skip
 @click.option(
     "--events", type=Events(), metavar="LIST", default=(),
-    help="Explore these too: exit-preemption, separated by commas, or all.",
+    help="Explore these too: fork, iopl, exit-preemption, separated by commas, or all.",
 )  # fmt: skip
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(

@@ -59,7 +59,7 @@ def run(folder, *options):
         return Spin(None, states, transitions, depth, seconds)
     # Depth counts from 0, so that of the violating step is the number of events before it, the
     # first step included.
-    what = {"busy": "fault", "has_map": "null", "~(task": "leak"}
+    what = {"busy": "fault", "has_map": "null", "~(mine": "leak"}
     bad = next((bad for word, bad in what.items() if word in failed[1]), "denial")
     return Spin(bad, states, transitions, int(failed[2]), seconds)
 
