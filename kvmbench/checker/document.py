@@ -18,7 +18,7 @@ from kvmbench.report.figures import plural
 if TYPE_CHECKING:
     from kvmbench.checker.verdict import Verdict
 
-__all__ = ["SCHEMAS", "CheckDocument", "document"]
+__all__ = ["SCHEMAS", "CheckDocument", "document", "story"]
 
 UNSHOWN = ("place", "task")  # columns that an event's text implies
 TONES: dict[str, Tone] = {"safe": "good", "unsafe": "bad", "undecided": "doubt"}
@@ -48,7 +48,7 @@ def document(verdicts: Sequence[Verdict]) -> Document:
     """Return the document of one or more verdicts on machines of one size."""
     blocks, records = [_table(verdicts)], []
     for verdict in verdicts:
-        blocks += _story(verdict)
+        blocks += story(verdict)
         blocks += _mutants(verdict) if verdict.mutants else ()
         records.append(_record(verdict))
         for name, mutant in verdict.mutants.items():
@@ -77,7 +77,7 @@ def _table(verdicts: Sequence[Verdict]) -> Block:
     return Table(columns, rows)
 
 
-def _story(v: Verdict) -> Iterator[Block]:
+def story(v: Verdict, *, heading: bool = True) -> Iterator[Block]:
     """Return a counterexample with its replay, or the costs of a safe policy."""
     name = v.policy.name
     if bad := v.counterexample:
@@ -89,7 +89,8 @@ def _story(v: Verdict) -> Iterator[Block]:
             (str(number), str(event.cpu), event.task or "-", event.text, _changes(event))
             for number, event in enumerate(bad.events, 1)
         ]
-        yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
+        if heading:
+            yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
         yield Table(columns, rows)
         yield Note(_end(bad))
         if v.replayed:

@@ -107,6 +107,10 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
         out = [] if current is None else [f"{task_name(current)} out"]
         into = [] if argument is None else [f"{task_name(argument)} in"]
         return f"switch: {', '.join(out + into)}"
+    if code in ("fork", "fork_fails"):
+        return f"fork: {task_name(argument)}" + (", fails" if code == "fork_fails" else "")
+    if code in ("iopl", "exec"):
+        return f"iopl({argument})" if code == "iopl" else "exec"
     if code == "ioperm":
         port, on = argument
         return f"ioperm(port {port}, {'on' if on else 'off'})"
@@ -142,6 +146,8 @@ def _shown(column: str, value: Any) -> str:
         return str(int(value))
     if value is None:
         return "-"
+    if column == "shares":
+        return "{" + ",".join(map(task_name, value)) + "}"
     if isinstance(value, tuple):
         return "{" + ",".join(map(str, value)) + "}"
     if column in ("task", "map_of") and isinstance(value, int):

@@ -78,6 +78,7 @@ size_options = together(
 )  # fmt: skip
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
+@click.option("--known", is_flag=True, help="Check the public bugs and their mended forms instead.")
 @click.option(
     "--promela", type=click.Path(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
@@ -87,7 +88,8 @@ size_options = together(
 def command(
     ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
     events: tuple[str, ...], max_states: int | None, max_memory: int | None, replay: bool,
-    mutations: bool, promela: str | None, format: str | None, output: str | None, **sizes: Any,
+    mutations: bool, known: bool, promela: str | None, format: str | None, output: str | None,
+    **sizes: Any,
 ) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
@@ -103,20 +105,24 @@ def command(
       kvmbench check --policy-file mine.toml --replay
       kvmbench check deferred --cpus 3 --tasks 4 --ports 1
       kvmbench check deferred --mutations --tasks 2
+      kvmbench check --known
       kvmbench check deferred --promela deferred.pml
 
     Exit codes: 0 safe, 3 unsafe, 4 not decided (a limit), 2 usage, 1 failed, 130 stopped
-    by Ctrl-C. With --mutations, 3 is about the POLICY itself, 4 about its mutants too.
+    by Ctrl-C. With --mutations, 3 is about the POLICY itself, 4 about its mutants too; with
+    --known, 3 is a bug that is not found, or a mended form that is not safe.
     """  # fmt: skip
     if promela is not None and (mutations or replay or output is not None):
         raise click.UsageError("--promela FILE excludes --mutations, --replay and --output")
     if mutations and replay:
         raise click.UsageError("--mutations and --replay exclude each other")
+    if known and (names or policy_file or replay or mutations or events or promela):
+        raise click.UsageError("--known takes no policy, no --events and no other form of check")
     from kvmbench.catalog import policies as built_in
 
-    known = known_policies(policy_file)
-    own = [name for name in known if not policy_file or name not in built_in()]
-    policies = [pick("policy", name, known) for name in names or own]
+    choice = known_policies(policy_file)
+    own = [name for name in choice if not policy_file or name not in built_in()]
+    policies = [pick("policy", name, choice) for name in names or own]
     if promela is not None:
         from kvmbench.checker.promela import promela as model
 
@@ -125,9 +131,16 @@ def command(
         write_out(model(policies[0], **sizes, events=events), promela)
         return
     from kvmbench.checker.document import document
-    from kvmbench.checker.verdict import STATES_MAX, Explorer, check
+    from kvmbench.checker.known import KnownVerdict, check_known
+    from kvmbench.checker.known import document as known_document
+    from kvmbench.checker.verdict import STATES_MAX, Explorer, Verdict, check
 
-    verdicts = []
+    verdicts: list[Verdict] = []
+    bugs: list[KnownVerdict] = []
+    limits: dict[str, Any] = dict(
+        symmetry=not no_symmetry, max_memory=max_memory,
+        max_states=min(max_states or STATES_MAX, STATES_MAX),
+    )  # fmt: skip
     try:
         with Progress() as show:
 
@@ -135,21 +148,23 @@ def command(
                 size = f"{e.states:,} states, {e.queued:,} queued, {e.memory / 1e6:,.0f} MB"
                 show(f"{e.policy.name}: {size}")
 
-            for policy in policies:
+            bugs = check_known(report, **limits) if known else []
+            for policy in () if known else policies:
                 verdicts.append(
                     check(
-                        policy, **sizes, symmetry=not no_symmetry, events=events,
-                        max_memory=max_memory, max_states=min(max_states or STATES_MAX, STATES_MAX),
-                        replay=replay, mutations=mutations, progress=report,
+                        policy, **sizes, **limits, events=events, replay=replay,
+                        mutations=mutations, progress=report,
                     )
                 )  # fmt: skip
                 if verdicts[-1].stopped:
                     break
     except (MemoryError, RuntimeError) as error:
         raise click.ClickException(str(error) or "no memory left") from None
-    emit(document(verdicts), format, output)
-    if verdicts[-1].stopped:
+    emit(known_document(bugs) if known else document(verdicts), format, output)
+    if any(v.stopped for v in (*verdicts, *(v for b in bugs for v in (b.verdict, b.mended)))):
         raise click.Abort
+    if any(b.verdict.verdict != "unsafe" or b.mended.verdict != "safe" for b in bugs):
+        ctx.exit(UNSAFE)
     if any(v.verdict == "unsafe" for v in verdicts):
         ctx.exit(UNSAFE)
     if any(v.verdict == "undecided" for own in verdicts for v in (own, *own.mutants.values())):
