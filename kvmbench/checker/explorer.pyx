@@ -14,7 +14,7 @@ from libc.string cimport memcmp, memcpy, memset
 from kvmbench._steps cimport HOOK_TASK_EXIT, HOOK_VCPU_PUT, KB_HOOKS, KbStep
 from kvmbench.checker.acts cimport apply, enabled, first_place
 from kvmbench.checker.states cimport (
-    ALL_SEEN, BATCH, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOUND_BAD, HELD_NONE,
+    ALL_SEEN, BATCH, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOUND_BAD,
     HELD_TASK, HELD_ZERO, IN_CALL, IOPERM, IOPL, LEAK, MEMORY_LIMIT, NOBODY, NO_MEMORY, PORTS,
     PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, SCHEDULE, STATES_LIMIT, STEPS_ROOM,
     TASKS, WORDS, Cpu, Event, Space, Task, World, max_of, pack, unpack,
@@ -489,8 +489,7 @@ cdef class Explorer:
                 "limit": "full" if c.full else "min", "stale": bool(c.stale),
                 "busy": bool(c.busy), "base": "valid" if c.valid else "all" if c.all else "invalid",
                 "guest": bool(c.loaded), "tss": _ports(c.map), "map_max": c.map_max,
-                "map_of": {HELD_ZERO: "none", HELD_NONE: "old"}.get(w.held[i],
-                                                                    w.held[i] - HELD_TASK),
+                "map_of": self._owner(w, w.held[i]),
                 "task": None if w.task[i] == NOBODY else w.task[i],
             }
             if self.s.iopls:
@@ -510,6 +509,12 @@ cdef class Explorer:
                 found["shares"] = self._sharers(w, i)
             tasks.append(found)
         return {"cpus": cpus, "tasks": tasks}
+
+    cdef _owner(self, const World* w, uint8_t held):
+        """Return whose map a TSS holds by its number; of tasks that share it, the last."""
+        if held < HELD_TASK:
+            return "none" if held == HELD_ZERO else "old"
+        return max((held - HELD_TASK,) + self._sharers(w, held - HELD_TASK))
 
     cdef _sharers(self, const World* w, int task):
         """Return the other tasks of a task's map."""

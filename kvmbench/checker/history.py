@@ -62,7 +62,8 @@ class Wasted:
 class Explored:
     """The fields of a verdict that its JSON has under the same names.
 
-    `events` are those that were explored on request (`EXTRA_EVENTS`).
+    `events` are those that were explored on request (`EXTRA_EVENTS`), `preemption_points` the
+    places in the policy's hooks where a task may be preempted.
     """
 
     cpus: int
@@ -70,6 +71,7 @@ class Explored:
     ports: int
     symmetry: bool
     events: tuple[str, ...]
+    preemption_points: int
     verdict: Literal["safe", "unsafe", "undecided"]
     reason: str | None
     states: int

@@ -514,7 +514,8 @@ def machine_operations(
     """
     stepper = Stepper(policy, *sizes, extra)
     ops: list[tuple[int, ...]] = []
-    pending: dict[int, tuple[int, ...]] = {}  # CPU -> an operation without its last event yet
+    # CPU -> an operation without its last event yet; None for one that is among `ops` already
+    pending: dict[int, tuple[int, ...] | None] = {}
     for code, cpu, arg in events:
         if code in ("schedule", "task_exit", "return") and (cpu in pending or code == "return"):
             return None
@@ -541,20 +542,23 @@ def machine_operations(
             case "ioperm":
                 pending[cpu] = (Op.IOPERM, int(arg[1]), cpu, APART * arg[0], 1, 0)
             case "fork" | "fork_fails":
-                pending[cpu] = (Op.FORK, int(code == "fork_fails"), cpu, arg, 0, 0)
+                # At once, for the child may run elsewhere before its parent is in user mode.
+                ops.append((Op.FORK, int(code == "fork_fails"), cpu, arg, 0, 0))
+                pending[cpu] = None
             case "iopl":
                 pending[cpu] = (Op.IOPL, 0, cpu, arg, 0, 0)
             case "exec":
                 pending[cpu] = (Op.EXEC, 0, cpu, 0, 0, 0)
             case "task_exit":
                 pending[cpu] = (Op.TASK_EXIT, 0, cpu, 0, 0, 0)
-            case "to_user" if cpu in pending:
-                ops.append(pending.pop(cpu))
-        if code in ("task_exit", "continue") and stepper.cpus[cpu].task is None:
-            ops.append(pending.pop(cpu))
+        user = code == "to_user" and cpu in pending
+        ended = code in ("task_exit", "continue") and stepper.cpus[cpu].task is None
+        if (user or ended) and (done := pending.pop(cpu)):
+            ops.append(done)
     # The rest is of CPUs other than the last event's, or ends in a fault before its last event.
     last = events[-1][1] if events else 0
-    return [*ops, pending[last]] if last in pending else ops
+    unfinished = pending.get(last)
+    return [*ops, unfinished] if unfinished else ops
 
 
 def machine_shows(

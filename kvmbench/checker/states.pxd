@@ -97,7 +97,7 @@ cdef extern from *:
         group : 2;                 /* 1 to GROUPS where it shares its map: with that group */
     } More;
     static const uint8_t N_NAMINGS[4] = {1, 1, 2, 6};    /* of so many groups */
-    static const uint8_t NAMINGS[6][4] = {               /* the first of n groups' name them alone */
+    static const uint8_t NAMINGS[6][4] = {               /* n groups: the first of them */
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
     #define PREFETCH(address) __builtin_prefetch(address)
     """

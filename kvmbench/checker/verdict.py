@@ -24,7 +24,7 @@ from kvmbench.checker.explorer import (
 )
 from kvmbench.checker.history import Counterexample, Explored, RawEvent, State, Wasted, events
 from kvmbench.errors import unknown_name
-from kvmbench.model import Policy
+from kvmbench.model import HOOKS, Policy
 from kvmbench.report import Document, Reported
 
 __all__ = [
@@ -218,6 +218,7 @@ def _explored(
         **{name: options[name] for name in SHAPE}, history=history, counterexample=bad,
         policy=policy, verdict=verdicts.get(ended, "undecided"), reason=limits.get(ended),
         states=explorer.states, transitions=explorer.transitions, depth=explorer.depth,
+        preemption_points=_preemption_points(policy, options),
         seconds=time.perf_counter() - begun, memory_bytes=explorer.memory,
         wasted_reloads=tuple(
             Wasted(_step(policy, hook, index), events(policy, history))
@@ -225,6 +226,14 @@ def _explored(
         ),
         unreachable_steps=tuple(_step(policy, *step) for step in explorer.never_taken()),
     )  # fmt: skip
+
+
+def _preemption_points(policy: Policy, options: Mapping[str, Any]) -> int:
+    """Return how many places between the entries of hooks a preemption may come at."""
+    entries = {hook: sum(map(bool, policy.regions(hook))) for hook in HOOKS}
+    found = entries["ioperm"] + max(0, entries["vcpu_put"] - 1)
+    found += entries["task_exit"] if "exit-preemption" in options["events"] else 0
+    return 0 if options["whole_calls"] else found
 
 
 def _step(policy: Policy, hook: str, index: int) -> str:

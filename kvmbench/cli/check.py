@@ -78,18 +78,19 @@ size_options = together(
 )  # fmt: skip
 @click.option("--replay", is_flag=True, help="Replay counterexamples without the explorer.")
 @click.option("--mutations", is_flag=True, help="Check each mutant of each policy instead.")
+@click.option("--brief", is_flag=True, help="Leave out the kinds and the content of the search.")
 @click.option("--known", is_flag=True, help="Check the public bugs and their mended forms instead.")
 @click.option(
     "--promela", type=click.Path(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
 )  # fmt: skip
-@output_options(*FORMS)
+@output_options(*FORMS, "itf")
 @click.pass_context
 def command(
     ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
     events: tuple[str, ...], max_states: int | None, max_memory: int | None, replay: bool,
-    mutations: bool, known: bool, promela: str | None, format: str | None, output: str | None,
-    **sizes: Any,
+    mutations: bool, brief: bool, known: bool, promela: str | None, format: str | None,
+    output: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
@@ -160,7 +161,9 @@ def command(
                     break
     except (MemoryError, RuntimeError) as error:
         raise click.ClickException(str(error) or "no memory left") from None
-    emit(known_document(bugs) if known else document(verdicts), format, output)
+    if format == "itf" and not any(v.counterexample for v in verdicts):
+        raise click.ClickException("itf is the form of a counterexample, and there is none")
+    emit(known_document(bugs) if known else document(verdicts, brief=brief), format, output)
     if any(v.stopped for v in (*verdicts, *(v for b in bugs for v in (b.verdict, b.mended)))):
         raise click.Abort
     if any(b.verdict.verdict != "unsafe" or b.mended.verdict != "safe" for b in bugs):

@@ -24,7 +24,7 @@ from kvmbench import Policy, load_policies, policies
 from kvmbench.checker.explorer import Explorer, syncs_first
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.replay import Refused, Stepper, machine_operations
-from kvmbench.checker.verdict import check, default_memory
+from kvmbench.checker.verdict import EXTRA_EVENTS, check, default_memory
 from kvmbench.cli.main import main
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
 from kvmbench.tests import brute, mutants
@@ -156,6 +156,53 @@ def test_built_in_policies_are_safe_where_the_end_is_preempted(policy):
     assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
     assert small(policy, (1, 2, 1), events=EXIT).states == brute.orbits(policy, found.seen, 1, 2)
     assert verdict.states > small(policy, (1, 2, 1), symmetry=False).states
+
+
+@pytest.mark.parametrize("events", [("fork",), ("iopl",)], ids=str)
+@pytest.mark.parametrize("name", ["eager", "exit-to-user"])
+def test_states_with_fork_or_iopl_are_those_of_brute_force(name, events):
+    policy, sizes = policies()[name], (1, 2, 1) if events == ("fork",) else (1, 1, 1)
+    found = brute.explore(policy, sizes, extra=events)
+    verdict = small(policy, sizes, symmetry=False, events=events)
+    assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
+    assert small(policy, sizes, events=events).states == brute.orbits(
+        policy, found.seen, *sizes[:2]
+    )
+    assert verdict.unreachable_steps == ()
+
+
+TO_USER = policies()["exit-to-user"]
+IN_PLACE = ("stop if first and not on", "alloc_map", *TO_USER.ioperm[2:])
+OTHER_EVENTS = [  # what is wrong, in hooks; events; the violation and its length
+    ({"ioperm": IN_PLACE}, ("fork",), ("denial", 18)),
+    ({"fork": (("share_map if tif", "inherit_iopl"),)}, ("fork",), ("denial", 12)),
+    ({"fork": (("set_child_tif if tif",),)}, ("fork",), ("null", 12)),
+    ({"fork_failed": (("drop_map", "clear_tif", "invalidate_base"),)}, ("fork",), ("denial", 11)),
+    ({"switch": ()}, ("iopl",), ("leak", 6)),
+    ({"exec": ()}, ("iopl",), ("leak", 6)),
+    ({"iopl": (("set_iopl if on", "set_tif if on", "clear_iopl if not on"),)}, ("iopl",),
+     ("null", 6)),
+    ({"fork": (("share_map if tif", "set_child_tif if tif"),)}, ("fork", "iopl"), ("null", 7)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hooks", "events", "expected"), OTHER_EVENTS)
+def test_wrong_forks_and_levels_are_found(hooks, events, expected):
+    verdict = check(replace(TO_USER, name="p", **hooks), tasks=2, ports=1, events=events)
+    bad = verdict.counterexample
+    assert (bad.violation, len(bad.events)) == expected
+    assert verdict.replay().startswith("replayed")
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_built_in_policies_are_safe_with_every_event(policy):
+    verdict = check(policy, tasks=2, ports=1, events=EXTRA_EVENTS)
+    assert (verdict.verdict, verdict.unreachable_steps) == ("safe", ())
+
+
+def test_unknown_events_are_refused():
+    with pytest.raises(ValueError, match="unknown event 'forks'; did you mean 'fork'"):
+        check("eager", events=("forks",))
 
 
 def words(hook, table):
