@@ -19,13 +19,15 @@ PREEMPTED = ("ioperm", "vcpu_put")  # hooks with preemptions between their entri
 def mutations(policy: Policy, events: Collection[str] = ()) -> dict[str, Policy]:
     """Return the mutants of a policy by mutation, without duplicates.
 
-    `events` are those that are explored on request; the hooks that only others take stay.
+    `events` are those that are explored on request: a mutant has no step and no condition that
+    only the others need.
 
     Each step is dropped; swapped with the next one of its hook; moved to the front and to the end
     of its hook; moved out of its inner list, before and after it, so that preemption is possible
     in between; and loses each of its conditions. A mutant's policy is named `HOOK: mutation`; if
     a hook has a step twice, the name of the second mutant ends in a number.
     """
+    policy = _needed(policy, events)
     found: dict[str, Policy] = {}
     known = {_body(policy)}
     preempted = {"task_exit"} if "exit-preemption" in events else ()
@@ -42,6 +44,27 @@ def mutations(policy: Policy, events: Collection[str] = ()) -> dict[str, Policy]
                 label += f" ({same + 1})" if same else ""
                 found[label] = replace(mutant, name=label)
     return found
+
+
+def _needed(policy: Policy, events: Collection[str]) -> Policy:
+    """Return a policy of the same behaviour where fork or iopl does not happen."""
+    gone = {"fork": ("fork", "fork_failed"), "iopl": ("iopl", "exec")}
+    empty = {hook for event, hooks in gone.items() if event not in events for hook in hooks}
+    idle = {"unshare_map"} if "fork" not in events else set()  # steps that then do nothing
+    idle |= {"load_iopl"} if "iopl" not in events else set()
+    hooks: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for hook in HOOKS:
+        kept: list[tuple[str, ...]] = []
+        for region in policy.regions(hook) if hook not in empty else ():
+            steps = [step for step in region if step.action not in idle]
+            if "iopl" not in events:
+                steps = [
+                    step._replace(when=tuple(c for c in step.when if c[0] != "iopl"))
+                    for step in steps if ("iopl", True) not in step.when
+                ]  # fmt: skip
+            kept.append(tuple(map(str, steps)))
+        hooks[hook] = tuple(region for region in kept if region)
+    return replace(policy, **hooks)  # type: ignore[arg-type]
 
 
 def _body(policy: Policy) -> tuple[tuple[tuple[Step, ...], ...], ...]:
