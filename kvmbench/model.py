@@ -284,14 +284,18 @@ class Profile:
         raise ValueError(unknown_name("exit kind", name, (kind.name for kind in self.kinds)))
 
 
-HOOKS = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
-HOOKS += ("fork", "fork_failed", "iopl", "exec")
+HOOKS = (
+    *("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit"),
+    *("fork", "fork_failed", "iopl", "exec"),
+)
 _ANYWHERE = frozenset(HOOKS)
 _SWITCH = frozenset({"switch"})  # the only hook that has a prev and a next
 _IOPERM = frozenset({"ioperm"})  # the only hook that edits a map
 _FORK = frozenset({"fork", "fork_failed"})  # the only hooks that have a child
-_CHILD = ("share_map", "dup_map", "set_child_tif", "clear_child_tif", "drop_child_map")
-_CHILD += ("inherit_iopl",)
+_CHILD = (
+    *("share_map", "dup_map", "set_child_tif", "clear_child_tif", "drop_child_map"),
+    "inherit_iopl",
+)
 
 _ONLY = dict.fromkeys(("edit_map", "load_map"), _IOPERM)
 _ONLY |= dict.fromkeys(("copy_map", "wipe_map"), _SWITCH)

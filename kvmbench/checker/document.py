@@ -110,7 +110,7 @@ def _kinds(verdicts: Sequence[Verdict]) -> Block:
 
 
 def _contents(v: Verdict) -> str:
-    """Return what the search of a verdict contained and left out."""
+    """Return the events that a search contained, and those that it left out."""
     asked = f", with {listed(v.events)}" if v.events else ""
     left_out = [name for name in EXTRA_EVENTS if name not in v.events]
     rest = f"; left out: {listed(left_out)} (--events)" if left_out else ""

@@ -40,8 +40,8 @@ class Explorer:
     def memory(self) -> int: ...
     def __init__(
         self, policy: Policy, cpus: int, tasks: int, ports: int, *, symmetry: object = True,
-        whole_calls: object = False, events: Iterable[str] = (), max_states: int = ...,
-        max_memory: int = ...,
+        whole_calls: object = False, events: Iterable[str] = (), jobs: int = 1,
+        max_states: int = ..., max_memory: int = ...,
     ) -> None: ...  # fmt: skip
     def explore(self, states: int) -> _Ended | None: ...
     def never_taken(self) -> list[tuple[str, int]]: ...

@@ -14,13 +14,15 @@ from libc.string cimport memcmp, memcpy, memset
 from kvmbench._steps cimport HOOK_TASK_EXIT, HOOK_VCPU_PUT, KB_HOOKS, KbStep
 from kvmbench.checker.acts cimport apply, enabled, first_place
 from kvmbench.checker.states cimport (
-    ALL_SEEN, BATCH, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOUND_BAD,
+    ALL_SEEN, BATCH, BLOCK, BUFFER, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOUND_BAD,
     HELD_TASK, HELD_ZERO, IN_CALL, IOPERM, IOPL, LEAK, MEMORY_LIMIT, NOBODY, NO_MEMORY, PORTS,
-    PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, SCHEDULE, STATES_LIMIT, STEPS_ROOM,
-    TASKS, WORDS, Cpu, Event, Space, Task, World, max_of, pack, unpack,
+    PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, RUNNING, SCHEDULE, STATES_LIMIT,
+    STEPS_ROOM, TASKS, WORDS, Buffer, Cpu, Event, Space, Task, Team, Worker, World, kb_drop_barrier,
+    kb_fetch_add, kb_make_barrier, kb_wait, max_of, pack, unpack,
 )
 
 from itertools import permutations
+from threading import Thread
 
 from kvmbench.errors import unknown_name
 from kvmbench.model import HOOKS, HOOK_STEPS_MAX
@@ -195,6 +197,140 @@ cdef void _explore(Space* s, uint64_t states) noexcept nogil:
         _look_up(s)
 
 
+# -- Two cores -----------------------------------------------------------------------------------
+# Each of two workers has half of the table, by the lowest bit of a hash, and a Space with the
+# fields that its part of a search changes. They take turns of two phases: in the first they find
+# the successors of the level's next states, in the second each looks up those of its half.
+
+cdef void _expand_blocks(Team* t, int number) noexcept nogil:
+    """Find successors until the level ends or the room for them does."""
+    cdef Worker* w = &t.workers[number]
+    cdef Space* s = &w.space
+    cdef uint64_t begin, end
+    cdef Buffer* buffer
+    cdef int i
+    w.left[0].n = w.left[1].n = 0
+    while (w.left[0].n <= BUFFER - BLOCK * EVENTS_ROOM
+           and w.left[1].n <= BUFFER - BLOCK * EVENTS_ROOM and not s.ended):
+        begin = kb_fetch_add(&t.cursor, BLOCK)
+        if begin >= t.end:
+            return
+        end = min(begin + BLOCK, t.end)
+        s.done = begin
+        while s.done < end and not s.ended:
+            s.n_batch = 0
+            _expand(s)
+            for i in range(s.n_batch):
+                buffer = &w.left[s.batch_hash[i] & 1]
+                memcpy(&buffer.states[<uint64_t>buffer.n * s.words], s.batch[i], 8 * s.words)
+                buffer.froms[buffer.n] = s.batch_from[i]
+                buffer.hashes[buffer.n] = s.batch_hash[i]
+                buffer.n += 1
+            s.done += 1
+
+
+cdef void _insert(Team* t, int number) noexcept nogil:
+    """Look up the successors of a worker's half, and append the new ones."""
+    cdef Space* s = &t.workers[number].space
+    cdef const Buffer* buffer
+    cdef const uint64_t* state
+    cdef uint64_t at, new
+    cdef int from_worker, i, k, end
+    for from_worker in range(2):
+        buffer = &t.workers[from_worker].left[number]
+        i = 0
+        while i < buffer.n:
+            end = min(i + BATCH, buffer.n)
+            for k in range(i, end):
+                PREFETCH(&s.table[(<uint64_t>buffer.hashes[k] << 32) >> (64 - s.bits)])
+            for k in range(i, end):
+                at = _find(s, &buffer.states[<uint64_t>k * s.words], buffer.hashes[k], False)
+                if s.table[at]:
+                    PREFETCH(_known(s, at))
+            for k in range(i, end):
+                state = &buffer.states[<uint64_t>k * s.words]
+                at = _find(s, state, buffer.hashes[k], True)
+                if s.table[at]:
+                    continue
+                new = kb_fetch_add(&t.n, 1)
+                if new >= s.max_states:
+                    s.ended = STATES_LIMIT
+                    return
+                memcpy(&s.states[new * s.words], state, 8 * s.words)
+                s.parents[new] = buffer.froms[k]
+                s.table[at] = <uint64_t>buffer.hashes[k] << 32 | (new + 1)
+                s.n += 1                # in this half
+            i = end
+
+
+cdef void _prepare(Space* s, Team* t) noexcept nogil:
+    """Make room for every successor that was found, and for its slot: no worker waits for it."""
+    cdef uint64_t found = 0, half
+    cdef Worker* w
+    cdef int number
+    s.n = t.n
+    for number in range(2):
+        half = t.workers[0].left[number].n + t.workers[1].left[number].n
+        found += half
+        w = &t.workers[number]
+        w.space.memory, w.space.max_memory = s.memory, s.max_memory
+        while (w.space.n + half) >> (w.space.bits - 2) >= 3 and not s.ended:
+            if not _grow_table(&w.space):
+                s.ended = w.space.ended
+            s.memory = w.space.memory
+    while s.n + found > s.room and not s.ended:
+        _grow_states(s)
+    for number in range(2):
+        w = &t.workers[number]
+        w.space.states, w.space.parents = s.states, s.parents
+
+
+cdef void _conclude(Space* s, Team* t, uint64_t goal) noexcept nogil:
+    """Take the workers' findings over; go on to the next level, and end the search at its end."""
+    cdef Space* found
+    cdef int number
+    for number in range(2):
+        found = &t.workers[number].space
+        s.transitions += found.transitions
+        found.transitions = 0
+        if found.ended == FOUND_BAD:
+            if s.ended != FOUND_BAD or found.bad_from < s.bad_from:
+                s.bad, s.bad_from, s.bad_event = found.bad, found.bad_from, found.bad_event
+            s.ended = FOUND_BAD
+        elif found.ended and not s.ended:
+            s.ended = found.ended
+    s.n = min(t.n, s.max_states)
+    s.done = min(t.cursor, t.end)
+    t.cursor = s.done
+    if not s.ended and s.done == s.level_end:
+        if s.done == s.n:
+            s.ended = ALL_SEEN
+        else:
+            s.depth += 1
+            s.level_end = s.n
+    t.end = s.level_end
+    t.stop = s.ended or s.done >= goal
+
+
+cdef void _work(Space* s, Team* t, int number, uint64_t goal) noexcept nogil:
+    """Do a worker's part until the search ends or `goal` states are done."""
+    cdef bint found
+    while not t.stop:
+        _expand_blocks(t, number)
+        kb_wait(&t.barrier)
+        # A violation ends the search before what was found with it is looked up.
+        found = (t.workers[0].space.ended or t.workers[1].space.ended)
+        if number == 0 and not found:
+            _prepare(s, t)
+        kb_wait(&t.barrier)
+        if not found and not s.ended:
+            _insert(t, number)
+        kb_wait(&t.barrier)
+        if number == 0:
+            _conclude(s, t, goal)
+        kb_wait(&t.barrier)
+
+
 # -- For Python ----------------------------------------------------------------------------------
 
 def syncs_first(policy):
@@ -226,12 +362,14 @@ cdef class Explorer:
     or in a TSS's map that is synced before a task sees it (docs/check.md, section 3);
     `whole_calls`, whether to preempt a task in user mode and in the guest alone; `events`, those
     of EXTRA_EVENTS to explore too;
-    `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for a
+    `jobs`, 1 or 2 threads: with 2 a search finds the same states, and a violation of the same
+    depth; `max_states`; `max_memory`, bytes of states, table and parents. Raises ValueError for a
     number out of range, MemoryError without room to begin. One thread at a time may use an
     Explorer: RuntimeError else.
     """
     cdef Space* s
     cdef readonly object policy
+    cdef Team* team               # NULL for one thread
     cdef bint running             # explore() is under way, without the GIL
 
     def __cinit__(self):
@@ -240,12 +378,12 @@ cdef class Explorer:
             raise MemoryError("no memory for an explorer")
 
     def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, whole_calls=False,
-                 events=(), max_states=STATES_MAX, max_memory=2**63):
+                 events=(), jobs=1, max_states=STATES_MAX, max_memory=2**63):
         cdef Space* s = self.s
         if s.states != NULL:
             raise TypeError("an Explorer is made once")
         sizes = (("cpus", cpus, CPUS), ("tasks", tasks, TASKS), ("ports", ports, PORTS),
-                 ("max_states", max_states, STATES_MAX), ("max_memory", max_memory, 2**63))
+                 ("jobs", jobs, 2), ("max_states", max_states, STATES_MAX), ("max_memory", max_memory, 2**63))
         for name, value, top in sizes:
             if not 1 <= value <= top:
                 raise ValueError(f"{name} is {value}, not in 1 to {top}")
@@ -273,8 +411,50 @@ cdef class Explorer:
             raise MemoryError("no memory for states")
         s.memory = s.room * (8 * s.words + 4) + (<uint64_t>8 << s.bits)
         self._start()
+        if jobs == 2:
+            self._form_team()
+
+    cdef _form_team(self):
+        """Halve the table, which holds the first state alone, and make the workers' room."""
+        cdef Space* s = self.s
+        cdef Team* t
+        cdef Worker* w
+        cdef Buffer* buffer
+        cdef uint32_t hash = _hash(s.states, s.words)
+        cdef int number, half
+        t = self.team = <Team*>PyMem_RawCalloc(1, sizeof(Team))
+        if t == NULL or kb_make_barrier(&t.barrier):
+            raise MemoryError("no memory for a second thread")
+        t.n, t.end = s.n, s.level_end
+        for number in range(2):
+            w = &t.workers[number]
+            w.space = s[0]
+            w.space.n = hash & 1 == number
+            w.space.table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << s.bits, 8)
+            for half in range(2):
+                buffer = &w.left[half]
+                buffer.states = <uint64_t*>PyMem_RawMalloc(<size_t>BUFFER * 8 * s.words)
+                buffer.froms = <uint32_t*>PyMem_RawMalloc(<size_t>BUFFER * 4)
+                buffer.hashes = <uint32_t*>PyMem_RawMalloc(<size_t>BUFFER * 4)
+                if buffer.states == NULL or buffer.froms == NULL or buffer.hashes == NULL:
+                    raise MemoryError("no memory for a second thread")
+            if w.space.table == NULL:
+                raise MemoryError("no memory for a second thread")
+            s.memory += (<uint64_t>8 << s.bits) + 2 * <uint64_t>BUFFER * (8 * s.words + 8)
+        w = &t.workers[hash & 1]
+        w.space.table[_find(&w.space, s.states, hash, True)] = <uint64_t>hash << 32 | 1
 
     def __dealloc__(self):
+        cdef int number, half
+        if self.team != NULL:
+            for number in range(2):
+                PyMem_RawFree(self.team.workers[number].space.table)
+                for half in range(2):
+                    PyMem_RawFree(self.team.workers[number].left[half].states)
+                    PyMem_RawFree(self.team.workers[number].left[half].froms)
+                    PyMem_RawFree(self.team.workers[number].left[half].hashes)
+            kb_drop_barrier(&self.team.barrier)
+            PyMem_RawFree(self.team)
         if self.s != NULL:
             PyMem_RawFree(self.s.states)
             PyMem_RawFree(self.s.parents)
@@ -347,10 +527,38 @@ cdef class Explorer:
         cdef uint64_t n = states
         self._claim()
         self.running = True
-        with nogil:
-            _explore(self.s, n)
+        if self.team != NULL:
+            self._explore_together(n)
+        else:
+            with nogil:
+                _explore(self.s, n)
         self.running = False
         return (None, "all", "bad", "max_states", "max_memory", "memory")[self.s.ended]
+
+    cdef _explore_together(self, uint64_t states):
+        cdef Space* s = self.s
+        cdef Team* t = self.team
+        cdef uint64_t goal = s.done + states
+        cdef int i, number
+        t.stop = s.ended != RUNNING
+        second = Thread(target=self._second, args=(goal,), name="kvmbench check")
+        second.start()
+        with nogil:
+            _work(s, t, 0, goal)
+        second.join()
+        for number in range(2):
+            for i in range(STEPS_ROOM):
+                s.taken[i] |= t.workers[number].space.taken[i]
+                if t.workers[number].space.waste[i].seen and (
+                        not s.waste[i].seen
+                        or t.workers[number].space.waste[i].state < s.waste[i].state):
+                    s.waste[i] = t.workers[number].space.waste[i]
+
+    def _second(self, goal):
+        """Do the second worker's part; explore() starts a thread for it."""
+        cdef uint64_t n = goal
+        with nogil:
+            _work(self.s, self.team, 1, n)
 
     cdef _claim(self):
         if self.running:

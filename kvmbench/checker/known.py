@@ -24,7 +24,7 @@ from kvmbench.tomlfile import Source, declared
 
 __all__ = ["Known", "KnownVerdict", "check_known", "document", "known", "unmodeled"]
 
-SIZES = {"cpus": 2, "tasks": 2, "ports": 1}  # where every bug of the table shows
+SIZES: Mapping[str, Any] = {"cpus": 2, "tasks": 2, "ports": 1}  # where every bug of the table shows
 UNMODELED = "unmodeled"
 CHANGED = (*HOOKS, "io_base_at_start")
 
@@ -109,7 +109,7 @@ def check_known(
     found = []
     for bug in known().values():
         verdicts = [
-            check(policy, **SIZES, events=bug.events, progress=progress, **options)
+            check(policy, events=bug.events, progress=progress, **SIZES, **options)
             for policy in (bug.policy, bug.mended)
         ]
         found.append(KnownVerdict(bug, *verdicts))

@@ -365,7 +365,7 @@ class Stepper:
                 raise AssertionError(action)
 
     def _edit(self, task: Task, call: Call) -> None:
-        """Apply the ioperm() request to a task's map, in place: for all that share it."""
+        """Apply the ioperm() request to a task's map, in place: for each that shares it."""
         if task.map is None:
             self.maps += 1
             task.map, task.map_id = frozenset(), self.maps

@@ -13,6 +13,8 @@ cdef enum:                        # sizes that a packed state has room for
     STEPS_ROOM = KB_HOOKS * 64    # of all hooks
     GROUPS = 3                    # of tasks that share a map
     BATCH = 1024                  # successors that are looked up together
+    BLOCK = 64                    # states that a thread takes at a time, of several
+    BUFFER = 1 << 14              # successors that a thread keeps for each half of the table
     EVENTS_ROOM = CPUS * 40       # enabled in a state: schedule 7, ioperm 8, fork 10, others 7
 
 cdef enum Place:                  # where a task stands
@@ -99,6 +101,11 @@ cdef extern from *:
     static const uint8_t N_NAMINGS[4] = {1, 1, 2, 6};    /* of so many groups */
     static const uint8_t NAMINGS[6][4] = {               /* n groups: the first of them */
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
+    #include <pthread.h>
+    #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
+    #define kb_wait(barrier) pthread_barrier_wait(barrier)
+    #define kb_make_barrier(barrier) pthread_barrier_init(barrier, NULL, 2)
+    #define kb_drop_barrier(barrier) pthread_barrier_destroy(barrier)
     #define PREFETCH(address) __builtin_prefetch(address)
     """
     ctypedef struct Cpu:
@@ -111,6 +118,12 @@ cdef extern from *:
     const uint8_t N_NAMINGS[4]
     const uint8_t NAMINGS[6][4]
     void PREFETCH(const void* address) noexcept nogil
+    ctypedef struct pthread_barrier_t:
+        pass
+    uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
+    int kb_wait(pthread_barrier_t* barrier) noexcept nogil
+    int kb_make_barrier(pthread_barrier_t* barrier) noexcept nogil
+    int kb_drop_barrier(pthread_barrier_t* barrier) noexcept nogil
 
 cdef struct World:                # an unpacked state; its `holders` and `old` are out of date
     Cpu cpus[CPUS]
@@ -181,6 +194,23 @@ cdef struct Space:
     uint32_t batch_from[BATCH]
     uint32_t batch_hash[BATCH]
     int n_batch, batch_most       # now, and where those of one state more may not fit
+
+cdef struct Buffer:               # successors that are not looked up yet
+    uint64_t* states              # [BUFFER, words]
+    uint32_t* froms               # [BUFFER]
+    uint32_t* hashes              # [BUFFER]
+    int n
+
+cdef struct Worker:               # one of two threads
+    Space space                   # its part of the search, and of the table
+    Buffer left[2]                # its successors by the half of the table that they belong to
+
+cdef struct Team:
+    Worker workers[2]
+    pthread_barrier_t barrier
+    uint64_t cursor, end          # the level's next state, and its end
+    uint64_t n                    # states
+    bint stop
 
 # -- Packed states -------------------------------------------------------------------------------
 # The tasks' words, then the CPUs'. Only a task's label names CPUs, so that words can be sorted.

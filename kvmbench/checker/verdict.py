@@ -129,7 +129,7 @@ def default_memory() -> int:
 
 def check(
     policy: str | Path | Policy, *, cpus: int = 2, tasks: int = 3, ports: int = 2,
-    symmetry: bool = True, whole_calls: bool = False, events: Iterable[str] = (),
+    symmetry: bool = True, whole_calls: bool = False, events: Iterable[str] = (), jobs: int = 1,
     max_states: int = STATES_MAX, max_memory: int | None = None, replay: bool = False,
     mutations: bool = False, progress: Callable[[Explorer], None] | None = None,
 ) -> Verdict:  # fmt: skip
@@ -140,7 +140,8 @@ def check(
     merges states that differ only in the names of tasks and CPUs, or in maps that no task sees
     (docs/check.md, section 3). With `whole_calls` it leaves out histories that preempt a task
     inside the kernel, so that "safe" says less: the rest are operations of `Machine`. `events`
-    are those of `EXTRA_EVENTS` that the search explores too.
+    are those of `EXTRA_EVENTS` that the search explores too. With 2 `jobs` it uses two threads:
+    same verdict and states, and a counterexample of the same length.
 
     Beyond `max_states`, or `max_memory` in bytes (`default_memory()` for None), the verdict is
     "undecided". With `replay`, a counterexample is replayed without the explorer,
@@ -156,9 +157,9 @@ def check(
     search has no room to begin, RuntimeError if a replay shows something else.
     """
     policy = find_policy(policy)
-    options = dict(
+    options: dict[str, Any] = dict(
         cpus=cpus, tasks=tasks, ports=ports, symmetry=symmetry, whole_calls=whole_calls,
-        events=_known_events(events), max_states=max_states,
+        events=_known_events(events), jobs=jobs, max_states=max_states,
         max_memory=default_memory() if max_memory is None else max_memory,
     )  # fmt: skip
     verdict = _explored(policy, options, progress)

@@ -71,6 +71,9 @@ size_options = together(
     "--events", type=Events(), metavar="LIST", default=(),
     help="Explore these too: fork, iopl, exit-preemption, separated by commas, or all.",
 )  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1, 2), default=1, help="Threads of a search.", show_default=True,
+)  # fmt: skip
 @click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
     "--max-memory", type=Size(), metavar="SIZE",
@@ -88,8 +91,8 @@ size_options = together(
 @click.pass_context
 def command(
     ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
-    events: tuple[str, ...], max_states: int | None, max_memory: int | None, replay: bool,
-    mutations: bool, brief: bool, known: bool, promela: str | None, format: str | None,
+    events: tuple[str, ...], jobs: int, max_states: int | None, max_memory: int | None,
+    replay: bool, mutations: bool, brief: bool, known: bool, promela: str | None, format: str | None,
     output: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
@@ -139,7 +142,7 @@ def command(
     verdicts: list[Verdict] = []
     bugs: list[KnownVerdict] = []
     limits: dict[str, Any] = dict(
-        symmetry=not no_symmetry, max_memory=max_memory,
+        symmetry=not no_symmetry, jobs=jobs, max_memory=max_memory,
         max_states=min(max_states or STATES_MAX, STATES_MAX),
     )  # fmt: skip
     try:
@@ -162,7 +165,7 @@ def command(
     except (MemoryError, RuntimeError) as error:
         raise click.ClickException(str(error) or "no memory left") from None
     if format == "itf" and not any(v.counterexample for v in verdicts):
-        raise click.ClickException("itf is the form of a counterexample, and there is none")
+        raise click.ClickException("itf is the form of a counterexample; no policy has one")
     emit(known_document(bugs) if known else document(verdicts, brief=brief), format, output)
     if any(v.stopped for v in (*verdicts, *(v for b in bugs for v in (b.verdict, b.mended)))):
         raise click.Abort

@@ -268,7 +268,7 @@ def port_allowed(cpu: Cpu, port: int, width: int) -> bool:
     """The hardware's check."""
     if cpu.iopl == 3:
         return True
-    if cpu.io_base == ALL:  # the second map has a terminator of its own
+    if cpu.io_base == ALL:  # the second map has a terminator, too
         return cpu.tr_limit == FULL and port + width <= PORTS
     offset = cpu.io_base + port // 8
     if offset + 1 > cpu.tr_limit:
@@ -625,7 +625,7 @@ class Reference:
             task.max = _max_of(task)
             self.sequence += 1
             task.seq = self.sequence
-            for other in self.tasks:  # a shared map is edited for all that share it
+            for other in self.tasks:  # a shared map is edited for each that shares it
                 if old_map is not None and other.map is old_map:
                     other.map, other.max, other.seq = task.map, task.max, task.seq
         elif name == "unshare_map":

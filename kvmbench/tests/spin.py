@@ -1,7 +1,8 @@
 """SPIN's verdict on the model that kvmbench writes: `python -m kvmbench.tests.spin` for all.
 
-Run by hand it takes minutes: every mutant of every built-in policy on a small machine, and the
-built-in policies on the machine of the command's defaults, exit-to-user on one of fewer tasks.
+Run by hand it takes minutes: every mutant of every built-in policy on a small machine, without the
+events on request and with all, the built-in policies on the machine of the command's defaults
+(exit-to-user on one of fewer tasks) and with these events on smaller ones, and the public bugs.
 """
 
 import os
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvmbench import policies
+from kvmbench.checker.known import known
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.promela import promela
-from kvmbench.checker.verdict import check
+from kvmbench.checker.verdict import EXTRA_EVENTS, check
 
 # A sanitizer that Python runs under is not for SPIN.
 ENV = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -90,14 +92,20 @@ def disagreement(policy, sizes, *flags, events=()):
 
 def main():
     begun = time.monotonic()
-    jobs = []
+    jobs = []  # policy, sizes, flag, events
+    for bug in known().values():
+        jobs += [(p, (2, 2, 1), "-O0", bug.events) for p in (bug.policy, bug.mended)]
     for name, policy in policies().items():
         sizes = (2, 2, 2) if name == "exit-to-user" else (2, 3, 2)
-        jobs.append((policy, sizes, "-O2"))
-        jobs += [(mutant, (2, 2, 1), "-O0") for mutant in mutations(policy).values()]
+        jobs.append((policy, sizes, "-O2", ()))
+        jobs.append((policy, (2, 2, 1), "-O2", EXTRA_EVENTS))
+        jobs.append((policy, (2, 3, 1), "-O2", ("fork",)))
+        jobs += [(mutant, (2, 2, 1), "-O0", ()) for mutant in mutations(policy).values()]
+        more = mutations(policy, EXTRA_EVENTS).values()
+        jobs += [(mutant, (1, 2, 1), "-O0", EXTRA_EVENTS) for mutant in more]
     jobs.sort(key=lambda job: job[1], reverse=True)  # the long ones first
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda job: disagreement(*job), jobs))
+        found = list(pool.map(lambda job: disagreement(*job[:3], events=job[3]), jobs))
     wrong = [line for line in found if line]
     seconds = time.monotonic() - begun
     print(*wrong, sep="\n", end="\n" if wrong else "")

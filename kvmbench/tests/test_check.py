@@ -343,6 +343,34 @@ def test_wasted_reloads_and_steps_never_taken():
     assert verdict.unreachable_steps == ("exit_to_user: clear_stale if stale",)
 
 
+# Two threads
+
+
+@pytest.mark.parametrize("events", [(), EXTRA_EVENTS], ids=str)
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_two_threads_see_the_same_states(policy, events):
+    one, two = (small(policy, (2, 2, 1), events=events, jobs=jobs) for jobs in (1, 2))
+    for name in ("verdict", "states", "transitions", "depth", "unreachable_steps"):
+        assert getattr(one, name) == getattr(two, name)
+    assert [w.step for w in one.wasted_reloads] == [w.step for w in two.wasted_reloads]
+
+
+@pytest.mark.parametrize(("policy", "what", "plain"), mutants.UNSAFE, ids=lambda p: str(p)[:40])
+def test_two_threads_find_histories_as_short(policy, what, plain):
+    one, two = (check(policy, tasks=2, jobs=jobs) for jobs in (1, 2))
+    assert len(two.counterexample.events) == len(one.counterexample.events)
+    assert two.replay().startswith("replayed")
+
+
+def test_two_threads_keep_to_limits():
+    verdict = check("deferred", max_states=5000, jobs=2)
+    assert (verdict.verdict, verdict.states) == ("undecided", 5000)
+    verdict = check("deferred", max_memory=3 * 10**6, jobs=2)
+    assert (verdict.verdict, verdict.reason) == ("undecided", "limit of 0.003 GB")
+    with pytest.raises(ValueError, match="jobs is 3, not in 1 to 2"):
+        check("eager", jobs=3)
+
+
 # Limits
 
 

@@ -1461,7 +1461,7 @@ def test_a_failed_fork_leaves_the_parent_its_map():
     wrong = replace(policies()["exit-to-user"], fork_failed=(TAKEN,))
     made = after(wrong, ("fork", 1, True))
     assert not made.io(0, 8, 1)[0]
-    assert made.count(0, "denials") == 0  # Machine goes by the map, and there is none
+    assert made.count(0, "denials") == 0  # Machine goes by the map, which is gone
 
 
 def test_a_copied_map_costs_its_lines():
