@@ -383,7 +383,8 @@ cdef class Explorer:
         if s.states != NULL:
             raise TypeError("an Explorer is made once")
         sizes = (("cpus", cpus, CPUS), ("tasks", tasks, TASKS), ("ports", ports, PORTS),
-                 ("jobs", jobs, 2), ("max_states", max_states, STATES_MAX), ("max_memory", max_memory, 2**63))
+                 ("jobs", jobs, 2), ("max_states", max_states, STATES_MAX),
+                 ("max_memory", max_memory, 2**63))
         for name, value, top in sizes:
             if not 1 <= value <= top:
                 raise ValueError(f"{name} is {value}, not in 1 to {top}")

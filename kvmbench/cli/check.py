@@ -92,8 +92,8 @@ size_options = together(
 def command(
     ctx: click.Context, /, names: tuple[str, ...], policy_file: str | None, no_symmetry: bool,
     events: tuple[str, ...], jobs: int, max_states: int | None, max_memory: int | None,
-    replay: bool, mutations: bool, brief: bool, known: bool, promela: str | None, format: str | None,
-    output: str | None, **sizes: Any,
+    replay: bool, mutations: bool, brief: bool, known: bool, promela: str | None,
+    format: str | None, output: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     """Explore every interleaving of each POLICY, and print a verdict or a counterexample.
 
