@@ -234,10 +234,15 @@ def random_policies(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2)]))
-def test_any_policy_has_brute_forces_verdict(policy, sizes):
-    found = brute.explore(policy, sizes, most=400)
-    verdicts = [small(policy, sizes, symmetry=s, max_states=200_000) for s in (True, False)]
+@given(
+    random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2), (1, 3, 1)]),
+    st.sampled_from([(), ("fork",), ("iopl",), EXTRA_EVENTS]),
+)  # fmt: skip
+def test_any_policy_has_brute_forces_verdict(policy, sizes, events):
+    found = brute.explore(policy, sizes, most=400, extra=events)
+    verdicts = [
+        small(policy, sizes, symmetry=s, max_states=200_000, events=events) for s in (True, False)
+    ]
     for verdict in verdicts:
         if found.bad is not None:
             assert len(verdict.counterexample.events) == found.depth
