@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from kvmbench.catalog import policies
 from kvmbench.checker.document import story
@@ -22,7 +22,16 @@ from kvmbench.model import HOOKS, Policy
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table
 from kvmbench.tomlfile import Source, declared
 
-__all__ = ["Known", "KnownVerdict", "check_known", "document", "known", "unmodeled"]
+__all__ = [
+    "SCHEMAS",
+    "Known",
+    "KnownDocument",
+    "KnownVerdict",
+    "check_known",
+    "document",
+    "known",
+    "unmodeled",
+]
 
 SIZES: Mapping[str, Any] = {"cpus": 2, "tasks": 2, "ports": 1}  # where every bug of the table shows
 UNMODELED = "unmodeled"
@@ -53,6 +62,32 @@ class KnownVerdict:
     known: Known
     verdict: Verdict
     mended: Verdict = field(repr=False)
+
+
+class KnownBug(TypedDict):
+    """A bug in the JSON: `events` are separated by commas, `length` is a shortest history's."""
+
+    number: int
+    bug: str
+    year: int
+    reference: str
+    mechanism: str
+    events: str
+    verdict: Literal["safe", "unsafe", "undecided"]
+    violation: Literal["leak", "denial", "fault", "null"] | None
+    length: int | None
+    mended: Literal["safe", "unsafe", "undecided"]
+
+
+class KnownDocument(TypedDict):
+    """The JSON of `kvmbench check --known`."""
+
+    schema: Literal["kvmbench.known/1"]
+    bugs: list[KnownBug]
+
+
+SCHEMAS = {"known": KnownDocument}
+"""The JSON document of the public bugs by kind."""
 
 
 @cache

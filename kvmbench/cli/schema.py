@@ -14,6 +14,7 @@ HOMES = {  # kind: the module whose SCHEMAS has it
     "scenario": "scenario.document",
     "trace": "traces.document",
     "check": "checker.document",
+    "known": "checker.known",
     "plan": "live.plan",
 }
 
@@ -23,8 +24,8 @@ HOMES = {  # kind: the module whose SCHEMAS has it
 def command(kind: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the JSON that commands write.
 
-    A result is the JSON of `run`, `measure`, `convert` and --save; a plan is that of `plan new`;
-    the other kinds are those of the commands of that name.
+    A result is the JSON of `run`, `measure`, `convert` and --save; a plan is that of `plan new`,
+    known that of `check --known`; the other kinds are those of the commands of that name.
 
     \b
     Examples:
