@@ -103,9 +103,31 @@ cdef extern from *:
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
     #include <pthread.h>
     #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
-    #define kb_wait(barrier) pthread_barrier_wait(barrier)
-    #define kb_make_barrier(barrier) pthread_barrier_init(barrier, NULL, 2)
-    #define kb_drop_barrier(barrier) pthread_barrier_destroy(barrier)
+    typedef struct {               /* of two threads; not every system has pthread_barrier_t */
+      pthread_mutex_t lock;
+      pthread_cond_t turned;
+      int waiting;
+      unsigned turn;
+    } KbBarrier;
+    static inline int kb_make_barrier(KbBarrier *b) {
+      return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->turned, NULL);
+    }
+    static inline void kb_drop_barrier(KbBarrier *b) {
+      pthread_cond_destroy(&b->turned);
+      pthread_mutex_destroy(&b->lock);
+    }
+    static inline void kb_wait(KbBarrier *b) {
+      pthread_mutex_lock(&b->lock);
+      unsigned turn = b->turn;
+      if (++b->waiting == 2) {
+        b->waiting = 0;
+        b->turn++;
+        pthread_cond_broadcast(&b->turned);
+      }
+      while (turn == b->turn)
+        pthread_cond_wait(&b->turned, &b->lock);
+      pthread_mutex_unlock(&b->lock);
+    }
     #define PREFETCH(address) __builtin_prefetch(address)
     """
     ctypedef struct Cpu:
@@ -118,12 +140,12 @@ cdef extern from *:
     const uint8_t N_NAMINGS[4]
     const uint8_t NAMINGS[6][4]
     void PREFETCH(const void* address) noexcept nogil
-    ctypedef struct pthread_barrier_t:
+    ctypedef struct KbBarrier:
         pass
     uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
-    int kb_wait(pthread_barrier_t* barrier) noexcept nogil
-    int kb_make_barrier(pthread_barrier_t* barrier) noexcept nogil
-    int kb_drop_barrier(pthread_barrier_t* barrier) noexcept nogil
+    void kb_wait(KbBarrier* barrier) noexcept nogil
+    int kb_make_barrier(KbBarrier* barrier) noexcept nogil
+    void kb_drop_barrier(KbBarrier* barrier) noexcept nogil
 
 cdef struct World:                # an unpacked state; its `holders` and `old` are out of date
     Cpu cpus[CPUS]
@@ -207,7 +229,7 @@ cdef struct Worker:               # one of two threads
 
 cdef struct Team:
     Worker workers[2]
-    pthread_barrier_t barrier
+    KbBarrier barrier
     uint64_t cursor, end          # the level's next state, and its end
     uint64_t n                    # states
     bint stop
