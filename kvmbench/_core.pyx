@@ -7,19 +7,20 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport (
     INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t,
 )
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 cimport cython
 
 from kvmbench._ports cimport KB_MAP_BYTES, KB_TSS_MAP_BYTES, checked
 from kvmbench._steps cimport (
-    DO_ALLOC_MAP, DO_EDIT_MAP, KB_ADVANCE, KB_BAD_CODE, KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND,
-    KB_BAD_PORT, KB_BAD_RANGE, KB_BAD_TASK, KB_BAD_WIDTH, KB_BASE_INVALID, KB_BASE_VALID, KB_CLOCK,
-    KB_EXIT, KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_LIMIT_FULL, KB_LIMIT_MIN,
-    KB_MAP_STRIDE, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH, KB_TASK_EXIT,
-    KB_TIMES_STRIDE, KB_TRANSITIONS,
+    DO_ALLOC_MAP, DO_DUP_MAP, DO_EDIT_MAP, DO_UNSHARE_MAP, KB_ADVANCE, KB_BAD_CHILD, KB_BAD_CODE,
+    KB_BAD_CPU, KB_BAD_CYCLES, KB_BAD_KIND, KB_BAD_LEVEL, KB_BAD_PORT, KB_BAD_RANGE, KB_BAD_TASK,
+    KB_BAD_WIDTH, KB_BASE_ALL, KB_BASE_INVALID, KB_BASE_VALID, KB_CLOCK, KB_EXEC, KB_EXIT, KB_FORK,
+    KB_HOOKS, KB_IDLE, KB_IN_RUN, KB_IO, KB_IOPERM, KB_IOPL, KB_LIMIT_FULL, KB_LIMIT_MIN,
+    KB_MAP_STRIDE, KB_NOT_NEW, KB_NO_MEMORY, KB_OK, KB_RUNS_ELSEWHERE, KB_STATES, KB_SWITCH,
+    KB_TASK_EXIT, KB_TIMES_STRIDE, KB_TRANSITIONS,
     KbCounters, KbCpu, KbKind, KbMachine, KbOp, KbStep, KbTask, KbTransition, kb_copy, kb_counter,
     kb_counters,
-    kb_do, kb_free_maps, kb_repeat_exit, kb_restore_map, kb_run, kb_start,
+    kb_do, kb_free_maps, kb_map_of, kb_repeat_exit, kb_restore_map, kb_run, kb_share_map, kb_start,
 )
 
 cdef extern from "Python.h":
@@ -52,6 +53,7 @@ _CPU_DTYPE = record_dtype({
     "task": ("i4", <size_t>&(<KbCpu*>NULL).task),
     "map_max": ("u4", <size_t>&(<KbCpu*>NULL).map_max),
     "map_seq": ("u8", <size_t>&(<KbCpu*>NULL).map_seq),
+    "iopl3": ("u1", <size_t>&(<KbCpu*>NULL).tr.iopl3),
 }, sizeof(KbCpu))
 _TASK_DTYPE = record_dtype({
     "tif": ("u1", <size_t>&(<KbTask*>NULL).tif),
@@ -60,13 +62,20 @@ _TASK_DTYPE = record_dtype({
     "seq": ("u8", <size_t>&(<KbTask*>NULL).seq),
     "last_cpu": ("i4", <size_t>&(<KbTask*>NULL).last_cpu),
     "in_run": ("u1", <size_t>&(<KbTask*>NULL).in_run),
+    "iopl3": ("u1", <size_t>&(<KbTask*>NULL).iopl3),
 }, sizeof(KbTask))
 
+
+cdef uint8_t ALL_PORTS[KB_TSS_MAP_BYTES]    # the TSS's second map, all zero, and its end
+memset(ALL_PORTS, 0, KB_MAP_BYTES)
+ALL_PORTS[KB_MAP_BYTES] = 0xff
+
+ALLOCATING = {DO_ALLOC_MAP, DO_EDIT_MAP, DO_DUP_MAP, DO_UNSHARE_MAP}    # steps that take a new map
 
 # Of each operation, by its code: the names of the fields `a`, `b` and `arg` in its method.
 cdef tuple _ARGUMENTS = (
     ("kind", "", ""), ("task", "", ""), ("first", "count", "on"), ("port", "", "width"),
-    ("", "", ""), ("cycles", "", ""),
+    ("", "", ""), ("cycles", "", ""), ("child", "", "fails"), ("level", "", ""), ("", "", ""),
 )
 
 # Of each status: the condition that does not hold, with the fields of the operation.
@@ -82,6 +91,9 @@ _REASONS = {
     KB_IDLE: "cpu {cpu} is idle",
     KB_IN_RUN: "the task on cpu {cpu} is inside KVM_RUN",
     KB_RUNS_ELSEWHERE: "task {a} runs on cpu {elsewhere}",
+    KB_BAD_CHILD: "child is {a}, not in 0 to {last_task}",
+    KB_NOT_NEW: "task {a} is not new: it runs, or has TIF, a map, level 3 or a KVM_RUN",
+    KB_BAD_LEVEL: "level is {a}, not in 0 to 3",
     KB_CLOCK: "the clock of cpu {cpu} is above 2**62 cycles",
 }
 
@@ -180,7 +192,7 @@ cdef class Machine:
             m.hook[<int>number] = i
             for action, look, want in hook:
                 m.steps[i] = KbStep(action=action, look=look, want=want)
-                m.allocates |= action == DO_ALLOC_MAP or action == DO_EDIT_MAP
+                m.allocates |= action in ALLOCATING
                 i += 1
         m.hook[KB_HOOKS] = i
 
@@ -266,6 +278,21 @@ cdef class Machine:
     def task_exit(self, cpu):
         """End the task on `cpu`, which then idles; return the cycles charged."""
         return self._one(KB_TASK_EXIT, cpu, 0, 0, 0, NULL)
+
+    def fork(self, cpu, child, fails=False):
+        """Let the task on `cpu` fork `child`, a task as at the start; return the cycles charged.
+
+        With `fails`, fork() fails after the policy's hook `fork`, and `child` is new again.
+        """
+        return self._one(KB_FORK, cpu, child, 0, bool(fails), NULL)
+
+    def iopl(self, cpu, level):
+        """Let the task on `cpu` call iopl(level), 0 to 3; return the cycles charged."""
+        return self._one(KB_IOPL, cpu, level, 0, 0, NULL)
+
+    def exec(self, cpu):
+        """Let the task on `cpu` execute another program; return the cycles charged."""
+        return self._one(KB_EXEC, cpu, 0, 0, 0, NULL)
 
     def advance(self, cpu, cycles):
         """Let `cycles`, 0 to 2**31 - 1, pass on `cpu`; return them."""
@@ -361,7 +388,11 @@ cdef class Machine:
         cdef const KbCpu* c = &self.m.cpus[i]
         ports, widths = pairs(ports, widths)
         self._claim()
-        return checked(c.tr.tr_limit, c.tr.io_base, c.tss_map, ports, widths)
+        limit, base = c.tr.tr_limit, c.tr.io_base
+        cdef const uint8_t* map = c.tss_map
+        if base == KB_BASE_ALL:
+            base, map = KB_BASE_VALID, &ALL_PORTS[0]
+        return checked(limit, base, map, ports, widths, c.tr.iopl3)
 
     def copy(self):
         """Return a separate Machine in the same state."""
@@ -393,6 +424,8 @@ cdef class Machine:
                 "cpu": self.cpu.copy(), "task": self.task.copy(), "counters": self._counters(),
                 "tss_maps": {cpu: self.tss_map[cpu].copy() for cpu in used},
                 "task_maps": {task: self._task_map(task) for task in with_map},
+                "shared": {task: kb_map_of(m, task) for task in with_map
+                           if kb_map_of(m, task) != task},
                 "sequence": m.sequence,
             }
         finally:
@@ -411,10 +444,11 @@ cdef class Machine:
         }, {
             "cpu": {
                 "cycles": range(2**63 + 1), "tr_limit": (KB_LIMIT_MIN, KB_LIMIT_FULL),
-                "io_base": (KB_BASE_VALID, KB_BASE_INVALID), "task": range(-1, m.n_tasks),
+                "io_base": (KB_BASE_VALID, KB_BASE_INVALID, KB_BASE_ALL), "iopl3": flag,
+                "task": range(-1, m.n_tasks),
                 "map_max": size, "tss_busy": flag, "limit_stale": flag, "guest_loaded": flag,
             },
-            "task": {"tif": flag, "has_map": flag, "in_run": flag, "max": size,
+            "task": {"tif": flag, "has_map": flag, "in_run": flag, "max": size, "iopl3": flag,
                      "last_cpu": range(-1, m.n_cpus)},
         })
         counts = state["counters"].view(np.uint64)
@@ -425,9 +459,13 @@ cdef class Machine:
         for i in range(m.n_tasks):
             m.tasks[i].has_map = 0          # until it has one again
         for number, found in state["task_maps"].items():
+            if number in state["shared"]:
+                continue
             map = found
             if kb_restore_map(m, number, &map[0]) != KB_OK:
                 raise MemoryError("no memory for a task's I/O bitmap")
+        for number, first in state["shared"].items():
+            kb_share_map(m, first, number)
         for number, found in state["tss_maps"].items():
             map = found
             i = number

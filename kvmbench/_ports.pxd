@@ -18,5 +18,7 @@ cdef inline bint kb_port_check(uint32_t tr_limit, uint16_t io_base, const uint8_
 cdef bint kb_port_checks(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
                          const uint16_t* ports, const uint8_t* widths, uint8_t* allowed,
                          int64_t n) noexcept nogil
-# The same for contiguous arrays of one shape; returns bool of that shape, without the GIL.
-cdef object checked(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map, ports, widths)
+# The same for contiguous arrays of one shape, all allowed with `iopl3`; returns bool of that
+# shape, without the GIL.
+cdef object checked(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map, ports, widths,
+                    bint iopl3)

@@ -11,4 +11,5 @@ def port_check(
     tss_map: ArrayLike,
     ports: ArrayLike,
     widths: ArrayLike,
+    iopl: SupportsIndex = 0,
 ) -> NDArray[np.bool_]: ...

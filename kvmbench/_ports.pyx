@@ -16,12 +16,13 @@ cdef enum:
     CHECKS_BLOCK = 2048           # port checks whose arrays fit the first cache
 
 
-def port_check(tr_limit, io_base, tss_map, ports, widths):
-    """Say which accesses the hardware allows, by TR limit and I/O bitmap alone.
+def port_check(tr_limit, io_base, tss_map, ports, widths, iopl=0):
+    """Say which accesses of a task in user mode the hardware allows.
 
     Parameters: `tr_limit` (bytes, 0 to 2**32 - 1) and `io_base` (bytes, 0 to 65535); `tss_map`,
     uint8 (8193,), a set bit denies; `ports`, 0 to 65535, and `widths`, each 1, 2 or 4 bytes:
-    uint16 and uint8 arrays that broadcast to one shape. Returns bool, of that shape.
+    uint16 and uint8 arrays that broadcast to one shape; `iopl`, EFLAGS.IOPL, 0 to 3: at 3 the
+    hardware looks at no bitmap and allows all. Returns bool, of that shape.
 
     Source: SDM Vol. 1, "I/O permission bit map". Two bytes are always read, so the second must be
     inside the limit too. Raises TypeError or ValueError, naming the argument.
@@ -33,10 +34,11 @@ def port_check(tr_limit, io_base, tss_map, ports, widths):
         raise ValueError(f"tss_map has shape {tss_map.shape}, not ({KB_TSS_MAP_BYTES},)")
     cdef const uint8_t[::1] map = tss_map
     ports, widths = pairs(ports, widths)
-    return checked(limit, base, &map[0], ports, widths)
+    return checked(limit, base, &map[0], ports, widths, integer("iopl", iopl, 0, 3) == 3)
 
 
-cdef object checked(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map, ports, widths):
+cdef object checked(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map, ports, widths,
+                    bint iopl3):
     allowed = np.empty(ports.shape, np.bool_)
     cdef const uint16_t[::1] p = ports.reshape(-1)
     cdef const uint8_t[::1] w = widths.reshape(-1)
@@ -48,6 +50,8 @@ cdef object checked(uint32_t tr_limit, uint16_t io_base, const uint8_t* tss_map,
             widths_good = kb_port_checks(tr_limit, io_base, tss_map, &p[0], &w[0], &out[0], n)
     if not widths_good:
         raise wrong_width(widths)
+    if iopl3:
+        allowed[...] = True
     return allowed
 
 

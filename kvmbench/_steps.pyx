@@ -10,7 +10,7 @@ interpreted each time, and so is every other operation.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memcpy, memset
 
-from kvmbench._ports cimport KB_MAP_BYTES, kb_port_check
+from kvmbench._ports cimport KB_MAP_BYTES, KB_PORTS, kb_port_check
 
 # Why no clock wraps. A cost is below 2**32, a step costs at most 130 of them (a bitmap has 128
 # lines), and an operation at most 5 hooks of 64 steps and 6 costs more: below 2**48. One that
@@ -41,7 +41,7 @@ cdef struct Frame:                # one operation under way
     KbCpu* cpu
     KbCounters* n                 # the CPU's
     KbTask* current
-    KbTask* next                  # SWITCH only
+    KbTask* next                  # SWITCH; FORK: the child
     uint64_t spent                # cycles so far
     uint64_t overlap              # cycles that an LTR here waits for
     int32_t first, count          # IOPERM: ports
@@ -82,16 +82,24 @@ cdef int _fill_spare(KbMachine* m) noexcept nogil:
     return KB_OK
 
 
+cdef inline uint32_t* _tasks_of(uint8_t* map) noexcept nogil:
+    """Return where a map keeps the number of its tasks: after its bytes and their end."""
+    return <uint32_t*>(map + KB_MAP_BYTES + 4)
+
+
 cdef void _alloc_map(KbMachine* m, KbTask* task) noexcept nogil:
     # One byte more, all ones: a port check of the last byte reads it.
     task.map = <uint8_t*>_pop_spare(m)
     memset(task.map, 0xff, KB_MAP_BYTES + 1)
+    _tasks_of(task.map)[0] = 1
     task.has_map = 1
 
 
 cdef void _drop_map(KbMachine* m, KbTask* task) noexcept nogil:
     if task.has_map:
-        _push_spare(m, task.map)
+        _tasks_of(task.map)[0] -= 1
+        if _tasks_of(task.map)[0] == 0:
+            _push_spare(m, task.map)
     task.map = &NO_MAP[0]
     task.has_map = 0
     task.empty = 1
@@ -124,11 +132,33 @@ cdef void _edit_map(KbTask* task, uint32_t first, uint32_t count, bint on) noexc
     task.max = 8 * max(n, 1)
 
 
+cdef void _share_map(KbMachine* m, const KbTask* task, KbTask* child) noexcept nogil:
+    if task.has_map and child.map != task.map:
+        _drop_map(m, child)
+        _tasks_of(task.map)[0] += 1
+        child.map = task.map
+        child.has_map = 1
+        child.max = task.max
+        child.empty = task.empty
+        child.seq = task.seq
+
+
+cdef void _dup_map(KbMachine* m, const KbTask* task, KbTask* child) noexcept nogil:
+    """Give `child` a copy of the map of `task`, under a new number."""
+    _drop_map(m, child)
+    _alloc_map(m, child)
+    memcpy(child.map, task.map, KB_MAP_BYTES)
+    m.sequence += 1
+    child.seq = m.sequence
+    child.max = task.max
+    child.empty = task.empty
+
+
 # -- Steps of a policy ---------------------------------------------------------------------------
 
 cdef inline uint8_t _conditions(const Frame* f) noexcept nogil:
     return (f.current.tif | f.next.tif << 1 | f.had_no_map << 2 | f.on << 3 | f.current.empty << 4
-            | f.cpu.tr.limit_stale << 5 | f.sched << 6)
+            | f.cpu.tr.limit_stale << 5 | f.sched << 6 | f.current.iopl3 << 7)
 
 
 cdef inline void _spend(Frame* f, uint64_t* cause, uint64_t cycles) noexcept nogil:
@@ -151,6 +181,11 @@ cdef void _reload(KbMachine* m, Frame* f) noexcept nogil:
     _spend(f, &f.n.c_tr, m.costs.gdt_write)
     _ltr(m, f)
     f.cpu.tr.limit_stale = 0
+
+
+cdef inline void _need_map(Frame* f, const KbTask* task) noexcept nogil:
+    """Count a null where a kernel would follow the pointer to a map that is not there."""
+    f.n.nulls += task.tif & (not task.has_map)
 
 
 cdef void _copy(KbMachine* m, Frame* f, const KbTask* task, uint32_t n) noexcept nogil:
@@ -178,6 +213,7 @@ cdef void _set_tif(Frame* f, uint8_t tif) noexcept nogil:
 
 
 cdef void _sync_map(KbMachine* m, Frame* f) noexcept nogil:
+    _need_map(f, f.current)
     _spend(f, &f.n.c_map, m.costs.test)
     if f.cpu.map_seq != f.current.seq:
         _copy(m, f, f.current, max(f.cpu.map_max, f.current.max))
@@ -187,6 +223,7 @@ cdef void _sync_map(KbMachine* m, Frame* f) noexcept nogil:
 
 cdef void _request(KbMachine* m, Frame* f) noexcept nogil:
     """Apply the ioperm() request to current's map."""
+    cdef int32_t i
     if not f.current.has_map:
         _alloc_map(m, f.current)
     f.max_before = f.current.max
@@ -195,6 +232,43 @@ cdef void _request(KbMachine* m, Frame* f) noexcept nogil:
     _edit_map(f.current, f.first, f.count, f.on)
     m.sequence += 1
     f.current.seq = m.sequence
+    if _tasks_of(f.current.map)[0] > 1:
+        for i in range(m.n_tasks):      # edited in place: the map of them all
+            if m.tasks[i].map == f.current.map:
+                m.tasks[i].max = f.current.max
+                m.tasks[i].empty = f.current.empty
+                m.tasks[i].seq = f.current.seq
+
+
+cdef void _copy_whole(KbMachine* m, Frame* f) noexcept nogil:
+    """Charge for a map copied from task to task."""
+    f.lasting = 1
+    _spend(f, &f.n.c_map, m.costs.copy_base + m.costs.copy_line * (KB_MAP_BYTES >> 6))
+
+
+cdef void _unshare_map(KbMachine* m, Frame* f) noexcept nogil:
+    cdef KbTask other
+    if f.current.has_map and _tasks_of(f.current.map)[0] > 1:
+        other = f.current[0]
+        _dup_map(m, &other, f.current)
+        _copy_whole(m, f)
+
+
+cdef void _step_of_child(KbMachine* m, Frame* f, uint8_t action) noexcept nogil:
+    if action == DO_SHARE_MAP:
+        _share_map(m, f.current, f.next)
+    elif action == DO_DUP_MAP:
+        if f.current.has_map:
+            _dup_map(m, f.current, f.next)
+            _copy_whole(m, f)
+    elif action == DO_SET_CHILD_TIF:
+        f.next.tif = 1
+    elif action == DO_CLEAR_CHILD_TIF:
+        f.next.tif = 0
+    elif action == DO_DROP_CHILD_MAP:
+        _drop_map(m, f.next)
+    elif action == DO_INHERIT_IOPL:
+        f.next.iopl3 = f.current.iopl3
 
 
 cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
@@ -220,6 +294,7 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
                 _reload(m, f)
         elif action == DO_COPY_MAP:
             if f.next != &m.idle:
+                _need_map(f, f.next)
                 _copy(m, f, f.next, max(f.current.max if f.current.tif else 0, f.next.max))
         elif action == DO_MARK_AVAILABLE:
             f.cpu.tr.tss_busy = 0
@@ -234,6 +309,11 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
         elif action == DO_INVALIDATE_BASE:
             f.cpu.tr.io_base = KB_BASE_INVALID
             _spend(f, &f.n.c_map, m.costs.mark)
+        elif action == DO_VALIDATE_ALL:
+            f.cpu.tr.io_base = KB_BASE_ALL
+            _spend(f, &f.n.c_map, m.costs.mark)
+        elif action == DO_LOAD_IOPL:
+            f.cpu.tr.iopl3 = f.next.iopl3 if hook == HOOK_SWITCH else f.current.iopl3
         elif action == DO_STOP:
             return
         elif idle:
@@ -243,6 +323,7 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
         elif action == DO_SYNC_MAP:
             _sync_map(m, f)
         elif action == DO_LOAD_MAP:
+            _need_map(f, f.current)
             _copy(m, f, f.current,
                   max(f.max_before if f.edited else f.current.max, f.current.max))
         elif action == DO_SET_TIF:
@@ -258,6 +339,13 @@ cdef void _hook(KbMachine* m, Frame* f, int hook) noexcept nogil:
         elif action == DO_DROP_MAP:
             f.lasting |= f.current.has_map
             _drop_map(m, f.current)
+        elif action == DO_SET_IOPL or action == DO_CLEAR_IOPL:
+            f.lasting |= f.current.iopl3 ^ (action == DO_SET_IOPL)
+            f.current.iopl3 = action == DO_SET_IOPL
+        elif action == DO_UNSHARE_MAP:
+            _unshare_map(m, f)
+        else:
+            _step_of_child(m, f, action)
 
 
 # -- Operations ----------------------------------------------------------------------------------
@@ -272,7 +360,8 @@ cdef uint32_t _state(const KbCpu* c) noexcept nogil:
     cdef uint32_t map = (1 if t.max == 0 else 2 + (not t.empty)) if t.has_map else 0
     return (c.tr.guest_loaded | (c.tr.tr_limit == KB_LIMIT_FULL) << 1 | c.tr.tss_busy << 2
             | c.tr.limit_stale << 3 | (c.tr.io_base == KB_BASE_VALID) << 4 | t.tif << 5
-            | (c.map_seq == t.seq) << 6 | map << 7)
+            | (c.map_seq == t.seq) << 6 | map << 7 | (c.tr.io_base == KB_BASE_ALL) << 9
+            | c.tr.iopl3 << 10 | t.iopl3 << 11)
 
 
 cdef uint32_t _known(KbMachine* m, const KbCpu* c) noexcept nogil:
@@ -386,6 +475,14 @@ cdef int kb_switch(KbMachine* m, int64_t cpu, int64_t task, uint64_t* cycles) no
     return KB_OK
 
 
+cdef void _renew(KbMachine* m, KbTask* task) noexcept nogil:
+    """Make it a new task, whatever the policy left."""
+    task.tif = 0
+    task.iopl3 = 0
+    task.last_cpu = -1
+    _drop_map(m, task)
+
+
 cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil:
     cdef Frame f
     cdef int status = _refusal(m, cpu, A_TASK)
@@ -397,9 +494,7 @@ cdef int kb_task_exit(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogi
     _interrupt_guest(m, &f)
     f.current.in_run = 0
     _hook(m, &f, HOOK_TASK_EXIT)
-    f.current.tif = 0
-    f.current.last_cpu = -1
-    _drop_map(m, f.current)
+    _renew(m, f.current)
     _switch(m, &f, <int32_t>cpu, -1)
     _commit(m, &f, cycles)
     return KB_OK
@@ -427,6 +522,60 @@ cdef int kb_ioperm(KbMachine* m, int64_t cpu, int64_t first, int64_t count, bint
     return KB_OK
 
 
+cdef int kb_fork(KbMachine* m, int64_t cpu, int64_t child, bint fails,
+                 uint64_t* cycles) noexcept nogil:
+    cdef Frame f
+    cdef KbTask* born
+    cdef int status = _refusal(m, cpu, IN_USERSPACE)
+    if status != KB_OK:
+        return status
+    if child < 0 or child >= m.n_tasks:
+        return KB_BAD_CHILD
+    born = &m.tasks[child]
+    if born.on_cpu >= 0 or born.tif or born.has_map or born.in_run or born.iopl3:
+        return KB_NOT_NEW
+    if _begin(m, &f, cpu, born) != KB_OK:
+        return KB_NO_MEMORY
+    born.last_cpu = -1
+    _hook(m, &f, HOOK_FORK)
+    if fails:
+        _hook(m, &f, HOOK_FORK_FAILED)
+        _renew(m, born)
+    f.next = &m.idle
+    _hook(m, &f, HOOK_EXIT_TO_USER)
+    _commit(m, &f, cycles)
+    return KB_OK
+
+
+cdef int kb_iopl(KbMachine* m, int64_t cpu, int64_t level, uint64_t* cycles) noexcept nogil:
+    if level < 0 or level > 3:
+        return _call(m, cpu, KB_BAD_LEVEL, HOOK_IOPL, False, cycles)
+    return _call(m, cpu, KB_OK, HOOK_IOPL, level == 3, cycles)
+
+
+cdef int kb_exec(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil:
+    return _call(m, cpu, KB_OK, HOOK_EXEC, False, cycles)
+
+
+cdef int _call(KbMachine* m, int64_t cpu, int argument, int hook, bint on,
+               uint64_t* cycles) noexcept nogil:
+    """Do a system call of one hook; `argument` is KB_OK, or what is wrong with its argument."""
+    cdef Frame f
+    cdef int status = _refusal(m, cpu, IN_USERSPACE)
+    if status != KB_OK:
+        return status
+    if argument != KB_OK:
+        return argument
+    if _begin(m, &f, cpu, &m.idle) != KB_OK:
+        return KB_NO_MEMORY
+    f.on = on
+    _hook(m, &f, hook)
+    f.on = 0
+    _hook(m, &f, HOOK_EXIT_TO_USER)
+    _commit(m, &f, cycles)
+    return KB_OK
+
+
 cdef int kb_io(KbMachine* m, int64_t cpu, int64_t port, int64_t width, uint8_t* allowed,
                uint64_t* cycles) noexcept nogil:
     cdef KbCpu* c
@@ -441,16 +590,18 @@ cdef int kb_io(KbMachine* m, int64_t cpu, int64_t port, int64_t width, uint8_t* 
         return KB_BAD_WIDTH
     c = &m.cpus[cpu]
     n = &m.counted[cpu]
-    granted = kb_port_check(c.tr.tr_limit, c.tr.io_base, c.tss_map, <uint32_t>port, <uint32_t>width)
+    granted = kb_allowed(m, cpu, <uint32_t>port, <uint32_t>width)
     # A task's own bits under a limit and a base that deny nothing; ports past 65535 hit the ones
     # that follow its map.
-    entitled = kb_port_check(<uint32_t>-1, 0, c.current.map, <uint32_t>port, <uint32_t>width)
+    entitled = (kb_port_check(<uint32_t>-1, 0, c.current.map, <uint32_t>port, <uint32_t>width)
+                or (c.current.iopl3 and port + width <= KB_PORTS))
     cycles[0] = m.costs.io if granted else m.costs.gp_fault
     c.cycles += cycles[0]
     n.c_io += cycles[0]
     n.io_allowed += granted
     n.io_denied += not granted
-    n.leaks += granted and not entitled
+    # At level 3 an access past port 65535 is allowed or not, as the hardware pleases.
+    n.leaks += granted and not entitled and not c.current.iopl3
     n.denials += entitled and not granted
     allowed[0] = granted
     return KB_OK
@@ -582,7 +733,9 @@ cdef void kb_free_maps(KbMachine* m) noexcept nogil:
     if m.tasks != NULL:
         for i in range(m.n_tasks):
             if m.tasks[i].has_map:
-                PyMem_RawFree(m.tasks[i].map)
+                _tasks_of(m.tasks[i].map)[0] -= 1
+                if _tasks_of(m.tasks[i].map)[0] == 0:
+                    PyMem_RawFree(m.tasks[i].map)
     kb_free_spare(m)
 
 
@@ -598,7 +751,7 @@ cdef void _place_rows(KbMachine* m, int64_t cpu) noexcept nogil:
 
 cdef void kb_start(KbMachine* m, uint16_t io_base) noexcept nogil:
     cdef KbTask task = KbTask(map=&NO_MAP[0], seq=0, max=0, last_cpu=-1, on_cpu=-1, tif=0,
-                              has_map=0, in_run=0, empty=1)
+                              has_map=0, in_run=0, empty=1, iopl3=0)
     cdef KbCpu* c
     cdef int32_t i
     kb_free_maps(m)
@@ -632,10 +785,23 @@ cdef int kb_restore_map(KbMachine* m, int32_t task, const uint8_t* map) noexcept
     return KB_OK
 
 
+cdef int32_t kb_map_of(const KbMachine* m, int32_t task) noexcept nogil:
+    cdef int32_t i
+    if m.tasks[task].has_map and _tasks_of(m.tasks[task].map)[0] > 1:
+        for i in range(task):
+            if m.tasks[i].map == m.tasks[task].map:
+                return i
+    return task
+
+
+cdef void kb_share_map(KbMachine* m, int32_t task, int32_t other) noexcept nogil:
+    _share_map(m, &m.tasks[task], &m.tasks[other])
+
+
 cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
     cdef uint8_t* map
     cdef KbCpu* c
-    cdef int32_t i
+    cdef int32_t i, k
     m.sequence = old.sequence
     m.n_known = old.n_known
     m.n_transitions = old.n_transitions
@@ -646,7 +812,10 @@ cdef int kb_copy(KbMachine* m, const KbMachine* old) noexcept nogil:
     memcpy(m.tss_maps, old.tss_maps, <size_t>m.n_cpus * KB_MAP_STRIDE)
     memcpy(m.counted, old.counted, m.n_cpus * sizeof(KbCounters))
     for i in range(m.n_tasks):
-        if old.tasks[i].has_map and kb_restore_map(m, i, old.tasks[i].map) != KB_OK:
+        k = kb_map_of(old, i)
+        if k < i:
+            _share_map(m, &m.tasks[k], &m.tasks[i])
+        elif old.tasks[i].has_map and kb_restore_map(m, i, old.tasks[i].map) != KB_OK:
             return KB_NO_MEMORY
         map = m.tasks[i].map
         m.tasks[i] = old.tasks[i]
@@ -675,6 +844,12 @@ cdef int kb_do(KbMachine* m, int64_t code, int64_t cpu, int64_t a, int64_t b, in
         return kb_task_exit(m, cpu, cycles)
     if code == KB_ADVANCE:
         return kb_advance(m, cpu, a, cycles)
+    if code == KB_FORK:
+        return kb_fork(m, cpu, a, arg != 0, cycles)
+    if code == KB_IOPL:
+        return kb_iopl(m, cpu, a, cycles)
+    if code == KB_EXEC:
+        return kb_exec(m, cpu, cycles)
     return KB_BAD_CODE
 
 
@@ -791,13 +966,13 @@ cdef int kb_repeat_exit(KbMachine* m, int64_t cpu, int64_t kind, int64_t n,
 cdef bint _same(const KbCpu* a, const KbCpu* b) noexcept nogil:
     return (a.tr.tr_limit == b.tr.tr_limit and a.tr.io_base == b.tr.io_base
             and a.tr.tss_busy == b.tr.tss_busy and a.tr.limit_stale == b.tr.limit_stale
-            and a.tr.guest_loaded == b.tr.guest_loaded
+            and a.tr.guest_loaded == b.tr.guest_loaded and a.tr.iopl3 == b.tr.iopl3
             and a.map_seq == b.map_seq and a.map_max == b.map_max)
 
 
 cdef bint _same_task(const KbTask* a, const KbTask* b) noexcept nogil:
     return (a.seq == b.seq and a.max == b.max and a.tif == b.tif and a.has_map == b.has_map
-            and a.in_run == b.in_run and a.empty == b.empty)
+            and a.in_run == b.in_run and a.empty == b.empty and a.iopl3 == b.iopl3)
 
 
 cdef int kb_api() noexcept nogil:

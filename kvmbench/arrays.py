@@ -27,7 +27,7 @@ COUNTERS = (
     *("exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches"),
     *("migrations", "map_copies", "bytes_copied", "map_wipes", "io_allowed", "io_denied"),
     *("leaks", "denials", "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call"),
-    *("c_io", "c_guest", "c_work", "c_idle"),
+    *("c_io", "c_guest", "c_work", "c_idle", "nulls"),
 )
 """The counters of each CPU, in the order of docs/model.md, section 7."""
 
@@ -139,7 +139,7 @@ def check_state(
         if not good:
             raise ValueError(f"this pickle of a Machine is damaged: {reason}")
 
-    names = {*arrays, "task_maps", "tss_maps", "sequence"}
+    names = {*arrays, "task_maps", "tss_maps", "shared", "sequence"}
     require(isinstance(state, dict) and state.keys() == names, "it lacks a part")
     for name, (dtype, n) in arrays.items():
         found = state[name]
@@ -157,6 +157,14 @@ def check_state(
     require(len(np.unique(running)) == len(running), "a task runs on two CPUs")
     with_map = np.flatnonzero(state["task"]["has_map"]).tolist()
     require(sorted(state["task_maps"]) == with_map, "task_maps are not those of the tasks")
+    shared = state["shared"]
+    good = isinstance(shared, dict) and shared.keys() <= set(with_map)
+    good = good and set(shared.values()) <= set(with_map) - shared.keys()
+    require(good, "shared names tasks without a map")
+    tasks = state["task"]
+    for task, first in shared.items():
+        alike = all(tasks[field][task] == tasks[field][first] for field in ("max", "seq"))
+        require(alike, "tasks that share a map differ in it")
     require(set(state["tss_maps"]) <= set(range(arrays["cpu"][1])), "tss_maps has no such CPU")
     for name, size in (("task_maps", MAP_BYTES), ("tss_maps", TSS_MAP_BYTES)):
         for found in state[name].values():

@@ -48,6 +48,9 @@ class Op(IntEnum):
     IO = 3  # a = port, arg = width in bytes
     TASK_EXIT = 4
     ADVANCE = 5  # a = cycles
+    FORK = 6  # a = child, arg = 1: it fails after copy_thread()
+    IOPL = 7  # a = level
+    EXEC = 8
 
 
 class Operation(NamedTuple):
@@ -64,6 +67,8 @@ class Operation(NamedTuple):
             Op.IOPERM: (f"{self.a:#x}", self.b, "on" if self.arg else "off"),
             Op.IO: (f"{self.a:#x}", self.arg),
             Op.TASK_EXIT: (),
+            Op.FORK: (self.a, "fails") if self.arg else (self.a,),
+            Op.EXEC: (),
         }
         return " ".join(map(str, (self.op.name, *words.get(self.op, (self.a,)))))
 
@@ -279,13 +284,22 @@ class Profile:
         raise ValueError(unknown_name("exit kind", name, (kind.name for kind in self.kinds)))
 
 
-HOOKS = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
+HOOKS = (
+    *("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit"),
+    *("fork", "fork_failed", "iopl", "exec"),
+)
 _ANYWHERE = frozenset(HOOKS)
 _SWITCH = frozenset({"switch"})  # the only hook that has a prev and a next
-_IOPERM = frozenset({"ioperm"})  # the only hook that has a request
+_IOPERM = frozenset({"ioperm"})  # the only hook that edits a map
+_FORK = frozenset({"fork", "fork_failed"})  # the only hooks that have a child
+_CHILD = (
+    *("share_map", "dup_map", "set_child_tif", "clear_child_tif", "drop_child_map"),
+    "inherit_iopl",
+)
 
 _ONLY = dict.fromkeys(("edit_map", "load_map"), _IOPERM)
 _ONLY |= dict.fromkeys(("copy_map", "wipe_map"), _SWITCH)
+_ONLY |= dict.fromkeys(_CHILD, _FORK)
 
 STEPS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -294,7 +308,8 @@ STEPS: Mapping[str, frozenset[str]] = MappingProxyType(
             *("mark_available", "ltr", "clear_stale", "reload", "mark_stale", "refresh"),
             *("set_tif", "clear_tif", "alloc_map", "edit_map", "load_map", "copy_map"),
             *("wipe_map", "wipe_own", "sync_map", "validate_base", "invalidate_base"),
-            *("drop_map", "stop"),
+            *("drop_map", "stop", *_CHILD, "unshare_map", "set_iopl", "clear_iopl", "load_iopl"),
+            "validate_all",
         )
     }
 )
@@ -305,12 +320,13 @@ _CONDITIONS = {  # name: (the hooks in which it makes sense, its bit in the C co
     "prev.tif": (_SWITCH, 1),  # in the switch hook `current` is prev
     "next.tif": (_SWITCH, 2),
     "first": (_IOPERM, 4),
-    "on": (_IOPERM, 8),
+    "on": (_IOPERM | {"iopl"}, 8),
     "empty": (_ANYWHERE, 16),
     "stale": (_ANYWHERE, 32),
     "sched": (frozenset({"vcpu_put"}), 64),
+    "child.tif": (_FORK, 2),  # these hooks have no next
+    "iopl": (_ANYWHERE, 128),
 }
-NEVER = 0x80  # a bit that no condition sets
 
 CONDITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {name: hooks for name, (hooks, _) in _CONDITIONS.items()}
@@ -347,14 +363,13 @@ class Step(NamedTuple):
     def compiled(self) -> tuple[int, int, int]:
         """Return (index in STEPS, bits to look at, what they must be) for the C of `_steps`.
 
-        A step that contradicts itself wants a bit that is never set.
+        A step that contradicts itself wants a bit at which it does not look.
         """
         look = want = 0
         for name, value in self.when:
             bit = _CONDITIONS[name][1]
             if look & bit and bool(want & bit) != value:
-                want = NEVER
-                break
+                return list(STEPS).index(self.action), bit, bit ^ 0xFF
             look |= bit
             want |= bit if value else 0
         return list(STEPS).index(self.action), look, want
@@ -397,6 +412,10 @@ class Policy:
     ioperm: Entries = ()
     exit_to_user: Entries = ()
     task_exit: Entries = ()
+    fork: Entries = ()
+    fork_failed: Entries = ()
+    iopl: Entries = ()
+    exec: Entries = ()
     io_base_at_start: str = "valid"
     about: str = ""
 

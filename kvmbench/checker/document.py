@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from msgspec import UNSET, UnsetType, to_builtins
 
+from kvmbench.checker.explorer import BAD, EXTRA_EVENTS
 from kvmbench.checker.history import CPU_COLUMNS, Counterexample, Event, Explored
+from kvmbench.checker.itf import itf
+from kvmbench.errors import listed
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table, Tone
 from kvmbench.report.figures import plural
 
 if TYPE_CHECKING:
     from kvmbench.checker.verdict import Verdict
 
-__all__ = ["SCHEMAS", "CheckDocument", "document"]
+__all__ = ["SCHEMAS", "CheckDocument", "document", "story"]
 
 UNSHOWN = ("place", "task")  # columns that an event's text implies
 TONES: dict[str, Tone] = {"safe": "good", "unsafe": "bad", "undecided": "doubt"}
@@ -44,11 +48,16 @@ SCHEMAS = {"check": CheckDocument}
 """The JSON documents of the checker by kind."""
 
 
-def document(verdicts: Sequence[Verdict]) -> Document:
-    """Return the document of one or more verdicts on machines of one size."""
+def document(verdicts: Sequence[Verdict], *, brief: bool = False) -> Document:
+    """Return the document of one or more verdicts on machines of one size.
+
+    `brief`: without the kinds of violation and the content of the search.
+    """
     blocks, records = [_table(verdicts)], []
+    if not brief:
+        blocks += [_kinds(verdicts), Note(_contents(verdicts[0]))]
     for verdict in verdicts:
-        blocks += _story(verdict)
+        blocks += story(verdict)
         blocks += _mutants(verdict) if verdict.mutants else ()
         records.append(_record(verdict))
         for name, mutant in verdict.mutants.items():
@@ -57,7 +66,15 @@ def document(verdicts: Sequence[Verdict]) -> Document:
     v = verdicts[0]
     sizes = f"{plural(v.cpus, 'CPU')}, {plural(v.tasks, 'task')}, {plural(v.ports, 'port')}"
     title = f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
-    return Document(title, blocks, records, data)
+    forms = {}
+    if bad := [v for v in verdicts if v.counterexample]:
+        forms["itf"] = partial(_itf, bad[0])
+    return Document(title, blocks, records, data, forms=forms)
+
+
+def _itf(v: Verdict) -> str:
+    assert v.counterexample is not None
+    return itf(v.policy.name, v.counterexample.violation, v.history)
 
 
 def _word(v: Verdict) -> Cell:
@@ -77,7 +94,33 @@ def _table(verdicts: Sequence[Verdict]) -> Block:
     return Table(columns, rows)
 
 
-def _story(v: Verdict) -> Iterator[Block]:
+def _kinds(verdicts: Sequence[Verdict]) -> Block:
+    """Return which violations a search met: it ends at the first one."""
+    kinds = [kind for kind in BAD if kind]
+    columns = [Column("policy", "key"), *(Column(kind, "word") for kind in kinds)]
+    columns.append(Column("preemption points"))
+    rows: list[tuple[str | Cell, ...]] = []
+    for v in verdicts:
+        row = dict.fromkeys(kinds, "none" if v.verdict == "safe" else "-")
+        cells: list[str | Cell] = [row[kind] for kind in kinds]
+        if bad := v.counterexample:
+            cells[kinds.index(bad.violation)] = Cell(f"{len(bad.events)} events", "bad")
+        rows.append((v.policy.name, *cells, str(v.preemption_points)))
+    return Table(columns, rows)
+
+
+def _contents(v: Verdict) -> str:
+    """Return the events that a search contained, and those that it left out."""
+    asked = f", with {listed(v.events)}" if v.events else ""
+    left_out = [name for name in EXTRA_EVENTS if name not in v.events]
+    rest = f"; left out: {listed(left_out)} (--events)" if left_out else ""
+    return (
+        f"Explored: switches, KVM_RUN, ioperm() and exits of tasks in every order{asked}; a "
+        f"preemption point is a place in the kernel where the scheduler may take a task out{rest}."
+    )
+
+
+def story(v: Verdict, *, heading: bool = True) -> Iterator[Block]:
     """Return a counterexample with its replay, or the costs of a safe policy."""
     name = v.policy.name
     if bad := v.counterexample:
@@ -89,7 +132,8 @@ def _story(v: Verdict) -> Iterator[Block]:
             (str(number), str(event.cpu), event.task or "-", event.text, _changes(event))
             for number, event in enumerate(bad.events, 1)
         ]
-        yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
+        if heading:
+            yield Heading(f"{name}: {bad.violation} after {len(bad.events)} events")
         yield Table(columns, rows, wide=_states(bad))
         yield Note(_end(bad))
         if v.replayed:
@@ -149,6 +193,8 @@ def _changes(event: Event) -> str:
 
 def _end(bad: Counterexample) -> str:
     event = bad.events[-1]
+    if bad.violation == "null":
+        return f"null: a step on CPU {event.cpu} needs the I/O bitmap of a task with TIF and no map"
     if bad.port is None:
         return f"fault: CPU {event.cpu} executes LTR while the TSS descriptor is busy: #GP"
     return (

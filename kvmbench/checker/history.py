@@ -42,11 +42,11 @@ class Event:
 class Counterexample:
     """A shortest history that ends in a violation.
 
-    `port` is None for a fault, else `owned` tells whether the task has the port and `allowed`
-    whether the hardware lets the access through.
+    `port` is None for a fault and a null, else `owned` tells whether the task has the port and
+    `allowed` whether the hardware lets the access through.
     """
 
-    violation: Literal["leak", "denial", "fault"]
+    violation: Literal["leak", "denial", "fault", "null"]
     port: int | None
     owned: bool | None
     allowed: bool | None
@@ -63,12 +63,18 @@ class Wasted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explored:
-    """The fields of a verdict that its JSON has under the same names."""
+    """The fields of a verdict that its JSON has under the same names.
+
+    `events` are those that were explored on request (`EXTRA_EVENTS`), `preemption_points` the
+    places in the policy's hooks where a task may be preempted.
+    """
 
     cpus: int
     tasks: int
     ports: int
     symmetry: bool
+    events: tuple[str, ...]
+    preemption_points: int
     verdict: Literal["safe", "unsafe", "undecided"]
     reason: str | None
     states: int
@@ -106,12 +112,16 @@ def _text(policy: Policy, code: str, argument: Any, current: int | None, place: 
         out = [] if current is None else [f"{task_name(current)} out"]
         into = [] if argument is None else [f"{task_name(argument)} in"]
         return f"switch: {', '.join(out + into)}"
+    if code in ("fork", "fork_fails"):
+        return f"fork: {task_name(argument)}" + (", fails" if code == "fork_fails" else "")
+    if code in ("iopl", "exec"):
+        return f"iopl({argument})" if code == "iopl" else "exec"
     if code == "ioperm":
         port, on = argument
         return f"ioperm(port {port}, {'on' if on else 'off'})"
     if code in ("continue", "leave"):
         call, _, number = place.partition("+")
-        hook = "ioperm" if call == "ioperm" else "vcpu_put"
+        hook = {"ioperm": "ioperm", "exit": "task_exit"}.get(call, "vcpu_put")
         regions = [region for region in policy.regions(hook) if region]
         entry = int(number) if code == "continue" else 0
         steps = ", ".join(map(str, regions[entry])) if entry < len(regions) else "no step"
@@ -141,6 +151,8 @@ def _shown(column: str, value: Any) -> str:
         return str(int(value))
     if value is None:
         return "-"
+    if column == "shares":
+        return "{" + ",".join(map(task_name, value)) + "}"
     if isinstance(value, tuple):
         return "{" + ",".join(map(str, value)) + "}"
     if column in ("task", "map_of") and isinstance(value, int):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from kvmbench.model import HOOKS, Policy, Step
@@ -13,21 +13,28 @@ from kvmbench.model import HOOKS, Policy, Step
 __all__ = ["mutations"]
 
 Entries = list[list[str]]
+PREEMPTED = ("ioperm", "vcpu_put")  # hooks with preemptions between their entries, in any search
 
 
-def mutations(policy: Policy) -> dict[str, Policy]:
+def mutations(policy: Policy, events: Collection[str] = ()) -> dict[str, Policy]:
     """Return the mutants of a policy by mutation, without duplicates.
+
+    `events` are those that are explored on request: a mutant has no step and no condition that
+    only the others need.
 
     Each step is dropped; swapped with the next one of its hook; moved to the front and to the end
     of its hook; moved out of its inner list, before and after it, so that preemption is possible
     in between; and loses each of its conditions. A mutant's policy is named `HOOK: mutation`; if
     a hook has a step twice, the name of the second mutant ends in a number.
     """
+    policy = _needed(policy, events)
     found: dict[str, Policy] = {}
     known = {_body(policy)}
+    preempted = {"task_exit"} if "exit-preemption" in events else ()
     for hook in HOOKS:
         own = [[str(step) for step in region] for region in policy.regions(hook)]
-        for mutation, entries in _of_hook(hook, own):
+        between = hook in PREEMPTED or hook in preempted
+        for mutation, entries in _of_hook(hook, own, between):
             label = f"{hook}: {mutation}"
             frozen = tuple(tuple(entry) for entry in entries if entry)
             mutant = replace(policy, name=label, about="", **{hook: frozen})  # type: ignore[arg-type]
@@ -39,11 +46,32 @@ def mutations(policy: Policy) -> dict[str, Policy]:
     return found
 
 
+def _needed(policy: Policy, events: Collection[str]) -> Policy:
+    """Return a policy of the same behaviour where fork or iopl does not happen."""
+    gone = {"fork": ("fork", "fork_failed"), "iopl": ("iopl", "exec")}
+    empty = {hook for event, hooks in gone.items() if event not in events for hook in hooks}
+    idle = {"unshare_map"} if "fork" not in events else set()  # steps that then do nothing
+    idle |= {"load_iopl"} if "iopl" not in events else set()
+    hooks: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for hook in HOOKS:
+        kept: list[tuple[str, ...]] = []
+        for region in policy.regions(hook) if hook not in empty else ():
+            steps = [step for step in region if step.action not in idle]
+            if "iopl" not in events:
+                steps = [
+                    step._replace(when=tuple(c for c in step.when if c[0] != "iopl"))
+                    for step in steps if ("iopl", True) not in step.when
+                ]  # fmt: skip
+            kept.append(tuple(map(str, steps)))
+        hooks[hook] = tuple(region for region in kept if region)
+    return replace(policy, **hooks)  # type: ignore[arg-type]
+
+
 def _body(policy: Policy) -> tuple[tuple[tuple[Step, ...], ...], ...]:
     return tuple(tuple(region for region in policy.regions(hook) if region) for hook in HOOKS)
 
 
-def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
+def _of_hook(hook: str, entries: Entries, preempted: bool) -> Iterator[tuple[str, Entries]]:
     places = [(i, j) for i, entry in enumerate(entries) for j in range(len(entry))]
     for at, (i, j) in enumerate(places):
         step = entries[i][j]
@@ -56,8 +84,7 @@ def _of_hook(hook: str, entries: Entries) -> Iterator[tuple[str, Entries]]:
             yield f"{step!r} after {entries[k][n]!r}", other
         yield f"{step!r} first", [[step], *rest]
         yield f"{step!r} last", [*rest, [step]]
-        # Only these two hooks can be preempted between their entries.
-        if len(entries[i]) > 1 and hook in ("ioperm", "vcpu_put"):
+        if len(entries[i]) > 1 and preempted:
             yield f"{step!r} before its list", [*rest[:i], [step], *rest[i:]]
             yield f"{step!r} after its list", [*rest[: i + 1], [step], *rest[i + 1 :]]
         parsed = Step.parse(step, hook)

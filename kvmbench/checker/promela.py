@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
+from itertools import chain
 from string import Template
 
 from kvmbench.model import Policy, Step
@@ -21,26 +22,42 @@ ACTIONS = {  # the others are inlines of the same name
     "mark_available": "cpu[c].busy = 0", "refresh": "reload(c)", "stop": "ended = 1",
     "mark_stale": "cpu[c].stale = 1", "clear_stale": "cpu[c].stale = 0",
     "set_tif": "task[cur].tif = 1", "clear_tif": "task[cur].tif = 0",
-    "validate_base": "cpu[c].valid = 1", "invalidate_base": "cpu[c].valid = 0",
+    "validate_base": "cpu[c].valid = 1; cpu[c].all = 0",
+    "invalidate_base": "cpu[c].valid = 0; cpu[c].all = 0",
+    "validate_all": "cpu[c].valid = 0; cpu[c].all = 1",
+    "set_iopl": "task[cur].iopl = 1", "clear_iopl": "task[cur].iopl = 0",
+    "load_iopl": "cpu[c].iopl = task[cur].iopl", "inherit_iopl": "task[nxt].iopl = task[cur].iopl",
+    "share_map": "share_map()", "dup_map": "dup_map()", "unshare_map": "unshare_map()",
+    "set_child_tif": "task[nxt].tif = 1", "clear_child_tif": "task[nxt].tif = 0",
+    "drop_child_map": "drop_of(nxt)",
     "alloc_map": "task[cur].has_map = 1", "edit_map": "edit_map()", "drop_map": "drop_map()",
     "wipe_map": "wipe(c)", "wipe_own": "wipe(c)",
 }  # fmt: skip
 CONDITIONS = {
     "tif": "task[cur].tif", "prev.tif": "task[cur].tif", "next.tif": "task[nxt].tif",
     "first": "task[cur].first", "on": "task[cur].on", "empty": "task[cur].map == 0",
-    "stale": "cpu[c].stale", "sched": "by_switch",
+    "stale": "cpu[c].stale", "sched": "by_switch", "child.tif": "task[nxt].tif",
+    "iopl": "task[cur].iopl",
 }  # fmt: skip
+CALLS = {"fork": ("fork", "fork_failed"), "iopl": ("iopl", "exec")}  # an event's hooks
 WITHOUT_TASK = {  # steps that a switch takes where no task was current
     *("reload", "ltr", "mark_available", "mark_stale", "clear_stale", "stop"),
-    *("validate_base", "invalidate_base"),
+    *("validate_base", "invalidate_base", "validate_all", "load_iopl"),
 }
 
 
-def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> str:
-    """Return the model of `policy` on a machine of that size as a Promela text."""
+def promela(
+    policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2, events: Sequence[str] = ()
+) -> str:
+    """Return the model of `policy` on a machine of that size as a Promela text.
+
+    `events` are those of docs/check.md that are explored on request.
+    """
     put, call = _regions(policy, "vcpu_put"), _regions(policy, "ioperm")
+    end = _regions(policy, "task_exit") if "exit-preemption" in events else []
     before = {f"IOPERM_{k}": region for k, region in enumerate(call)}
     before |= {f"PUT_{k}": region for k, region in enumerate(put) if k}
+    before |= {f"EXIT_{k}": region for k, region in enumerate(end)}
     valid = int(policy.io_base_at_start == "valid")
     model = files("kvmbench").joinpath("data", "promela", "machine.pml").read_text()
     return Template(model).substitute(
@@ -51,7 +68,7 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
             for number, (name, region) in enumerate(before.items(), 3)
         ),
         running=" || ".join(f"cpu[{c}].task == x" for c in range(cpus)),
-        policy="".join(_hooks(policy, call, put)),
+        policy="".join(_hooks(policy, call, put, end, events)),
         start="".join(
             f"    cpu[{c}].whole = 1; cpu[{c}].busy = 1; cpu[{c}].valid = {valid}; "
             f"cpu[{c}].task = IDLE; cpu[{c}].held = NUMBER_0;\n"
@@ -60,7 +77,10 @@ def promela(policy: Policy, cpus: int = 2, tasks: int = 3, ports: int = 2) -> st
         events="".join(
             f"  :: d_step {{ {guard} -> {event}; forget() }}\n"
             for c in range(cpus)
-            for guard, event in _events(c, tasks, ports, len(call), len(put))
+            for guard, event in chain(
+                _events(c, tasks, ports, len(call), len(put), len(end)),
+                _more_events(c, tasks, events),
+            )
         ),
     )
 
@@ -69,9 +89,12 @@ def _regions(policy: Policy, hook: str) -> list[tuple[Step, ...]]:
     return [region for region in policy.regions(hook) if region]
 
 
-def _hooks(policy: Policy, call: Regions, put: Regions) -> Iterator[str]:
+def _hooks(
+    policy: Policy, call: Regions, put: Regions, end: Regions, events: Sequence[str]
+) -> Iterator[str]:
     """Return the hooks as inlines; those that preemption can enter have one per entry."""
-    for hook in ("vm_exit", "vcpu_put", "switch", "exit_to_user", "task_exit"):
+    more = [*CALLS["fork"] * ("fork" in events), *CALLS["iopl"] * ("iopl" in events)]
+    for hook in ("vm_exit", "vcpu_put", "switch", "exit_to_user", "task_exit", *more):
         steps = [step for region in _regions(policy, hook) for step in region]
         yield _inline(f"hook_{hook}(c)", _steps(steps, hook))
     for k, region in enumerate(call):
@@ -79,6 +102,11 @@ def _hooks(policy: Policy, call: Regions, put: Regions) -> Iterator[str]:
     for k, region in enumerate(put or [[]]):
         place = _after(region, f"PUT_{k + 1}" if k + 1 < len(put) else "RETURNING")
         yield _inline(f"put_{k}(c)", [*_steps(region, "vcpu_put"), place])
+    for k, region in enumerate(end):
+        place = f"task[cur].place = EXIT_{k + 1}" if k + 1 < len(end) else "end_task(c)"
+        if _stops(region) and k + 1 < len(end):
+            place = f"if :: ended -> end_task(c) :: else -> {place} fi"
+        yield _inline(f"exit_{k}(c)", [*_steps(region, "task_exit"), place])
     yield _inline("ioperm(c, number, grant)", _begin(call))
 
 
@@ -105,6 +133,8 @@ def _steps(steps: Sequence[Step], hook: str) -> Iterator[str]:
         elif hook == "switch" and step.action not in WITHOUT_TASK:
             terms.append("cur != IDLE")
         action = ACTIONS.get(step.action, f"{step.action}(c)")
+        if hook == "switch" and step.action == "load_iopl":
+            action = "cpu[c].iopl = task[nxt].iopl"
         yield f"if :: {' && '.join(terms)} -> {action} :: else fi" if terms else action
 
 
@@ -146,7 +176,21 @@ def _begin(call: Regions) -> Iterator[str]:
             yield f"task[cur].{name} = {value}"
 
 
-def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[tuple[str, str]]:
+def _more_events(c: int, tasks: int, events: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return the events of a CPU that are explored on request."""
+    user = f"at({c}, USER)"
+    for t in range(tasks) if "fork" in events else ():
+        for event in ("fork", "fork_fails"):
+            yield f"{user} && !running({t}) && is_new({t})", f"{event}({c}, {t})"
+    if "iopl" in events:
+        yield user, f"call_iopl({c}, 0)"
+        yield user, f"call_iopl({c}, 1)"
+        yield user, f"call_exec({c})"
+
+
+def _events(
+    c: int, tasks: int, ports: int, calls: int, puts: int, ends: int
+) -> Iterator[tuple[str, str]]:
     """Return the events of a CPU, each with its guard."""
     for t in range(tasks):
         yield f"!running({t})", f"schedule({c}, {t})"
@@ -165,4 +209,6 @@ def _events(c: int, tasks: int, ports: int, calls: int, puts: int) -> Iterator[t
         loaded = "" if event in ("vm_exit", "leave") else "!"
         yield f"{inside}{loaded}cpu[{c}].guest", f"{event}({c})"
     places = " || ".join(f"at({c}, {place})" for place in ("RETURNING", "USER", "IN_RUN"))
-    yield places, f"task_exit({c})"
+    yield places, f"{'begin' if ends else 'task'}_exit({c})"
+    for k in range(ends):
+        yield f"at({c}, EXIT_{k})", f"cur = cpu[{c}].task; exit_{k}({c})"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +14,34 @@ from typing import Any, Literal
 from kvmbench.atomic import memory_left
 from kvmbench.catalog import find_policy
 from kvmbench.checker.document import document
-from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, STATES_MAX, TASKS_MAX, Explorer
+from kvmbench.checker.explorer import (
+    CPUS_MAX,
+    EXTRA_EVENTS,
+    PORTS_MAX,
+    STATES_MAX,
+    TASKS_MAX,
+    Explorer,
+)
 from kvmbench.checker.history import Counterexample, Explored, RawEvent, State, Wasted, events
-from kvmbench.model import Policy
+from kvmbench.errors import unknown_name
+from kvmbench.model import HOOKS, Policy
 from kvmbench.report import Document, Reported
 
-__all__ = ["CPUS_MAX", "PORTS_MAX", "STATES_MAX", "TASKS_MAX", "Counterexample", "Explorer"]
+__all__ = [
+    "CPUS_MAX",
+    "EXTRA_EVENTS",
+    "PORTS_MAX",
+    "STATES_MAX",
+    "TASKS_MAX",
+    "Counterexample",
+    "Explorer",
+]
 __all__ += ["Verdict", "Wasted", "check", "default_memory"]
 
 AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction of a second
 MEMORY = 8 * 10**9  # bytes
 STOPPED = "stopped by Ctrl-C"
-SHAPE = ("cpus", "tasks", "ports", "symmetry")
+SHAPE = ("cpus", "tasks", "ports", "symmetry", "events")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -81,7 +97,7 @@ class Verdict(Explored, Reported):
         shown += "; Machine has no operations for it"
         plain = check(
             self.policy, cpus=self.cpus, tasks=self.tasks, ports=self.ports, whole_calls=True,
-            max_states=max(self.states, 10**6),
+            events=self.events, max_states=max(self.states, 10**6),
         )  # fmt: skip
         shorter = plain.counterexample
         if shorter is None or not plain._confirmed(shorter):
@@ -96,11 +112,11 @@ class Verdict(Explored, Reported):
         from kvmbench.checker import replay  # it needs the core, and so numpy
 
         sizes, found = (self.cpus, self.tasks, self.ports), (bad.violation, bad.port)
-        differs = replay.stepper_shows(self.policy, sizes, self.history, found)
+        differs = replay.stepper_shows(self.policy, sizes, self.history, found, self.events)
         if differs is not None:
             raise RuntimeError(f"{self.policy.name}: the replay differs: {differs}")
         events = [event for event, _ in self.history if event is not None]
-        shown = replay.machine_shows(self.policy, sizes, events, found)
+        shown = replay.machine_shows(self.policy, sizes, events, found, self.events)
         if shown is False:
             raise RuntimeError(f"{self.policy.name}: Machine does not show the {bad.violation}")
         return shown is not None
@@ -113,9 +129,9 @@ def default_memory() -> int:
 
 def check(
     policy: str | Path | Policy, *, cpus: int = 2, tasks: int = 3, ports: int = 2,
-    symmetry: bool = True, whole_calls: bool = False, max_states: int = STATES_MAX,
-    max_memory: int | None = None, replay: bool = False, mutations: bool = False,
-    progress: Callable[[Explorer], None] | None = None,
+    symmetry: bool = True, whole_calls: bool = False, events: Iterable[str] = (), jobs: int = 1,
+    max_states: int = STATES_MAX, max_memory: int | None = None, replay: bool = False,
+    mutations: bool = False, progress: Callable[[Explorer], None] | None = None,
 ) -> Verdict:  # fmt: skip
     """Explore every interleaving of `policy` on a machine of that size; return the verdict.
 
@@ -123,7 +139,9 @@ def check(
     machine has 1 to 3 `cpus`, 1 to 6 `tasks` and 1 to 4 `ports`. With `symmetry` the search
     merges states that differ only in the names of tasks and CPUs, or in maps that no task sees
     (docs/check.md, section 3). With `whole_calls` it leaves out histories that preempt a task
-    inside the kernel, so that "safe" says less: the rest are operations of `Machine`.
+    inside the kernel, so that "safe" says less: the rest are operations of `Machine`. `events`
+    are those of `EXTRA_EVENTS` that the search explores too. With 2 `jobs` it uses two threads:
+    same verdict and states, and a counterexample of the same length.
 
     Beyond `max_states`, or `max_memory` in bytes (`default_memory()` for None), the verdict is
     "undecided". With `replay`, a counterexample is replayed without the explorer,
@@ -134,14 +152,15 @@ def check(
     Ctrl-C ends the search as a limit does, with the verdict "undecided". The search installs no
     signal handler, and any thread may call.
 
-    Raises ValueError for a size out of range, an unknown name or a file of several policies,
+    Raises ValueError for a size out of range, an unknown name, a file of several policies,
     FileError for a file that is no policy, OSError if it cannot be read, MemoryError if the
     search has no room to begin, RuntimeError if a replay shows something else.
     """
     policy = find_policy(policy)
-    options = dict(
+    options: dict[str, Any] = dict(
         cpus=cpus, tasks=tasks, ports=ports, symmetry=symmetry, whole_calls=whole_calls,
-        max_states=max_states, max_memory=default_memory() if max_memory is None else max_memory,
+        events=_known_events(events), jobs=jobs, max_states=max_states,
+        max_memory=default_memory() if max_memory is None else max_memory,
     )  # fmt: skip
     verdict = _explored(policy, options, progress)
     if replay and verdict.counterexample:
@@ -152,11 +171,19 @@ def check(
 
     found: dict[str, Verdict] = {}
     verdict = replace(verdict, mutants=found)
-    for name, mutant in mutants_of(policy).items():
+    for name, mutant in mutants_of(policy, options["events"]).items():
         if verdict.stopped:
             break
         found[name] = _explored(mutant, options, progress)
     return verdict
+
+
+def _known_events(events: Iterable[str]) -> tuple[str, ...]:
+    """Return some of EXTRA_EVENTS in its order; raises ValueError for another name."""
+    asked = {events} if isinstance(events, str) else set(events)
+    for name in asked - set(EXTRA_EVENTS):
+        raise ValueError(unknown_name("event", name, EXTRA_EVENTS))
+    return tuple(name for name in EXTRA_EVENTS if name in asked)
 
 
 def _explored(
@@ -192,6 +219,7 @@ def _explored(
         **{name: options[name] for name in SHAPE}, history=history, counterexample=bad,
         policy=policy, verdict=verdicts.get(ended, "undecided"), reason=limits.get(ended),
         states=explorer.states, transitions=explorer.transitions, depth=explorer.depth,
+        preemption_points=_preemption_points(policy, options),
         seconds=time.perf_counter() - begun, memory_bytes=explorer.memory,
         wasted_reloads=tuple(
             Wasted(_step(policy, hook, index), events(policy, history))
@@ -199,6 +227,14 @@ def _explored(
         ),
         unreachable_steps=tuple(_step(policy, *step) for step in explorer.never_taken()),
     )  # fmt: skip
+
+
+def _preemption_points(policy: Policy, options: Mapping[str, Any]) -> int:
+    """Return how many places between the entries of hooks a preemption may come at."""
+    entries = {hook: sum(map(bool, policy.regions(hook))) for hook in HOOKS}
+    found = entries["ioperm"] + max(0, entries["vcpu_put"] - 1)
+    found += entries["task_exit"] if "exit-preemption" in options["events"] else 0
+    return 0 if options["whole_calls"] else found
 
 
 def _step(policy: Policy, hook: str, index: int) -> str:

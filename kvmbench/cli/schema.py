@@ -15,6 +15,7 @@ HOMES = {  # kind: the module whose SCHEMAS has it
     "sweep": "sweeps.document",
     "trace": "traces.document",
     "check": "checker.document",
+    "known": "checker.known",
     "plan": "live.plan",
 }
 
@@ -24,8 +25,8 @@ HOMES = {  # kind: the module whose SCHEMAS has it
 def command(kind: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the JSON that commands write.
 
-    A result is the JSON of `run`, `measure`, `convert` and --save; a plan is that of `plan new`;
-    the other kinds are those of the commands of that name.
+    A result is the JSON of `run`, `measure`, `convert` and --save; a plan is that of `plan new`,
+    known that of `check --known`; the other kinds are those of the commands of that name.
 
     \b
     Examples:

@@ -221,6 +221,7 @@ def _record(name: str, side: _Side, row: Row) -> dict[str, Any]:
 def io_document(label: str, vendor: str, found: dict[str, Any]) -> Document:
     """Return the document of a check inside the machine."""
     agreeing = found["cases"] - found["apart_allowed"] - found["disagreeing"]
+    agreeing -= found.get("levels_denied", 0)
     notes = [f"{label} on {KINDS[vendor]}: {agreeing:,} of {found['cases']:,} accesses at CPL 3 "
              f"were decided as port_check says, {found['allowed']:,} of them allowed."]  # fmt: skip
     if found["apart"]:

@@ -46,6 +46,7 @@ class Vm:
     def start(
         self, cpu: int, *, rip: int, rsp: int, cr3: int, gdt: tuple[int, int],
         idt: tuple[int, int], tss: tuple[int, int], cpl: int = 0, rsi: int = 0, rdi: int = 0,
+        iopl: int = 0,
     ) -> None: ...  # fmt: skip
     def registers(self, cpu: int) -> dict[str, int]: ...
     def run(self, cpu: int, *, stop: int, timeout: float, acts: Sequence[_Act] = ()) -> Outcome: ...

@@ -427,11 +427,11 @@ cdef class Vm:
         self.has_lapic[cpu] = True
 
     def start(self, int cpu, *, uint64_t rip, uint64_t rsp, uint64_t cr3, gdt, idt, tss,
-              int cpl=0, uint64_t rsi=0, uint64_t rdi=0):
+              int cpl=0, uint64_t rsi=0, uint64_t rdi=0, uint64_t iopl=0):
         """Put the vCPU at `rip` in long mode with CPL 0 or 3, without its earlier state.
 
         `gdt`, `idt` and `tss` are (address, limit) of the tables; kvmbench.guest.image has the
-        selectors. Raises ValueError for another CPL.
+        selectors; `iopl`, 0 to 3, is that of RFLAGS. Raises ValueError for another CPL or IOPL.
         """
         cdef kvm_sregs state
         cdef kvm_regs regs
@@ -442,6 +442,8 @@ cdef class Vm:
         cdef int fd = self.vcpu[self._cpu(cpu)]
         if cpl not in (0, 3):
             raise ValueError(f"cpl is {cpl}, not 0 or 3")
+        if iopl > 3:
+            raise ValueError(f"iopl is {iopl}, not 0 to 3")
         kb_settle(fd, self.running[cpu])
         _do(fd, KVM_GET_SREGS, &state, "KVM_GET_SREGS")
         apic_base = state.apic_base
@@ -477,7 +479,7 @@ cdef class Vm:
             self.set_msr(cpu, 0x6e0, 0)  # IA32_TSC_DEADLINE
             _do(fd, KVM_SET_LAPIC, &self.lapic[cpu], "KVM_SET_LAPIC")
         memset(&regs, 0, sizeof(regs))
-        regs.rip, regs.rsp, regs.rflags, regs.rsi, regs.rdi = rip, rsp, 2, rsi, rdi
+        regs.rip, regs.rsp, regs.rflags, regs.rsi, regs.rdi = rip, rsp, 2 | iopl << 12, rsi, rdi
         _do(fd, KVM_SET_REGS, &regs, "KVM_SET_REGS")
 
     def registers(self, int cpu):

@@ -360,6 +360,13 @@ def io_document(found: IoCheck) -> Document:
         else:
             words += "All of them were denied, as the SDM says."
         blocks.append(Note(words))
+    if found.levels_denied:
+        blocks.append(
+            Note(
+                f"{found.levels_denied:,} of {found.levels:,} at IOPL 3 were denied as at IOPL 0: "
+                "this judge takes IOPL from its guest. kvmbench counts them separately."
+            )
+        )
     if found.disagreeing:
         shown = len(found.disagreements)
         first = f"; the first {shown}" if shown < found.disagreeing else ""

@@ -33,6 +33,7 @@ HARDWARE_TSS = 104  # bytes; a smaller limit denies all, and exceptions have no 
 TIMEOUT = 5.0  # seconds, for two instructions and a fault
 FRESH = 500  # cases after which the whole TSS gets new random bytes
 GP, UD = 13, 6
+IOPL = 3 << 12  # of RFLAGS
 SHOWN = 10  # disagreements that are kept
 
 Programs = dict[tuple[int, bool], int]  # width and direction -> address
@@ -48,6 +49,7 @@ class Access:
     width: int  # bytes
     out: bool
     word: int  # the two bytes of the map, unless fields of the TSS overlap them
+    iopl: int = 0  # EFLAGS.IOPL: at 3 the processor looks at no map
 
     @property
     def offset(self) -> int:
@@ -69,7 +71,8 @@ class Case:
         a, words = self.access, {True: "allowed", False: "denied"}
         what = f"{'OUT' if a.out else 'IN'} of {a.width} byte{'s' * (a.width > 1)} at {a.port:#x}"
         return (
-            f"case {self.number}: {what}, TR limit {a.limit:#x}, bitmap at {a.base:#x}, "
+            f"case {self.number}: {what}, {f'IOPL {a.iopl}, ' * bool(a.iopl)}TR limit "
+            f"{a.limit:#x}, bitmap at {a.base:#x}, "
             f"bytes {self.word & 0xFF:#04x} {self.word >> 8:#04x}: port_check says "
             f"{words[self.expected]}, it was {words[self.found]}"
         )
@@ -85,13 +88,15 @@ class IoCheck:
     allowed: int = 0  # of the cases that agree
     apart: int = 0  # cases with only the first byte inside the limit
     apart_allowed: int = 0  # of these, allowed by a judge that is, or may be, software
+    levels: int = 0  # cases at IOPL 3
+    levels_denied: int = 0  # of these, denied by software that takes IOPL from its guest
     disagreeing: int = 0
     disagreements: list[Case] = field(default_factory=list)  # the first SHOWN
 
     @property
     def agreeing(self) -> int:
         """The number of cases in which the judge and `port_check` agree."""
-        return self.cases - self.apart_allowed - self.disagreeing
+        return self.cases - self.apart_allowed - self.levels_denied - self.disagreeing
 
 
 def judge(facts: Host) -> tuple[str, bool]:
@@ -111,7 +116,7 @@ def judge(facts: Host) -> tuple[str, bool]:
 
 
 def draw(random_: random.Random) -> Access:
-    """Return a random access; many are at an edge of the rule."""
+    """Return a random access; many are at an edge of the rule, and one of ten has an IOPL."""
     width, port = random_.choice((1, 2, 4)), image.STOP
     while image.STOP - 4 < port < image.STOP + 4:  # a write there would end the guest's program
         port = random_.choice(
@@ -127,7 +132,8 @@ def draw(random_: random.Random) -> Access:
     if random_.random() < 0.7:
         word &= ~(((1 << width) - 1) << port % 8)
     out = random_.random() < 0.5
-    return Access(limit=limit, base=base, port=port, width=width, out=out, word=word)
+    iopl = random_.choice((1, 2, 3, 3)) if random_.random() < 0.1 else 0
+    return Access(limit=limit, base=base, port=port, width=width, out=out, word=word, iopl=iopl)
 
 
 def check_io(
@@ -138,6 +144,7 @@ def check_io(
     The SDM requires both bytes of the map inside the limit, KVM's instruction emulator only the
     first (emulator_io_port_access_allowed in arch/x86/kvm/emulate.c). `apart_allowed` counts the
     accesses that a judge which may be software allows for that reason; they are no disagreements.
+    Nor are `levels_denied`: PVM runs its guest without the IOPL that the guest has.
 
     Raises LiveError where this host runs no guest and where the judge denies every access,
     ValueError for fewer cases than one.
@@ -192,19 +199,25 @@ def _compare(
     tss_map = np.frombuffer(memory, np.uint8, MAP_BYTES, access.base)
     # By the SDM, and by a judge that requires only the first byte inside the limit.
     expected, first_only = (
-        bool(port_check(limit, access.base, tss_map, access.port, access.width))
+        bool(port_check(limit, access.base, tss_map, access.port, access.width, access.iopl))
         for limit in (access.limit, access.limit + 1)
     )
     word = int.from_bytes(memory[access.offset : access.offset + 2], "little")
     allowed = _try(vm, programs[access.width, access.out], access)
     case = Case(number=number, access=access, word=word, expected=expected, found=allowed)
-    apart = access.offset == access.limit
+    apart = access.offset == access.limit and access.iopl != 3
+    no_level = access.iopl == 3 and found.emulated and not vm.registers(0)["rflags"] & IOPL
     found.cases += 1
+    found.levels += access.iopl == 3
     found.apart += apart
     if case.found == expected:
         found.allowed += expected
     elif found.emulated and apart and case.found == first_only:
         found.apart_allowed += 1
+    elif no_level and not port_check(
+        access.limit, access.base, tss_map, access.port, access.width, 0
+    ):
+        found.levels_denied += 1
     else:
         found.disagreeing += 1
         if len(found.disagreements) < SHOWN:
@@ -215,7 +228,8 @@ def _compare(
 def _try(vm: Vm, rip: int, access: Access) -> bool:
     """Return True for an access that was done, False for #GP(0)."""
     tables = image.TABLES | {"tss": (TSS, access.limit)}
-    vm.start(0, rip=rip, rsp=image.USER_STACK, cr3=image.PML4, cpl=3, rsi=access.port, **tables)
+    vm.start(0, rip=rip, rsp=image.USER_STACK, cr3=image.PML4, cpl=3, rsi=access.port,
+             iopl=access.iopl, **tables)  # fmt: skip
     outcome = vm.run(0, stop=image.STOP, timeout=TIMEOUT)
     if (outcome["reason"], outcome["port"]) == ("stopped", image.STOP + 1):
         vector, error, at = exception(vm, 0)

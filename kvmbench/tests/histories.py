@@ -76,24 +76,28 @@ def reference(cpus: int, tasks: int, policy: Policy, profile: Profile, vendor: s
     return Reference(cpus, tasks, hooks, costs, kinds, vendor, policy.io_base_at_start)
 
 
+CALLS = (Op.IOPERM, Op.IO, Op.FORK, Op.IOPL, Op.EXEC)  # of a task in userspace
+
+
 def draw_op(rng: random.Random, model: Reference, n_kinds: int) -> tuple[int, ...]:
     """Return an operation that mostly can be done; now and then one that surely cannot."""
     cpu = rng.randrange(len(model.cpus))
     if rng.random() < 0.02:
         wild = (-(2**31), -1, 0, 3, 65535, 65536, 2**31 - 1)
         return (
-            rng.choice((*Op, *Op, 6, 255)),
+            rng.choice((*Op, *Op, 9, 255)),
             rng.choice((0, 1, 2, 3, 4, 255)),
             rng.choice((cpu, cpu, cpu, len(model.cpus), 65535)),
             *(rng.choice(wild) for _ in range(3)),
         )
     task = model.cpus[cpu].task
     code = rng.choices(
-        (Op.EXIT, Op.SWITCH, Op.IOPERM, Op.IO, Op.TASK_EXIT, Op.ADVANCE), (40, 12, 10, 20, 1, 4)
+        (Op.EXIT, Op.SWITCH, Op.IOPERM, Op.IO, Op.TASK_EXIT, Op.ADVANCE, Op.FORK, Op.IOPL, Op.EXEC),
+        (40, 12, 10, 20, 1, 4, 4, 2, 1),
     )[0]
     if task < 0 and rng.random() < 0.9:
         code = Op.SWITCH
-    elif code in (Op.IOPERM, Op.IO) and model.tasks[task].in_run and rng.random() < 0.9:
+    elif code in CALLS and model.tasks[task].in_run and rng.random() < 0.9:
         code = Op.EXIT
     # Few ports, so that tasks meet; the first, the last and both sides of a map's words too.
     port = rng.choice((0, 7, 60, 63, 64, 65, 1000, 65528, 65535, rng.randrange(65536)))
@@ -106,6 +110,10 @@ def draw_op(rng: random.Random, model: Reference, n_kinds: int) -> tuple[int, ..
         return (code, rng.randrange(2), cpu, port, count, 0)
     if code == Op.IO:
         return (code, rng.choice((1, 1, 2, 4)), cpu, port, 0, 0)
+    if code == Op.FORK:
+        return (code, rng.randrange(2), cpu, rng.randrange(len(model.tasks) or 1), 0, 0)
+    if code == Op.IOPL:
+        return (code, 0, cpu, rng.choice((0, 3, 3)), 0, 0)
     return (code, 0, cpu, rng.randrange(1000) if code == Op.ADVANCE else 0, 0, 0)
 
 
@@ -136,12 +144,13 @@ def reference_state(model: Reference) -> dict[str, Any]:
         "cpu": [
             (
                 *(c.cycles, c.tr_limit, c.tss_busy, c.io_base, c.limit_stale, c.guest_loaded),
-                *(c.task, c.map_max, c.map_seq),
+                *(c.task, c.map_max, c.map_seq, c.iopl == 3),
             )
             for c in model.cpus
         ],
         "task": [
-            (t.tif, int(t.map is not None), t.max, t.seq, t.last_cpu, t.in_run) for t in model.tasks
+            (t.tif, int(t.map is not None), t.max, t.seq, t.last_cpu, t.in_run, t.iopl == 3)
+            for t in model.tasks
         ],
         "counters": [tuple(c.counters[name] for name in COUNTERS) for c in model.cpus],
         "tss_map": [bytes(c.tss_map) for c in model.cpus],

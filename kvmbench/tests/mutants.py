@@ -12,7 +12,8 @@ EAGER, DEFERRED, TO_USER = (policies()[n] for n in ("eager", "deferred", "exit-t
 SWITCH = ("copy_map if next.tif", "refresh if next.tif", "wipe_map if prev.tif and not next.tif")
 BOTH = ("reload if tif", "mark_stale if not tif")
 CALL = ("alloc_map", "set_tif if first", ("refresh if first",), ("edit_map", "load_map"))
-SYNC = ("sync_map if tif", "validate_base if tif", "refresh if tif")
+SYNC = ("sync_map if tif and not iopl", "validate_base if tif and not iopl")
+SYNC += ("validate_all if tif and iopl", "refresh if tif")
 
 
 def deferred(name, **hooks):

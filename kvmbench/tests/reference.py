@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-HOOKS = ("vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit")
+HOOKS = (
+    "vm_exit", "vcpu_put", "switch", "ioperm", "exit_to_user", "task_exit",
+    "fork", "fork_failed", "iopl", "exec",
+)  # fmt: skip
 
 COUNTERS = (
     "exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches",
@@ -19,6 +22,7 @@ COUNTERS = (
     "denials",
     "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call", "c_io", "c_guest",
     "c_work", "c_idle",
+    "nulls",
 )  # fmt: skip
 
 COSTS = (
@@ -27,10 +31,10 @@ COSTS = (
     "wipe_base", "wipe_line",
 )  # fmt: skip
 
-EXIT, SWITCH, IOPERM, IO, TASK_EXIT, ADVANCE = range(6)
+EXIT, SWITCH, IOPERM, IO, TASK_EXIT, ADVANCE, FORK, IOPL, EXEC = range(9)
 
 FULL, MIN = 0x206F, 0x67
-VALID, INVALID = 0x68, 0x2070
+VALID, INVALID, ALL = 0x68, 0x2070, 0x2078
 IDLE = -1
 PORTS = 65536
 MAP_BYTES = PORTS // 8
@@ -42,6 +46,8 @@ ANY_HOOK = frozenset(HOOKS)
 SWITCH_ONLY = frozenset({"switch"})
 IOPERM_ONLY = frozenset({"ioperm"})
 PUT_ONLY = frozenset({"vcpu_put"})
+FORK_ONLY = frozenset({"fork", "fork_failed"})
+REQUEST_ONLY = frozenset({"ioperm", "iopl"})
 
 STEPS = {
     "mark_available": ANY_HOOK,
@@ -63,6 +69,17 @@ STEPS = {
     "invalidate_base": ANY_HOOK,
     "drop_map": ANY_HOOK,
     "stop": ANY_HOOK,
+    "share_map": FORK_ONLY,
+    "dup_map": FORK_ONLY,
+    "set_child_tif": FORK_ONLY,
+    "clear_child_tif": FORK_ONLY,
+    "drop_child_map": FORK_ONLY,
+    "inherit_iopl": FORK_ONLY,
+    "unshare_map": ANY_HOOK,
+    "set_iopl": ANY_HOOK,
+    "clear_iopl": ANY_HOOK,
+    "load_iopl": ANY_HOOK,
+    "validate_all": ANY_HOOK,
 }
 
 CONDITIONS = {
@@ -70,10 +87,12 @@ CONDITIONS = {
     "prev.tif": SWITCH_ONLY,
     "next.tif": SWITCH_ONLY,
     "first": IOPERM_ONLY,
-    "on": IOPERM_ONLY,
+    "on": REQUEST_ONLY,
     "empty": ANY_HOOK,
     "stale": ANY_HOOK,
     "sched": PUT_ONLY,
+    "child.tif": FORK_ONLY,
+    "iopl": ANY_HOOK,
 }
 
 
@@ -120,6 +139,7 @@ class Cpu:
     task: int = IDLE
     map_max: int = 0
     map_seq: int = 0
+    iopl: int = 0
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
 
@@ -131,6 +151,7 @@ class Task:
     seq: int = 0
     last_cpu: int = -1
     in_run: int = 0
+    iopl: int = 0
 
 
 @dataclass
@@ -139,6 +160,7 @@ class HookRun:
 
     overlap: int
     next: Task | None = None
+    child: Task | None = None
     sched: bool = False
     ports: range = range(0)
     on: bool = False
@@ -244,6 +266,10 @@ def _max_of(task: Task) -> int:
 
 def port_allowed(cpu: Cpu, port: int, width: int) -> bool:
     """The hardware's check."""
+    if cpu.iopl == 3:
+        return True
+    if cpu.io_base == ALL:  # the second map has a terminator, too
+        return cpu.tr_limit == FULL and port + width <= PORTS
     offset = cpu.io_base + port // 8
     if offset + 1 > cpu.tr_limit:
         return False
@@ -253,6 +279,8 @@ def port_allowed(cpu: Cpu, port: int, width: int) -> bool:
 
 def port_entitled(task: Task, port: int, width: int) -> bool:
     """What a correct policy makes the hardware's check answer."""
+    if task.iopl == 3 and port + width <= PORTS:
+        return True
     if task.map is None or port + width > PORTS:
         return False
     return all(not task.map[p // 8] >> p % 8 & 1 for p in range(port, port + width))
@@ -300,6 +328,7 @@ class Reference:
         self.cpus = [Cpu(io_base=io_base) for _ in range(cpus)]
         self.tasks = [Task() for _ in range(tasks)]
         self.sequence = 0
+        self._in_switch = False  # the hook under way is `switch`
 
     def step(self, code: int, arg: int, cpu: int, a: int, b: int, c: int) -> tuple[int, int]:
         """Run one operation: its result and the cycles it cost its CPU."""
@@ -324,6 +353,13 @@ class Reference:
             self._task_exit(cpu)
         elif code == ADVANCE:
             self._advance(cpu, a)
+        elif code == FORK:
+            self._fork(cpu, a, fails=arg != 0)
+        elif code == IOPL:
+            self._iopl(cpu, a)
+        elif code == EXEC:
+            self._in_userspace(self.cpus[cpu])
+            self._system_call("exec", cpu, on=False)
         else:
             raise Refused("unknown operation")
         return 0
@@ -388,7 +424,7 @@ class Reference:
         entitled = port_entitled(task, port, width)
         _count(cpu, "io_allowed" if allowed else "io_denied")
         _charge(cpu, "c_io", self.costs["io" if allowed else "gp_fault"])
-        if allowed and not entitled:
+        if allowed and not entitled and task.iopl != 3:
             _count(cpu, "leaks")
         if entitled and not allowed:
             _count(cpu, "denials")
@@ -401,13 +437,37 @@ class Reference:
         self._interrupt(cpu)
         task.in_run = 0
         self._hook("task_exit", cpu, HookRun(self.costs["switch_overlap"]))
-        # Whatever the policy left: the task is a new one from here on.
-        task.tif = 0
-        task.map = None
-        task.max = 0
-        task.seq = 0
-        task.last_cpu = -1
+        _make_new(task)
         self._switch_to(index, IDLE)
+
+    def _fork(self, index: int, child_index: int, fails: bool) -> None:
+        cpu = self.cpus[index]
+        self._in_userspace(cpu)
+        if not 0 <= child_index < len(self.tasks):
+            raise Refused("child out of range")
+        child = self.tasks[child_index]
+        if any(other.task == child_index for other in self.cpus):
+            raise Refused("child runs")
+        if child.tif or child.map is not None or child.in_run or child.iopl:
+            raise Refused("child is not new")
+
+        child.last_cpu = -1
+        self._hook("fork", cpu, HookRun(overlap=0, child=child))
+        if fails:
+            self._hook("fork_failed", cpu, HookRun(overlap=0, child=child))
+            _make_new(child)
+        self._hook("exit_to_user", cpu, HookRun(overlap=0))
+
+    def _iopl(self, index: int, level: int) -> None:
+        self._in_userspace(self.cpus[index])
+        if not 0 <= level <= 3:
+            raise Refused("level out of range")
+        self._system_call("iopl", index, on=level == 3)
+
+    def _system_call(self, hook: str, index: int, on: bool) -> None:
+        cpu = self.cpus[index]
+        self._hook(hook, cpu, HookRun(overlap=0, on=on))
+        self._hook("exit_to_user", cpu, HookRun(overlap=0))
 
     def _advance(self, index: int, cycles: int) -> None:
         cpu = self.cpus[index]
@@ -481,6 +541,7 @@ class Reference:
     # Hooks
 
     def _hook(self, name: str, cpu: Cpu, run: HookRun) -> None:
+        self._in_switch = name == "switch"
         for step in self.hooks[name]:
             if all(self._holds(word, cpu, run) == wanted for word, wanted in step.conditions):
                 if step.name == "stop":
@@ -493,6 +554,10 @@ class Reference:
             return _has_tif(current)
         if word == "next.tif":
             return _has_tif(run.next)
+        if word == "child.tif":
+            return _has_tif(run.child)
+        if word == "iopl":
+            return current is not None and current.iopl == 3
         if word == "first":
             return run.first
         if word == "on":
@@ -528,8 +593,15 @@ class Reference:
         elif name == "invalidate_base":
             cpu.io_base = INVALID
             _charge(cpu, "c_map", self.costs["mark"])
+        elif name == "validate_all":
+            cpu.io_base = ALL
+            _charge(cpu, "c_map", self.costs["mark"])
+        elif name == "load_iopl":
+            task = run.next if self._in_switch else self._current(cpu)
+            cpu.iopl = 0 if task is None else task.iopl
         elif name == "copy_map":
             if run.next is not None:
+                _count_null(cpu, run.next)
                 prev = self._current(cpu)
                 old = prev.max if prev is not None and prev.tif else 0
                 self._copy(cpu, run.next, max(old, run.next.max))
@@ -548,25 +620,55 @@ class Reference:
             _alloc_map(task)
         elif name == "edit_map":
             run.max_before_edit = task.max
+            old_map = task.map
             task.map = _edited(_map_bytes(task), run.ports, run.on)
             task.max = _max_of(task)
             self.sequence += 1
             task.seq = self.sequence
+            for other in self.tasks:  # a shared map is edited for each that shares it
+                if old_map is not None and other.map is old_map:
+                    other.map, other.max, other.seq = task.map, task.max, task.seq
+        elif name == "unshare_map":
+            if any(other is not task and other.map is task.map for other in self.tasks):
+                self._copy_whole(cpu, task, task)
+        elif name == "set_iopl":
+            task.iopl = 3
+        elif name == "clear_iopl":
+            task.iopl = 0
         elif name == "load_map":
+            _count_null(cpu, task)
             old = task.max if run.max_before_edit is None else run.max_before_edit
             self._copy(cpu, task, max(old, task.max))
         elif name in ("wipe_map", "wipe_own"):  # prev is the current task in the switch hook
             self._wipe(cpu, task.max)
         elif name == "sync_map":
+            _count_null(cpu, task)
             _charge(cpu, "c_map", self.costs["test"])
             if cpu.map_seq != task.seq:
                 self._copy(cpu, task, max(cpu.map_max, task.max))
                 cpu.map_max = task.max
                 cpu.map_seq = task.seq
         elif name == "drop_map":
-            task.map = None
-            task.max = 0
-            task.seq = 0
+            _drop_map(task)
+        else:
+            assert run.child is not None, name
+            self._do_with_child(name, cpu, task, run.child)
+
+    def _do_with_child(self, name: str, cpu: Cpu, task: Task, child: Task) -> None:
+        """The steps of a fork."""
+        if name == "share_map":
+            if task.map is not None:
+                child.map, child.max, child.seq = task.map, task.max, task.seq
+        elif name == "dup_map":
+            self._copy_whole(cpu, task, child)
+        elif name == "set_child_tif":
+            child.tif = 1
+        elif name == "clear_child_tif":
+            child.tif = 0
+        elif name == "drop_child_map":
+            _drop_map(child)
+        elif name == "inherit_iopl":
+            child.iopl = task.iopl
         else:
             raise AssertionError(name)
 
@@ -598,6 +700,16 @@ class Reference:
         _count(cpu, "bytes_copied", n)
         _charge(cpu, "c_map", self.costs["copy_base"] + self.costs["copy_line"] * _lines(n))
 
+    def _copy_whole(self, cpu: Cpu, task: Task, receiver: Task) -> None:
+        """Give a task a copy of a task's map, under a new number."""
+        if task.map is None:
+            return
+        receiver.map, receiver.max = bytearray(task.map), task.max
+        self.sequence += 1
+        receiver.seq = self.sequence
+        lines = _lines(MAP_BYTES)
+        _charge(cpu, "c_map", self.costs["copy_base"] + self.costs["copy_line"] * lines)
+
     def _wipe(self, cpu: Cpu, n: int) -> None:
         if n == 0:
             return
@@ -608,6 +720,25 @@ class Reference:
 
 def _has_tif(task: Task | None) -> bool:
     return task is not None and task.tif == 1
+
+
+def _count_null(cpu: Cpu, task: Task) -> None:
+    if task.tif and task.map is None:
+        _count(cpu, "nulls")
+
+
+def _drop_map(task: Task) -> None:
+    task.map = None
+    task.max = 0
+    task.seq = 0
+
+
+def _make_new(task: Task) -> None:
+    """Whatever the policy left: the task is a new one from here on."""
+    task.tif = 0
+    task.iopl = 0
+    task.last_cpu = -1
+    _drop_map(task)
 
 
 def _alloc_map(task: Task) -> None:

@@ -29,11 +29,19 @@ DATA = Path(kvmbench.__file__).parent / "data"
 
 COPY, WIPE = "copy_map if next.tif", "wipe_map if prev.tif and not next.tif"
 IOPERM = ("alloc_map", "set_tif if first", ("edit_map", "load_map"))
-OLD = dict(switch=((COPY, WIPE),), task_exit=(("clear_tif", "wipe_own", "drop_map"),))
+CALLS = dict(
+    fork=(("dup_map if tif", "set_child_tif if tif", "inherit_iopl"),),
+    fork_failed=(("drop_child_map", "clear_child_tif"),),
+    iopl=(("set_iopl if on", "clear_iopl if not on"),),
+    exec=(("clear_iopl",),),
+    exit_to_user=(("load_iopl",),),
+)
+OLD = dict(**CALLS, switch=((COPY, WIPE),), task_exit=(("clear_tif", "wipe_own", "drop_map"),))
 PUT = (("reload if tif", "mark_stale if not tif"),)
 BUILT_IN = {
     "eager": dict(**OLD, ioperm=IOPERM, vcpu_put=(("reload",),)),
     "deferred": dict(
+        **CALLS,
         vcpu_put=PUT,
         switch=((COPY, "refresh if next.tif", WIPE),),
         ioperm=("alloc_map", "set_tif if first", ("refresh if first",), ("edit_map", "load_map")),
@@ -44,11 +52,28 @@ BUILT_IN = {
         vcpu_put=PUT,
         switch=(("invalidate_base if prev.tif",),),
         ioperm=(
-            *("stop if first and not on", "alloc_map", "set_tif", "edit_map"),
-            ("clear_tif if empty", "drop_map if empty", "invalidate_base if empty"),
+            *("stop if first and not on", ("alloc_map", "unshare_map"), "set_tif", "edit_map"),
+            (
+                *("clear_tif if empty and not iopl", "drop_map if empty"),
+                "invalidate_base if empty and not iopl",
+            ),
         ),
-        exit_to_user=(("sync_map if tif", "validate_base if tif", "refresh if tif"),),
+        exit_to_user=(
+            (
+                *("sync_map if tif and not iopl", "validate_base if tif and not iopl"),
+                *("validate_all if tif and iopl", "refresh if tif"),
+            ),
+        ),
         task_exit=(("invalidate_base if tif", "clear_tif", "drop_map"),),
+        fork=(("share_map if tif", "set_child_tif if tif", "inherit_iopl"),),
+        fork_failed=CALLS["fork_failed"],
+        iopl=(
+            (
+                *("set_iopl if on", "clear_iopl if not on", "set_tif if on"),
+                *("clear_tif if not on and empty", "invalidate_base if not on and empty"),
+            ),
+        ),
+        exec=(("clear_iopl", "clear_tif if empty", "invalidate_base if empty"),),
     ),
     "every-exit": dict(**OLD, ioperm=IOPERM, vm_exit=(("reload",),)),
 }

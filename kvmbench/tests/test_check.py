@@ -24,7 +24,7 @@ from kvmbench import Policy, load_policies, policies
 from kvmbench.checker.explorer import Explorer, syncs_first
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.replay import Refused, Stepper, machine_operations
-from kvmbench.checker.verdict import check, default_memory
+from kvmbench.checker.verdict import EXTRA_EVENTS, check, default_memory
 from kvmbench.cli.main import main
 from kvmbench.model import CONDITIONS, HOOKS, STEPS, Op
 from kvmbench.tests import brute, mutants
@@ -119,6 +119,92 @@ def test_the_end_of_a_map_in_three_entries_leaks():
     assert check(safe, tasks=2).verdict == "safe"
 
 
+EXIT = ("exit-preemption",)
+CALL = ("stop if first and not on", "alloc_map", "set_tif", "edit_map")
+END = ("clear_tif if empty", "drop_map if empty", "invalidate_base if empty")
+APART = ("drop_map", "clear_tif", ("invalidate_base",))
+
+
+@pytest.mark.parametrize(
+    ("base", "hooks", "without", "found"),
+    [
+        # TIF outlives the map (8b68e978718f cured this kind in 2025).
+        ("exit-to-user", {"ioperm": (*CALL, END[1:])}, ("null", 16), ("null", 16)),
+        # Preempted between the two, the task has TIF and no map to copy.
+        ("eager", {"ioperm": ("set_tif if first", "alloc_map", ("edit_map", "load_map"))},
+         ("null", 6), ("null", 6)),
+        ("exit-to-user", {"ioperm": (*CALL, END[1], END[0], END[2:]), "task_exit": APART},
+         ("leak", 20), ("leak", 16)),
+        ("exit-to-user", {"task_exit": APART}, None, ("leak", 14)),
+        ("exit-to-user", {"task_exit": ("drop_map", ("clear_tif", "invalidate_base"))}, None, None),
+    ],
+)  # fmt: skip
+def test_tif_without_map_and_a_preempted_end(base, hooks, without, found):
+    policy = replace(policies()[base], name="p", **hooks)
+    for events, expected in (((), without), (EXIT, found)):
+        verdict = check(policy, tasks=2, ports=1, events=events)
+        bad = verdict.counterexample
+        assert (bad and (bad.violation, len(bad.events))) == expected
+        assert verdict.events == events
+        assert bad is None or verdict.replay().startswith("replayed")
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_built_in_policies_are_safe_where_the_end_is_preempted(policy):
+    found = brute.explore(policy, (1, 2, 1), extra=EXIT)
+    verdict = small(policy, (1, 2, 1), symmetry=False, events=EXIT)
+    assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
+    assert small(policy, (1, 2, 1), events=EXIT).states == brute.orbits(policy, found.seen, 1, 2)
+    assert verdict.states > small(policy, (1, 2, 1), symmetry=False).states
+
+
+@pytest.mark.parametrize("events", [("fork",), ("iopl",)], ids=str)
+@pytest.mark.parametrize("name", ["eager", "exit-to-user"])
+def test_states_with_fork_or_iopl_are_those_of_brute_force(name, events):
+    policy, sizes = policies()[name], (1, 2, 1) if events == ("fork",) else (1, 1, 1)
+    found = brute.explore(policy, sizes, extra=events)
+    verdict = small(policy, sizes, symmetry=False, events=events)
+    assert (None, verdict.states, verdict.transitions, verdict.depth, True) == found[:5]
+    assert small(policy, sizes, events=events).states == brute.orbits(
+        policy, found.seen, *sizes[:2]
+    )
+    assert verdict.unreachable_steps == ()
+
+
+TO_USER = policies()["exit-to-user"]
+IN_PLACE = ("stop if first and not on", "alloc_map", *TO_USER.ioperm[2:])
+OTHER_EVENTS = [  # what is wrong, in hooks; events; the violation and its length
+    ({"ioperm": IN_PLACE}, ("fork",), ("denial", 18)),
+    ({"fork": (("share_map if tif", "inherit_iopl"),)}, ("fork",), ("denial", 12)),
+    ({"fork": (("set_child_tif if tif",),)}, ("fork",), ("null", 12)),
+    ({"fork_failed": (("drop_map", "clear_tif", "invalidate_base"),)}, ("fork",), ("denial", 11)),
+    ({"switch": ()}, ("iopl",), ("leak", 6)),
+    ({"exec": ()}, ("iopl",), ("leak", 6)),
+    ({"iopl": (("set_iopl if on", "set_tif if on", "clear_iopl if not on"),)}, ("iopl",),
+     ("null", 6)),
+    ({"fork": (("share_map if tif", "set_child_tif if tif"),)}, ("fork", "iopl"), ("null", 7)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("hooks", "events", "expected"), OTHER_EVENTS)
+def test_wrong_forks_and_levels_are_found(hooks, events, expected):
+    verdict = check(replace(TO_USER, name="p", **hooks), tasks=2, ports=1, events=events)
+    bad = verdict.counterexample
+    assert (bad.violation, len(bad.events)) == expected
+    assert verdict.replay().startswith("replayed")
+
+
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_built_in_policies_are_safe_with_every_event(policy):
+    verdict = check(policy, tasks=2, ports=1, events=EXTRA_EVENTS)
+    assert (verdict.verdict, verdict.unreachable_steps) == ("safe", ())
+
+
+def test_unknown_events_are_refused():
+    with pytest.raises(ValueError, match="unknown event 'forks'; did you mean 'fork'"):
+        check("eager", events=("forks",))
+
+
 def words(hook, table):
     return st.sampled_from(sorted(name for name, hooks in table.items() if hook in hooks))
 
@@ -148,10 +234,15 @@ def random_policies(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2)]))
-def test_any_policy_has_brute_forces_verdict(policy, sizes):
-    found = brute.explore(policy, sizes, most=400)
-    verdicts = [small(policy, sizes, symmetry=s, max_states=200_000) for s in (True, False)]
+@given(
+    random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2), (1, 3, 1)]),
+    st.sampled_from([(), ("fork",), ("iopl",), EXTRA_EVENTS]),
+)  # fmt: skip
+def test_any_policy_has_brute_forces_verdict(policy, sizes, events):
+    found = brute.explore(policy, sizes, most=400, extra=events)
+    verdicts = [
+        small(policy, sizes, symmetry=s, max_states=200_000, events=events) for s in (True, False)
+    ]
     for verdict in verdicts:
         if found.bad is not None:
             assert len(verdict.counterexample.events) == found.depth
@@ -255,6 +346,34 @@ def test_wasted_reloads_and_steps_never_taken():
     assert wasted.step == "exit_to_user: reload"
     assert [event.event for event in wasted.events] == ["schedule", "to_user"]
     assert verdict.unreachable_steps == ("exit_to_user: clear_stale if stale",)
+
+
+# Two threads
+
+
+@pytest.mark.parametrize("events", [(), EXTRA_EVENTS], ids=str)
+@pytest.mark.parametrize("policy", BUILT_IN, ids=by_name)
+def test_two_threads_see_the_same_states(policy, events):
+    one, two = (small(policy, (2, 2, 1), events=events, jobs=jobs) for jobs in (1, 2))
+    for name in ("verdict", "states", "transitions", "depth", "unreachable_steps"):
+        assert getattr(one, name) == getattr(two, name)
+    assert [w.step for w in one.wasted_reloads] == [w.step for w in two.wasted_reloads]
+
+
+@pytest.mark.parametrize(("policy", "what", "plain"), mutants.UNSAFE, ids=lambda p: str(p)[:40])
+def test_two_threads_find_histories_as_short(policy, what, plain):
+    one, two = (check(policy, tasks=2, jobs=jobs) for jobs in (1, 2))
+    assert len(two.counterexample.events) == len(one.counterexample.events)
+    assert two.replay().startswith("replayed")
+
+
+def test_two_threads_keep_to_limits():
+    verdict = check("deferred", max_states=5000, jobs=2)
+    assert (verdict.verdict, verdict.states) == ("undecided", 5000)
+    verdict = check("deferred", max_memory=3 * 10**6, jobs=2)
+    assert (verdict.verdict, verdict.reason) == ("undecided", "limit of 0.003 GB")
+    with pytest.raises(ValueError, match="jobs is 3, not in 1 to 2"):
+        check("eager", jobs=3)
 
 
 # Limits

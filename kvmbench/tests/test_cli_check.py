@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from kvmbench import load_policies
+from kvmbench.checker import known
 from kvmbench.checker.document import SCHEMAS
 from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, TASKS_MAX
 from kvmbench.checker.promela import promela
@@ -83,11 +84,68 @@ def test_the_table():
     assert lines[0] == "every interleaving: 2 CPUs, 2 tasks, 1 port"
     assert lines[2].split() == ["policy", "verdict", "states", "transitions", "depth", "time"]
     assert lines[3].split() == ["events", "s"]
-    rows = [line.split()[:-1] for line in lines[4:]]
+    rows = [line.split()[:-1] for line in lines[4:8]]
     # The states without symmetry are those of SPIN and of brute force; these are a fraction.
     assert rows[0] == ["eager", "safe", "1,653", "8,336", "21"]
     assert [row[0] for row in rows] == ["eager", "deferred", "exit-to-user", "every-exit"]
     assert {row[1] for row in rows} == {"safe"}
+    kinds = ["none", "none", "none", "none"]
+    assert lines[9].split() == ["policy", "leak", "denial", "fault", "null", "preemption", "points"]
+    assert [line.split() for line in lines[10:14]] == [
+        ["eager", *kinds, "3"], ["deferred", *kinds, "4"], ["exit-to-user", *kinds, "5"],
+        ["every-exit", *kinds, "3"],
+    ]  # fmt: skip
+    assert " ".join(lines[15:]).endswith("left out: fork, iopl, exit-preemption (--events).")
+    brief = run("--tasks", 2, "--ports", 1, "--brief").splitlines()
+    assert len(brief) == 8
+
+
+def test_events():
+    said = run("exit-to-user", "--tasks", 2, "--ports", 1, "--events", "exit-preemption, fork")
+    flat = " ".join(said.split())
+    assert "in every order, with fork, exit-preemption; a preemption" in flat
+    assert flat.endswith("left out: iopl (--events).")
+    options = ["exit-to-user", "--tasks", 1, "--ports", 1, "--format", "json", "--events"]
+    (verdict,) = valid(run(*options, "all"))["verdicts"]
+    assert verdict["events"] == ["fork", "iopl", "exit-preemption"]
+    assert verdict["preemption_points"] == 6
+    (verdict,) = valid(run(*options[:-1]))["verdicts"]
+    assert (verdict["events"], verdict["preemption_points"]) == ([], 5)
+
+
+def test_itf_has_the_counterexample():
+    options = ["first-version", "--policy-file", "mine.toml", "--tasks", 2, "--format"]
+    trace = json.loads(run(*options, "itf", code=3))
+    (verdict,) = json.loads(run(*options, "json", code=3))["verdicts"]
+    events = [event["event"] for event in verdict["counterexample"]["events"]]
+    assert [state["event"]["code"] for state in trace["states"]] == ["start", *events]
+    assert [state["#meta"]["index"] for state in trace["states"]] == list(range(13))
+    assert trace["vars"] == ["event", "cpus", "tasks"]
+    start, end = trace["states"][0], trace["states"][-1]
+    assert start["tasks"][0]["map"] == {"there": False, "ports": {"#set": []}}
+    assert end["tasks"][0]["map"] == {"there": True, "ports": {"#set": [{"#bigint": "0"}]}}
+    assert end["cpus"][0]["limit"] == "min"
+    assert (start["cpus"][0]["task"], end["cpus"][0]["task"]) == (
+        {"#bigint": "-1"},
+        {"#bigint": "0"},
+    )
+    shapes = {str({k: type(v) for k, v in s["cpus"][0].items()}) for s in trace["states"]}
+    assert len(shapes) == 1
+    done = invoke("eager", "--tasks", 1, "--format", "itf")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "no policy has one" in done.stderr
+
+
+def test_known_bugs():
+    said = run("--known")
+    rows = [line.split() for line in said.splitlines()[4:14]]
+    assert [row[3] for row in rows] == [
+        "denial", "denial", "leak", "denial", "null", "null", "denial", "leak", "denial", "null",
+    ]  # fmt: skip
+    assert {row[5] for row in rows} == {"safe"}
+    assert "No policy states these" in said
+    bugs = valid(run("--known", "--format", "json"), known.SCHEMAS["known"])["bugs"]
+    assert [bug["number"] for bug in bugs] == [20, 12, 13, 1, 8, 7, 5, 3, 4, 6]
 
 
 def test_no_symmetry_says_so():
@@ -113,9 +171,9 @@ def test_a_file_alone_is_checked_whole():
     assert max(map(len, said.splitlines())) <= 72
 
 
-def valid(text):
+def valid(text, kind=SCHEMAS["check"]):
     """Return a JSON document, which the schema that the package gives describes in full."""
-    schema = msgspec.json.schema(SCHEMAS["check"])
+    schema = msgspec.json.schema(kind)
     document = json.loads(text)
     for table in schema["$defs"].values():
         table["additionalProperties"] = False  # a key without a description is seen
@@ -240,6 +298,8 @@ def test_promela():
         (["--max-states", 0], 2, "0 is not in the range"),
         (["--promela", "x.pml"], 2, "--promela takes one POLICY, not 4"),
         (["eager", "--promela", "x", "--replay"], 2, "--promela FILE excludes"),
+        (["--known", "--replay"], 2, "--known takes no policy"),
+        (["--events", "forks"], 2, "unknown event 'forks'; did you mean 'fork'?"),
         (["eager", "--mutations", "--replay"], 2, "--mutations and --replay exclude each other"),
         (["--policy-file", "none.toml"], 2, "none.toml: No such file"),
         (["eager", "--promela", "no/x.pml"], 1, "no/x.pml: No such file"),

@@ -126,9 +126,9 @@ class Checked:
         row = self.machine.cpu[cpu]
         assert {name: row[name] for name in start} == start | fields
 
-    def task(self, task, tif=0, has_map=0, max=0, seq=0, last_cpu=-1, in_run=0):
+    def task(self, task, tif=0, has_map=0, max=0, seq=0, last_cpu=-1, in_run=0, iopl3=0):
         found = self.machine.task[task].tolist()
-        assert found == (tif, has_map, max, seq, last_cpu, in_run)
+        assert found == (tif, has_map, max, seq, last_cpu, in_run, iopl3)
 
 
 # Its EXITs mark and clear in turn.
@@ -1044,8 +1044,8 @@ def test_run_rejects_cycles_out(out, message):
 # CPU 0 runs task 0 in userspace, CPU 1 is idle.
 IN_USE = [("switch", 0, 0), ("advance", 0, 7)]
 REFUSED = {
-    (6, 0, 0, 0, 0, 0): "code is 6, not in 0 to 5",
-    (255, 0, 0, 0, 0, 0): "code is 255, not in 0 to 5",
+    (9, 0, 0, 0, 0, 0): "code is 9, not in 0 to 8",
+    (255, 0, 0, 0, 0, 0): "code is 255, not in 0 to 8",
     **{(code, 1, 2, 0, 1, 0): "cpu is 2, not in 0 to 1" for code in range(6)},
     (Op.EXIT, 0, 0, 3, 0, 0): "kind is 3, not in 0 to 2",
     (Op.EXIT, 0, 0, -1, 0, 0): "kind is -1, not in 0 to 2",
@@ -1067,12 +1067,16 @@ REFUSED = {
     (Op.IO, 1, 1, 0, 0, 0): "cpu 1 is idle",
     (Op.TASK_EXIT, 0, 1, 0, 0, 0): "cpu 1 is idle",
     (Op.ADVANCE, 0, 0, -1, 0, 0): "cycles is -1, not in 0 to 2147483647",
+    (Op.FORK, 0, 0, 3, 0, 0): "child is 3, not in 0 to 2",
+    (Op.FORK, 0, 0, 0, 0, 0): "task 0 is not new: it runs, or has TIF",
+    (Op.IOPL, 0, 0, 4, 0, 0): "level is 4, not in 0 to 3",
+    (Op.EXEC, 0, 1, 0, 0, 0): "cpu 1 is idle",
 }
 
 
 def one_by_one(made, code, arg, cpu, a, b, c):
     """Do an operation through its own method."""
-    args = {Op.IOPERM: (a, b, arg), Op.IO: (a, arg), Op.TASK_EXIT: ()}.get(code, (a,))
+    args = {Op.IOPERM: (a, b, arg), Op.IO: (a, arg), Op.TASK_EXIT: (), Op.EXEC: ()}.get(code, (a,))
     return getattr(made, Op(code).name.lower())(cpu, *args)
 
 
@@ -1428,18 +1432,128 @@ def test_machine_by_names():
     assert by_name.task.shape == (0,)
 
 
+# fork, iopl, exec
+
+
+def after(policy, *ops):
+    """Return a machine of 1 CPU and 3 tasks, task 0 on it with port 8, after these operations."""
+    made = Machine(1, 3, policy, PROFILE)
+    made.switch(0, 0)
+    made.ioperm(0, 8, 1)
+    for name, *args in ops:
+        getattr(made, name)(0, *args)
+    return made
+
+
+def test_a_child_shares_the_map_until_one_edits_it():
+    made = after("exit-to-user", ("fork", 1))
+    assert made.task[1].tolist() == (1, 1, 8, 1, -1, 0, 0)
+    twins = [made, made.copy(), pickle.loads(pickle.dumps(made))]
+    for one in twins:
+        one.switch(0, 1)
+        assert one.io(0, 8, 1)[0]
+        assert one.count(0, "map_copies") == 1  # the number is the same: nothing to copy
+        one.ioperm(0, 9, 1)  # of a copy
+        assert [one.task[t]["seq"] for t in (0, 1)] == [1, 3]
+        assert (one.task_map(0)[1], one.task_map(1)[1]) == (0xFE, 0xFC)
+        one.switch(0, 0)
+        assert not one.io(0, 9, 1)[0]
+        one.task_exit(0)
+    assert len({str(core_state(one)) for one in twins}) == 1
+
+
+def test_a_shared_map_edited_in_place_is_everyones():
+    to_user = policies()["exit-to-user"]
+    calls = tuple("alloc_map" if e == ("alloc_map", "unshare_map") else e for e in to_user.ioperm)
+    made = after(replace(to_user, ioperm=calls), ("fork", 1), ("ioperm", 9, 1))
+    assert made.task_map(1)[1] == 0xFC
+    assert [made.task[t]["seq"] for t in (0, 1)] == [2, 2]
+
+
+TAKEN = ("drop_map", "clear_tif", "invalidate_base")
+
+
+def test_a_failed_fork_leaves_the_parent_its_map():
+    made = after("exit-to-user", ("fork", 1, True))
+    assert made.task[1].tolist() == (0, 0, 0, 0, -1, 0, 0)
+    assert made.io(0, 8, 1)[0]
+    # 4bfe6cce133c: the clean-up took the parent's.
+    wrong = replace(policies()["exit-to-user"], fork_failed=(TAKEN,))
+    made = after(wrong, ("fork", 1, True))
+    assert not made.io(0, 8, 1)[0]
+    assert made.count(0, "denials") == 0  # Machine goes by the map, which is gone
+
+
+def test_a_copied_map_costs_its_lines():
+    cost = COSTS.copy_base + 128 * COSTS.copy_line
+    made = after("deferred")
+    assert made.fork(0, 1) == cost
+    assert made.task[1].tolist() == (1, 1, 8, 2, -1, 0, 0)
+    assert made.count(0, "map_copies") == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "edge"), [("eager", True), ("deferred", True), ("exit-to-user", False)]
+)
+def test_level_3_is_every_port(policy, edge):
+    made = after(policy, ("iopl", 3))
+    assert made.io(0, 0x1234, 4)[0]
+    # EFLAGS skips the bitmap; the map of all ports has its end.
+    assert made.io(0, 65535, 2)[0] == edge
+    assert made.io_allowed(0, [0, 65535], [1, 2]).tolist() == [True, edge]
+    made.fork(0, 1)
+    made.exec(0)
+    assert not made.io(0, 0x1234, 1)[0]
+    assert made.io(0, 8, 1)[0]
+    made.switch(0, 1)
+    assert made.io(0, 0x1234, 1)[0]
+    made.switch(0, 2)
+    assert not made.io(0, 0x1234, 1)[0]
+    assert (made.count(0, "leaks"), made.count(0, "denials")) == (0, 0)
+
+
+def test_a_level_that_stays_behind_leaks():
+    """The kind of XSA-171 (the level) and XSA-329 (the base)."""
+    stays = replace(policies()["exit-to-user"], switch=())
+    for policy in (replace(policies()["eager"], exit_to_user=("load_iopl if iopl",)), stays):
+        made = after(policy, ("iopl", 3), ("switch", 1))
+        assert made.io(0, 0x1234, 1)[0]
+        assert made.count(0, "leaks") == 1
+
+
+def test_port_check_at_level_3():
+    arguments = (MIN, INVALID, np.full(8193, 0xFF, np.uint8), [0, 65535], [1, 4])
+    assert port_check(*arguments, iopl=3).tolist() == [True, True]
+    assert port_check(*arguments, 2).tolist() == [False, False]
+    with pytest.raises(ValueError, match="iopl is 4, not in 0 to 3"):
+        port_check(*arguments, 4)
+
+
+def test_a_null_is_counted():
+    """Steps that a kernel cannot take: TIF and no map."""
+    policy = Policy("p", ioperm=("set_tif", "load_map", "sync_map"), switch=("copy_map",))
+    made = Machine(1, 2, policy, PROFILE)
+    made.switch(0, 0)
+    made.ioperm(0, 0, 1)
+    assert made.count(0, "nulls") == 2
+    made.switch(0, 1)
+    made.switch(0, 0)
+    assert made.count(0, "nulls") == 3
+
+
 # State
 
 CPU_FIELDS = dict(
     **dict(cycles="u8", tr_limit="u4", tss_busy="u1", io_base="u2", limit_stale="u1"),
-    **dict(guest_loaded="u1", task="i4", map_max="u4", map_seq="u8"),
+    **dict(guest_loaded="u1", task="i4", map_max="u4", map_seq="u8", iopl3="u1"),
 )
 TASK_FIELDS = dict(tif="u1", has_map="u1", max="u4", seq="u8", last_cpu="i4", in_run="u1")
+TASK_FIELDS |= dict(iopl3="u1")
 COUNTER_NAMES = (
     *("exits", "user_exits", "host_saves", "puts", "reloads", "marks", "faults", "switches"),
     *("migrations", "map_copies", "bytes_copied", "map_wipes", "io_allowed", "io_denied"),
     *("leaks", "denials", "c_exit", "c_user", "c_host", "c_tr", "c_map", "c_switch", "c_call"),
-    *("c_io", "c_guest", "c_work", "c_idle"),
+    *("c_io", "c_guest", "c_work", "c_idle", "nulls"),
 )
 
 
@@ -1540,7 +1654,7 @@ def test_signatures():
         defaults = [value.default for value in found.values() if value.default is not value.empty]
         assert len(defaults) == len(method.args.defaults), method.name
         checked += 1
-    assert checked == 15
+    assert checked == 18
 
 
 @pytest.mark.parametrize("policy", POLICIES)

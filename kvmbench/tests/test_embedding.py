@@ -229,7 +229,7 @@ def test_cython_host(environment):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("KB_API = 2 ", "KB_API = 3 ", "compiled for kvmbench C API 3, found 2: rebuild"),
+        ("KB_API = 3 ", "KB_API = 4 ", "compiled for kvmbench C API 4, found 3: rebuild"),
         (
             "    uint64_t map_seq              # sequence of the map that tss_map holds\n",
             "    uint64_t more\n    uint64_t map_seq\n",

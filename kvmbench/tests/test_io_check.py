@@ -1,6 +1,7 @@
 """check-io: what it draws, what it says of a judge that is wrong, and 10,000 cases for real."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_draws_reach_every_corner():
     assert {a.out for a in drawn} == {False, True}
     assert {a.port for a in drawn} >= {0xFFFF, 0xFFFE, 0xFFFD}
     assert {a.port % 8 for a in drawn} == set(range(8))
+    assert {a.iopl for a in drawn} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_ten_thousand_cases():
     assert found.cases == 10_000
     assert found.disagreements == []
     assert found.disagreeing == 0
-    assert found.agreeing + found.apart_allowed == 10_000
+    assert found.agreeing + found.apart_allowed + found.levels_denied == 10_000
+    assert found.levels > 300
     assert found.apart_allowed <= found.apart
     assert 2000 < found.allowed < 8000
     assert found.apart > 100
@@ -75,14 +78,14 @@ def test_ten_thousand_cases():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda limit, base, bits, port, width: limit >= base + port // 8 + 1,  # no bits
-        lambda limit, base, bits, port, width: (
+        lambda limit, base, bits, port, width, iopl: limit >= base + port // 8 + 1,  # no bits
+        lambda limit, base, bits, port, width, iopl: (
             not any(bits[(port + n) // 8] >> (port + n) % 8 & 1 for n in range(width))
         ),  # no limit
-        lambda limit, base, bits, port, width: (
+        lambda limit, base, bits, port, width, iopl: (
             limit >= base + port // 8 + 1 and not bits[port // 8] >> port % 8 & 1
         ),  # only the first bit
-        lambda limit, base, bits, port, width: (
+        lambda limit, base, bits, port, width, iopl: (
             limit >= base + port // 8 + 2
             and not any(bits[(port + n) // 8] >> (port + n) % 8 & 1 for n in range(width))
         ),  # one byte more
@@ -121,10 +124,11 @@ def test_a_judge_that_is_the_processor_is_let_off_nothing(monkeypatch):
     monkeypatch.undo()
     found = check_io(1500, seed=2)
     assert soft.apart_allowed == 0
-    assert soft.disagreeing == found.apart_allowed
+    assert soft.disagreeing == found.apart_allowed + found.levels_denied
     for one in soft.disagreements:
-        assert one.access.offset == one.access.limit
-        assert (one.expected, one.found) == (False, True)
+        level = one.access.iopl == 3
+        assert level or one.access.offset == one.access.limit
+        assert (one.expected, one.found) == (level, not level)
 
 
 @needs_kvm
@@ -147,4 +151,7 @@ def test_an_access_in_words():
     assert str(one) == (
         "case 0: OUT of 1 byte at 0x60, TR limit 0x67, bitmap at 0x68, bytes 0xff 0x01: port_check "
         "says allowed, it was denied"
+    )
+    assert ": OUT of 1 byte at 0x60, IOPL 3, TR limit 0x67," in str(
+        replace(one, access=replace(access, iopl=3))
     )

@@ -42,7 +42,9 @@ def test_tables_are_the_references():
     assert tuple(COST_NAMES) == reference.COSTS
     assert [(op.name, int(op)) for op in Op] == [
         (name, getattr(reference, name))
-        for name in ("EXIT", "SWITCH", "IOPERM", "IO", "TASK_EXIT", "ADVANCE")
+        for name in (
+            *("EXIT", "SWITCH", "IOPERM", "IO", "TASK_EXIT", "ADVANCE", "FORK", "IOPL", "EXEC"),
+        )
     ]
 
 

@@ -1,0 +1,423 @@
+# The states of the explorer: its records, and a state packed into two to five 64-bit words.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from kvmbench._steps cimport KB_HOOKS, KbStep
+
+cdef enum:                        # sizes that a packed state has room for
+    CPUS = 3
+    TASKS = 6
+    PORTS = 4
+    WORDS = 5                     # 64-bit words, at most
+    ORDERS = 6                    # of CPUS
+    STEPS_ROOM = KB_HOOKS * 64    # of all hooks
+    GROUPS = 3                    # of tasks that share a map
+    BATCH = 1024                  # successors that are looked up together
+    BLOCK = 64                    # states that a thread takes at a time, of several
+    BUFFER = 1 << 14              # successors that a thread keeps for each half of the table
+    EVENTS_ROOM = CPUS * 40       # enabled in a state: schedule 7, ioperm 8, fork 10, others 7
+
+cdef enum Place:                  # where a task stands
+    RETURNING = 0                 # in the kernel, with nothing left but exit_to_user
+    USER
+    IN_RUN                        # inside KVM_RUN; the CPU says whether the guest is loaded
+    IN_CALL                       # IN_CALL + k: before entry k of ioperm, vcpu_put, task_exit
+
+cdef enum Code:                   # events, in the order of EVENTS
+    SCHEDULE = 0                  # arg = the next task, NOBODY for none
+    TO_USER
+    KVM_RUN
+    ENTER
+    VM_EXIT
+    LEAVE
+    RETURN
+    IOPERM                        # arg = 2 * port + grants
+    CONTINUE
+    TASK_EXIT
+    FORK                          # arg = the child, here and below
+    FORK_FAILS
+    IOPL                          # arg = whether to level 3
+    EXEC
+
+cdef enum:
+    NOBODY = 7
+    HELD_ZERO = 0                 # the map in the TSS has sequence number 0
+    HELD_NONE                     # a number that no task has any more
+    HELD_TASK                     # HELD_TASK + t: that of task t's map
+
+cdef enum Bad:                    # in the order of BAD
+    FINE = 0
+    LEAK
+    DENIAL
+    FAULT
+    NULL_MAP                      # a step follows the pointer to a map that is not there
+
+cdef enum:                        # parts of the request that a later entry may read
+    READS_PORT = 1
+    READS_ON = 2
+    READS_FIRST = 4
+    READS_BEFORE = 8
+
+cdef enum Ended:
+    RUNNING = 0
+    ALL_SEEN
+    FOUND_BAD
+    STATES_LIMIT
+    MEMORY_LIMIT
+    NO_MEMORY
+
+cdef extern from *:
+    """
+    typedef struct {               /* 16 bits of a state; a CPU names no task */
+      uint16_t full : 1,           /* the TR limit takes the whole bitmap in */
+        busy : 1,                  /* the TSS descriptor is of the busy type */
+        stale : 1,                 /* the policy's note that the limit may be short */
+        valid : 1,                 /* io_bitmap_base points at the bitmap */
+        loaded : 1,                /* a guest is */
+        old : 1,                   /* of the TSS's bitmap: its number is no task's any more */
+        map : 4,                   /* bit p: the TSS's bitmap lets port p through */
+        map_max : 3,               /* words that the last sync copied */
+        all : 1,                   /* io_bitmap_base points at the map of all ports */
+        iopl : 1;                  /* the hardware's level in user mode is 3 */
+    } Cpu;
+    typedef struct {               /* 32 bits of a state; the lowest five, the label, name CPUs */
+      uint32_t cpu : 2,            /* 0 where it runs nowhere, else 1 + CPU */
+        holders : 3,               /* bit c: CPU c's TSS has its map under its present number */
+        tif : 1, has_map : 1,
+        numbered : 1,              /* the map's sequence number is not 0 */
+        map : 4,                   /* bit p: the task's own map lets port p through */
+        edited : 1,                /* since there is a map */
+        place : 8,                 /* Place */
+        port : 2, on : 1,          /* ioperm()'s request, */
+        first : 1,                 /* whether there was no map when it began, */
+        before : 3,                /* and 1 + _max before the edit, 0 where none came yet */
+        owns : 4;                  /* bit p: the latest ioperm() of port p, if any, granted it */
+    } Task;
+    typedef struct {               /* 4 bits of a state, where fork or iopl is explored */
+      uint8_t iopl : 1,            /* its level is 3 */
+        owns : 1,                  /* its latest iopl() asked for that */
+        group : 2;                 /* 1 to GROUPS where it shares its map: with that group */
+    } More;
+    static const uint8_t N_NAMINGS[4] = {1, 1, 2, 6};    /* of so many groups */
+    static const uint8_t NAMINGS[6][4] = {               /* n groups: the first of them */
+      {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
+    #include <pthread.h>
+    #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
+    typedef struct {               /* of two threads; not every system has pthread_barrier_t */
+      pthread_mutex_t lock;
+      pthread_cond_t turned;
+      int waiting;
+      unsigned turn;
+    } KbBarrier;
+    static inline int kb_make_barrier(KbBarrier *b) {
+      return pthread_mutex_init(&b->lock, NULL) || pthread_cond_init(&b->turned, NULL);
+    }
+    static inline void kb_drop_barrier(KbBarrier *b) {
+      pthread_cond_destroy(&b->turned);
+      pthread_mutex_destroy(&b->lock);
+    }
+    static inline void kb_wait(KbBarrier *b) {
+      pthread_mutex_lock(&b->lock);
+      unsigned turn = b->turn;
+      if (++b->waiting == 2) {
+        b->waiting = 0;
+        b->turn++;
+        pthread_cond_broadcast(&b->turned);
+      }
+      while (turn == b->turn)
+        pthread_cond_wait(&b->turned, &b->lock);
+      pthread_mutex_unlock(&b->lock);
+    }
+    #define PREFETCH(address) __builtin_prefetch(address)
+    """
+    ctypedef struct Cpu:
+        uint16_t full, busy, stale, valid, loaded, old, map, map_max, all, iopl
+    ctypedef struct Task:
+        uint32_t cpu, holders, tif, has_map, numbered, map, edited, place, port, on, first, before
+        uint32_t owns
+    ctypedef struct More:
+        uint8_t iopl, owns, group
+    const uint8_t N_NAMINGS[4]
+    const uint8_t NAMINGS[6][4]
+    void PREFETCH(const void* address) noexcept nogil
+    ctypedef struct KbBarrier:
+        pass
+    uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
+    void kb_wait(KbBarrier* barrier) noexcept nogil
+    int kb_make_barrier(KbBarrier* barrier) noexcept nogil
+    void kb_drop_barrier(KbBarrier* barrier) noexcept nogil
+
+cdef struct World:                # an unpacked state; its `holders` and `old` are out of date
+    Cpu cpus[CPUS]
+    Task tasks[TASKS]
+    More more[TASKS]
+    uint8_t task[CPUS]            # that runs there, NOBODY where idle
+    uint8_t held[CPUS]            # HELD_*: whose sequence number the TSS's bitmap has
+
+cdef struct Event:
+    uint8_t code                  # Code
+    uint8_t cpu
+    uint8_t arg
+
+cdef struct Frame:                # one hook under way
+    World* w
+    Cpu* cpu
+    Task* current                 # a record of zeros where `current_number` is NOBODY
+    Task* next                    # of a switch, the same; of a fork, the child
+    More* more                    # current's
+    More* next_more
+    uint8_t current_number, next_number
+    Event event
+    uint8_t sched
+    uint8_t switching             # the hook is `switch`
+    uint8_t bad
+
+cdef struct Waste:                # a step's first reload that found the limit full
+    uint32_t state                # from this state
+    Event event                   # by this event
+    uint8_t seen                  # whether there was one
+
+cdef struct Space:
+    int n_cpus, n_tasks, n_ports, words
+    bint symmetry
+    bint whole                    # no task is preempted where Machine has no operation for it
+    bint forks, iopls             # these events are explored
+    bint more                     # a state has what they need
+    bint exit_preempts            # a task is preempted between the entries of task_exit
+    uint8_t valid_at_start
+    bint sync_first               # every validate_base follows a sync: syncs_first
+    KbStep steps[STEPS_ROOM]      # all hooks, one after the other
+    int hook[KB_HOOKS + 1]        # steps[hook[h]:hook[h + 1]] is hook h
+    int entry[KB_HOOKS][64 + 1]   # steps[entry[h][k]:entry[h][k + 1]] is top-level entry k
+    int n_entries[KB_HOOKS]
+    uint8_t reads[64 + 1]         # READS_*: of entry k of ioperm and those after it
+    uint8_t taken[STEPS_ROOM]     # some history takes the step
+    Waste waste[STEPS_ROOM]
+    int n_orders                  # of CPUs
+    uint8_t order[ORDERS][CPUS]   # new place -> old CPU
+    uint8_t relabel[ORDERS][32]   # label, see pack -> label
+    uint64_t* states              # [room, words]
+    uint32_t* parents             # [room]
+    uint64_t room, n              # states
+    uint64_t* table               # [1 << bits] hash << 32 | number + 1, 0 where free
+    int bits
+    uint64_t memory, max_memory   # bytes
+    uint64_t max_states
+    uint64_t done                 # states whose successors are known
+    uint64_t level_end            # the first state of the next depth
+    uint64_t transitions
+    uint32_t depth                # events to the state `done`
+    int ended                     # Ended
+    uint32_t bad_from             # state
+    Event bad_event
+    uint8_t bad                   # Bad
+    # successors that are not looked up yet
+    uint64_t batch[BATCH][WORDS]
+    uint32_t batch_from[BATCH]
+    uint32_t batch_hash[BATCH]
+    int n_batch, batch_most       # now, and where those of one state more may not fit
+
+cdef struct Buffer:               # successors that are not looked up yet
+    uint64_t* states              # [BUFFER, words]
+    uint32_t* froms               # [BUFFER]
+    uint32_t* hashes              # [BUFFER]
+    int n
+
+cdef struct Worker:               # one of two threads
+    Space space                   # its part of the search, and of the table
+    Buffer left[2]                # its successors by the half of the table that they belong to
+
+cdef struct Team:
+    Worker workers[2]
+    KbBarrier barrier
+    uint64_t cursor, end          # the level's next state, and its end
+    uint64_t n                    # states
+    bint stop
+
+# -- Packed states -------------------------------------------------------------------------------
+# The tasks' words, then the CPUs'. Only a task's label names CPUs, so that words can be sorted.
+
+cdef inline uint8_t max_of(const Task* t) noexcept nogil:
+    """Return the words of a task's map: one at least once edited, even where no port is open."""
+    cdef uint8_t n = t.edited
+    while t.map >> n:
+        n += 1
+    return n
+
+
+cdef inline void unpack(const Space* s, const uint64_t* state, World* w) noexcept nogil:
+    cdef const Task* t
+    cdef int i, c
+    memcpy(w.tasks, state, s.n_tasks * sizeof(Task))
+    memcpy(w.cpus, <const uint32_t*>state + s.n_tasks, s.n_cpus * sizeof(Cpu))
+    for c in range(s.n_cpus):
+        w.task[c] = NOBODY
+        w.held[c] = HELD_NONE if w.cpus[c].old else HELD_ZERO
+    if s.more:
+        _unpack_more(s, state, w)
+    for i in range(s.n_tasks):
+        t = &w.tasks[i]
+        if t.cpu:
+            w.task[t.cpu - 1] = i
+        for c in range(s.n_cpus):
+            if t.holders >> c & 1:
+                w.held[c] = HELD_TASK + i
+
+
+cdef inline void _unpack_more(const Space* s, const uint64_t* state, World* w) noexcept nogil:
+    cdef const uint16_t* at = <const uint16_t*>state + 2 * s.n_tasks + s.n_cpus
+    cdef uint8_t bits
+    cdef int i
+    for i in range(s.n_tasks):
+        bits = at[i >> 2] >> 4 * (i & 3) & 15
+        memcpy(&w.more[i], &bits, 1)
+
+
+cdef inline void _sort_pairs(uint64_t* words, int n) noexcept nogil:
+    cdef int i, j
+    cdef uint64_t word
+    for i in range(1, n):
+        word = words[i]
+        j = i
+        while j > 0 and words[j - 1] > word:
+            words[j] = words[j - 1]
+            j -= 1
+        words[j] = word
+
+
+cdef inline int _number_groups(const World* w, int n_tasks, uint8_t* number) noexcept nogil:
+    """Number the groups in the order of their first tasks; return how many there are."""
+    cdef int i, n = 0
+    memset(number, 0, GROUPS + 1)
+    for i in range(n_tasks):
+        if w.more[i].group and number[w.more[i].group] == 0:
+            n += 1
+            number[w.more[i].group] = n
+    return n
+
+
+cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* tasks,
+                            const uint16_t* cpus, uint64_t* state) noexcept nogil:
+    """Pack a state with fork and iopl: a task's word and its further bits are sorted as one.
+
+    Groups have no names: without symmetry they are numbered in the order of their first tasks,
+    with it as makes the state smallest.
+    """
+    cdef uint64_t best[TASKS]
+    cdef uint64_t tried[TASKS]
+    cdef uint16_t packed[4 * WORDS]
+    cdef uint16_t sorted_cpus[CPUS]
+    cdef uint8_t number[GROUPS + 1]
+    cdef uint8_t bits
+    cdef More more
+    cdef int i, k, g, n_groups = _number_groups(w, s.n_tasks, number)
+    cdef int n_orders = s.n_orders if s.symmetry else 1
+    cdef int n_namings = N_NAMINGS[n_groups] if s.symmetry else 1
+    cdef bint have = False, ordered
+    memcpy(sorted_cpus, cpus, sizeof(sorted_cpus))
+    for k in range(n_orders):
+        ordered = True
+        for i in range(1, s.n_cpus):
+            ordered &= not s.symmetry or cpus[s.order[k][i - 1]] <= cpus[s.order[k][i]]
+        if not ordered:
+            continue
+        for g in range(n_namings):
+            for i in range(s.n_tasks):
+                more = w.more[i]
+                more.group = NAMINGS[g][number[more.group]]
+                memcpy(&bits, &more, 1)
+                tried[i] = tasks[i]
+                if s.symmetry:
+                    tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
+                tried[i] |= <uint64_t>bits << 32
+            if s.symmetry:
+                _sort_pairs(tried, s.n_tasks)
+            i = 0
+            while have and i < s.n_tasks and tried[i] == best[i]:
+                i += 1
+            if have and (i == s.n_tasks or tried[i] > best[i]):
+                continue
+            have = True
+            memcpy(best, tried, sizeof(best))
+            if s.symmetry:
+                for i in range(s.n_cpus):
+                    sorted_cpus[i] = cpus[s.order[k][i]]
+    memset(packed, 0, sizeof(packed))
+    for i in range(s.n_tasks):
+        (<uint32_t*>packed)[i] = <uint32_t>best[i]
+    memcpy(&packed[2 * s.n_tasks], sorted_cpus, s.n_cpus * 2)
+    for i in range(s.n_tasks):
+        packed[2 * s.n_tasks + s.n_cpus + (i >> 2)] |= <uint16_t>(best[i] >> 32) << 4 * (i & 3)
+    memcpy(state, packed, s.words * 8)
+
+
+cdef inline void _sort(uint32_t* words, int n) noexcept nogil:
+    cdef int i, j
+    cdef uint32_t word
+    for i in range(1, n):
+        word = words[i]
+        j = i
+        while j > 0 and words[j - 1] > word:
+            words[j] = words[j - 1]
+            j -= 1
+        words[j] = word
+
+
+cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
+    """Pack a state; under symmetry, the representative of those that differ in names alone.
+
+    Under symmetry it also clears a TSS's map that the policy syncs before a task sees it.
+    """
+    cdef uint32_t tasks[2 * WORDS]
+    cdef uint32_t best[2 * WORDS]
+    cdef uint32_t tried[2 * WORDS]
+    cdef uint16_t cpus[CPUS]
+    cdef uint16_t sorted_cpus[CPUS]
+    cdef Cpu cpu
+    cdef int i, k
+    cdef bint have = False, ordered
+    memset(tasks, 0, sizeof(tasks))
+    memcpy(tasks, w.tasks, s.n_tasks * sizeof(Task))
+    for i in range(s.n_tasks):
+        tasks[i] &= ~<uint32_t>(7 << 2)       # the holders
+    for i in range(s.n_cpus):
+        cpu = w.cpus[i]
+        cpu.old = w.held[i] == HELD_NONE
+        memcpy(&cpus[i], &cpu, sizeof(Cpu))
+        if s.symmetry and s.sync_first and not cpu.valid:
+            cpus[i] &= 31 | 3 << 13           # up to `loaded`, and the last two
+        elif w.held[i] >= HELD_TASK:
+            tasks[w.held[i] - HELD_TASK] |= 4 << i
+            if s.more and w.more[w.held[i] - HELD_TASK].group:
+                for k in range(s.n_tasks):
+                    if w.more[k].group == w.more[w.held[i] - HELD_TASK].group:
+                        tasks[k] |= 4 << i
+    if s.more:
+        _pack_more(s, w, tasks, cpus, state)
+        return
+    memcpy(sorted_cpus, cpus, sizeof(cpus))
+    if s.symmetry:
+        # The CPUs' words in rising order; where two are equal, more than one order does that, and
+        # the tasks' words decide.
+        for k in range(s.n_orders):
+            ordered = True
+            for i in range(1, s.n_cpus):
+                ordered &= cpus[s.order[k][i - 1]] <= cpus[s.order[k][i]]
+            if not ordered:
+                continue
+            for i in range(s.n_tasks):
+                tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
+            _sort(tried, s.n_tasks)
+            i = 0
+            while have and i < s.n_tasks and tried[i] == best[i]:
+                i += 1
+            if have and (i == s.n_tasks or tried[i] > best[i]):
+                continue
+            have = True
+            memcpy(best, tried, sizeof(best))
+            for i in range(s.n_cpus):
+                sorted_cpus[i] = cpus[s.order[k][i]]
+        memcpy(tasks, best, s.n_tasks * 4)
+    memset(&tasks[s.n_tasks], 0, sizeof(tasks) - s.n_tasks * 4)
+    memcpy(&tasks[s.n_tasks], sorted_cpus, s.n_cpus * 2)
+    memcpy(state, tasks, s.words * 8)
