@@ -104,7 +104,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
 
 
 LOG10_2 = 0.30102999566398120
-QUOTED, LISTED = 160, 240  # characters of a value, and of a list of names, in a message
+QUOTED, LISTED = 160, 200  # characters of a value, and of a list of names, in a message
 
 _brief = reprlib.Repr()
 _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 60, 60, 40

@@ -397,7 +397,10 @@ cdef class Explorer:
                 raise ValueError(unknown_name("event", name, EXTRA_EVENTS))
         s.exit_preempts = "exit-preemption" in events
         s.forks, s.iopls = "fork" in events, "iopl" in events
-        s.more = s.forks or s.iopls
+        # A level of 3 comes from this step alone, which a policy may have in any hook.
+        s.more = s.forks or s.iopls or any(
+            step.action == "set_iopl" for hook in HOOKS if hook not in self._left_out()
+            for step in policy.steps(hook))
         s.batch_most = BATCH - (EVENTS_ROOM if s.more else CPUS * 24)
         # In units of 16 bits: two per task, one per CPU, a quarter more per task.
         s.words = (2 * s.n_tasks + s.n_cpus + (s.n_tasks + 3) // 4 * s.more + 3) // 4
@@ -587,17 +590,19 @@ cdef class Explorer:
         """Bytes of states, parents and table."""
         return self.s.memory
 
+    def _left_out(self):
+        """Return the hooks of the events that are not explored."""
+        left_out = set() if self.s.forks else {"fork", "fork_failed"}
+        return left_out if self.s.iopls else left_out | {"iopl", "exec"}
+
     def never_taken(self):
         """Return (hook, index among its steps) of each step that no history so far takes.
 
         Without the steps that only events take that are not explored.
         """
-        left_out = set()
-        left_out |= set() if self.s.forks else {"fork", "fork_failed"}
-        left_out |= set() if self.s.iopls else {"iopl", "exec"}
         return [
             (hook, index) for i, (hook, index) in self._places()
-            if not self.s.taken[<int>i] and hook not in left_out
+            if not self.s.taken[<int>i] and hook not in self._left_out()
             and (self.s.iopls or ("iopl", True) not in self.policy.steps(hook)[index].when)
         ]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from kvmbench.model import HOOKS, Policy, Step
 
-__all__ = ["mutations"]
+__all__ = ["mutations", "needed"]
 
 Entries = list[list[str]]
 PREEMPTED = ("ioperm", "vcpu_put")  # hooks with preemptions between their entries, in any search
@@ -27,7 +27,7 @@ def mutations(policy: Policy, events: Collection[str] = ()) -> dict[str, Policy]
     in between; and loses each of its conditions. A mutant's policy is named `HOOK: mutation`; if
     a hook has a step twice, the name of the second mutant ends in a number.
     """
-    policy = _needed(policy, events)
+    policy = needed(policy, events)
     found: dict[str, Policy] = {}
     known = {_body(policy)}
     preempted = {"task_exit"} if "exit-preemption" in events else ()
@@ -46,8 +46,8 @@ def mutations(policy: Policy, events: Collection[str] = ()) -> dict[str, Policy]
     return found
 
 
-def _needed(policy: Policy, events: Collection[str]) -> Policy:
-    """Return a policy of the same behaviour where fork or iopl does not happen."""
+def needed(policy: Policy, events: Collection[str] = ()) -> Policy:
+    """Return a policy of the same behaviour where `events` alone happen, without idle steps."""
     gone = {"fork": ("fork", "fork_failed"), "iopl": ("iopl", "exec")}
     empty = {hook for event, hooks in gone.items() if event not in events for hook in hooks}
     idle = {"unshare_map"} if "fork" not in events else set()  # steps that then do nothing

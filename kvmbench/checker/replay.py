@@ -510,24 +510,29 @@ def machine_operations(
 
     An operation is several events in a row on its CPU. Machine has none for a task that is
     preempted inside a system call, at its end or on its way back to user mode, nor for a KVM_RUN
-    that returns before it enters the guest.
+    that returns before it enters the guest, nor for a task that another CPU takes before the next
+    one on its own CPU is in user mode.
     """
     stepper = Stepper(policy, *sizes, extra)
     ops: list[tuple[int, ...]] = []
     # CPU -> an operation without its last event yet; None for one that is among `ops` already
     pending: dict[int, tuple[int, ...] | None] = {}
+    leaving: dict[int, int | None] = {}  # CPU -> the task that a pending SWITCH takes from it
     for code, cpu, arg in events:
+        before = stepper.cpus[cpu].task
         if code in ("schedule", "task_exit", "return") and (cpu in pending or code == "return"):
             return None
         stepper.do(code, cpu, arg)
         match code:
             case "schedule":
+                if arg is not None and arg in leaving.values():
+                    return None
                 op = (Op.SWITCH, 0, cpu, -1 if arg is None else arg, 0, 0)
                 place = "KVM_RUN" if arg is None else stepper.tasks[arg].place
                 if place == "KVM_RUN":
                     ops.append(op)
                 elif place == "returning":
-                    pending[cpu] = op
+                    pending[cpu], leaving[cpu] = op, before
                 else:
                     return None
             case "kvm_run":
@@ -553,8 +558,10 @@ def machine_operations(
                 pending[cpu] = (Op.TASK_EXIT, 0, cpu, 0, 0, 0)
         user = code == "to_user" and cpu in pending
         ended = code in ("task_exit", "continue") and stepper.cpus[cpu].task is None
-        if (user or ended) and (done := pending.pop(cpu)):
-            ops.append(done)
+        if user or ended:
+            leaving.pop(cpu, None)
+            if done := pending.pop(cpu):
+                ops.append(done)
     # The rest is of CPUs other than the last event's, or ends in a fault before its last event.
     last = events[-1][1] if events else 0
     unfinished = pending.get(last)

@@ -15,6 +15,7 @@ import msgspec
 
 from kvmbench.catalog import find_policy, find_profile, policy_toml
 from kvmbench.checker.mutations import mutations as mutants_of
+from kvmbench.checker.mutations import needed
 from kvmbench.errors import brief, unknown_name
 from kvmbench.model import HOOKS, Policy, Profile
 from kvmbench.report import Block, Column, Document, Note, Record, Reported, Table
@@ -82,7 +83,7 @@ def find(
     run = partial(_points, processes=processes, scheduler=scheduler)
     rows: list[Record] = []
     for given in bases:
-        base = find_policy(given)
+        base = needed(find_policy(given))  # as the mutants: fork and iopl do not happen here
         own: list[Record] = []
         known: set[str] = set()
         parents = [("", base)]

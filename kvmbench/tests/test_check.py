@@ -233,6 +233,22 @@ def random_policies(draw):
     return Policy("random", **hooks, io_base_at_start=start)
 
 
+def test_a_level_from_another_hook_than_iopls_is_part_of_the_state():
+    """Found among random policies: without the event iopl, a put that gives level 3 leaks."""
+    policy = replace(policies()["eager"], name="giver", vcpu_put=("set_iopl",),
+                     exit_to_user=(("load_iopl",),))  # fmt: skip
+    for symmetry in (True, False):
+        bad = small(policy, (1, 2, 1), symmetry=symmetry).counterexample
+        assert (bad.violation, len(bad.events)) == ("leak", brute.explore(policy, (1, 2, 1)).depth)
+
+
+def test_a_task_that_leaves_late_is_no_history_of_machine():
+    """Found among random policies: task 0's switch away is done with the next one's return."""
+    policy = replace(policies()["eager"], name="marker", vm_exit=(("set_tif",),),
+                     exit_to_user=(("load_iopl",),))  # fmt: skip
+    assert small(policy, (2, 2, 1)).replay().startswith("replayed")
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     random_policies(), st.sampled_from([(1, 2, 1), (2, 2, 1), (1, 1, 3), (2, 1, 2), (1, 3, 1)]),

@@ -133,7 +133,7 @@ def test_commands_of_the_pages_have_their_options(page, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command, examples, measured):
-    if command.startswith(("measure", "check-io", "lab", "sweep")):  # minutes, and run by other tests
+    if command.startswith(("measure", "check-io", "lab", "sweep")):  # minutes; other tests run them
         assert parsed(command)
         return
     if "--save" in command:
