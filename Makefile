@@ -72,7 +72,7 @@ check: lint types test docs
 # Every mutant of every policy by SPIN; minutes, and it needs SPIN.
 spin:
 	ci/package
-	ci/spin
+	ci/spin --all
 
 # Debian's kernels on an emulated CPU; minutes, and it needs apt and g++.
 lab: $(VENV)/.dev
