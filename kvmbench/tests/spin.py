@@ -91,7 +91,7 @@ def disagreement(policy, sizes, *flags, events=()):
 
 
 def main(*arguments):
-    """Compare them; with `--all` the policies and mutants with every event too, which takes long."""
+    """Compare them; with `--all` the policies and mutants with every event too."""
     whole = "--all" in arguments
     begun = time.monotonic()
     jobs = []  # policy, sizes, flag, events
