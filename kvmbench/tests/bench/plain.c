@@ -65,13 +65,14 @@ struct counters {
     uint64_t exits, user_exits, host_saves, puts, reloads, marks, faults, switches, migrations;
     uint64_t map_copies, bytes_copied, map_wipes, io_allowed, io_denied, leaks, denials;
     uint64_t c_exit, c_user, c_host, c_tr, c_map, c_switch, c_call, c_io, c_guest, c_work, c_idle;
+    uint64_t nulls; /* none: the maps of `deferred` are there when they are copied */
 };
 
-enum { COSTS = 17, COUNTERS = 27 };
+enum { COSTS = 17, COUNTERS = 28 };
 
 static_assert(sizeof(struct op) == 16, "struct op is the caller's 16-byte record");
 static_assert(sizeof(struct costs) == COSTS * sizeof(uint64_t), "17 costs");
-static_assert(sizeof(struct counters) == COUNTERS * sizeof(uint64_t), "27 counters");
+static_assert(sizeof(struct counters) == COUNTERS * sizeof(uint64_t), "28 counters");
 
 struct cpu {
     uint64_t cycles;
