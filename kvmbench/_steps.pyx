@@ -549,23 +549,20 @@ cdef int kb_fork(KbMachine* m, int64_t cpu, int64_t child, bint fails,
 
 cdef int kb_iopl(KbMachine* m, int64_t cpu, int64_t level, uint64_t* cycles) noexcept nogil:
     if level < 0 or level > 3:
-        return _call(m, cpu, KB_BAD_LEVEL, HOOK_IOPL, False, cycles)
-    return _call(m, cpu, KB_OK, HOOK_IOPL, level == 3, cycles)
+        return KB_BAD_LEVEL
+    return _call(m, cpu, HOOK_IOPL, level == 3, cycles)
 
 
 cdef int kb_exec(KbMachine* m, int64_t cpu, uint64_t* cycles) noexcept nogil:
-    return _call(m, cpu, KB_OK, HOOK_EXEC, False, cycles)
+    return _call(m, cpu, HOOK_EXEC, False, cycles)
 
 
-cdef int _call(KbMachine* m, int64_t cpu, int argument, int hook, bint on,
-               uint64_t* cycles) noexcept nogil:
-    """Do a system call of one hook; `argument` is KB_OK, or what is wrong with its argument."""
+cdef int _call(KbMachine* m, int64_t cpu, int hook, bint on, uint64_t* cycles) noexcept nogil:
+    """Do a system call that is one hook."""
     cdef Frame f
     cdef int status = _refusal(m, cpu, IN_USERSPACE)
     if status != KB_OK:
         return status
-    if argument != KB_OK:
-        return argument
     if _begin(m, &f, cpu, &m.idle) != KB_OK:
         return KB_NO_MEMORY
     f.on = on

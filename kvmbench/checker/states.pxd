@@ -273,9 +273,14 @@ cdef inline void _unpack_more(const Space* s, const uint64_t* state, World* w) n
         memcpy(&w.more[i], &bits, 1)
 
 
-cdef inline void _sort_pairs(uint64_t* words, int n) noexcept nogil:
+ctypedef fused Word:              # of a task: without and with its further bits
+    uint32_t
+    uint64_t
+
+
+cdef inline void _sort(Word* words, int n) noexcept nogil:
     cdef int i, j
-    cdef uint64_t word
+    cdef Word word
     for i in range(1, n):
         word = words[i]
         j = i
@@ -331,7 +336,7 @@ cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* task
                     tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
                 tried[i] |= <uint64_t>bits << 32
             if s.symmetry:
-                _sort_pairs(tried, s.n_tasks)
+                _sort(tried, s.n_tasks)
             i = 0
             while have and i < s.n_tasks and tried[i] == best[i]:
                 i += 1
@@ -349,18 +354,6 @@ cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* task
     for i in range(s.n_tasks):
         packed[2 * s.n_tasks + s.n_cpus + (i >> 2)] |= <uint16_t>(best[i] >> 32) << 4 * (i & 3)
     memcpy(state, packed, s.words * 8)
-
-
-cdef inline void _sort(uint32_t* words, int n) noexcept nogil:
-    cdef int i, j
-    cdef uint32_t word
-    for i in range(1, n):
-        word = words[i]
-        j = i
-        while j > 0 and words[j - 1] > word:
-            words[j] = words[j - 1]
-            j -= 1
-        words[j] = word
 
 
 cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
