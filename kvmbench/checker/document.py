@@ -22,7 +22,7 @@ from kvmbench.report.figures import plural
 if TYPE_CHECKING:
     from kvmbench.checker.verdict import Verdict
 
-__all__ = ["SCHEMAS", "CheckDocument", "document", "story"]
+__all__ = ["SCHEMAS", "CheckDocument", "document", "sizes", "story"]
 
 UNSHOWN = ("place", "task")  # columns that an event's text implies
 TONES: dict[str, Tone] = {"safe": "good", "unsafe": "bad", "undecided": "doubt"}
@@ -64,12 +64,16 @@ def document(verdicts: Sequence[Verdict], *, brief: bool = False) -> Document:
             records.append(_record(mutant) | {"policy": verdict.policy.name, "mutation": name})
     data = {"schema": "kvmbench.check/1", "verdicts": [_entry(verdict) for verdict in verdicts]}
     v = verdicts[0]
-    sizes = f"{plural(v.cpus, 'CPU')}, {plural(v.tasks, 'task')}, {plural(v.ports, 'port')}"
-    title = f"every interleaving: {sizes}{'' if v.symmetry else ', no symmetry'}"
+    title = f"every interleaving: {sizes(v)}{'' if v.symmetry else ', no symmetry'}"
     forms = {}
     if bad := [v for v in verdicts if v.counterexample]:
         forms["itf"] = partial(_itf, bad[0])
     return Document(title, blocks, records, data, forms=forms)
+
+
+def sizes(v: Verdict) -> str:
+    """Return the size of the machine that was explored, in words."""
+    return f"{plural(v.cpus, 'CPU')}, {plural(v.tasks, 'task')}, {plural(v.ports, 'port')}"
 
 
 def _itf(v: Verdict) -> str:

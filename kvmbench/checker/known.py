@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from kvmbench.catalog import policies
-from kvmbench.checker.document import story
+from kvmbench.checker.document import sizes, story
 from kvmbench.checker.explorer import EXTRA_EVENTS, Explorer
 from kvmbench.checker.verdict import Verdict, check
 from kvmbench.errors import unknown_name
@@ -189,6 +189,5 @@ def document(found: Sequence[KnownVerdict]) -> Document:
     blocks += [Note(f"{number}: {reason}") for number, reason in unmodeled().items()]
     first = Table(columns, rows)
     data = {"schema": "kvmbench.known/1", "bugs": records}
-    return Document(
-        "public bugs as policies: 2 CPUs, 2 tasks, 1 port", [first, *blocks], records, data
-    )
+    title = f"public bugs as policies: {sizes(found[0].verdict)}"
+    return Document(title, [first, *blocks], records, data)

@@ -33,7 +33,7 @@ FORMS = ("text", "markdown", "csv", "json", "html")
 
 ENDINGS = {
     ".txt": "text", ".md": "markdown", ".csv": "csv", ".json": "json", ".html": "html",
-    ".xml": "junit",
+    ".htm": "html", ".xml": "junit",
 }  # fmt: skip
 """A file name's ending, and the form that it asks for."""
 
