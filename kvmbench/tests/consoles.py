@@ -29,14 +29,20 @@ def blocks(text):
 
 
 def run(command):
-    """Return the command's output, without the seconds that `check` took."""
-    result = CliRunner().invoke(main, shlex.split(command))
-    return stable(command, result.output)
+    """Return the command's output."""
+    return CliRunner().invoke(main, shlex.split(command)).output
 
 
 def stable(command, output):
-    """Return the output with the part that changes from run to run left out."""
-    return SECONDS.sub("   0.1", output) if command.startswith("check ") else output
+    """Return the output without the seconds that `check` took, which differ from run to run."""
+    return SECONDS.sub("", output) if command.startswith("check ") else output
+
+
+def _shown(found):
+    """Return a block with its command's output; one that differs in seconds alone stays."""
+    begin, command, old, end = found.groups()
+    new = run(command)
+    return begin + (old if stable(command, new) == stable(command, old) else new) + end
 
 
 def update():
@@ -44,7 +50,7 @@ def update():
     os.chdir(ROOT)
     for page in pages():
         text = page.read_text()
-        new = BLOCK.sub(lambda found: found[1] + run(found[2]) + found[4], text)
+        new = BLOCK.sub(_shown, text)
         if new != text:
             page.write_text(new)
             print(page.relative_to(ROOT))

@@ -63,7 +63,8 @@ def test_links_lead_somewhere():
 @pytest.mark.parametrize(("page", "command", "output"), CONSOLE)
 def test_console(page, command, output, monkeypatch):
     monkeypatch.chdir(README.parent)
-    assert consoles.run(command) == consoles.stable(command, output), f"{page}: {command}"
+    shown = consoles.stable(command, consoles.run(command))
+    assert shown == consoles.stable(command, output), f"{page}: {command}"
 
 
 def test_pictures_are_drawn_by_their_command():
