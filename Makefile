@@ -78,7 +78,7 @@ spin:
 lab: $(VENV)/.dev
 	ci/lab
 
-# A small kernel with a switch in its vcpu_put(); about 10 minutes of CPU once.
+# A small kernel with a switch in its vcpu_put(); about 8 minutes of CPU once.
 lab-kernel: $(VENV)/.dev
 	ci/lab-kernel
 

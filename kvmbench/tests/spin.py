@@ -94,7 +94,7 @@ SHORT = ("deferred", "exit-to-user")  # whose mutants are compared without --all
 
 
 def main(*arguments):
-    """Compare them; with `--all` all mutants, and both with every event too."""
+    """Compare them; with `--all` every mutant, without and with every event."""
     whole = "--all" in arguments
     begun = time.monotonic()
     jobs = []  # policy, sizes, flag, events
@@ -105,9 +105,9 @@ def main(*arguments):
         jobs.append((policy, sizes, "-O2", ()))
         if name in SHORT or whole:
             jobs += [(mutant, (2, 2, 1), "-O0", ()) for mutant in mutations(policy).values()]
+        jobs.append((policy, (2, 2, 1), "-O2", EXTRA_EVENTS))
         if not whole:
             continue
-        jobs.append((policy, (2, 2, 1), "-O2", EXTRA_EVENTS))
         jobs.append((policy, (2, 3, 1), "-O2", ("fork",)))
         more = mutations(policy, EXTRA_EVENTS).values()
         jobs += [(mutant, (1, 2, 1), "-O0", EXTRA_EVENTS) for mutant in more]

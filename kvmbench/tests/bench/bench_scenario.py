@@ -11,7 +11,7 @@ import time
 import pytest
 
 from kvmbench import profiles
-from kvmbench.scenario.scenario import Scenario, Tasks
+from kvmbench.scenario.scenario import Scenario, Tasks, load_scenario
 from kvmbench.scenario.simulation import host_of, simulate
 from kvmbench.tests.bench import plain
 
@@ -49,6 +49,18 @@ def test_same_results():
         result = scenario.run("deferred", PROFILE, threads=threads)
         assert machine.counters.tolist() == result.machine.counters.tolist()
     assert sum(result.costs.values()) == pytest.approx(EXITS, rel=0.02)
+
+
+def test_fixed_cost(report):
+    """A run of a microsecond of a whole host: what a run costs besides its exits."""
+    scenario = load_scenario("oversubscribed").with_value("seconds", 1e-6)
+    each = []
+    for _ in range(300):
+        begun = time.perf_counter()
+        scenario.run("deferred", PROFILE, keep_machine=False)
+        each.append(time.perf_counter() - begun)
+    fixed = statistics.median(each)
+    report.figure("Scenario.run, fixed cost", "-", f"{fixed * 1e6:.0f} us", "60 us", fixed < 60e-6)
 
 
 @pytest.mark.parametrize("engine", ["kvmbench", "plain C"])
