@@ -626,7 +626,7 @@ cdef class Host:
         """Queue each task on its CPU, before its first burst."""
         cdef Shared* s = &self.s
         cdef Actor* actor
-        cdef int64_t[:, ::1] rows = np.ascontiguousarray(tasks, np.int64)
+        cdef const int64_t[:, ::1] rows = np.ascontiguousarray(tasks, np.int64)
         cdef int64_t i, group, cpu
         cdef uint64_t bits
         if (rows.shape[0], rows.shape[1]) != (s.m.n_tasks, 4):
@@ -648,7 +648,7 @@ cdef class Host:
             _push(s, &s.lanes[cpu], <int32_t>i)
 
     cdef _make_workers(self):
-        """Give each worker a separate machine over the same CPUs and tasks."""
+        """Give each worker a machine over the same CPUs and tasks, the first one `machine`'s."""
         cdef Shared* s = &self.s
         cdef KbMachine* m = s.m
         cdef Worker* w
@@ -662,19 +662,23 @@ cdef class Host:
             w.m = m[0]
             w.m.spare = NULL
             w.m.n_spare = 0
-            w.m.n_known = w.m.n_transitions = 1
-            w.m.known = <uint32_t*>self._array(f"known {i}", KB_STATES, sizeof(uint32_t))
-            w.m.transitions = <KbTransition*>self._array(
-                f"transitions {i}", (KB_TRANSITIONS + 1) * m.n_kinds, sizeof(KbTransition))
-            w.m.effects = <KbCounters*>self._array(
-                f"effects {i}", KB_TRANSITIONS, sizeof(KbCounters))
-            w.m.times = <uint64_t*>self._array(
-                f"times {i}", m.n_cpus * KB_TIMES_STRIDE, sizeof(uint64_t))
+            if i > 0:
+                self._separate(&w.m, i)
             w.n_costs = 64
             w.costs = <Cost*>PyMem_RawRealloc(NULL, w.n_costs * sizeof(Cost))
             if w.costs == NULL:
                 raise MemoryError("no memory for the costs of EXITs")
             memset(w.costs, 0, w.n_costs * sizeof(Cost))
+
+    cdef _separate(self, KbMachine* m, i):
+        """Give a copy of the machine its own transitions and times, none yet."""
+        m.n_known = m.n_transitions = 1
+        m.known = <uint32_t*>self._array(f"known {i}", KB_STATES, sizeof(uint32_t))
+        m.transitions = <KbTransition*>self._array(
+            f"transitions {i}", (KB_TRANSITIONS + 1) * m.n_kinds, sizeof(KbTransition))
+        m.effects = <KbCounters*>self._array(f"effects {i}", KB_TRANSITIONS, sizeof(KbCounters))
+        m.times = <uint64_t*>self._array(
+            f"times {i}", m.n_cpus * KB_TIMES_STRIDE, sizeof(uint64_t))
 
     cdef int _hand_out_ports(self) except -1:
         """Let each task that holds an I/O bitmap ask for its ports, one task after the other.
@@ -748,6 +752,7 @@ cdef class Host:
             if s.m.cpus[cpu].task < 0:
                 s.m.cpus[cpu].current = &s.m.idle
         s.m.sequence = s.workers[0].m.sequence
+        s.m.n_known, s.m.n_transitions = s.workers[0].m.n_known, s.workers[0].m.n_transitions
         self.machine.running = False
         if s.stop == KB_NO_MEMORY:
             raise MemoryError("no memory for a task's I/O bitmap, or for the costs of EXITs")
@@ -798,13 +803,20 @@ cdef class Host:
     @property
     def guest_outside(self):
         """Cycles of guest runs on each CPU that the machine counted as work: uint64, (cpus,)."""
-        found = [self.s.lanes[<int64_t>i].guest_outside for i in range(self.s.m.n_cpus)]
-        return np.array(found, np.uint64)
+        cdef uint64_t[::1] found = np.empty(self.s.m.n_cpus, np.uint64)
+        cdef int64_t i
+        for i in range(self.s.m.n_cpus):
+            found[i] = self.s.lanes[i].guest_outside
+        return np.asarray(found)
 
     @property
     def operations(self):
         """The number of operations done."""
-        return sum(self.s.lanes[<int64_t>i].operations for i in range(self.s.m.n_cpus))
+        cdef uint64_t found = 0
+        cdef int64_t i
+        for i in range(self.s.m.n_cpus):
+            found += self.s.lanes[i].operations
+        return found
 
     @property
     def share_done(self):

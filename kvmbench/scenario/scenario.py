@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from sys import float_info
@@ -177,7 +176,7 @@ class Scenario:
 
     def cycles(self, us: float) -> int:
         """Return microseconds in cycles of the host's clock."""
-        top, bottom = Fraction(us).as_integer_ratio()
+        top, bottom = us.as_integer_ratio()
         number, rest = divmod(top * self.clock_hz, bottom * US)
         # To the nearest, and to the even one of two: round() of a Fraction, without making one.
         half = 2 * rest - bottom * US

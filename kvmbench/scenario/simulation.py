@@ -8,14 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench._core import Machine
-from kvmbench.arrays import COUNTERS
+from kvmbench.arrays import COUNTERS, read_only
 from kvmbench.catalog import find_policy, find_profile
 from kvmbench.causes import CAUSES
 from kvmbench.errors import brief
@@ -42,27 +43,49 @@ def part(progress: Progress | None, done: int, parts: int) -> Progress | None:
     return None if progress is None else lambda share: progress((done + share) / parts)
 
 
+class _Layout(NamedTuple):
+    """A scenario in cycles and rows: what its hosts have in common."""
+
+    groups: tuple[tuple[int, int, int], ...]  # of each: between exits or accesses, run, sleep
+    tasks: NDArray[np.int64]  # as `task_rows` has them
+    timeslice: int
+    epoch: int
+    end: int
+    migrations: int  # in `hz` epochs
+
+
 def host_of(
     scenario: Scenario, policy: AnyPolicy, profile: AnyProfile, vendor: Vendor,
     seed: int | None, workers: int,
 ) -> Host:  # fmt: skip
     """Return a host at its start, to be run by `workers` threads; raises as `Scenario.run`."""
     profile, policy = find_profile(profile), find_policy(policy)
+    layout = _layout(scenario)
+    groups = [
+        (group.type, *cycles, group.times == "fixed",
+         [(_kind(group, name, profile), weight) for name, weight in group.mix.items()])
+        for group, cycles in zip(scenario.tasks, layout.groups, strict=True)
+    ]  # fmt: skip
+    return Host(
+        Machine(scenario.cpus, len(layout.tasks), policy, profile, vendor), groups, layout.tasks,
+        timeslice=layout.timeslice, epoch=layout.epoch, end=layout.end,
+        migrations=layout.migrations, hz=scenario.clock_hz,
+        seed=scenario.seed if seed is None else seed, workers=workers,
+    )  # fmt: skip
+
+
+@lru_cache(4)  # of a million tasks each, at most: 128 MB
+def _layout(scenario: Scenario) -> _Layout:
     groups = []
     for group in scenario.tasks:
         mean = group.guest_us if group.type == "vcpu" else group.work_us
-        between, run, sleep = (
-            scenario.cycles(us) for us in (mean or 0, group.run_us, group.sleep_us)
-        )
-        mix = [(_kind(group, name, profile), weight) for name, weight in group.mix.items()]
-        groups.append((group.type, between or 1, run, sleep, group.times == "fixed", mix))
+        between, run, sleep = map(scenario.cycles, (mean or 0, group.run_us, group.sleep_us))
+        groups.append((between or 1, run, sleep))
     epoch = scenario.cycles(scenario.epoch_us)
-    return Host(
-        Machine(scenario.cpus, scenario.n_tasks, policy, profile, vendor), groups,
-        task_rows(scenario), timeslice=scenario.cycles(scenario.timeslice_us), epoch=epoch,
-        end=scenario.cycles(scenario.seconds * 10**6),
-        migrations=round(Fraction(scenario.migrations) * epoch), hz=scenario.clock_hz,
-        seed=scenario.seed if seed is None else seed, workers=workers,
+    return _Layout(
+        tuple(groups), read_only(task_rows(scenario)), scenario.cycles(scenario.timeslice_us),
+        epoch, scenario.cycles(scenario.seconds * 10**6),
+        round(Fraction(scenario.migrations) * epoch),
     )  # fmt: skip
 
 
@@ -136,20 +159,26 @@ def simulate(host: Host, workers: int, progress: Progress | None) -> None:
 def result_of(scenario: Scenario, host: Host, seed: int, keep_machine: bool) -> ScenarioResult:
     """Return the sums over the CPUs of a host that has run to its end, with its machine if kept."""
     machine = host.machine
-    counters = machine.counters
-    outside = host.guest_outside
-    totals = counters.view(np.uint64).reshape(scenario.cpus, -1).sum(axis=0)
-    sums = dict(zip(COUNTERS, totals.tolist(), strict=True))
+    table = machine.counters.view(np.uint64).reshape(scenario.cpus, -1)
+    outside = sum(host.guest_outside.tolist())
+    sums = dict(zip(COUNTERS, table.sum(axis=0).tolist(), strict=True))
     cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
     # The machine counts a vCPU thread's time outside KVM_RUN as work; here it is the guest's.
-    cycles["guest"] += int(outside.sum())
-    cycles["work"] -= int(outside.sum())
+    cycles["guest"] += outside
+    cycles["work"] -= outside
     return ScenarioResult(
         scenario=scenario, policy=machine.policy, profile=machine.profile, vendor=machine.vendor,
-        seed=seed, cycles=cycles, costs=host.costs,
-        counts={name: n for name, n in sums.items() if not name.startswith("c_")},
-        useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
-        acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
+        seed=seed, cycles=cycles, costs=host.costs, counts={name: sums[name] for name in _COUNTS},
+        useful=_two(table, "c_guest", "c_work"), acted=_two(table, "c_tr", "c_map"),
         clocks=tuple(machine.cpu["cycles"].tolist()), operations=host.operations,
         machine=machine if keep_machine else None,
     )  # fmt: skip
+
+
+_COUNTS = tuple(name for name in COUNTERS if not name.startswith("c_"))
+
+
+def _two(table: NDArray[np.uint64], *names: str) -> tuple[int, ...]:
+    """Return the sum of two counters on each CPU."""
+    first, second = (table[:, COUNTERS.index(name)] for name in names)
+    return tuple((first + second).tolist())
