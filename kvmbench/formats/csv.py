@@ -21,7 +21,7 @@ __all__ = ["COLUMNS", "decode", "encode"]
 
 COLUMNS = (
     *("boot", "block", "run", "workload", "configuration"),
-    *("unit", "kind", "better", "order", "iteration", "value"),
+    *("unit", "kind", "better", "order", "stopping", "iteration", "value"),
 )
 SIMULATED = frozenset({"workload", "before", "after", "reloads_before", "reloads_after"})
 TABLE = (
@@ -37,7 +37,7 @@ def decode(data: bytes, name: str) -> Result:
     boots: dict[str, Boot] = {}
     runs: dict[tuple[str, str], Run] = {}
     rows: dict[tuple[str, ...], Series] = {}
-    lost = False
+    lost = decided = False
     try:
         columns = set(lines.fieldnames or ())
         simulated = columns >= SIMULATED
@@ -51,6 +51,7 @@ def decode(data: bytes, name: str) -> Result:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
             lost = lost or cells.get("order") == "lost"
+            decided = decided or cells.get("stopping") == "decided"
             place = (cells.get("boot", ""), cells.get("run", ""))
             if place not in runs:
                 runs[place] = Run(series=[])
@@ -73,7 +74,10 @@ def decode(data: bytes, name: str) -> Result:
             check_growth(taken, len(data), "too long")
         if not boots:
             raise ResultError("no value below the columns")
-        return Result(order="lost" if lost else "time", boots=list(boots.values()))
+        return Result(
+            order="lost" if lost else "time", stopping="decided" if decided else "size",
+            boots=list(boots.values()),
+        )  # fmt: skip
     except (csv.Error, ValueError, ValidationError) as error:
         raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
 
@@ -103,7 +107,7 @@ def encode(result: Result) -> bytes:
         for r, run in enumerate(boot.runs):
             for row in run.series:
                 names = (row.workload, row.configuration, row.unit, row.kind, row.better)
-                cells = (b, block, r, *map(_cell, names), result.order)
+                cells = (b, block, r, *map(_cell, names), result.order, result.stopping)
                 writer.writerows((*cells, i, value) for i, value in enumerate(row.values))
     return out.getvalue().encode()
 

@@ -126,4 +126,7 @@ def results(
         block = draw(st.none() | st.integers(0, 9))
         boots.append(Boot(id=draw(WORDS), block=block, host=host, runs=runs))
     order = draw(st.sampled_from(["time", "lost"]))
-    return Result(name=draw(WORDS), source=draw(WORDS), order=order, boots=boots)
+    stopping = draw(st.sampled_from(["size", "decided"]))
+    return Result(
+        name=draw(WORDS), source=draw(WORDS), order=order, stopping=stopping, boots=boots
+    )  # fmt: skip

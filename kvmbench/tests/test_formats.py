@@ -244,14 +244,14 @@ def test_a_comparison_as_junit():
     assert failure.message == "<slower> by 5.9 %\N{REPLACEMENT CHARACTER}[31m"
 
 
-ROW = ("cycles", "noisy", "lower", "time")
+ROW = ("cycles", "noisy", "lower", "time", "size")
 
 
 def test_csv():
     lines = list(csv.reader(io.StringIO(formats.dump(THREE_RUNS, "csv").decode())))
     assert lines == [
         [*("boot", "block", "run", "workload", "configuration"),
-         *("unit", "kind", "better", "order", "iteration", "value")],
+         *("unit", "kind", "better", "order", "stopping", "iteration", "value")],
         *(["0", "0", "0", "cpuid", "", *ROW, str(i), v] for i, v in
           enumerate(["1313", "1312", "1315"])),
         ["0", "0", "0", "vmcall", "", *ROW, "0", "1195.5"],
@@ -267,7 +267,7 @@ def test_csv_reads_back(result):
     assume(all(s.configuration.isprintable() for _, _, s in result.series()))
     found = again(result, "csv")
     assert values(found) == values(result)
-    assert found.order == result.order
+    assert (found.order, found.stopping) == (result.order, result.stopping)
     about = {(s.workload, s.configuration, s.unit, s.kind, s.better) for _, _, s in result.series()}
     assume(all(unit.isprintable() for _, _, unit, _, _ in about))
     assert {(s.workload, s.configuration, s.unit, s.kind, s.better)
