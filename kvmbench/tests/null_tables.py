@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from scipy import stats as scipy
 
 from kvmbench.comparison.gates import gate
-from kvmbench.comparison.verdicts import compare
+from kvmbench.comparison.verdicts import Comparison, compare
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.units import Side
 
@@ -40,7 +41,10 @@ class Design:
     memory: float = 0.0  # from one run of the session to the next
     boot_sd: float = 0.0
     order: str = "turn"  # turn: ABAB; first: AAABBB; unknown: AAABBB without times
-    boots: str = "one"  # one: of both sides; each: one per side; every: each unit is a boot; blocks
+    # one: of both sides; each: one per side; every: each unit is a boot; blocks of ABBA; pairs of
+    # a drawn order
+    boots: str = "one"
+    looks: int = 0  # from so many pairs on, after each, by the sequence; 0: one look, at the end
     shift: float = 0.0  # of the first row
 
 
@@ -64,34 +68,40 @@ DESIGNS = [
     Design("4 boots v 4, boot sd 0.5 %", 4, 4, boots="every"),
     Design("6 ABBA blocks, drift 1 %", 6, 6, drift=0.01, boots="blocks"),
     Design("12 ABBA blocks, drift 1 %", 12, 12, drift=0.01, boots="blocks"),
+    Design("8 pairs, drift 2 %", 8, 8, drift=0.02, boots="pairs"),
+    Design("8 pairs, memory 0.9", 8, 8, memory=0.9, boots="pairs"),
+    Design("3 to 24 pairs, a look after each", 24, 24, boots="pairs", looks=3),
+    Design("the same, drift 2 %", 24, 24, drift=0.02, boots="pairs", looks=3),
 ]
 
+Sample = tuple[np.ndarray, np.ndarray]  # iterations [units, rows, ITERATIONS]; the unit's side
 
-def drawn(design: Design, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the iterations [runs, rows, ITERATIONS] of before and of after, in order of time."""
-    n, m, rows = design.n, design.m, design.rows
-    units = 2 * (n + m) if design.boots == "blocks" else n + m
-    side = sides_in_time(design)
-    noise = rng.normal(size=(units, rows))
-    for unit in range(1, units):
+
+def drawn(design: Design, rng: np.random.Generator) -> Sample:
+    """Return the iterations of a session and the side of each of its units, in order of time."""
+    rows = design.rows
+    side = sides_in_time(design, rng)
+    noise = rng.normal(size=(len(side), rows))
+    for unit in range(1, len(side)):
         memory = design.memory
         noise[unit] = memory * noise[unit - 1] + np.sqrt(1 - memory**2) * noise[unit]
     figures = 1 + noise * np.where(side == 1, design.ratio, 1.0)[:, None] * design.sd
-    figures += 0.03 * (rng.random((units, rows)) < design.slow)
-    figures += design.drift * np.linspace(0, 1, units)[:, None]
+    figures += 0.03 * (rng.random((len(side), rows)) < design.slow)
+    figures += design.drift * np.linspace(0, 1, len(side))[:, None]
     if design.boots == "each":
         figures += rng.normal(0, design.boot_sd, (2, rows))[side]
     figures[side == 1, 0] *= 1 + design.shift
-    within = 1 + WITHIN * rng.normal(size=(units, rows, ITERATIONS))
-    values = np.geomspace(1000, 8000, rows)[:, None] * figures[:, :, None] * within
-    return [values[side == number] for number in (0, 1)]
+    within = 1 + WITHIN * rng.normal(size=(len(side), rows, ITERATIONS))
+    return np.geomspace(1000, 8000, rows)[:, None] * figures[:, :, None] * within, side
 
 
-def sides_in_time(design: Design) -> np.ndarray:
+def sides_in_time(design: Design, rng: np.random.Generator) -> np.ndarray:
     """Return which side each unit of the session is of."""
     n, m = design.n, design.m
     if design.boots == "blocks":
         return np.array([0, 1, 1, 0] * n)
+    if design.boots == "pairs":
+        return np.array([(first, 1 - first) for first in rng.integers(0, 2, n)]).ravel()
     if design.order == "turn":
         ranks = [((place + 0.5) / count, side) for side, count in enumerate((n, m))
                  for place in range(count)]  # fmt: skip
@@ -99,28 +109,27 @@ def sides_in_time(design: Design) -> np.ndarray:
     return np.array([0] * n + [1] * m)
 
 
-def results(design: Design, values: list[np.ndarray]) -> list[Side]:
+def results(design: Design, sample: Sample) -> list[Side]:
     """Return the runs as the two results that a user would compare."""
-    side_of = sides_in_time(design)
+    iterations, side_of = sample
+    per_block = {"blocks": 2, "pairs": 1}.get(design.boots)  # boots of a side
     found = []
     for side, label in enumerate(("before", "after")):
-        medians = np.median(values[side], axis=2)
-        places = np.flatnonzero(side_of == side)
         runs = [
             Run(
-                time=None if design.order == "unknown" else f"2026-01-01T{at:02}:{unit:02}:00",
+                time=None
+                if design.order == "unknown"
+                else f"2026-01-01T{place // 60:02}:{place % 60:02}:00",
                 series=[
                     Series(workload=f"w{row}", kind="noisy", values=[float(value)])
-                    for row, value in enumerate(line)
+                    for row, value in enumerate(np.median(iterations[place], axis=1))
                 ],
             )
-            for at, unit, line in ((p // 60, p % 60, ln) for p, ln in zip(places, medians,
-                                                                         strict=True))
-        ]  # fmt: skip
-        if design.boots in ("every", "blocks"):
-            blocks = design.boots == "blocks"
+            for place in np.flatnonzero(side_of == side)
+        ]
+        if per_block or design.boots == "every":
             boots = [
-                Boot(id=f"{label}{at}", block=at // 2 if blocks else None, runs=[run])
+                Boot(id=f"{label}{at}", block=at // per_block if per_block else None, runs=[run])
                 for at, run in enumerate(runs)
             ]
         else:
@@ -128,6 +137,21 @@ def results(design: Design, values: list[np.ndarray]) -> list[Side]:
             boots = [Boot(id="" if design.order == "unknown" else name, runs=runs)]
         found.append(Side(label, Result(boots=boots)))
     return found
+
+
+def compared(design: Design, sample: Sample, **options) -> list[Comparison]:
+    """Return the comparison that a user makes of a session, or one for each look."""
+    sides = results(design, sample)
+    if not design.looks:
+        return [compare(*sides, **options)]
+    return [
+        compare(
+            *(Side(side.label, structs.replace(side.result, boots=side.result.boots[:pairs]))
+              for side in sides),
+            correction="sequence",
+        )
+        for pairs in range(design.looks, design.n + 1)
+    ]  # fmt: skip
 
 
 # Other tools' rules: whether one row has moved
@@ -188,20 +212,21 @@ def cell(design: Design, tables: int, *, others: bool = False, seed: int = 1, **
     codes: list[str] = []
     rules = np.zeros(len(RULES))
     for _ in range(tables):
-        values = drawn(design, rng)
-        comparison = compare(*results(design, values), **options)
-        still = comparison.rows[1:] if design.shift else comparison.rows
-        moved = [row for row in still if row.verdict in MOVED]
+        sample = drawn(design, rng)
+        looks = compared(design, sample, **options)
+        rows = [row for look in looks for row in look.rows]
+        moved = [row for row in rows if row.verdict in MOVED
+                 and not (design.shift and row.workload == "w0")]  # fmt: skip
         sure = [row for row in moved if not row.doubts]
-        first = comparison.rows[0]
         counts += (
             bool(moved), bool(sure), any(row.verdict in ("faster", "slower") for row in sure),
-            gate([comparison], (), True).status == "regression",
-            first.verdict in ("faster", "slower"),
+            any(gate([look], (), True).status == "regression" for look in looks),
+            looks[-1].rows[0].verdict in ("faster", "slower"),
         )  # fmt: skip
-        codes += {code for row in comparison.rows for code in row.doubts}
+        codes += {code for row in rows for code in row.doubts}
         if others:
-            pairs = [(values[0][:, row], values[1][:, row]) for row in range(design.rows)]
+            before, after = (sample[0][sample[1] == side] for side in (0, 1))
+            pairs = [(before[:, row], after[:, row]) for row in range(design.rows)]
             rules += [any(rule(*pair) for pair in pairs) for rule in RULES.values()]
     common = sorted(code for code in set(codes) if codes.count(code) > tables / 2)
     return Cell(*(counts / tables).tolist(), tuple(common), tuple((rules / tables).tolist()))
@@ -238,6 +263,22 @@ def power_table(tables: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plan_table(tables: int) -> str:
+    lines = [
+        "| boots that differ by 0.4 %, one of 8 rows +2 %, margin 1 % | ABBA | pairs |",
+        "| :-- | --: | --: |",
+    ]
+    for boots in (12, 16, 24):
+        powers = [
+            cell(Design(f"{boots} {kind}", boots // per, boots // per, sd=0.004, boots=kind,
+                        shift=0.02), tables, margin="1%").found
+            for kind, per in (("blocks", 4), ("pairs", 2))
+        ]  # fmt: skip
+        lines.append(f"| {boots} | {' | '.join(f'{100 * p:.0f}' for p in powers)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
 def promise_table(tables: int) -> str:
     from kvmbench.planning import MARGIN, detectable
 
@@ -262,10 +303,10 @@ def noise_of_runs(total: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=int, default=200, help="simulated tables of each cell")
+    parser.add_argument("--tables", type=int, default=400, help="simulated tables of each cell")
     parser.add_argument("--write", action="store_true", help=f"write them into {PAGE.name}")
     options = parser.parse_args()
-    parts = [make(options.tables) for make in (null_table, power_table, promise_table)]
+    parts = [make(options.tables) for make in (null_table, power_table, plan_table, promise_table)]
     if options.write:
         page = PAGE.read_text()
         before, _, rest = page.partition(MARKS[0])
