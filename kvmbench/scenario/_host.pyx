@@ -48,11 +48,13 @@ cdef extern from *:
     #else
     #define PAUSE() ((void)0)
     #endif
+    #define RARE(condition) __builtin_expect(condition, 0)
     #define FETCH_ADD(at, n) __atomic_fetch_add(at, n, __ATOMIC_ACQ_REL)
     #define LOAD(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
     #define STORE(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
     """
     void PAUSE() noexcept nogil
+    bint RARE(bint condition) noexcept nogil
     int64_t FETCH_ADD(int64_t* at, int64_t n) noexcept nogil
     int64_t LOAD(int64_t* at) noexcept nogil
     void STORE(int64_t* at, int64_t value) noexcept nogil
@@ -146,7 +148,7 @@ cdef void _refill(Shared* s, Lane* lane, uint64_t stream) noexcept nogil:
 
 
 cdef inline uint64_t _draw(Shared* s, Lane* lane, int64_t cpu) noexcept nogil:
-    if lane.at == DRAWS:
+    if RARE(lane.at == DRAWS):      # keeps the compiler from putting a refill into each loop
         _refill(s, lane, cpu)
     lane.at += 1
     return lane.draws[lane.at - 1]
@@ -260,7 +262,7 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
                             uint64_t stop) noexcept nogil:
     """Do the guest's runs and EXITs as long as each EXIT is a known transition and the run fits.
 
-    As kb_advance and kb_exit would, but with the CPU's state in registers: an EXIT costs a
+    As kb_advance and kb_exit would, but the CPU is stored at the end only: an EXIT costs a
     look-up, a sum and a count. What comes next is left in the actor.
     """
     cdef Lane* lane = &s.lanes[cpu]
@@ -268,26 +270,25 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
     cdef const Group* group = actor.group
     cdef const KbTransition* transitions = w.m.transitions
     cdef const KbTransition* transition
-    cdef const KbTransition* last = NULL
+    cdef KbTransition start             # as if one had led to where the CPU is
+    cdef const KbTransition* last = &start
     cdef uint64_t* times = c.times
     cdef uint64_t clock = c.cycles, burst = actor.burst, run = actor.left
-    cdef uint64_t guest = 0, outside = 0, n = 0, bits
-    cdef uint64_t not_in_run = <uint64_t>c.current.in_run - 1
-    cdef uint32_t known = kb_known(&w.m, cpu)
+    cdef uint64_t guest, outside = 0, n = 0, bits
     cdef int32_t kind = actor.kind
+    kb_known(&w.m, cpu)
+    start.after = c.tr
+    start.in_run = c.current.in_run
     if kind == NONE:
         bits = _draw(s, lane, cpu)
         run, kind = _time(group, group.mean, bits), _choose(group, bits)
     while True:
-        transition = &transitions[known + kind]
+        transition = &transitions[last.after.known + kind]
         if run > stop - clock or run > burst or transition.number == 0:
             break
         clock += run + transition.cycles
         burst -= run
-        guest += run
-        outside += run & not_in_run
-        not_in_run = <uint64_t>transition.in_run - 1
-        known = transition.after.known
+        outside += run & (<uint64_t>last.in_run - 1)
         times[transition.number] += 1
         last = transition
         n += 2
@@ -296,9 +297,8 @@ cdef void _make_transitions(Shared* s, Worker* w, Actor* actor, int64_t cpu,
             break
         bits = _draw(s, lane, cpu)
         run, kind = _time(group, group.mean, bits), _choose(group, bits)
+    guest = actor.burst - burst
     actor.left, actor.kind, actor.burst = run, kind, burst
-    if last == NULL:
-        return
     lane.operations += n
     lane.guest_outside += outside
     w.m.counted[cpu].c_guest += guest - outside
