@@ -7,8 +7,8 @@ few cells. Each cell has a fixed seed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import stats as scipy
 
 from kvmbench.comparison.gates import gate
 from kvmbench.comparison.verdicts import Comparison, compare
+from kvmbench.planning import MARGIN, detectable
 from kvmbench.results import Boot, Result, Run, Series
 from kvmbench.units import Side
 
@@ -232,68 +233,58 @@ def cell(design: Design, tables: int, *, others: bool = False, seed: int = 1, **
     return Cell(*(counts / tables).tolist(), tuple(common), tuple((rules / tables).tolist()))
 
 
-# The tables
+# The tables: a heading, and lines of cells, made one by one
 
 
-def null_table(tables: int) -> str:
-    lines = [
-        f"| nothing changed | moved | not in doubt | gate fails | {' | '.join(RULES)} | doubts |",
-        f"| :-- | --: | --: | --: |{' --: |' * len(RULES)} :-- |",
-    ]
+def null_table(tables: int) -> Iterator[tuple[str, ...]]:
+    yield ("nothing changed", "moved", "not in doubt", "gate fails", *RULES, "doubts")
     for design in DESIGNS:
         found = cell(design, tables, others=True)
         shares = (found.any, found.sure, found.fails, *found.others)
-        figures = " | ".join(f"{100 * share:.0f}" for share in shares)
-        lines.append(f"| {design.name} | {figures} | {', '.join(found.doubts) or '-'} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines) + "\n"
+        yield (design.name, *map(percent, shares), ", ".join(found.doubts) or "-")
 
 
-def power_table(tables: int) -> str:
-    lines = [
-        "| one of 8 rows +2 %, noise 0.5 % | max-t | holm | welch-holm |",
-        "| :-- | --: | --: | --: |",
-    ]
+def power_table(tables: int) -> Iterator[tuple[str, ...]]:
+    corrections = ("max-t", "holm", "welch-holm")
+    yield ("one of 8 rows +2 %, noise 0.5 %", *corrections)
     for n in (4, 6, 10, 20):
         design = Design(f"{n} v {n}", n, n, shift=0.02)
-        powers = [cell(design, tables, correction=how).found
-                  for how in ("max-t", "holm", "welch-holm")]  # fmt: skip
-        lines.append(f"| {design.name} | {' | '.join(f'{100 * p:.0f}' for p in powers)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines) + "\n"
+        powers = [cell(design, tables, correction=how).found for how in corrections]
+        yield (design.name, *map(percent, powers))
 
 
-def plan_table(tables: int) -> str:
-    lines = [
-        "| boots that differ by 0.4 %, one of 8 rows +2 %, margin 1 % | ABBA | pairs |",
-        "| :-- | --: | --: |",
-    ]
+def plan_table(tables: int) -> Iterator[tuple[str, ...]]:
+    yield ("boots that differ by 0.4 %, one of 8 rows +2 %, margin 1 %", "ABBA", "pairs")
     for boots in (12, 16, 24):
-        powers = [
-            cell(Design(f"{boots} {kind}", boots // per, boots // per, sd=0.004, boots=kind,
-                        shift=0.02), tables, margin="1%").found
-            for kind, per in (("blocks", 4), ("pairs", 2))
-        ]  # fmt: skip
-        lines.append(f"| {boots} | {' | '.join(f'{100 * p:.0f}' for p in powers)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines) + "\n"
+        n, m = boots // 4, boots // 2
+        designs = [Design(f"{boots} blocks", n, n, sd=0.004, boots="blocks", shift=0.02),
+                   Design(f"{boots} pairs", m, m, sd=0.004, boots="pairs", shift=0.02)]  # fmt: skip
+        yield (str(boots), *(percent(cell(d, tables, margin="1%").found) for d in designs))
 
 
-def promise_table(tables: int) -> str:
-    from kvmbench.planning import MARGIN, detectable
-
-    lines = [
-        "| noise 0.5 %, 8 rows | promised at 80 % | called |",
-        "| :-- | --: | --: |",
-    ]
+def promise_table(tables: int) -> Iterator[tuple[str, ...]]:
+    yield ("noise 0.5 %, 8 rows", "promised at 80 %", "called")
     for n in (4, 6, 8, 10, 20):
         least = detectable([0.005] * 8, (n, n))[0]
         assert least is not None
-        moved = Design(f"{n} v {n}", n, n, sd=noise_of_runs(0.005), shift=MARGIN + least)
-        found = cell(replace(moved, name=f"promise {n}"), tables).found
-        lines.append(f"| {n} v {n} | {100 * (MARGIN + least):.2f} % | {100 * found:.0f} % |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines) + "\n"
+        moved = Design(f"promise {n}", n, n, sd=noise_of_runs(0.005), shift=MARGIN + least)
+        found = cell(moved, tables).found
+        yield (f"{n} v {n}", f"{100 * (MARGIN + least):.2f} %", f"{percent(found)} %")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
+def markdown(lines: Iterator[tuple[str, ...]]) -> str:
+    """Return a table, whose lines are printed as they come."""
+    made: list[str] = []
+    for line in lines:
+        made.append(f"| {' | '.join(line)} |")
+        print(made[-1], flush=True)
+        if len(made) == 1:
+            made.append(f"| :-- |{' --: |' * (len(line) - 1)}")
+    return "\n".join(made) + "\n"
 
 
 def noise_of_runs(total: float) -> float:
@@ -306,7 +297,8 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=400, help="simulated tables of each cell")
     parser.add_argument("--write", action="store_true", help=f"write them into {PAGE.name}")
     options = parser.parse_args()
-    parts = [make(options.tables) for make in (null_table, power_table, plan_table, promise_table)]
+    made = (null_table, power_table, plan_table, promise_table)
+    parts = [markdown(table(options.tables)) for table in made]
     if options.write:
         page = PAGE.read_text()
         before, _, rest = page.partition(MARKS[0])
