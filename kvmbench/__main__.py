@@ -19,6 +19,8 @@ def run() -> None:
 
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
+        # numpy's BLAS starts a thread for each core, which spins for a while: 40 ms of CPU a start.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
             warnings.simplefilter("ignore")
         from kvmbench.cli.main import main
