@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench import stats, student
-from kvmbench.adjustment import LIKE, PRIOR, moderated
+from kvmbench.adjustment import CHUNK, LIKE, PRIOR, moderated
 from kvmbench.stats import CONFIDENCE, POWER, Array
 
 __all__ = ["MARGIN", "Correction", "detectable", "units_for_shift", "units_within"]
@@ -252,33 +252,43 @@ def _by_max_t(
     A few rows move in turn, alone, and stand for all.
     """
     values = _normals(_tables(rows), rows, n if paired else n + m).transpose(0, 2, 1)
-    moving = _paired(values, _signs(n)) if paired else _independent(values, n, _labels(n, m))
+    arranged = _signs(n) if paired else _labels(n, m)
+
+    def moving(values: Array) -> Moving:
+        return _paired(values, arranged) if paired else _independent(values, n, arranged)
+
     # The other rows have shifts within the margin, which the test takes away.
-    if paired:
-        quiet = _paired(values - values.mean(axis=1, keepdims=True), _signs(n))
-    else:
-        centred = values.copy()
-        for part in (centred[:, :n], centred[:, n:]):
-            part -= part.mean(axis=1, keepdims=True)
-        quiet = _independent(centred, n, _labels(n, m))
-    still, error = quiet(np.zeros(rows))
-    flat = error.reshape(-1, rows)
+    centred = values.copy()
+    for part in [centred] if paired else [centred[:, :n], centred[:, n:]]:
+        part -= part.mean(axis=1, keepdims=True)
     freedom = np.full(rows, float(n - 1 if paired else n + m - 2))
     every = np.full((rows, rows), True) if pooled else np.eye(rows, dtype=bool)
-    drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every).reshape(error.shape)
-    t = still / np.sqrt(np.maximum(drawn, 1e-300))
     weight = freedom[0] / (freedom[0] + PRIOR) if pooled and rows > 1 else 1.0
-    far = 12 * sqrt(float(error[:, 0].mean()))
+    few = min(rows, MOVED)
+    others, rest = np.empty((2, few, len(values), len(arranged)))
+    observed = np.empty((len(values), rows))  # errors
+    size = max(1, CHUNK // (len(arranged) * rows))
+    for start in range(0, len(values), size):
+        chunk = slice(start, start + size)
+        still, error = moving(centred[chunk])(np.zeros(rows))
+        flat = error.reshape(-1, rows)
+        drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every)
+        drawn = drawn.reshape(error.shape)
+        t = still / np.sqrt(np.maximum(drawn, 1e-300))
+        for row in range(few):
+            others[row, chunk] = np.delete(t, row, axis=2).max(axis=2, initial=0.0)
+            # A row's shift changes its own error, and hardly the median of the rows like it.
+            rest[row, chunk] = drawn[:, :, row] - weight * error[:, :, row]
+        observed[chunk] = error[:, 0]
+    far = 12 * sqrt(float(observed.mean()))
+    moved = moving(values[:, :, :few])
     found = []
-    for row in range(min(rows, MOVED)):
-        others = np.delete(t, row, axis=2).max(axis=2, initial=0.0)
-        # A row's shift changes its own error, and hardly the median of the rows like it.
-        rest = drawn[:, :, row] - weight * error[:, :, row]
+    for row in range(few):
 
-        def called(shift: Array, row: int = row, rest: Array = rest, others: Array = others) -> Any:
-            distance, own = moving(shift[:, None], row)
-            mine = distance / np.sqrt(np.maximum(weight * own + rest, 1e-300))
-            reached = np.maximum(mine, others) >= mine[:, :1] * (1 - 1e-9)
+        def called(shift: Array, row: int = row) -> Any:
+            distance, own = moved(shift[:, None], row)
+            mine = distance / np.sqrt(np.maximum(weight * own + rest[row], 1e-300))
+            reached = np.maximum(mine, others[row]) >= mine[:, :1] * (1 - 1e-9)
             return reached.mean(axis=1) <= level
 
         low, high = np.zeros(len(values)), np.full(len(values), far)
