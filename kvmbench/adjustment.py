@@ -147,14 +147,16 @@ def moderated(
     found = error.copy()
     masked = error if known.all() else np.where(known, error, np.nan)
     median = np.median if masked is error else np.nanmedian
-    sets, which = np.unique(like, axis=0, return_inverse=True)
-    for number, chosen in enumerate(sets):
+    sets: dict[bytes, list[int]] = {}  # of rows that are like the same ones
+    for row, line in enumerate(like):
+        sets.setdefault(line.tobytes(), []).append(row)
+    for rows in sets.values():
+        chosen = like[rows[0]]
         if chosen.sum() > 1:
-            rows = which.ravel() == number
             cells = masked[:, chosen]
             if masked is not error:  # rows of other units: an arrangement may know none of them
                 cells[np.all(np.isnan(cells), axis=1)] = 0.0
-            middle = median(cells, axis=1)[:, None]
+            middle = median(cells, axis=1, overwrite_input=True)[:, None]
             weight = np.maximum(freedom[rows], 0)
             found[:, rows] = (weight * error[:, rows] + PRIOR * middle) / (weight + PRIOR)
     return found

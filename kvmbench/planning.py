@@ -270,7 +270,7 @@ def _by_max_t(
     size = max(1, CHUNK // (len(arranged) * rows))
     for start in range(0, len(values), size):
         chunk = slice(start, start + size)
-        still, error = moving(centred[chunk])(np.zeros(rows))
+        still, error = moving(centred[chunk])()
         flat = error.reshape(-1, rows)
         drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every)
         drawn = drawn.reshape(error.shape)
@@ -305,10 +305,10 @@ Moving = Callable[..., tuple[Array, Array]]
 
 
 def _independent(values: Array, n: int, labels: Array) -> Moving:
-    """Return a function of a shift of after: |difference of means| and its squared error.
+    """Return a function of a shift of one row: |difference of means| and its squared error.
 
-    Both are [tables, arrangements, R]; for one `row` [tables, arrangements]. The first arrangement
-    is the observed one.
+    Both are [tables, arrangements], and [tables, arrangements, R] without a shift. The first
+    arrangement is the observed one.
     """
     units = labels.shape[1]
     sizes = (n, units - n)
@@ -319,13 +319,13 @@ def _independent(values: Array, n: int, labels: Array) -> Moving:
             (chosen @ values, chosen @ values**2, moved @ values[:, n:], moved.sum(axis=1))
         )
 
-    def at(shift: Array, row: int | None = None) -> tuple[Array, Array]:
+    def at(shift: Array | float = 0.0, row: int | None = None) -> tuple[Array, Array]:
         means, error = [], 0.0
         for size, (sums, squares, after, moved) in zip(sizes, parts, strict=True):
-            count = moved[:, None] if row is None else moved
-            chosen = [part if row is None else part[:, :, row] for part in (sums, squares, after)]
-            total = chosen[0] + shift * count
-            square = chosen[1] + 2 * shift * chosen[2] + shift**2 * count
+            total, square = sums, squares
+            if row is not None:
+                total = sums[:, :, row] + shift * moved
+                square = squares[:, :, row] + 2 * shift * after[:, :, row] + shift**2 * moved
             means.append(total / size)
             error = error + np.maximum(size * square - total**2, 0) / (size * size * (size - 1))
         return np.abs(means[0] - means[1]), np.asarray(error)
@@ -340,11 +340,9 @@ def _paired(values: Array, signs: Array) -> Moving:
         signs @ values, signs.sum(axis=1), (values**2).sum(axis=1), values.sum(axis=1)
     )  # fmt: skip
 
-    def at(shift: Array, row: int | None = None) -> tuple[Array, Array]:
-        if row is None:
-            total = sums + shift * both[:, None]
-            square = (squares + 2 * shift * plain + shift**2 * n)[:, None, :]
-        else:
+    def at(shift: Array | float = 0.0, row: int | None = None) -> tuple[Array, Array]:
+        total, square = sums, squares[:, None, :]
+        if row is not None:
             total = sums[:, :, row] + shift * both
             square = squares[:, [row]] + 2 * shift * plain[:, [row]] + shift**2 * n
         return np.abs(total) / n, np.maximum(n * square - total**2, 0) / (n * n * (n - 1))
