@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmbench.causes import CAUSES, OF_STEPS
 from kvmbench.report.plots import Axis, Bar, Bars, Group, Marks, Number, Panel, Place
-from kvmbench.units import Side
+
+if TYPE_CHECKING:
+    from kvmbench.units import Side
 
 __all__ = ["cause_bars", "run_marks", "time_bars"]
 
