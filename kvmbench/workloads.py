@@ -227,11 +227,7 @@ def workloads() -> Mapping[str, Workload]:
 
 def _entry_points() -> list[EntryPoint]:
     """Return the installed entry points of our group by name; where no package has one, quickly."""
-    files = (
-        file
-        for folder in sys.path
-        for file in Path(folder).glob("*.*-info/entry_points.txt")
-    )
+    files = (file for folder in sys.path for file in Path(folder).glob("*.*-info/entry_points.txt"))
     if not any(ENTRY_POINTS.encode() in file.read_bytes() for file in files):
         return []  # the import of importlib.metadata takes longer than the files
     from importlib.metadata import entry_points
