@@ -110,7 +110,7 @@ class Document:
     """A document of one subject: a result, a verdict, a host.
 
     `title` is one sentence without a full stop; `records` are flat dicts, one per row, which CSV,
-    pandas and polars take; `data` is the JSON document and names its `schema`; `forms` are forms
+    pandas and polars take; `data` is the JSON document, or a function that makes it, and names its `schema`; `forms` are forms
     that only this document has, by name.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kvmbench.causes import CAUSES
@@ -36,7 +36,11 @@ SIDES = tuple(Column(name, unit="cycles") for name in ("before", "after", "chang
 
 
 def document(
-    simulation: Simulation, *, explain: bool, published: Published | None, result: Result | None
+    simulation: Simulation,
+    *,
+    explain: bool,
+    published: Published | None,
+    result: Result | Callable[[], Result] | None,
 ) -> Document:
     """Return the document of a simulation, with the options of `Simulation.document`."""
     residuals = against(simulation, published) if published else []
@@ -56,9 +60,15 @@ def document(
         if any(row.fitted for row in residuals):
             blocks.append(Note(FITTED))
     records = _records(simulation.rows, residuals)
-    data = builtins(result or simulation.result(), records)
+
+    def data() -> object:
+        found = result() if callable(result) else result
+        return builtins(found or simulation.result(), records)
+
     forms = {"kut": lambda: _kut(simulation.rows)}
-    return Document(_title(simulation), blocks, records, data, forms)
+    return Document(
+        _title(simulation), blocks, records, data if callable(result) else data(), forms
+    )
 
 
 def _title(simulation: Simulation) -> str:

@@ -95,12 +95,12 @@ class Simulation(Reported):
 
     def document(
         self, *, explain: bool = False, against: Published | None = None,
-        result: Result | None = None,
+        result: Result | Callable[[], Result] | None = None,
     ) -> Document:  # fmt: skip
         """Return the document: the table, and where `explain` the causes of each row's cycles.
 
         `against` adds the changes that a published table has, and raises ValueError as
-        `check_against`; `result` is the result that JSON gives, `self.result()` by default.
+        `check_against`; `result` is the result that JSON gives, or makes it; `self.result()` by default.
         """
         return simulation_document(self, explain=explain, published=against, result=result)
 
