@@ -110,8 +110,8 @@ class Document:
     """A document of one subject: a result, a verdict, a host.
 
     `title` is one sentence without a full stop; `records` are flat dicts, one per row, which CSV,
-    pandas and polars take; `data` is the JSON document, or a function that makes it, and names its `schema`; `forms` are forms
-    that only this document has, by name.
+    pandas and polars take; `data` is the JSON document, or a function that makes it, and names its
+    `schema`; `forms` are forms that only this document has, by name.
     """
 
     title: str

@@ -100,7 +100,8 @@ class Simulation(Reported):
         """Return the document: the table, and where `explain` the causes of each row's cycles.
 
         `against` adds the changes that a published table has, and raises ValueError as
-        `check_against`; `result` is the result that JSON gives, or makes it; `self.result()` by default.
+        `check_against`; `result` is the result that JSON gives, or makes it; `self.result()` by
+        default.
         """
         return simulation_document(self, explain=explain, published=against, result=result)
 
