@@ -10,11 +10,11 @@ from kvmbench.pictures import cause_bars
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
 from kvmbench.report.figures import count, signed
 from kvmbench.report.plots import Axis
-from kvmbench.results import Result, builtins
 from kvmbench.simulation.against import Residual, against
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
+    from kvmbench.results import Result
     from kvmbench.simulation.simulate import Row, Simulation
 
 __all__ = ["document"]
@@ -62,6 +62,8 @@ def document(
     records = _records(simulation.rows, residuals)
 
     def data() -> object:
+        from kvmbench.results import builtins
+
         found = result() if callable(result) else result
         return builtins(found or simulation.result(), records)
 
