@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,7 +132,7 @@ def command(
         emit(document, format, output)
 
 
-def _result(simulation: Simulation, label: Mapping[str, str]) -> Result:
+def _result(simulation: Simulation, label: dict[str, str]) -> Result:
     """Return the result of a simulation on this host; only JSON and --save need it."""
     from kvmbench import __version__
     from kvmbench.labels import commit_labels, labelled
