@@ -709,7 +709,7 @@ def test_ctrl_c_during_an_import(tmp_path, module):
         "from kvmbench.__main__ import run; run()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "run", "--iterations", "5"],
+        [sys.executable, "-c", program, "run", "--format", "json"],
         capture_output=True, text=True, env=ENV | dict(PYTHONPATH=str(tmp_path)),
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nkvmbench: stopped\n")
