@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 export VENV
+# Tests start hundreds of processes; without bytecode each compiles the package again.
+export PYTHONDONTWRITEBYTECODE =
 BIN = $(VENV)/bin
 BUILT_FROM = setup.py pyproject.toml $(wildcard kvmbench/*.pyx kvmbench/*.pxd kvmbench/*/*.pyx kvmbench/*/*.pxd kvmbench/*/*.h)
 

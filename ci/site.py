@@ -15,7 +15,8 @@ import griffe
 from mkdocs.structure.files import File
 
 from kvmbench.cli import schema
-from kvmbench.cli.main import COMMANDS, main
+from kvmbench.cli.help import COMMANDS
+from kvmbench.cli.main import main
 from kvmbench.formats import READABLE, WRITABLE
 
 ROOT = Path(__file__).parent.parent

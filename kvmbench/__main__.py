@@ -23,6 +23,8 @@ def run() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
             warnings.simplefilter("ignore")
+        if sys.argv[1:] in (["--help"], ["-h"]) and _helped():
+            return
         from kvmbench.cli.main import main
 
         main(prog_name="kvmbench")
@@ -31,6 +33,17 @@ def run() -> None:
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:  # the output is out: end as it ended
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _helped() -> bool:
+    """Print the help without click, whose import takes longer; False where stdout cannot be."""
+    from kvmbench.cli.help import help_text
+
+    try:
+        print(help_text(), end="", flush=True)
+    except OSError:
+        return False  # click prints it again, and says what is wrong
+    return True
 
 
 def _interrupt(_: int, frame: "FrameType | None") -> None:

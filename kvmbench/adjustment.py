@@ -23,7 +23,8 @@ LIKE = log(4)  # rows whose spreads are within this factor know something of eac
 
 EXHAUSTIVE_LABELS = 50_000  # arrangements of labels tried in full
 EXHAUSTIVE_SIGNS = 15  # blocks whose 2**N signs are tried in full
-CHUNK = 1 << 20  # numbers in one intermediate array, 8 MiB
+CHUNK = 1 << 15  # numbers in one intermediate array: 256 KiB, which a second-level cache holds
+KEPT = 256  # chunks of random labels or signs, a byte for each number
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -73,7 +74,8 @@ def max_t_independent(
     both[n:] -= np.clip(shift, -margin, margin)
     values, valid, step = _exact_steps(both)
     unit, like = _comparable(np.where(valid > 0, values, np.nan), step, centres)
-    parts = (valid, values, values**2)
+    # A column for all, where none lacks a value.
+    parts = (valid[:, :1] if valid.all() else valid, values, values**2)
     sums = [part.sum(axis=0) for part in parts]
 
     def statistic(labels: Array) -> Array:
@@ -87,6 +89,9 @@ def max_t_independent(
     number = comb(runs, n)
     observed = np.where(np.arange(runs) < n, 1.0, 0.0)
     every = _all_labels(runs, n, number) if number <= EXHAUSTIVE_LABELS else None
+    if every is not None and runs == 2 * n:
+        # The statistic is the same where the sides change places, which the second half does.
+        every = every[: number // 2]
     drawn = partial(_drawn_labels, runs, n, seed)
     return _step_down(statistic, observed, every, drawn, draws, np.abs(shift) <= margin)
 
@@ -123,7 +128,8 @@ def max_t_paired(
 
     every: NDArray[Any] | None = None
     if n <= EXHAUSTIVE_SIGNS:
-        every = np.where(np.arange(1 << n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
+        # The statistic is the same where all signs change, so one of each two stands for both.
+        every = np.where(np.arange(1 << (n - 1))[:, None] >> np.arange(n) & 1, -1.0, 1.0)
     drawn = partial(_drawn_signs, n, seed)
     return _step_down(statistic, np.ones(n), every, drawn, draws, np.abs(shift) <= margin)
 
@@ -141,14 +147,16 @@ def moderated(
     found = error.copy()
     masked = error if known.all() else np.where(known, error, np.nan)
     median = np.median if masked is error else np.nanmedian
-    sets, which = np.unique(like, axis=0, return_inverse=True)
-    for number, chosen in enumerate(sets):
+    sets: dict[bytes, list[int]] = {}  # of rows that are like the same ones
+    for row, line in enumerate(like):
+        sets.setdefault(line.tobytes(), []).append(row)
+    for rows in sets.values():
+        chosen = like[rows[0]]
         if chosen.sum() > 1:
-            rows = which.ravel() == number
             cells = masked[:, chosen]
             if masked is not error:  # rows of other units: an arrangement may know none of them
                 cells[np.all(np.isnan(cells), axis=1)] = 0.0
-            middle = median(cells, axis=1)[:, None]
+            middle = median(cells, axis=1, overwrite_input=True)[:, None]
             weight = np.maximum(freedom[rows], 0)
             found[:, rows] = (weight * error[:, rows] + PRIOR * middle) / (weight + PRIOR)
     return found
@@ -222,14 +230,14 @@ def _raw(runs: int, seed: int, start: int, lines: int) -> NDArray[np.uint64]:
     return generator.random_raw(lines * runs).reshape(lines, runs)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT)
 def _drawn_labels(runs: int, n: int, seed: int, start: int, lines: int) -> NDArray[np.int8]:
     """Return random labels with 1 for the n runs of the lowest keys."""
     raw = _raw(runs, seed, start, lines)
     return (raw <= np.partition(raw, n - 1, axis=1)[:, n - 1 : n]).astype(np.int8)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT)
 def _drawn_signs(n: int, seed: int, start: int, lines: int) -> NDArray[np.int8]:
     return np.where(_raw(n, seed, start, lines) >> np.uint64(63), -1, 1).astype(np.int8)
 

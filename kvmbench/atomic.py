@@ -8,7 +8,6 @@ import glob
 import os
 import re
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +100,8 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
 
     A block that raises leaves the old file. Raises OSError.
     """
+    import tempfile
+
     target = Path(path).resolve()
     _sweep(target)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -13,8 +13,6 @@ from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from glob import escape
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from sys import float_info
 from types import MappingProxyType
@@ -22,7 +20,7 @@ from typing import TypeVar
 
 from kvmbench.errors import brief, cut, listed, named, unknown_name
 from kvmbench.model import HOOKS, Costs, ExitKind, Policy, Profile, Provenance
-from kvmbench.tomlfile import Schema, Source, declared
+from kvmbench.tomlfile import DATA, Schema, Source, declared
 
 __all__ = ["Published", "PublishedRow", "built_in", "find_policy", "find_profile", "load_policies"]
 __all__ += ["load_profile", "load_published", "policies", "policy_toml", "profile_toml", "profiles"]
@@ -34,7 +32,7 @@ T = TypeVar("T")
 @cache
 def policies() -> Mapping[str, Policy]:
     """Return the built-in policies by name, the kernel's own in order of age."""
-    source = Source(files("kvmbench").joinpath("data", "policies.toml"))
+    source = Source(DATA / "policies.toml")
     return MappingProxyType({name: _policy(source, name) for name in source.data})
 
 
@@ -298,9 +296,8 @@ def _published(source: Source) -> Published:
     return Published(**stated)
 
 
-def _data(folder: str) -> dict[str, Traversable]:
-    found = files("kvmbench").joinpath("data", folder).iterdir()
-    return dict(sorted((f.name[:-5], f) for f in found if f.name.endswith(".toml")))
+def _data(folder: str) -> dict[str, Path]:
+    return {file.stem: file for file in sorted((DATA / folder).glob("*.toml"))}
 
 
 def built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:

@@ -7,14 +7,10 @@ A boot of a result carries them. The commands that make or keep results set them
 from __future__ import annotations
 
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from kvmbench.results import Boot, Result
@@ -67,7 +63,7 @@ def commit_labels(kernel: str | None = None) -> dict[str, str]:
 
 def measured_labels(kernel: str | None = None) -> dict[str, str]:
     """Return the labels of a measurement on this host: `host`, and those of `commit_labels`."""
-    return {"host": platform.node()} | commit_labels(kernel)
+    return {"host": os.uname().nodename} | commit_labels(kernel)
 
 
 def _git(*words: str) -> str:
@@ -76,6 +72,8 @@ def _git(*words: str) -> str:
     Callers use plumbing that reads objects only: a repository's configuration can name programs
     (filters, fsmonitor, gpg) that other commands run.
     """
+    import subprocess
+
     command = ["git", "--no-replace-objects", *words]
     shut = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}  # no remote, no helper of one
     try:
@@ -92,6 +90,8 @@ def labelled(result: Result, labels: Mapping[str, str], *, defaults: bool = Fals
 
     With `defaults` a boot keeps the labels that it has.
     """
+    from msgspec.structs import replace
+
     boots = []
     for boot in result.boots:
         merged = {**labels, **boot.labels} if defaults else {**boot.labels, **labels}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmbench.causes import CAUSES, OF_STEPS
 from kvmbench.report.plots import Axis, Bar, Bars, Group, Marks, Number, Panel, Place
-from kvmbench.units import Side
+
+if TYPE_CHECKING:
+    from kvmbench.units import Side
 
 __all__ = ["cause_bars", "run_marks", "time_bars"]
 
@@ -65,6 +66,8 @@ def run_marks(sides: Sequence[Side], names: Sequence[str] = ()) -> list[Marks]:
     The runs are in the order of time where every one has its time, else those of each side in the
     order of its file. `names` are the rows, by default those of all sides.
     """
+    from statistics import median
+
     found: dict[str, dict[tuple[int, int], float]] = {}
     units: dict[str, str] = {}
     for number, side in enumerate(sides):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmbench import stats, student
-from kvmbench.adjustment import LIKE, PRIOR, moderated
+from kvmbench.adjustment import CHUNK, LIKE, PRIOR, moderated
 from kvmbench.stats import CONFIDENCE, POWER, Array
 
 __all__ = ["MARGIN", "Correction", "detectable", "units_for_shift", "units_within"]
@@ -252,33 +252,43 @@ def _by_max_t(
     A few rows move in turn, alone, and stand for all.
     """
     values = _normals(_tables(rows), rows, n if paired else n + m).transpose(0, 2, 1)
-    moving = _paired(values, _signs(n)) if paired else _independent(values, n, _labels(n, m))
+    arranged = _signs(n) if paired else _labels(n, m)
+
+    def moving(values: Array) -> Moving:
+        return _paired(values, arranged) if paired else _independent(values, n, arranged)
+
     # The other rows have shifts within the margin, which the test takes away.
-    if paired:
-        quiet = _paired(values - values.mean(axis=1, keepdims=True), _signs(n))
-    else:
-        centred = values.copy()
-        for part in (centred[:, :n], centred[:, n:]):
-            part -= part.mean(axis=1, keepdims=True)
-        quiet = _independent(centred, n, _labels(n, m))
-    still, error = quiet(np.zeros(rows))
-    flat = error.reshape(-1, rows)
+    centred = values.copy()
+    for part in [centred] if paired else [centred[:, :n], centred[:, n:]]:
+        part -= part.mean(axis=1, keepdims=True)
     freedom = np.full(rows, float(n - 1 if paired else n + m - 2))
     every = np.full((rows, rows), True) if pooled else np.eye(rows, dtype=bool)
-    drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every).reshape(error.shape)
-    t = still / np.sqrt(np.maximum(drawn, 1e-300))
     weight = freedom[0] / (freedom[0] + PRIOR) if pooled and rows > 1 else 1.0
-    far = 12 * sqrt(float(error[:, 0].mean()))
+    few = min(rows, MOVED)
+    others, rest = np.empty((2, few, len(values), len(arranged)))
+    observed = np.empty((len(values), rows))  # errors
+    size = max(1, CHUNK // (len(arranged) * rows))
+    for start in range(0, len(values), size):
+        chunk = slice(start, start + size)
+        still, error = moving(centred[chunk])()
+        flat = error.reshape(-1, rows)
+        drawn = moderated(flat, np.ones(flat.shape, dtype=bool), freedom, every)
+        drawn = drawn.reshape(error.shape)
+        t = still / np.sqrt(np.maximum(drawn, 1e-300))
+        for row in range(few):
+            others[row, chunk] = np.delete(t, row, axis=2).max(axis=2, initial=0.0)
+            # A row's shift changes its own error, and hardly the median of the rows like it.
+            rest[row, chunk] = drawn[:, :, row] - weight * error[:, :, row]
+        observed[chunk] = error[:, 0]
+    far = 12 * sqrt(float(observed.mean()))
+    moved = moving(values[:, :, :few])
     found = []
-    for row in range(min(rows, MOVED)):
-        others = np.delete(t, row, axis=2).max(axis=2, initial=0.0)
-        # A row's shift changes its own error, and hardly the median of the rows like it.
-        rest = drawn[:, :, row] - weight * error[:, :, row]
+    for row in range(few):
 
-        def called(shift: Array, row: int = row, rest: Array = rest, others: Array = others) -> Any:
-            distance, own = moving(shift[:, None], row)
-            mine = distance / np.sqrt(np.maximum(weight * own + rest, 1e-300))
-            reached = np.maximum(mine, others) >= mine[:, :1] * (1 - 1e-9)
+        def called(shift: Array, row: int = row) -> Any:
+            distance, own = moved(shift[:, None], row)
+            mine = distance / np.sqrt(np.maximum(weight * own + rest[row], 1e-300))
+            reached = np.maximum(mine, others[row]) >= mine[:, :1] * (1 - 1e-9)
             return reached.mean(axis=1) <= level
 
         low, high = np.zeros(len(values)), np.full(len(values), far)
@@ -295,10 +305,10 @@ Moving = Callable[..., tuple[Array, Array]]
 
 
 def _independent(values: Array, n: int, labels: Array) -> Moving:
-    """Return a function of a shift of after: |difference of means| and its squared error.
+    """Return a function of a shift of one row: |difference of means| and its squared error.
 
-    Both are [tables, arrangements, R]; for one `row` [tables, arrangements]. The first arrangement
-    is the observed one.
+    Both are [tables, arrangements], and [tables, arrangements, R] without a shift. The first
+    arrangement is the observed one.
     """
     units = labels.shape[1]
     sizes = (n, units - n)
@@ -309,13 +319,13 @@ def _independent(values: Array, n: int, labels: Array) -> Moving:
             (chosen @ values, chosen @ values**2, moved @ values[:, n:], moved.sum(axis=1))
         )
 
-    def at(shift: Array, row: int | None = None) -> tuple[Array, Array]:
+    def at(shift: Array | float = 0.0, row: int | None = None) -> tuple[Array, Array]:
         means, error = [], 0.0
         for size, (sums, squares, after, moved) in zip(sizes, parts, strict=True):
-            count = moved[:, None] if row is None else moved
-            chosen = [part if row is None else part[:, :, row] for part in (sums, squares, after)]
-            total = chosen[0] + shift * count
-            square = chosen[1] + 2 * shift * chosen[2] + shift**2 * count
+            total, square = sums, squares
+            if row is not None:
+                total = sums[:, :, row] + shift * moved
+                square = squares[:, :, row] + 2 * shift * after[:, :, row] + shift**2 * moved
             means.append(total / size)
             error = error + np.maximum(size * square - total**2, 0) / (size * size * (size - 1))
         return np.abs(means[0] - means[1]), np.asarray(error)
@@ -330,11 +340,9 @@ def _paired(values: Array, signs: Array) -> Moving:
         signs @ values, signs.sum(axis=1), (values**2).sum(axis=1), values.sum(axis=1)
     )  # fmt: skip
 
-    def at(shift: Array, row: int | None = None) -> tuple[Array, Array]:
-        if row is None:
-            total = sums + shift * both[:, None]
-            square = (squares + 2 * shift * plain + shift**2 * n)[:, None, :]
-        else:
+    def at(shift: Array | float = 0.0, row: int | None = None) -> tuple[Array, Array]:
+        total, square = sums, squares[:, None, :]
+        if row is not None:
             total = sums[:, :, row] + shift * both
             square = squares[:, [row]] + 2 * shift * plain[:, [row]] + shift**2 * n
         return np.abs(total) / n, np.maximum(n * square - total**2, 0) / (n * n * (n - 1))

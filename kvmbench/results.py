@@ -8,8 +8,6 @@ Limits of every reader: LARGEST bytes, GROWTH times the input in memory, LONGEST
 name, and numbers of SMALLEST to GREATEST, so that no sum or square of them overflows.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator, Sequence

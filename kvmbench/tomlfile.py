@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from kvmbench.atomic import read_bounded
 from kvmbench.errors import FileError, brief, cut, unknown_name
 
-__all__ = ["Keys", "Schema", "Source", "declared"]
+__all__ = ["DATA", "Keys", "Schema", "Source", "declared"]
+
+DATA = Path(__file__).parent / "data"
+"""The folder of the package's own files."""
 
 LARGEST = 1e6  # bytes of a file that is read
 MOST_PARTS = 20  # names between the dots of a key: Python's reader takes the square of their number
@@ -34,7 +36,7 @@ WORDS = {
 class Source:
     """A TOML file, and where in it each key stands."""
 
-    def __init__(self, path: Path | Traversable, data: bytes | None = None) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
         """Read the file, or take `data` as its content: at most LARGEST bytes."""
         self.path = path
         if data is not None and len(data) > LARGEST:
@@ -69,9 +71,7 @@ class Source:
                 raise FileError(f"{self.path}:{number}: a key has over {MOST_PARTS} parts")
 
     def _bytes(self) -> bytes:
-        if isinstance(self.path, Path):
-            return read_bounded(self.path, LARGEST, FileError)
-        return self.path.read_bytes()
+        return read_bounded(self.path, LARGEST, FileError)
 
     def error(self, keys: Keys, reason: str) -> FileError:
         said = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
@@ -20,7 +19,7 @@ from kvmbench.checker.verdict import Verdict, check
 from kvmbench.errors import unknown_name
 from kvmbench.model import HOOKS, Policy
 from kvmbench.report import Block, Cell, Column, Document, Heading, Note, Record, Table
-from kvmbench.tomlfile import Source, declared
+from kvmbench.tomlfile import DATA, Source, declared
 
 __all__ = [
     "SCHEMAS",
@@ -106,7 +105,7 @@ def unmodeled() -> Mapping[int, str]:
 
 
 def _source() -> Source:
-    return Source(files("kvmbench").joinpath("data", "known.toml"))
+    return Source(DATA / "known.toml")
 
 
 def _known(source: Source, name: str) -> Known:

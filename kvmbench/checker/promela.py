@@ -8,11 +8,11 @@ data/promela/machine.pml.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
 from itertools import chain
 from string import Template
 
 from kvmbench.model import Policy, Step
+from kvmbench.tomlfile import DATA
 
 __all__ = ["promela"]
 
@@ -59,7 +59,7 @@ def promela(
     before |= {f"PUT_{k}": region for k, region in enumerate(put) if k}
     before |= {f"EXIT_{k}": region for k, region in enumerate(end)}
     valid = int(policy.io_base_at_start == "valid")
-    model = files("kvmbench").joinpath("data", "promela", "machine.pml").read_text()
+    model = (DATA / "promela" / "machine.pml").read_text()
     return Template(model).substitute(
         dict(cpus=cpus, tasks=tasks, ports=ports),
         name=policy.name.replace("*/", "* /"),

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from kvmbench.cli.store import RESULT_ENDINGS, named_results
 from kvmbench.errors import brief, listed, unknown_name
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from kvmbench.model import Policy
     from kvmbench.results import Result
     from kvmbench.workloads import Workload
@@ -193,13 +194,15 @@ def known_workloads(path: str | None) -> dict[str, Workload]:
 
 
 Names = Callable[[click.Context], Iterable[str]]
-Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 
 def complete(names: Names | str) -> Completer:
     """Return a click completer of names, or of a kind's; where a path begins, of files."""
 
     def completer(ctx: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         if is_file(begun):
             return [CompletionItem(begun, type="file")]
         try:

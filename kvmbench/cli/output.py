@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,8 @@ __all__ = ["emit", "output_options", "try_folder", "write_out"]
 
 def try_folder(folder: Path, shown: str) -> None:
     """Refuse, before the work, a folder in which no file can be made; `shown` is the target."""
+    import tempfile
+
     with naming(shown), tempfile.TemporaryFile(dir=folder):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -32,6 +33,8 @@ from kvmbench.errors import brief
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.model import Profile
+    from kvmbench.results import Result
+    from kvmbench.simulation.simulate import Simulation
     from kvmbench.workloads import Workload
 
 MEASURES = "`kvmbench run` simulates; `kvmbench measure` measures this host"
@@ -107,10 +110,6 @@ def command(
     workloads = _workloads(names, workload_file, costs)
     table = _published(against, ioperm, kept["results_dir"])
 
-    from importlib.metadata import version
-
-    from kvmbench.labels import commit_labels, labelled
-    from kvmbench.live.host import boot_id, host
     from kvmbench.simulation.against import check_against
     from kvmbench.simulation.simulate import simulate
 
@@ -122,18 +121,28 @@ def command(
                 workloads, *policies, costs, iterations=iterations, ioperm=ioperm,
                 vendor=vendor, closed_form=closed_form, progress=show,
             )  # fmt: skip
-        result = simulation.result(
-            time=now(), command=command_line(), boot=boot_id(), host=host(),
-            tool=f"kvmbench {version('kvmbench')}",
-        )  # fmt: skip
-        result = labelled(result, commit_labels() | label)
+        result = partial(_result, simulation, label)
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     try:
-        keep(result)
+        if save is not None:
+            keep(result())
     finally:  # a full disk must not take the table too
         emit(document, format, output)
+
+
+def _result(simulation: Simulation, label: dict[str, str]) -> Result:
+    """Return the result of a simulation on this host; only JSON and --save need it."""
+    from kvmbench import __version__
+    from kvmbench.labels import commit_labels, labelled
+    from kvmbench.live.host import boot_id, host
+
+    result = simulation.result(
+        time=now(), command=command_line(), boot=boot_id(), host=host(),
+        tool=f"kvmbench {__version__}",
+    )  # fmt: skip
+    return labelled(result, commit_labels() | label)
 
 
 def _published(name: str | None, ioperm: str, results_dir: str) -> Published | None:

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from kvmbench.comparison.design import (
 )
 from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
+from kvmbench.tomlfile import DATA
 from kvmbench.units import Figures, listed
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def caveats(comparison: Comparison) -> list[Caveat]:
 
 @cache
 def _entries() -> dict[str, dict[str, Any]]:
-    text = files("kvmbench").joinpath("data", "caveats.toml").read_text(encoding="utf-8")
+    text = (DATA / "caveats.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite, nan
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -128,8 +129,8 @@ def compare(
             "the confidence sequence takes no deviation of boots: compare pairs of boots"
         )
     named = () if controls is None or isinstance(controls, str) else controls
-    figures, found = _described(replicates, (*primary, *named, *rows))
     by_model = controls == "tr" or (controls is None and states_policy(replicates.sides))
+    figures, found = _described(replicates, (*primary, *named, *rows), by_model)
     method = Method.of(replicates, found, confidence, correction, boots)
     for number, row in enumerate(found):
         more: dict[str, Any] = {
@@ -190,7 +191,7 @@ def alone(side: Side, *, confidence: float = CONFIDENCE, rows: Sequence[str] = (
     Raises ValueError for a pattern of `rows` that names none.
     """
     replicates = Replicates(side, side)
-    figures, found = _described(replicates, rows)
+    figures, found = _described(replicates, rows, by_model=True)
     chosen = [row for row in found if not rows or _matches(row.workload, rows)]
     lone = tuple(replace(row, from_="", before=None) for row in chosen)
     return Comparison(replicates=replicates, rows=lone, figures=figures, confidence=confidence)
@@ -202,10 +203,11 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _described(
-    replicates: Replicates, patterns: Sequence[str]
+    replicates: Replicates, patterns: Sequence[str], by_model: bool
 ) -> tuple[dict[str, Pair], list[Row]]:
     """Return the figures of each row, and the rows without their statistics.
 
+    `by_model`: the rows for which the model predicts no reload of TR are controls.
     Raises ValueError for one of the patterns that fits no row.
     """
     keys = replicates.keys()
@@ -214,10 +216,10 @@ def _described(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(unknown_name("row", pattern, names))
     figures = {key.name: replicates.figures(key) for key in keys}
-    return figures, [_row(key, replicates, figures[key.name]) for key in keys]
+    return figures, [_row(key, replicates, figures[key.name], by_model) for key in keys]
 
 
-def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
+def _row(key: Key, replicates: Replicates, figures: Pair, by_model: bool) -> Row:
     cells = replicates.cells(key)
     first = (cells[0] or cells[1])[0].series
     for _, _, series in (*cells[0], *cells[1]):
@@ -253,8 +255,8 @@ def _row(key: Key, replicates: Replicates, figures: Pair) -> Row:
     return Row(
         workload=key.name, unit=first.unit, kind=first.kind, better=first.better,
         from_=replicates.sides[0].label, to=replicates.sides[1].label, before=centres[0],
-        after=centres[1], units=units, control=is_control(replicates.sides, cells),
-        missing=missing, new=not cells[0],
+        after=centres[1], units=units, missing=missing, new=not cells[0],
+        control=by_model and is_control(replicates.sides, cells),
         varies=first.kind == "exact" and any(_varies(side) for side in cells),
         quantum=max((c.series.quantum or 0.0 for side in cells for c in side), default=0.0),
     )  # fmt: skip
@@ -264,7 +266,7 @@ def _centre(figures: Figures, cells: Sequence[Cell]) -> float:
     """Return the median of a side's units; an exact figure as it is, also beyond 2**53."""
     if cells[0].series.kind == "exact" and not _varies(cells):
         return cells[0].series.values[0]
-    return _plain(np.median(figures))
+    return _plain(median(figures.tolist()))
 
 
 def _varies(cells: Sequence[Cell]) -> bool:

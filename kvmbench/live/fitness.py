@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from kvmbench.errors import LiveError
 from kvmbench.live.host import host, stolen, stolen_share
 from kvmbench.live.machine import IOPERM_REMEDIES, NOT_VMX, cpus_allowed, held_bitmap_error, offer
 from kvmbench.results import Host
+from kvmbench.tomlfile import DATA
 from kvmbench.workloads import BUILT_IN, LIVE_ONLY
 
 __all__ = ["Finding", "findings"]
@@ -45,7 +45,7 @@ def _good(name: str, value: str, effect: str = "") -> Finding:
 
 @cache
 def _words() -> dict[str, dict[str, str]]:
-    text = files("kvmbench").joinpath("data", "findings.toml").read_text(encoding="utf-8")
+    text = (DATA / "findings.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -59,7 +59,8 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
                 writer.writerow(csv_cell(record.get(key)) for key in headings)
             return out.getvalue()
         case "json":
-            return json.dumps(document.data, indent=2, allow_nan=False) + "\n"
+            data = document.data() if callable(document.data) else document.data
+            return json.dumps(data, indent=2, allow_nan=False) + "\n"
         case "html":
             from kvmbench.report.html import page  # only this form needs the pictures
 

@@ -6,8 +6,6 @@ strings, rounded by the subject, which knows what a figure can resolve; the unro
 in `records` and `data`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -52,7 +50,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str | Cell]]
     grouped: bool = False
-    wide: Table | None = None
+    wide: "Table | None" = None
 
 
 class Heading(NamedTuple):
@@ -110,8 +108,8 @@ class Document:
     """A document of one subject: a result, a verdict, a host.
 
     `title` is one sentence without a full stop; `records` are flat dicts, one per row, which CSV,
-    pandas and polars take; `data` is the JSON document and names its `schema`; `forms` are forms
-    that only this document has, by name.
+    pandas and polars take; `data` is the JSON document, or a function that makes it, and names its
+    `schema`; `forms` are forms that only this document has, by name.
     """
 
     title: str

@@ -6,7 +6,6 @@ cursor, bidirectional controls reorder what a reader sees, a cell that begins wi
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 
@@ -51,4 +50,6 @@ def markdown_text(text: str) -> str:
 
 def html_text(text: str) -> str:
     """Return `text` that HTML shows as it stands."""
-    return html.escape(visible(text, keep="\n"))
+    from html import escape  # its table of entities is for pages only
+
+    return escape(visible(text, keep="\n"))

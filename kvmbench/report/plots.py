@@ -4,8 +4,6 @@ Subjects make them, `kvmbench.report.svg` draws them. Each has its figures as a 
 puts below the picture; None is a figure that is not known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

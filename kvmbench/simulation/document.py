@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kvmbench.causes import CAUSES
@@ -10,11 +10,11 @@ from kvmbench.pictures import cause_bars
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
 from kvmbench.report.figures import count, signed
 from kvmbench.report.plots import Axis
-from kvmbench.results import Result, builtins
 from kvmbench.simulation.against import Residual, against
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
+    from kvmbench.results import Result
     from kvmbench.simulation.simulate import Row, Simulation
 
 __all__ = ["document"]
@@ -36,7 +36,11 @@ SIDES = tuple(Column(name, unit="cycles") for name in ("before", "after", "chang
 
 
 def document(
-    simulation: Simulation, *, explain: bool, published: Published | None, result: Result | None
+    simulation: Simulation,
+    *,
+    explain: bool,
+    published: Published | None,
+    result: Result | Callable[[], Result] | None,
 ) -> Document:
     """Return the document of a simulation, with the options of `Simulation.document`."""
     residuals = against(simulation, published) if published else []
@@ -56,9 +60,17 @@ def document(
         if any(row.fitted for row in residuals):
             blocks.append(Note(FITTED))
     records = _records(simulation.rows, residuals)
-    data = builtins(result or simulation.result(), records)
+
+    def data() -> object:
+        from kvmbench.results import builtins
+
+        found = result() if callable(result) else result
+        return builtins(found or simulation.result(), records)
+
     forms = {"kut": lambda: _kut(simulation.rows)}
-    return Document(_title(simulation), blocks, records, data, forms)
+    return Document(
+        _title(simulation), blocks, records, data if callable(result) else data(), forms
+    )
 
 
 def _title(simulation: Simulation) -> str:

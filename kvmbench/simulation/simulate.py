@@ -18,13 +18,13 @@ from kvmbench.causes import CAUSES, OF_EXITS, OF_USERSPACE
 from kvmbench.errors import brief, listed
 from kvmbench.model import MODEL_VERSION, ExitKind, Op, Operation, Policy, Profile
 from kvmbench.report import Document, Reported
-from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.simulation.document import document as simulation_document
 from kvmbench.workloads import Workload
 from kvmbench.workloads import workloads as known_workloads
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
+    from kvmbench.results import Host, Result
 
 __all__ = ["Cell", "Row", "Simulation", "missing_kinds", "simulate"]
 
@@ -95,12 +95,13 @@ class Simulation(Reported):
 
     def document(
         self, *, explain: bool = False, against: Published | None = None,
-        result: Result | None = None,
+        result: Result | Callable[[], Result] | None = None,
     ) -> Document:  # fmt: skip
         """Return the document: the table, and where `explain` the causes of each row's cycles.
 
         `against` adds the changes that a published table has, and raises ValueError as
-        `check_against`; `result` is the result that JSON gives, `self.result()` by default.
+        `check_against`; `result` is the result that JSON gives, or makes it; `self.result()` by
+        default.
         """
         return simulation_document(self, explain=explain, published=against, result=result)
 
@@ -113,6 +114,8 @@ class Simulation(Reported):
         A configuration is a policy, and `POLICY+bitmap` where the vCPU's thread holds an I/O
         bitmap; two columns that are the same one are one series. `time` is ISO 8601.
         """
+        from kvmbench.results import Boot, Host, Result, Run, Series  # msgspec: not for the table
+
         bitmaps = {"off": (False, False), "on": (True, True), "both": (False, True)}[self.ioperm]
         series = {}
         for row in self.rows:
