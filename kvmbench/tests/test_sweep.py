@@ -38,6 +38,10 @@ costs.ltr = {from = 100, to = 500, n = 3}
 "vm.guest_us" = [20, 12.5]
 policy = ["deferred", "exit-to-user"]
 """
+CLASH = {  # each value is in range, and together they are not
+    "axes": {"scenario": "io-heavy", "clock_hz": [10**9, 10**12], "timeslice_us": [1, 3000],
+             "epoch_us": 1, "seconds": 1e-5}
+}  # fmt: skip
 SLOW = FILE.replace("0.001", "0.05").replace("500, n = 3", "390, n = 30")
 
 
@@ -227,19 +231,9 @@ def test_a_process_that_is_killed(design, folder, monkeypatch):
 
 
 def test_a_point_that_fails_is_named(folder, monkeypatch):
-    # Each value is in range, and together they are not.
-    content = {
-        "axes": {
-            "scenario": "io-heavy",
-            "clock_hz": [10**9, 10**12],
-            "timeslice_us": [1, 3000],
-            "epoch_us": 1,
-            "seconds": 1e-5,
-        }
-    }
     monkeypatch.setattr(engines, "ALONE", 0)
     with pytest.raises(SweepError, match=r"^point \d \(.*clock_hz 1000000000000.*timeslice_us is"):
-        sweep(content, folder / "a.jsonl", processes=2)
+        sweep(CLASH, folder / "a.jsonl", processes=2)
 
 
 def test_one_sweep_writes_a_file(design, folder):
@@ -271,10 +265,13 @@ def test_files_that_a_sweep_leaves_alone(design, whole, folder, content, message
     assert (folder / "a.jsonl").read_bytes() == content
 
 
-def test_a_check_is_bounded_by_its_share_of_memory():
-    found = find_design({"job": "check", "axes": {"policy": "deferred"}})
-    with pytest.raises(SweepError, match=r"limit of 0\.02 GB at .* use fewer processes"):
-        Runner(found, 20_000_000).line(0)
+def test_a_check_is_bounded_by_its_share_of_memory(folder, monkeypatch):
+    content = {"job": "check", "axes": {"policy": ["deferred", "exit-to-user"]}}
+    monkeypatch.setattr(engines, "default_memory", lambda: 40_000_000)
+    for alone in (0, engines.ALONE):  # two processes; this one, before it starts others
+        monkeypatch.setattr(engines, "ALONE", alone)
+        with pytest.raises(SweepError, match=r"limit of 0\.02 GB at .* use fewer processes"):
+            sweep(content, folder / "a.jsonl", processes=2)
     few = find_design({"job": "check", "max_states": 1000, "axes": {"policy": "deferred"}})
     assert json.loads(Runner(few).line(0))["verdict"] == "undecided"
 
@@ -296,16 +293,80 @@ def test_dask_writes_the_same_bytes(design, whole, folder):
     assert (folder / "dask.jsonl").read_bytes() == whole
 
 
-def test_workers_of_another_version_are_refused():
-    class Client:
-        def wait_for_workers(self, number, timeout):
-            pass
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Yield the address of a scheduler with two workers, and a function that starts one more."""
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    where = tmp_path_factory.mktemp("cluster")
+    place = ["--scheduler-file", "scheduler.json"]
+    local = ["--host", "127.0.0.1", "--no-dashboard"]
+    running = []
 
-        def run(self, function, on_error):
-            return {"tcp://a:1": function(), "tcp://b:1": "0.0.9", "tcp://c:1": ImportError()}
+    def start(program, *options):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *place, *local]
+        with open(where / "log", "a") as log:
+            running.append(
+                subprocess.Popen([*command, *options], env=ENV, cwd=where, stdout=log, stderr=log)
+            )
 
-    with pytest.raises(SweepError, match=r"0\.0\.9 on tcp://b:1; none on tcp://c:1: install the"):
-        engines._check_versions(Client(), "tcp://a:0")
+    def worker(*options):
+        start("worker", "--no-nanny", *options)
+
+    try:
+        start("scheduler", "--port", "0")
+        for _ in range(2):
+            worker("--nthreads", "4", "--memory-limit", "400MB")
+        end = time.monotonic() + 60
+        while not (where / "scheduler.json").exists() or not (where / "scheduler.json").read_text():
+            assert time.monotonic() < end, (where / "log").read_text()
+            time.sleep(0.05)
+        yield json.loads((where / "scheduler.json").read_text())["address"], worker
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def joined(address, workers):
+    """Wait until a cluster has so many workers."""
+    from distributed import Client
+
+    with Client(address) as client:
+        client.wait_for_workers(workers, timeout=60)
+
+
+def test_a_cluster_started_elsewhere_writes_the_same_bytes(cluster, design, whole, folder):
+    address, _ = cluster
+    joined(address, 2)
+    result = invoke("sweep", "design.toml", "-o", "c.jsonl", "--scheduler", address)
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "c.jsonl").read_bytes() == whole
+
+
+def test_errors_of_a_clusters_workers(cluster, folder):
+    address, _ = cluster
+    with pytest.raises(SweepError, match=r"^point \d \(.*timeslice_us is"):
+        sweep(CLASH, folder / "a.jsonl", scheduler=address)
+    # A quarter of 300 MB, which are 3/4 of the limit, less a quarter of the worker's own memory.
+    large = {"job": "check", "axes": {"policy": "exit-to-user", "cpus": 3, "tasks": 6, "ports": 4}}
+    with pytest.raises(SweepError, match=r"limit of 0\.0[2-7]\d* GB at .* use fewer processes"):
+        sweep(large, folder / "b.jsonl", scheduler=address)
+
+
+def test_a_clusters_worker_of_another_version_is_refused(cluster, design, folder):
+    address, worker = cluster
+    (folder / "old.py").write_text("import kvmbench\nkvmbench.__version__ = '0.0.9'\n")
+    (folder / "none.py").write_text("import sys\nsys.modules['kvmbench'] = None\n")
+    for preload in ("old.py", "none.py"):
+        worker("--nthreads", "1", "--preload", str(folder / preload))
+    joined(address, 4)
+    result = invoke("sweep", design, "-o", "v.jsonl", "--scheduler", address)
+    assert result.exit_code == 1
+    assert f"workers of another kvmbench than {kvmbench.__version__}: " in result.stderr
+    for version in ("0.0.9", "none"):
+        assert f"{version} on tcp://127.0.0.1:" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (folder / "v.jsonl").exists()
     old = replace(find_design({"axes": {"workload": "cpuid"}}), version="0.0.9")
     with pytest.raises(SweepError, match=r"^this process has kvmbench .*, and the design is of"):
         Runner(old)
