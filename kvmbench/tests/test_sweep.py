@@ -139,6 +139,22 @@ def test_every_engine_writes_the_same_bytes(design, whole, folder, monkeypatch):
         join_points(parts[1:], folder / "joined.jsonl")
 
 
+def test_files_that_are_not_joined(whole, folder):
+    (folder / "torn.jsonl").write_bytes(whole[:-5])
+    (folder / "other.jsonl").write_bytes(
+        Runner(find_design({"axes": {"workload": "cpuid"}})).line(0)
+    )
+    (folder / "empty.jsonl").touch()
+    for names, message in (
+        (["torn"], r"torn\.jsonl: its last line is torn"),
+        (["whole", "other"], r"other\.jsonl:1: a point of another design"),
+        (["empty"], r"^0 of 0 points are in these files"),
+    ):
+        with pytest.raises(ResultError, match=message):
+            join_points([folder / f"{name}.jsonl" for name in names], folder / "joined.jsonl")
+        assert not (folder / "joined.jsonl").exists()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forks_and_a_loaded_process(design, whole, folder, monkeypatch, threads):
     listdir = os.listdir
