@@ -22,7 +22,7 @@ from kvmbench.report import Block, Column, Document, Note, Record, Reported, Tab
 from kvmbench.report.figures import figure, plural
 from kvmbench.scenario.scenario import Scenario, load_scenario
 from kvmbench.sweeps.design import VERSION, Design
-from kvmbench.sweeps.engines import computed
+from kvmbench.sweeps.engines import computed, sweep
 
 __all__ = ["Found", "find", "terms"]
 
@@ -62,7 +62,7 @@ def find(
     bases: Sequence[str | Path | Policy], scenario: str | Path | Scenario = "ioperm-desktop",
     profile: str | Path | Profile = "patch-2017", *, goal: str = "min cycles", safe: bool = True,
     mutations: int = 1, processes: int | None = None, scheduler: str | None = None,
-    progress: Progress | None = None,
+    points: str | Path | None = None, progress: Progress | None = None,
 ) -> Found:  # fmt: skip
     """Simulate each mutant of some policies on a host, check the promising ones, and rank them.
 
@@ -70,7 +70,8 @@ def find(
     mutant that is better by it or simpler than its base, and has no leak, denial or fault in the
     simulation, is checked, and only a safe one can be on the front: no other one is better and
     simpler. With 2 `mutations`, the safe ones are mutated again, once. The engine is chosen as in
-    `sweep`.
+    `sweep`. The folder `points` keeps the points of each step, a file each: the same call goes on
+    after a kill.
 
     Raises ValueError for an unknown name, column or goal, and as `sweep`.
     """
@@ -80,7 +81,9 @@ def find(
         raise ValueError(f"goal is {brief(goal)}, not 'min COLUMN' or 'max COLUMN'")
     host = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     costs = find_profile(profile)
-    run = partial(_points, processes=processes, scheduler=scheduler)
+    if points is not None:
+        Path(points).mkdir(parents=True, exist_ok=True)
+    run = partial(_points, points, processes=processes, scheduler=scheduler)
     rows: list[Record] = []
     for given in bases:
         base = needed(find_policy(given))  # as the mutants: fork and iopl do not happen here
@@ -111,19 +114,27 @@ def find(
     return Found(goal.strip(), safe, host, costs, rows)
 
 
-def _points(design: Design, said: str, progress: Progress | None, **engine: Any) -> list[Record]:
-    """Return the points of a design in its order."""
+def _points(
+    folder: str | Path | None, design: Design, said: str, progress: Progress | None, **engine: Any
+) -> Sequence[Record]:  # fmt: skip
+    """Return the points of a design in its order; a folder keeps them, and those it has count."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{said}: {done} of {total}", done / total)
+
+    if folder is not None:
+        return sweep(design, Path(folder) / f"{design.id}.jsonl", **engine, progress=report).rows
     found: dict[int, Record] = {}
     for lines in computed(design, range(design.n_points), **engine):
         found |= {point: msgspec.json.decode(line) for point, line in lines}
-        if progress is not None:
-            progress(f"{said}: {len(found)} of {design.n_points}", len(found) / design.n_points)
+        report(len(found), design.n_points)
     return [found[point] for point in sorted(found)]
 
 
 def _ranked(
     policies: dict[str, Policy], base: Policy, known: Sequence[Record], host: Scenario,
-    costs: Profile, way: str, column: str, safe: bool, run: Callable[..., list[Record]],
+    costs: Profile, way: str, column: str, safe: bool, run: Callable[..., Sequence[Record]],
     progress: Progress | None,
 ) -> list[Record]:  # fmt: skip
     """Return the rows of policies simulated, and checked where that can matter."""

@@ -595,8 +595,17 @@ def test_find_as_a_command(folder, monkeypatch):
     once = by_mutation["vcpu_put: without 'reload'"]
     assert (once["verdict"], once["front"]) == ("safe", True)
     assert once["cycles"] == pytest.approx(by_mutation[""]["cycles"] / 2, rel=0.01)
-    result = invoke(*words)
+    result = invoke(*words, "--points", "found")
     assert result.exit_code == 0, result.stderr
+    kept = {path: path.read_bytes() for path in (folder / "found").iterdir()}
+    assert len(kept) == 2  # those simulated, those checked
+    for path, content in kept.items():  # a kill, in the middle of a line
+        path.write_bytes(content[:-100])
+    assert invoke(*words, "--points", "found").stdout == result.stdout
+    assert {path: path.read_bytes() for path in (folder / "found").iterdir()} == kept
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "line", None)  # whole files are not computed again
+        assert invoke(*words, "--points", "found").stdout == result.stdout
     assert re.search(r"^mine: \d+ mutants?: \d+ safe", result.stdout, re.MULTILINE)
     for wrong in (("design.toml",), ("--base", "yours"), ("--find", "min nothing")):
         result = invoke(*words, *wrong)
