@@ -656,6 +656,11 @@ def test_the_points_load_as_they_are(few, library):
     code = re.search(rf"<!-- {library} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
     names = {}
     exec(code, names)
+    assert invoke("sweep", "show", "points.jsonl", "-o", "points.csv").exit_code == 0
+    (read,) = re.findall(rf"`({library}\.[^`]*points\.csv[^`]*)`", PAGE.read_text())
+    table = eval(read, names)
+    worth = table.fetchnumpy()["worth"] if library == "duckdb" else table["worth"]
+    assert [*worth] == pytest.approx([row["worth"] for row in few.rows], rel=1e-6)
     expected = [
         row["worth"] for row in few.rows if (row["costs.ltr"], row["policy"]) == (250, "deferred")
     ]
