@@ -136,7 +136,8 @@ class Chunks:
     def take(self, workers: int) -> list[int]:
         """Return the next points, none at the end; near it fewer, so that workers end together."""
         size = int(self.aim * self.done / self.seconds) if self.seconds else 1
-        size = max(1, min(size, 4 * max(self.done, 1), (self.left + workers - 1) // (2 * workers)))
+        fair = (self.left + workers - 1) // (2 * workers)
+        size = max(1, min(size, 4 * max(self.done, 1), max(fair, size // 5)))
         size = max(size // self.each, 1) * self.each
         points = [*self.points[self.at : self.at + size]]
         self.at += len(points)
@@ -375,21 +376,24 @@ def _dask_answers(client: Any, design: Design, chunks: Chunks, scheduler: str) -
     (sent,) = client.scatter([design], broadcast=True, hash=False)
     workers = max(1, sum(client.nthreads().values()))
     pending = as_completed()
-    free = most = DASK_QUEUED * workers
+    most = DASK_QUEUED * workers
     while True:
+        # The first chunks are single points, of unknown time: one per worker.
+        free = most - pending.count() if chunks.done else workers
         given = [points for _ in range(free) if (points := chunks.take(workers))]
         pending.update(client.map(_dask_chunk, given, design=sent, pure=False))
         if not pending.count():
             return
+        # Points that are longer than a chunk are worth a message, and go into the file at once.
+        quick = chunks.seconds < chunks.aim * chunks.done
         ready: list[Any] = []
-        while pending.count() and 2 * len(ready) < most:
+        while pending.count() and len(ready) < (most // 2 if quick else 1):
             ready += pending.next_batch()
         try:
             answers = client.gather(ready)
         except Exception as error:  # noqa: BLE001 - a worker that died, or lost its code
             raise SweepError(f"--scheduler {scheduler}: {error}") from None
         yield from answers
-        free = len(ready)
 
 
 def _check_versions(client: Any, scheduler: str) -> None:
@@ -437,8 +441,7 @@ def _share_of_worker() -> int:
     from distributed import get_worker
 
     worker = get_worker()
-    limit = worker.memory_manager.memory_limit
-    if not limit:
-        return default_memory() // worker.state.nthreads
-    free = limit * 3 // 4 - worker.monitor.get_process_memory()
-    return max(1, free // worker.state.nthreads)
+    free = default_memory()
+    if limit := worker.memory_manager.memory_limit:
+        free = int(limit * 3 / 4) - worker.monitor.get_process_memory()
+    return max(1, free // int(worker.state.nthreads))
