@@ -19,7 +19,7 @@ from kvmbench.cli.common import (
     policy_names,
     read,
 )
-from kvmbench.cli.options import policy_file_option, together
+from kvmbench.cli.options import policy_file_option, size_options, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, naming, note
 from kvmbench.report import FORMS
@@ -95,6 +95,7 @@ engine_options = together(
 @policy_file_option
 @click.option("--mutations", type=click.IntRange(1, 2), default=1,
               help="With --find: mutations one after the other.")  # fmt: skip
+@size_options
 @click.option("--points", metavar="DIR", type=click.Path(file_okay=False),
               help="With --find: folder that keeps the points, to go on after a kill.")  # fmt: skip
 @click.option("--scenario", default="ioperm-desktop", metavar="NAME|FILE",
@@ -111,7 +112,8 @@ def run(
 
     The finished file is the same for any engine. The same command goes on after Ctrl-C, a kill or
     a crash. With --find there is no DESIGN: kvmbench simulates each mutant of a policy, checks
-    those that cost less or are simpler, and prints the best.
+    those that cost less or are simpler on a machine of --cpus, --tasks and --ports, and prints the
+    best.
     """
     # A process with one thread can fork its workers; nothing here does linear algebra.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -155,7 +157,7 @@ def run(
 def _find(
     goal: str, engine: dict[str, Any], output: str | None, *, base: tuple[str, ...],
     policy_file: str | None, scenario: str, profile: str, where: str | None, mutations: int,
-    points: str | None, format: str | None,
+    points: str | None, format: str | None, **sizes: int,
 ) -> None:  # fmt: skip
     from kvmbench.sweeps.search import find
 
@@ -166,7 +168,7 @@ def _find(
         with Progress() as show, naming(points or "--find"):
             found = find(
                 bases, host, costs, goal=goal, safe=where is not None, mutations=mutations,
-                points=points, progress=show, **engine,
+                points=points, progress=show, **engine, **sizes,
             )  # fmt: skip
     except KeyboardInterrupt:
         if points is not None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from kvmbench.sweeps.engines import computed, sweep
 __all__ = ["Found", "find", "terms"]
 
 Progress = Callable[[str, float], None]
-SIZES = {"cpus": (2,), "tasks": (3,), "ports": (2,)}  # of the check: `kvmbench check`'s defaults
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +43,8 @@ class Found(Reported):
     scenario: Scenario
     profile: Profile
     rows: Sequence[Record]
+    sizes: Mapping[str, int]
+    """`cpus`, `tasks` and `ports` of the machine that was checked."""
 
     def __repr__(self) -> str:
         return f"<Found {self.goal}: {sum(row['front'] for row in self.rows)} on the front>"
@@ -62,7 +63,8 @@ def find(
     bases: Sequence[str | Path | Policy], scenario: str | Path | Scenario = "ioperm-desktop",
     profile: str | Path | Profile = "patch-2017", *, goal: str = "min cycles", safe: bool = True,
     mutations: int = 1, processes: int | None = None, scheduler: str | None = None,
-    points: str | Path | None = None, progress: Progress | None = None,
+    points: str | Path | None = None, progress: Progress | None = None, cpus: int = 2,
+    tasks: int = 3, ports: int = 2,
 ) -> Found:  # fmt: skip
     """Simulate each mutant of some policies on a host, check the promising ones, and rank them.
 
@@ -70,8 +72,8 @@ def find(
     mutant that is better by it or simpler than its base, and has no leak, denial or fault in the
     simulation, is checked, and only a safe one can be on the front: no other one is better and
     simpler. With 2 `mutations`, the safe ones are mutated again, once. The engine is chosen as in
-    `sweep`. The folder `points` keeps the points of each step, a file each: the same call goes on
-    after a kill.
+    `sweep`. A check's machine has `cpus`, `tasks` and `ports`. The folder `points` keeps the points
+    of each step, a file each: the same call goes on after a kill.
 
     Raises ValueError for an unknown name, column or goal, and as `sweep`.
     """
@@ -84,6 +86,7 @@ def find(
     if points is not None:
         Path(points).mkdir(parents=True, exist_ok=True)
     run = partial(_points, points, processes=processes, scheduler=scheduler)
+    sizes = {"cpus": cpus, "tasks": tasks, "ports": ports}
     rows: list[Record] = []
     for given in bases:
         base = needed(find_policy(given))  # as the mutants: fork and iopl do not happen here
@@ -102,7 +105,9 @@ def find(
                     known.add(text)
                     name = f"{base.name}: {label}" if label else base.name
                     fresh[label] = replace(policy, name=name)
-            own += _ranked(fresh, base, own, host, costs, way, column, safe, run, progress)
+            own += _ranked(
+                fresh, base, own, host, costs, way, column, safe, run, sizes, progress
+            )  # fmt: skip
             parents = [
                 (f"{row['mutation']}; ", replace(row["policy"], name=base.name))
                 for row in own if row["verdict"] == "safe" and row["mutation"]
@@ -111,7 +116,7 @@ def find(
         rows += own
     for row in rows:
         row["policy_text"] = policy_toml(row.pop("policy"))
-    return Found(goal.strip(), safe, host, costs, rows)
+    return Found(goal.strip(), safe, host, costs, rows, sizes)
 
 
 def _points(
@@ -135,7 +140,7 @@ def _points(
 def _ranked(
     policies: dict[str, Policy], base: Policy, known: Sequence[Record], host: Scenario,
     costs: Profile, way: str, column: str, safe: bool, run: Callable[..., Sequence[Record]],
-    progress: Progress | None,
+    sizes: Mapping[str, int], progress: Progress | None,
 ) -> list[Record]:  # fmt: skip
     """Return the rows of policies simulated, and checked where that can matter."""
     if not policies:
@@ -169,7 +174,7 @@ def _ranked(
     if safe and chosen:
         checked = Design(
             job="check", policies=tuple(row["policy"] for row in chosen), before=None,
-            axes=SIZES, **shared,
+            axes={name: (size,) for name, size in sizes.items()}, **shared,
         )  # fmt: skip
         for row, point in zip(
             chosen, run(checked, f"checking mutants of {base.name}", progress), strict=True
@@ -237,6 +242,9 @@ def _document(found: Found) -> Document:
         Note("terms: steps and conditions. worth: CPU time saved over the base, for the same work. "
              "A mutant that is neither better nor simpler than its base is not checked.")
     )  # fmt: skip
+    size = ", ".join(plural(n, name.removesuffix("s")) for name, n in found.sizes.items())
+    if found.safe:
+        notes.append(Note(f"Checked on a machine of {size.replace('cpu', 'CPU')}."))
     host = found.scenario
     title = f"{found.goal} on {host.name}, cost profile {found.profile.name}"
     head = {"schema": "kvmbench.sweep/1", "kvmbench": VERSION, "goal": found.goal}

@@ -559,13 +559,13 @@ def test_usage(folder, design):
 # The search
 
 
-def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
-    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
+def test_find_drops_the_step_that_is_not_needed():
     good = policies()["deferred"]
     (region,) = good.vcpu_put
     wasteful = replace(good, name="wasteful", vcpu_put=(("reload", *region),))
     host = load_scenario("ioperm-desktop").with_value("seconds", 0.02)
-    found = search.find([wasteful], host, processes=1)
+    found = search.find([wasteful], host, processes=1, cpus=1, tasks=2, ports=1)
+    assert str(found).endswith("Checked on a machine of 1 CPU, 2 tasks, 1 port.")
     first, *others = found.rows
     assert (first["mutation"], first["verdict"], first["worth"]) == ("", "safe", 0)
     best = min((row for row in others if row["front"]), key=lambda row: row["cycles"])
@@ -583,11 +583,11 @@ def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
 
 
 def test_find_as_a_command(folder, monkeypatch):
-    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
     twice = replace(policies()["eager"], name="mine", vcpu_put=("reload", "reload"))
     (folder / "mine.toml").write_text(policy_toml(twice))
     words = ("sweep", "--find", "min cycles", "--where", "safe", "--policy-file", "mine.toml",
-             "--base", "mine", "--scenario", "quiet-host", "--processes", "1")  # fmt: skip
+             "--base", "mine", "--scenario", "quiet-host", "--processes", "1",
+             "--cpus", "1", "--tasks", "2", "--ports", "1")  # fmt: skip
     made = json.loads(invoke(*words, "--format", "json").stdout)
     jsonschema.validate(made, msgspec.json.schema(SCHEMAS["sweep"]))
     # One reload is as safe as two, and half of the cycles.
