@@ -50,7 +50,7 @@ def command() -> None:
       kvmbench sweep join part-*.jsonl -o points.jsonl
       kvmbench sweep show points.jsonl --x costs.ltr --y worth --by policy
       kvmbench sweep --find 'min cycles' --where safe --base deferred
-      kvmbench sweep --find 'min cycles' --where safe --mutations 2 --points found/
+      kvmbench sweep --find 'min cycles' --mutations 2 --points found/
     """
 
 
@@ -157,7 +157,7 @@ def run(
 def _find(
     goal: str, engine: dict[str, Any], output: str | None, *, base: tuple[str, ...],
     policy_file: str | None, scenario: str, profile: str, where: str | None, mutations: int,
-    points: str | None, format: str | None, **sizes: int,
+    points: str | None, format: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     from kvmbench.sweeps.search import find
 

@@ -137,7 +137,7 @@ class Chunks:
         """Return the next points, none at the end; near it fewer, so that workers end together."""
         size = int(self.aim * self.done / self.seconds) if self.seconds else 1
         fair = (self.left + workers - 1) // (2 * workers)
-        size = max(1, min(size, 4 * max(self.done, 1), max(fair, size // 5)))
+        size = max(1, min(size, 8 * max(self.done, 1), max(fair, size // 2)))
         size = max(size // self.each, 1) * self.each
         points = [*self.points[self.at : self.at + size]]
         self.at += len(points)
