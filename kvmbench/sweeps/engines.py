@@ -1,6 +1,6 @@
 """A sweep's engines: this process, several processes, or the workers of a Dask cluster.
 
-`kvmbench.sweep` is `sweep` here. Each computes chunks of points, about 50 ms each (250 ms on
+`kvmbench.sweep` is `sweep` here. Each computes chunks of points, about 50 ms each (500 ms on
 Dask), and the file of points is the same for all of them.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["Chunks", "Lines", "computed", "cores", "serve", "sliced", "sweep"]
 CHUNK = (
     0.05  # seconds of CPU of a chunk: long next to the cost of handing it out, short to wait for
 )
-DASK_CHUNK = 0.25  # and on Dask, which takes 6 ms of CPU per task, 14 ms where each goes alone
+DASK_CHUNK = 0.5  # and on Dask, which takes 6 ms of CPU per task, 14 ms where each goes alone
 ALONE = 0.5  # seconds of CPU that this process does before it starts others
 QUEUED = 2  # chunks that each worker has: one in work, one to go on with
 DASK_QUEUED = 4  # and on Dask, half of them handed out at a time
