@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kvmbench.cli.common import complete, known_policies, pick, policy_names
-from kvmbench.cli.options import policy_file_option, together
+from kvmbench.cli.options import policy_file_option, size_options
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
 from kvmbench.errors import unknown_name
@@ -48,15 +48,6 @@ class Events(click.ParamType[tuple[str, ...]]):
             if name not in (*EXTRA_EVENTS, "all"):
                 self.fail(unknown_name("event", name, (*EXTRA_EVENTS, "all")), param, ctx)
         return tuple(name for name in EXTRA_EVENTS if name in names or "all" in names)
-
-
-SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
-size_options = together(
-    *(
-        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
-        for name, (default, most) in SIZES.items()
-    )
-)
 
 
 @click.command("check")

@@ -64,6 +64,15 @@ machine_options = together(
 )  # fmt: skip
 """The machine to simulate, under two policies."""
 
+SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
+size_options = together(
+    *(
+        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
+        for name, (default, most) in SIZES.items()
+    )
+)
+"""The machine to explore."""
+
 workload_options = together(
     click.argument(
         "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete("workloads")

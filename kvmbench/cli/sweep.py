@@ -19,7 +19,7 @@ from kvmbench.cli.common import (
     policy_names,
     read,
 )
-from kvmbench.cli.options import policy_file_option, together
+from kvmbench.cli.options import policy_file_option, size_options, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, naming, note
 from kvmbench.report import FORMS
@@ -50,6 +50,7 @@ def command() -> None:
       kvmbench sweep join part-*.jsonl -o points.jsonl
       kvmbench sweep show points.jsonl --x costs.ltr --y worth --by policy
       kvmbench sweep --find 'min cycles' --where safe --base deferred
+      kvmbench sweep --find 'min cycles' --mutations 2 --points found/
     """
 
 
@@ -94,6 +95,9 @@ engine_options = together(
 @policy_file_option
 @click.option("--mutations", type=click.IntRange(1, 2), default=1,
               help="With --find: mutations one after the other.")  # fmt: skip
+@size_options
+@click.option("--points", metavar="DIR", type=click.Path(file_okay=False),
+              help="With --find: folder that keeps the points, to go on after a kill.")  # fmt: skip
 @click.option("--scenario", default="ioperm-desktop", metavar="NAME|FILE",
               shell_complete=complete("scenarios"), help="With --find: the host.")  # fmt: skip
 @click.option("--profile", default="patch-2017", metavar="NAME|FILE",
@@ -108,7 +112,8 @@ def run(
 
     The finished file is the same for any engine. The same command goes on after Ctrl-C, a kill or
     a crash. With --find there is no DESIGN: kvmbench simulates each mutant of a policy, checks
-    those that cost less or are simpler, and prints the best.
+    those that cost less or are simpler on a machine of --cpus, --tasks and --ports, and prints the
+    best.
     """
     # A process with one thread can fork its workers; nothing here does linear algebra.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -152,7 +157,7 @@ def run(
 def _find(
     goal: str, engine: dict[str, Any], output: str | None, *, base: tuple[str, ...],
     policy_file: str | None, scenario: str, profile: str, where: str | None, mutations: int,
-    format: str | None,
+    points: str | None, format: str | None, **sizes: Any,
 ) -> None:  # fmt: skip
     from kvmbench.sweeps.search import find
 
@@ -160,11 +165,15 @@ def _find(
     bases = [pick("policy", name, known) for name in base]
     host, costs = chosen("scenarios", scenario), chosen("profiles", profile)
     try:
-        with Progress() as show:
+        with Progress() as show, naming(points or "--find"):
             found = find(
                 bases, host, costs, goal=goal, safe=where is not None, mutations=mutations,
-                progress=show, **engine,
+                points=points, progress=show, **engine, **sizes,
             )  # fmt: skip
+    except KeyboardInterrupt:
+        if points is not None:
+            note(f"the points are in {points}; go on with: {shlex.join(command_line())}")
+        raise click.Abort from None
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     emit(found.document(), format, output)

@@ -33,6 +33,11 @@ TASKS_MAX = 2**20
 NAME_MAX = 100  # characters
 
 
+def _check_threads(threads: int) -> None:
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads is {threads}, not in 1 to 256")
+
+
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
         raise ValueError(f"name is {brief(name)}, not 1 to {NAME_MAX} printable characters")
@@ -237,8 +242,7 @@ class Scenario:
         Raises ValueError for an unknown name, or a profile that lacks an exit kind of a mix;
         FileError and OSError for files.
         """
-        if not 1 <= threads <= 256:
-            raise ValueError(f"threads is {threads}, not in 1 to 256")
+        _check_threads(threads)
         workers = min(threads, self.cpus)
         host = simulation.host_of(self, policy, profile, vendor, seed, workers)
         simulation.simulate(host, workers, progress)
@@ -265,19 +269,25 @@ class Scenario:
     ) -> Sweep:  # fmt: skip
         """Compare two policies at each value of one of `parameters`, as --vary does; see `run`.
 
+        The `threads` share out the runs of the curve; a run has several only where threads are
+        more than runs.
+
         Raises ValueError for no value, an unknown parameter or a value out of its range, before
         it simulates.
         """
         points = [(value, self.with_value(parameter, value)) for value in values]
         if not points:
             raise ValueError("values is empty")
-        found = [
-            scenario.compare(
-                before, after, profile, threads=threads, seed=seed, vendor=vendor,
-                progress=simulation.part(progress, i, len(points)),
-            )
-            for i, (_, scenario) in enumerate(points)
-        ]  # fmt: skip
+        _check_threads(threads)
+        parts = min(threads, 2 * len(points))
+
+        def run(host: Scenario, policy: AnyPolicy, progress: Progress | None) -> ScenarioResult:
+            return host.run(policy, profile, threads=threads // parts, seed=seed, vendor=vendor,
+                            progress=progress, keep_machine=False)  # fmt: skip
+
+        runs = [partial(run, host, policy) for _, host in points for policy in (before, after)]
+        done = simulation.in_threads(runs, parts, progress)
+        found = map(Comparison, done[::2], done[1::2])
         return Sweep(parameter, tuple(value for value, _ in points), tuple(found))
 
     def ops(

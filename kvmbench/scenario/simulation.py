@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -27,8 +28,8 @@ from kvmbench.scenario.result import ScenarioResult
 if TYPE_CHECKING:
     from kvmbench.scenario.scenario import Scenario, Tasks
 
-__all__ = ["AnyPolicy", "AnyProfile", "Progress", "Vendor", "host_of", "part", "result_of"]
-__all__ += ["simulate", "task_rows"]
+__all__ = ["AnyPolicy", "AnyProfile", "Progress", "Vendor", "host_of", "in_threads", "part"]
+__all__ += ["result_of", "simulate", "task_rows"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: multiples spread evenly
 PERIOD = 0.05  # seconds between two looks at Ctrl-C and calls of `progress`
@@ -154,6 +155,41 @@ def simulate(host: Host, workers: int, progress: Progress | None) -> None:
         host.finish()
     if progress is not None:
         progress(1)
+
+
+def in_threads(
+    runs: Sequence[Callable[[Progress | None], ScenarioResult]], threads: int,
+    progress: Progress | None,
+) -> list[ScenarioResult]:  # fmt: skip
+    """Do several runs, each with a progress function, in threads; return their results in order.
+
+    The first exception, or Ctrl-C, ends all of them. A single thread is this one.
+    """
+    if threads == 1:
+        return [run(part(progress, i, len(runs))) for i, run in enumerate(runs)]
+    shares = [0.0] * len(runs)
+    stopped = threading.Event()
+
+    def report(number: int, share: float) -> None:
+        shares[number] = share
+        if stopped.is_set():
+            raise InterruptedError
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            futures = [pool.submit(run, partial(report, i)) for i, run in enumerate(runs)]
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, PERIOD, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                if progress is not None:
+                    progress(sum(shares) / len(runs))
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
 
 
 def result_of(scenario: Scenario, host: Host, seed: int, keep_machine: bool) -> ScenarioResult:

@@ -1,7 +1,7 @@
 """A sweep's engines: this process, several processes, or the workers of a Dask cluster.
 
-`kvmbench.sweep` is `sweep` here. Each computes chunks of points, about 50 ms each, and the file of
-points is the same for all of them.
+`kvmbench.sweep` is `sweep` here. Each computes chunks of points, about 50 ms each (500 ms on
+Dask), and the file of points is the same for all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -28,16 +29,24 @@ from kvmbench.sweeps.points import Points, PointsFile
 
 __all__ = ["Chunks", "Lines", "computed", "cores", "serve", "sliced", "sweep"]
 
-CHUNK = 0.05  # seconds of a chunk: long next to the cost of handing it out, short to wait for
-DASK_CHUNK = 0.5  # and on Dask, whose scheduler and workers take 25 ms of CPU per task
-ALONE = 0.5  # seconds of work that this process does before it starts others
+CHUNK = (
+    0.05  # seconds of CPU of a chunk: long next to the cost of handing it out, short to wait for
+)
+DASK_CHUNK = 0.5  # and on Dask, which takes 6 ms of CPU per task, 14 ms where each goes alone
+ALONE = 0.5  # seconds of CPU that this process does before it starts others
 QUEUED = 2  # chunks that each worker has: one in work, one to go on with
+DASK_QUEUED = 4  # and on Dask, half of them handed out at a time
 LEAVE = 1  # seconds that a process has to end by itself
 WAIT = 60  # seconds for a cluster's first worker
 PROCESSES_MAX = 4096
 
 Lines = list[tuple[int, bytes]]
 Progress = Callable[[int, int], None]
+QUIET = {  # of a cluster that is started here: idle, it takes 1 % of a core rather than 7 %
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 LOADER = "import sys; from kvmbench.sweeps.engines import serve; serve([*map(int, sys.argv[1:])])"
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ENDED = (
@@ -114,11 +123,11 @@ def cores() -> int:
 
 
 class Chunks:
-    """Points handed out in chunks of about `aim` seconds, by the time of those that are done."""
+    """Points handed out in chunks of about `aim` seconds of CPU, by that of those that are done."""
 
     def __init__(self, points: Sequence[int], each: int = 1, aim: float = CHUNK) -> None:
         self.points = points
-        self.aim = aim  # seconds
+        self.aim = aim  # seconds of CPU
         self.each = each  # a chunk is a multiple of it
         self.at = 0
         self.seconds = 0.0
@@ -127,7 +136,8 @@ class Chunks:
     def take(self, workers: int) -> list[int]:
         """Return the next points, none at the end; near it fewer, so that workers end together."""
         size = int(self.aim * self.done / self.seconds) if self.seconds else 1
-        size = max(1, min(size, 4 * max(self.done, 1), (self.left + workers - 1) // (2 * workers)))
+        fair = (self.left + workers - 1) // (2 * workers)
+        size = max(1, min(size, 8 * max(self.done, 1), max(fair, size // 2)))
         size = max(size // self.each, 1) * self.each
         points = [*self.points[self.at : self.at + size]]
         self.at += len(points)
@@ -139,7 +149,7 @@ class Chunks:
         return len(self.points) - self.at
 
     def note(self, points: int, seconds: float) -> None:
-        """Learn how long so many points took."""
+        """Learn how many seconds of CPU so many points took."""
         self.done += points
         self.seconds += seconds
 
@@ -322,10 +332,11 @@ def _serve(handle: int) -> None:
 
 def _in_dask(
     design: Design, chunks: Chunks, scheduler: str, processes: int | None
-) -> Iterator[Lines]:
+) -> Iterator[Lines]:  # fmt: skip
     """Compute on the workers of a Dask cluster, or of one that is started here."""
     try:
-        from distributed import Client, LocalCluster, as_completed  # type: ignore[import-not-found, unused-ignore]
+        import dask  # type: ignore[import-not-found, unused-ignore]
+        from distributed import Client, LocalCluster  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise SweepError("--scheduler needs Dask: pip install 'kvmbench[dask]'") from None
     if not chunks.left:
@@ -333,43 +344,56 @@ def _in_dask(
     cluster = None
     try:
         if scheduler == "local":
-            cluster = LocalCluster(
-                n_workers=processes or cores(), threads_per_worker=1, dashboard_address=None,
-                memory_limit="auto",
-            )  # fmt: skip
+            with dask.config.set(QUIET):  # its workers copy it
+                cluster = LocalCluster(
+                    n_workers=processes or cores(), threads_per_worker=1, dashboard_address=None,
+                    memory_limit="auto",
+                )  # fmt: skip
         client = Client(cluster or scheduler, timeout=WAIT)
     except (OSError, ValueError) as error:
         raise SweepError(f"--scheduler {scheduler}: {error}") from None
     try:
         _check_versions(client, scheduler)
-        (sent,) = client.scatter([design], broadcast=True, hash=False)
-        workers = max(1, sum(client.nthreads().values()))
-        pending = as_completed()
-        sizes: dict[str, int] = {}
-
-        def give() -> None:
-            if points := chunks.take(workers):
-                future = client.submit(_dask_chunk, sent, points, pure=False)
-                sizes[future.key] = len(points)
-                pending.add(future)
-
-        for _ in range(QUEUED * workers):
-            give()
-        for future in pending:
-            try:
-                lines, seconds = future.result()
-            except KvmbenchError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a worker that died, or lost its code
-                raise SweepError(f"--scheduler {scheduler}: {error}") from None
-            chunks.note(sizes.pop(future.key), seconds)
-            future.release()
-            give()
+        for answer in _dask_answers(client, design, chunks, scheduler):
+            if isinstance(answer, str):
+                raise SweepError(answer)
+            lines, seconds = answer
+            chunks.note(len(lines), seconds)
             yield lines
     finally:
         client.close()
         if cluster is not None:
             cluster.close()
+
+
+def _dask_answers(client: Any, design: Design, chunks: Chunks, scheduler: str) -> Iterator[Any]:
+    """Yield what `_dask_chunk` returns of each chunk.
+
+    Chunks go out, and come in, many in one message: a task that goes alone takes twice the CPU.
+    """
+    from distributed import as_completed
+
+    (sent,) = client.scatter([design], broadcast=True, hash=False)
+    workers = max(1, sum(client.nthreads().values()))
+    pending = as_completed()
+    most = DASK_QUEUED * workers
+    while True:
+        # The first chunks are single points, of unknown time: one per worker.
+        free = most - pending.count() if chunks.done else workers
+        given = [points for _ in range(free) if (points := chunks.take(workers))]
+        pending.update(client.map(_dask_chunk, given, design=sent, pure=False))
+        if not pending.count():
+            return
+        # Points that are longer than a chunk are worth a message, and go into the file at once.
+        quick = chunks.seconds < chunks.aim * chunks.done
+        ready: list[Any] = []
+        while pending.count() and len(ready) < (most // 2 if quick else 1):
+            ready += pending.next_batch()
+        try:
+            answers = client.gather(ready)
+        except Exception as error:  # noqa: BLE001 - a worker that died, or lost its code
+            raise SweepError(f"--scheduler {scheduler}: {error}") from None
+        yield from answers
 
 
 def _check_versions(client: Any, scheduler: str) -> None:
@@ -395,18 +419,29 @@ def _version() -> str:
     return VERSION
 
 
-_runners: dict[str, Runner] = {}  # of this worker, by design
+_mine = threading.local()  # of a worker's thread: its `runner`, which no two threads share
 
 
-def _dask_chunk(design: Design, points: list[int]) -> tuple[Lines, float]:
-    """Compute a chunk on a worker, whose share of memory bounds a check."""
-    runner = _runners.get(design.id)
-    if runner is None:
-        from distributed import get_worker
+def _dask_chunk(points: list[int], design: Design) -> tuple[Lines, float] | str:
+    """Compute a chunk on a worker, or return its error: Dask cannot send each of them."""
+    try:
+        runner = getattr(_mine, "runner", None)
+        if runner is None or runner.design.id != design.id:
+            _mine.runner = runner = Runner(design, _share_of_worker())
+        return runner.chunk(points)
+    except Exception as error:  # noqa: BLE001
+        return str(error) if isinstance(error, KvmbenchError) else f"on a worker: {error!r}"
 
-        worker = get_worker()
-        limit = getattr(worker.memory_manager, "memory_limit", None) or default_memory()
-        runner = Runner(design, int(limit * 3 / 4) // worker.state.nthreads)
-        _runners.clear()
-        _runners[design.id] = runner
-    return runner.chunk(points)
+
+def _share_of_worker() -> int:
+    """Return the bytes that a check may take: this thread's part of its worker's free memory.
+
+    A worker pauses at 80 % of its limit, and its nanny kills it at 95 %.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    free = default_memory()
+    if limit := worker.memory_manager.memory_limit:
+        free = int(limit * 3 / 4) - worker.monitor.get_process_memory()
+    return max(1, free // int(worker.state.nthreads))

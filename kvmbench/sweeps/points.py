@@ -11,16 +11,16 @@ import os
 import re
 import stat
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import msgspec
 
 from kvmbench.atomic import replaced_file
-from kvmbench.errors import ResultError, brief
+from kvmbench.errors import ResultError
 from kvmbench.report import Document, Record, Reported
 from kvmbench.sweeps.design import Design
 from kvmbench.sweeps.document import show_document
@@ -30,6 +30,46 @@ __all__ = ["Points", "PointsFile", "join_points", "load_points"]
 BEGIN = re.compile(rb'\{"design":"([0-9a-f]{16})","point":(\d{1,9}),"points":(\d{1,9}),')
 START = b'{"design":"'
 LINE_MAX = 10_000_000  # bytes
+
+
+class _Line(NamedTuple):
+    """A point's line in a file."""
+
+    offset: int  # bytes before it
+    length: int
+    of: tuple[str, int]  # the design's hash and number of points
+    point: int
+    record: Record
+
+
+def _lines(path: str | Path, of: tuple[str, int] | None = None) -> Iterator[_Line]:
+    """Yield the lines of a file of points, without a last one that a kill tore.
+
+    Raises ResultError with the line's number where it is damaged, no point, or of another design
+    than `of` (by default the first line's); OSError.
+    """
+    offset = number = 0
+    with open(path, "rb") as stream:
+        while (line := stream.readline(LINE_MAX)) and not _torn(line):
+            number += 1
+            begin = BEGIN.match(line)
+            if not begin:
+                said = "is no point of a sweep: choose another file, or remove this one"
+                raise ResultError(f"{path}:{number}: {said}")
+            mine, point = (begin[1].decode(), int(begin[3])), int(begin[2])
+            of = of or mine
+            if mine != of:
+                said = "a point of another design, or of another version of kvmbench"
+                raise ResultError(f"{path}:{number}: {said}: choose another file, or remove it")
+            try:
+                record = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                record = None
+            if record is None or not line.endswith(b"}\n") or point >= of[1]:
+                said = "a damaged line: remove it, and the sweep computes its point again"
+                raise ResultError(f"{path}:{number}: {said}")
+            yield _Line(offset, len(line), of, point, record)
+            offset += len(line)
 
 
 def _torn(line: bytes) -> bool:
@@ -78,38 +118,11 @@ class PointsFile:
 
     def _read(self) -> None:
         """Find the points that the file has, and cut what follows its last whole line."""
-        offset = 0
-        with open(self.path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if _torn(line):
-                    break
-                try:
-                    point = self._point(line)
-                except ValueError as error:
-                    raise ResultError(f"{self.path}:{number}: {error}") from None
-                self._add(point, offset, len(line))
-                offset += len(line)
-        os.ftruncate(self._file.fileno(), offset)
-        self._end = offset
-
-    def _point(self, line: bytes) -> int:
-        found = BEGIN.match(line)
-        if not found:
-            raise ValueError("is no point of a sweep: choose another file, or remove this one")
-        if found[1].decode() != self.design.id or int(found[3]) != self.design.n_points:
-            raise ValueError(
-                "a point of another design, or of another version of kvmbench: choose another "
-                "file, or remove this one"
-            )
-        if not line.endswith(b"}\n") or int(found[2]) >= self.design.n_points:
-            raise ValueError("a damaged line: remove it, and the sweep computes its point again")
-        try:
-            msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ValueError(
-                "a damaged line: remove it, and the sweep computes its point again"
-            ) from None
-        return int(found[2])
+        self._end = 0
+        for line in _lines(self.path, (self.design.id, self.design.n_points)):
+            self._add(line.point, line.offset, line.length)
+            self._end = line.offset + line.length
+        os.ftruncate(self._file.fileno(), self._end)
 
     def _add(self, point: int, offset: int, length: int) -> None:
         self._sorted = self._sorted and point > self._last
@@ -219,29 +232,13 @@ def load_points(path: str | Path) -> Points:
 
 def _read_points(path: Path) -> tuple[Sequence[Record], int]:
     found: dict[int, Record] = {}
-    first: tuple[bytes, bytes] | None = None
-    with open(path, "rb") as stream:
-        number = 0
-        while line := stream.readline(LINE_MAX):
-            number += 1
-            begin = BEGIN.match(line)
-            record: Any = None
-            if begin:
-                try:
-                    record = msgspec.json.decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    record = None
-            if not isinstance(record, dict) or begin is None:
-                if not line.endswith(b"\n") and number > 1:
-                    break
-                raise ResultError(f"{path}:{number}: is no point of a sweep: {brief(line[:60])}")
-            first = first or (begin[1], begin[3])
-            if first != (begin[1], begin[3]):
-                raise ResultError(f"{path}:{number}: a point of another design than line 1's")
-            found.setdefault(int(begin[2]), record)
-    if first is None:
+    total = 0
+    for line in _lines(path):
+        found.setdefault(line.point, line.record)
+        total = line.of[1]
+    if not found:
         raise ResultError(f"{path}: is empty, expected points of a sweep")
-    return [found[point] for point in sorted(found)], int(first[1])
+    return [found[point] for point in sorted(found)], total
 
 
 def join_points(paths: Sequence[str | Path], output: str | Path) -> int:
@@ -251,24 +248,16 @@ def join_points(paths: Sequence[str | Path], output: str | Path) -> int:
     designs, or lack points; OSError.
     """
     places: dict[int, tuple[int, int, int]] = {}  # point -> file, offset, bytes
-    first: tuple[bytes, bytes] | None = None
+    of: tuple[str, int] | None = None
     for i, path in enumerate(paths):
-        offset = 0
-        with open(path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                begin = BEGIN.match(line)
-                if begin is None or not line.endswith(b"}\n"):
-                    said = "a torn line: let the sweep of that slice finish"
-                    raise ResultError(
-                        f"{path}:{number}: {said if begin else 'is no point of a sweep'}"
-                    )
-                first = first or (begin[1], begin[3])
-                if first != (begin[1], begin[3]):
-                    raise ResultError(f"{path}:{number}: a point of another design than the first")
-                places.setdefault(int(begin[2]), (i, offset, len(line)))
-                offset += len(line)
-    total = int(first[1]) if first else 0
-    if len(places) != total or not first:
+        end = 0
+        for line in _lines(path, of):
+            of, end = line.of, line.offset + line.length
+            places.setdefault(line.point, (i, line.offset, line.length))
+        if end != os.path.getsize(path):
+            raise ResultError(f"{path}: its last line is torn: let the sweep of that slice finish")
+    total = of[1] if of else 0
+    if len(places) != total or not of:
         lacks = next((point for point in range(total) if point not in places), 0)
         raise ResultError(
             f"{len(places):,} of {total:,} points are in these files; point {lacks} is in none: "

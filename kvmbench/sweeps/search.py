@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,11 @@ from kvmbench.report import Block, Column, Document, Note, Record, Reported, Tab
 from kvmbench.report.figures import figure, plural
 from kvmbench.scenario.scenario import Scenario, load_scenario
 from kvmbench.sweeps.design import VERSION, Design
-from kvmbench.sweeps.engines import computed
+from kvmbench.sweeps.engines import computed, sweep
 
 __all__ = ["Found", "find", "terms"]
 
 Progress = Callable[[str, float], None]
-SIZES = {"cpus": (2,), "tasks": (3,), "ports": (2,)}  # of the check: `kvmbench check`'s defaults
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,6 +43,8 @@ class Found(Reported):
     scenario: Scenario
     profile: Profile
     rows: Sequence[Record]
+    sizes: Mapping[str, int]
+    """`cpus`, `tasks` and `ports` of the machine that was checked."""
 
     def __repr__(self) -> str:
         return f"<Found {self.goal}: {sum(row['front'] for row in self.rows)} on the front>"
@@ -62,7 +63,8 @@ def find(
     bases: Sequence[str | Path | Policy], scenario: str | Path | Scenario = "ioperm-desktop",
     profile: str | Path | Profile = "patch-2017", *, goal: str = "min cycles", safe: bool = True,
     mutations: int = 1, processes: int | None = None, scheduler: str | None = None,
-    progress: Progress | None = None,
+    points: str | Path | None = None, progress: Progress | None = None, cpus: int = 2,
+    tasks: int = 3, ports: int = 2,
 ) -> Found:  # fmt: skip
     """Simulate each mutant of some policies on a host, check the promising ones, and rank them.
 
@@ -70,7 +72,8 @@ def find(
     mutant that is better by it or simpler than its base, and has no leak, denial or fault in the
     simulation, is checked, and only a safe one can be on the front: no other one is better and
     simpler. With 2 `mutations`, the safe ones are mutated again, once. The engine is chosen as in
-    `sweep`.
+    `sweep`. A check's machine has `cpus`, `tasks` and `ports`. The folder `points` keeps the points
+    of each step, a file each: the same call goes on after a kill.
 
     Raises ValueError for an unknown name, column or goal, and as `sweep`.
     """
@@ -80,7 +83,10 @@ def find(
         raise ValueError(f"goal is {brief(goal)}, not 'min COLUMN' or 'max COLUMN'")
     host = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
     costs = find_profile(profile)
-    run = partial(_points, processes=processes, scheduler=scheduler)
+    if points is not None:
+        Path(points).mkdir(parents=True, exist_ok=True)
+    run = partial(_points, points, processes=processes, scheduler=scheduler)
+    sizes = {"cpus": cpus, "tasks": tasks, "ports": ports}
     rows: list[Record] = []
     for given in bases:
         base = needed(find_policy(given))  # as the mutants: fork and iopl do not happen here
@@ -99,7 +105,9 @@ def find(
                     known.add(text)
                     name = f"{base.name}: {label}" if label else base.name
                     fresh[label] = replace(policy, name=name)
-            own += _ranked(fresh, base, own, host, costs, way, column, safe, run, progress)
+            own += _ranked(
+                fresh, base, own, host, costs, way, column, safe, run, sizes, progress
+            )  # fmt: skip
             parents = [
                 (f"{row['mutation']}; ", replace(row["policy"], name=base.name))
                 for row in own if row["verdict"] == "safe" and row["mutation"]
@@ -108,23 +116,31 @@ def find(
         rows += own
     for row in rows:
         row["policy_text"] = policy_toml(row.pop("policy"))
-    return Found(goal.strip(), safe, host, costs, rows)
+    return Found(goal.strip(), safe, host, costs, rows, sizes)
 
 
-def _points(design: Design, said: str, progress: Progress | None, **engine: Any) -> list[Record]:
-    """Return the points of a design in its order."""
+def _points(
+    folder: str | Path | None, design: Design, said: str, progress: Progress | None, **engine: Any
+) -> Sequence[Record]:  # fmt: skip
+    """Return the points of a design in its order; a folder keeps them, and those it has count."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{said}: {done} of {total}", done / total)
+
+    if folder is not None:
+        return sweep(design, Path(folder) / f"{design.id}.jsonl", **engine, progress=report).rows
     found: dict[int, Record] = {}
     for lines in computed(design, range(design.n_points), **engine):
         found |= {point: msgspec.json.decode(line) for point, line in lines}
-        if progress is not None:
-            progress(f"{said}: {len(found)} of {design.n_points}", len(found) / design.n_points)
+        report(len(found), design.n_points)
     return [found[point] for point in sorted(found)]
 
 
 def _ranked(
     policies: dict[str, Policy], base: Policy, known: Sequence[Record], host: Scenario,
-    costs: Profile, way: str, column: str, safe: bool, run: Callable[..., list[Record]],
-    progress: Progress | None,
+    costs: Profile, way: str, column: str, safe: bool, run: Callable[..., Sequence[Record]],
+    sizes: Mapping[str, int], progress: Progress | None,
 ) -> list[Record]:  # fmt: skip
     """Return the rows of policies simulated, and checked where that can matter."""
     if not policies:
@@ -158,7 +174,7 @@ def _ranked(
     if safe and chosen:
         checked = Design(
             job="check", policies=tuple(row["policy"] for row in chosen), before=None,
-            axes=SIZES, **shared,
+            axes={name: (size,) for name, size in sizes.items()}, **shared,
         )  # fmt: skip
         for row, point in zip(
             chosen, run(checked, f"checking mutants of {base.name}", progress), strict=True
@@ -226,6 +242,9 @@ def _document(found: Found) -> Document:
         Note("terms: steps and conditions. worth: CPU time saved over the base, for the same work. "
              "A mutant that is neither better nor simpler than its base is not checked.")
     )  # fmt: skip
+    size = ", ".join(plural(n, name.removesuffix("s")) for name, n in found.sizes.items())
+    if found.safe:
+        notes.append(Note(f"Checked on a machine of {size.replace('cpu', 'CPU')}."))
     host = found.scenario
     title = f"{found.goal} on {host.name}, cost profile {found.profile.name}"
     head = {"schema": "kvmbench.sweep/1", "kvmbench": VERSION, "goal": found.goal}

@@ -15,7 +15,7 @@ from kvmbench.checker import known
 from kvmbench.checker.document import SCHEMAS
 from kvmbench.checker.explorer import CPUS_MAX, PORTS_MAX, TASKS_MAX
 from kvmbench.checker.promela import promela
-from kvmbench.cli.check import SIZES
+from kvmbench.cli.options import SIZES
 from kvmbench.tests import command
 
 FILE = """\

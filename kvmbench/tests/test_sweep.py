@@ -38,6 +38,10 @@ costs.ltr = {from = 100, to = 500, n = 3}
 "vm.guest_us" = [20, 12.5]
 policy = ["deferred", "exit-to-user"]
 """
+CLASH = {  # each value is in range, and together they are not
+    "axes": {"scenario": "io-heavy", "clock_hz": [10**9, 10**12], "timeslice_us": [1, 3000],
+             "epoch_us": 1, "seconds": 1e-5}
+}  # fmt: skip
 SLOW = FILE.replace("0.001", "0.05").replace("500, n = 3", "390, n = 30")
 
 
@@ -135,6 +139,22 @@ def test_every_engine_writes_the_same_bytes(design, whole, folder, monkeypatch):
         join_points(parts[1:], folder / "joined.jsonl")
 
 
+def test_files_that_are_not_joined(whole, folder):
+    (folder / "torn.jsonl").write_bytes(whole[:-5])
+    (folder / "other.jsonl").write_bytes(
+        Runner(find_design({"axes": {"workload": "cpuid"}})).line(0)
+    )
+    (folder / "empty.jsonl").touch()
+    for names, message in (
+        (["torn"], r"torn\.jsonl: its last line is torn"),
+        (["whole", "other"], r"other\.jsonl:1: a point of another design"),
+        (["empty"], r"^0 of 0 points are in these files"),
+    ):
+        with pytest.raises(ResultError, match=message):
+            join_points([folder / f"{name}.jsonl" for name in names], folder / "joined.jsonl")
+        assert not (folder / "joined.jsonl").exists()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_forks_and_a_loaded_process(design, whole, folder, monkeypatch, threads):
     listdir = os.listdir
@@ -227,19 +247,9 @@ def test_a_process_that_is_killed(design, folder, monkeypatch):
 
 
 def test_a_point_that_fails_is_named(folder, monkeypatch):
-    # Each value is in range, and together they are not.
-    content = {
-        "axes": {
-            "scenario": "io-heavy",
-            "clock_hz": [10**9, 10**12],
-            "timeslice_us": [1, 3000],
-            "epoch_us": 1,
-            "seconds": 1e-5,
-        }
-    }
     monkeypatch.setattr(engines, "ALONE", 0)
     with pytest.raises(SweepError, match=r"^point \d \(.*clock_hz 1000000000000.*timeslice_us is"):
-        sweep(content, folder / "a.jsonl", processes=2)
+        sweep(CLASH, folder / "a.jsonl", processes=2)
 
 
 def test_one_sweep_writes_a_file(design, folder):
@@ -271,10 +281,13 @@ def test_files_that_a_sweep_leaves_alone(design, whole, folder, content, message
     assert (folder / "a.jsonl").read_bytes() == content
 
 
-def test_a_check_is_bounded_by_its_share_of_memory():
-    found = find_design({"job": "check", "axes": {"policy": "deferred"}})
-    with pytest.raises(SweepError, match=r"limit of 0\.02 GB at .* use fewer processes"):
-        Runner(found, 20_000_000).line(0)
+def test_a_check_is_bounded_by_its_share_of_memory(folder, monkeypatch):
+    content = {"job": "check", "axes": {"policy": ["deferred", "exit-to-user"]}}
+    monkeypatch.setattr(engines, "default_memory", lambda: 40_000_000)
+    for alone in (0, engines.ALONE):  # two processes; this one, before it starts others
+        monkeypatch.setattr(engines, "ALONE", alone)
+        with pytest.raises(SweepError, match=r"limit of 0\.02 GB at .* use fewer processes"):
+            sweep(content, folder / "a.jsonl", processes=2)
     few = find_design({"job": "check", "max_states": 1000, "axes": {"policy": "deferred"}})
     assert json.loads(Runner(few).line(0))["verdict"] == "undecided"
 
@@ -296,16 +309,80 @@ def test_dask_writes_the_same_bytes(design, whole, folder):
     assert (folder / "dask.jsonl").read_bytes() == whole
 
 
-def test_workers_of_another_version_are_refused():
-    class Client:
-        def wait_for_workers(self, number, timeout):
-            pass
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Yield the address of a scheduler with two workers, and a function that starts one more."""
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    where = tmp_path_factory.mktemp("cluster")
+    place = ["--scheduler-file", "scheduler.json"]
+    local = ["--host", "127.0.0.1", "--no-dashboard"]
+    running = []
 
-        def run(self, function, on_error):
-            return {"tcp://a:1": function(), "tcp://b:1": "0.0.9", "tcp://c:1": ImportError()}
+    def start(program, *options):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *place, *local]
+        with open(where / "log", "a") as log:
+            running.append(
+                subprocess.Popen([*command, *options], env=ENV, cwd=where, stdout=log, stderr=log)
+            )
 
-    with pytest.raises(SweepError, match=r"0\.0\.9 on tcp://b:1; none on tcp://c:1: install the"):
-        engines._check_versions(Client(), "tcp://a:0")
+    def worker(*options):
+        start("worker", "--no-nanny", *options)
+
+    try:
+        start("scheduler", "--port", "0")
+        for _ in range(2):
+            worker("--nthreads", "4", "--memory-limit", "400MB")
+        end = time.monotonic() + 60
+        while not (where / "scheduler.json").exists() or not (where / "scheduler.json").read_text():
+            assert time.monotonic() < end, (where / "log").read_text()
+            time.sleep(0.05)
+        yield json.loads((where / "scheduler.json").read_text())["address"], worker
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def joined(address, workers):
+    """Wait until a cluster has so many workers."""
+    from distributed import Client
+
+    with Client(address) as client:
+        client.wait_for_workers(workers, timeout=60)
+
+
+def test_a_cluster_started_elsewhere_writes_the_same_bytes(cluster, design, whole, folder):
+    address, _ = cluster
+    joined(address, 2)
+    result = invoke("sweep", "design.toml", "-o", "c.jsonl", "--scheduler", address)
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "c.jsonl").read_bytes() == whole
+
+
+def test_errors_of_a_clusters_workers(cluster, folder):
+    address, _ = cluster
+    with pytest.raises(SweepError, match=r"^point \d \(.*timeslice_us is"):
+        sweep(CLASH, folder / "a.jsonl", scheduler=address)
+    # A quarter of 300 MB, which are 3/4 of the limit, less a quarter of the worker's own memory.
+    large = {"job": "check", "axes": {"policy": "exit-to-user", "cpus": 3, "tasks": 6, "ports": 4}}
+    with pytest.raises(SweepError, match=r"limit of 0\.0[2-7]\d* GB at .* use fewer processes"):
+        sweep(large, folder / "b.jsonl", scheduler=address)
+
+
+def test_a_clusters_worker_of_another_version_is_refused(cluster, design, folder):
+    address, worker = cluster
+    (folder / "old.py").write_text("import kvmbench\nkvmbench.__version__ = '0.0.9'\n")
+    (folder / "none.py").write_text("import sys\nsys.modules['kvmbench'] = None\n")
+    for preload in ("old.py", "none.py"):
+        worker("--nthreads", "1", "--preload", str(folder / preload))
+    joined(address, 4)
+    result = invoke("sweep", design, "-o", "v.jsonl", "--scheduler", address)
+    assert result.exit_code == 1
+    assert f"workers of another kvmbench than {kvmbench.__version__}: " in result.stderr
+    for version in ("0.0.9", "none"):
+        assert f"{version} on tcp://127.0.0.1:" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (folder / "v.jsonl").exists()
     old = replace(find_design({"axes": {"workload": "cpuid"}}), version="0.0.9")
     with pytest.raises(SweepError, match=r"^this process has kvmbench .*, and the design is of"):
         Runner(old)
@@ -482,13 +559,13 @@ def test_usage(folder, design):
 # The search
 
 
-def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
-    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
+def test_find_drops_the_step_that_is_not_needed():
     good = policies()["deferred"]
     (region,) = good.vcpu_put
     wasteful = replace(good, name="wasteful", vcpu_put=(("reload", *region),))
     host = load_scenario("ioperm-desktop").with_value("seconds", 0.02)
-    found = search.find([wasteful], host, processes=1)
+    found = search.find([wasteful], host, processes=1, cpus=1, tasks=2, ports=1)
+    assert str(found).endswith("Checked on a machine of 1 CPU, 2 tasks, 1 port.")
     first, *others = found.rows
     assert (first["mutation"], first["verdict"], first["worth"]) == ("", "safe", 0)
     best = min((row for row in others if row["front"]), key=lambda row: row["cycles"])
@@ -506,11 +583,11 @@ def test_find_drops_the_step_that_is_not_needed(folder, monkeypatch):
 
 
 def test_find_as_a_command(folder, monkeypatch):
-    monkeypatch.setattr(search, "SIZES", {"cpus": (1,), "tasks": (2,), "ports": (1,)})
     twice = replace(policies()["eager"], name="mine", vcpu_put=("reload", "reload"))
     (folder / "mine.toml").write_text(policy_toml(twice))
     words = ("sweep", "--find", "min cycles", "--where", "safe", "--policy-file", "mine.toml",
-             "--base", "mine", "--scenario", "quiet-host", "--processes", "1")  # fmt: skip
+             "--base", "mine", "--scenario", "quiet-host", "--processes", "1",
+             "--cpus", "1", "--tasks", "2", "--ports", "1")  # fmt: skip
     made = json.loads(invoke(*words, "--format", "json").stdout)
     jsonschema.validate(made, msgspec.json.schema(SCHEMAS["sweep"]))
     # One reload is as safe as two, and half of the cycles.
@@ -518,8 +595,17 @@ def test_find_as_a_command(folder, monkeypatch):
     once = by_mutation["vcpu_put: without 'reload'"]
     assert (once["verdict"], once["front"]) == ("safe", True)
     assert once["cycles"] == pytest.approx(by_mutation[""]["cycles"] / 2, rel=0.01)
-    result = invoke(*words)
+    result = invoke(*words, "--points", "found")
     assert result.exit_code == 0, result.stderr
+    kept = {path: path.read_bytes() for path in (folder / "found").iterdir()}
+    assert len(kept) == 2  # those simulated, those checked
+    for path, content in kept.items():  # a kill, in the middle of a line
+        path.write_bytes(content[:-100])
+    assert invoke(*words, "--points", "found").stdout == result.stdout
+    assert {path: path.read_bytes() for path in (folder / "found").iterdir()} == kept
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "line", None)  # whole files are not computed again
+        assert invoke(*words, "--points", "found").stdout == result.stdout
     assert re.search(r"^mine: \d+ mutants?: \d+ safe", result.stdout, re.MULTILINE)
     for wrong in (("design.toml",), ("--base", "yours"), ("--find", "min nothing")):
         result = invoke(*words, *wrong)
@@ -570,6 +656,11 @@ def test_the_points_load_as_they_are(few, library):
     code = re.search(rf"<!-- {library} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
     names = {}
     exec(code, names)
+    assert invoke("sweep", "show", "points.jsonl", "-o", "points.csv").exit_code == 0
+    (read,) = re.findall(rf"`({library}\.[^`]*points\.csv[^`]*)`", PAGE.read_text())
+    table = eval(read, names)
+    worth = table.fetchnumpy()["worth"] if library == "duckdb" else table["worth"]
+    assert [*worth] == pytest.approx([row["worth"] for row in few.rows], rel=1e-6)
     expected = [
         row["worth"] for row in few.rows if (row["costs.ltr"], row["policy"]) == (250, "deferred")
     ]
