@@ -297,7 +297,7 @@ def _published(source: Source) -> Published:
 
 
 def _data(folder: str) -> dict[str, Path]:
-    return {file.stem: file for file in sorted((DATA / folder).glob("*.toml"))}
+    return dict(sorted((file.stem, file) for file in (DATA / folder).glob("*.toml")))
 
 
 def built_in(folder: str, make: Callable[[Source], T]) -> Mapping[str, T]:

@@ -20,6 +20,7 @@ from kvmbench.checker.known import known
 from kvmbench.checker.mutations import mutations
 from kvmbench.checker.promela import promela
 from kvmbench.checker.verdict import EXTRA_EVENTS, check
+from kvmbench.tests import mutants
 
 # A sanitizer that Python runs under is not for SPIN.
 ENV = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -100,6 +101,8 @@ def main(*arguments):
     jobs = []  # policy, sizes, flag, events
     for bug in known().values():
         jobs += [(p, (2, 2, 1), "-O0", bug.events) for p in (bug.policy, bug.mended)]
+    named = [*(policy for policy, _, _ in mutants.UNSAFE), *mutants.HARMLESS]
+    jobs += [(policy, (2, 2, 1), "-O0", ()) for policy in named]
     for name, policy in policies().items():
         sizes = (2, 2, 2) if name == "exit-to-user" else (2, 3, 2)
         jobs.append((policy, sizes, "-O2", ()))

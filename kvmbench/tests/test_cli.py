@@ -878,8 +878,8 @@ def test_the_examples_of_the_help_work():
 
 
 def test_help_is_light():
-    program = "import sys; from kvmbench.__main__ import run\nsys.argv[1:] = ['--help']\nrun()\n"
-    program += "print(*sys.modules, file=sys.stderr)"
+    program = "import sys; before = {*sys.modules}\nfrom kvmbench.__main__ import run\n"
+    program += "sys.argv[1:] = ['--help']\nrun()\nprint(*{*sys.modules} - before, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENV)
     found = set(done.stderr.split())
     assert done.stdout == invoke("--help").stdout

@@ -12,7 +12,7 @@ from kvmbench.tests import null_tables
 from kvmbench.tests.null_tables import DESIGNS, Design, cell, results
 from kvmbench.tests.results_maker import of_runs, sides
 
-QUICK = {10: 20, 20: 12}  # tables of a cell with so many units per side; else 40
+QUICK = {10: 20, 20: 12, 24: 6}  # tables of a cell with so many units per side; else 40
 
 
 def quick(design):
