@@ -177,7 +177,8 @@ def test_a_folder_and_a_glob_are_many_files(folder, name):
 def test_stdin(folder):
     command = [sys.executable, "-m", "kvmbench", "convert", "-", "-", "--to", "csv"]
     done = subprocess.run(command, input=b"cpuid 7\n", capture_output=True)
-    assert done.stdout.splitlines()[1].endswith(b",cpuid,,cycles,noisy,lower,time,size,0,7"), done.stderr
+    line = done.stdout.splitlines()[1]
+    assert line.endswith(b",cpuid,,cycles,noisy,lower,time,size,0,7"), done.stderr
     done = subprocess.run(command, input=b"hello\n", capture_output=True)
     assert done.returncode == 1
     assert done.stderr.startswith(b"kvmbench: stdin: of no known format (it begins 'hello')")
