@@ -45,7 +45,7 @@ cdef inline void _ltr(Space* s, Frame* f, int step) noexcept nogil:
         _fail(f, FAULT)
         return
     if f.cpu.full and not s.waste[step].seen:
-        s.waste[step] = Waste(state=<uint32_t>s.done, event=f.event, seen=1)
+        s.waste[step] = Waste(state=<uint32_t>s.done, depth=s.depth, event=f.event, seen=1)
     f.cpu.full = 1
     f.cpu.busy = 1
 

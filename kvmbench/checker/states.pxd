@@ -1,4 +1,4 @@
-# The states of the explorer: its records, and a state packed into two to five 64-bit words.
+# The states of the explorer: its records, and a state packed into one to five 64-bit words.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -13,8 +13,7 @@ cdef enum:                        # sizes that a packed state has room for
     STEPS_ROOM = KB_HOOKS * 64    # of all hooks
     GROUPS = 3                    # of tasks that share a map
     BATCH = 1024                  # successors that are looked up together
-    BLOCK = 64                    # states that a thread takes at a time, of several
-    BUFFER = 1 << 14              # successors that a thread keeps for each half of the table
+    BLOCK = 64                    # states that a worker takes at a time
     EVENTS_ROOM = CPUS * 40       # enabled in a state: schedule 7, ioperm 8, fork 10, others 7
 
 cdef enum Place:                  # where a task stands
@@ -66,6 +65,11 @@ cdef enum Ended:
     MEMORY_LIMIT
     NO_MEMORY
 
+cdef enum Waits:                  # the reason why a worker ends its round before its level ends
+    NOT = 0
+    FOR_TABLE                     # its share of the free slots is used up
+    FOR_STATES                    # a new state has no room
+
 cdef extern from *:
     """
     typedef struct {               /* 16 bits of a state; a CPU names no task */
@@ -103,6 +107,15 @@ cdef extern from *:
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
     #include <pthread.h>
     #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
+    /* A slot's state is written before the slot is, and read after it. */
+    #define kb_load(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
+    static inline int kb_fill(uint64_t *slot, uint64_t entry) {
+      uint64_t is_free = 0;
+      return __atomic_compare_exchange_n(slot, &is_free, entry, 0, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_ACQUIRE);
+    }
+    #define kb_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED)
+    #define kb_raised(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
     typedef struct {               /* of two threads; not every system has pthread_barrier_t */
       pthread_mutex_t lock;
       pthread_cond_t turned;
@@ -129,6 +142,26 @@ cdef extern from *:
       pthread_mutex_unlock(&b->lock);
     }
     #define PREFETCH(address) __builtin_prefetch(address)
+    /* Of so few words, and not known to the compiler: libc's functions take longer. */
+    static inline void kb_copy(uint64_t *to, const uint64_t *from, int words) {
+      switch (words) {
+        case 5: to[4] = from[4];                /* fall through */
+        case 4: to[3] = from[3];                /* fall through */
+        case 3: to[2] = from[2];                /* fall through */
+        case 2: to[1] = from[1];                /* fall through */
+        default: to[0] = from[0];
+      }
+    }
+    static inline int kb_same(const uint64_t *a, const uint64_t *b, int words) {
+      uint64_t differ = a[0] ^ b[0];
+      switch (words) {
+        case 5: differ |= a[4] ^ b[4];          /* fall through */
+        case 4: differ |= a[3] ^ b[3];          /* fall through */
+        case 3: differ |= a[2] ^ b[2];          /* fall through */
+        case 2: differ |= a[1] ^ b[1];
+      }
+      return differ == 0;
+    }
     """
     ctypedef struct Cpu:
         uint16_t full, busy, stale, valid, loaded, old, map, map_max, all, iopl
@@ -140,9 +173,15 @@ cdef extern from *:
     const uint8_t N_NAMINGS[4]
     const uint8_t NAMINGS[6][4]
     void PREFETCH(const void* address) noexcept nogil
+    void kb_copy(uint64_t* to, const uint64_t* words, int n) noexcept nogil
+    bint kb_same(const uint64_t* a, const uint64_t* b, int words) noexcept nogil
     ctypedef struct KbBarrier:
         pass
     uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
+    uint64_t kb_load(const uint64_t* at) noexcept nogil
+    bint kb_fill(uint64_t* slot, uint64_t entry) noexcept nogil
+    void kb_raise(int* flag) noexcept nogil
+    bint kb_raised(const int* flag) noexcept nogil
     void kb_wait(KbBarrier* barrier) noexcept nogil
     int kb_make_barrier(KbBarrier* barrier) noexcept nogil
     void kb_drop_barrier(KbBarrier* barrier) noexcept nogil
@@ -174,10 +213,19 @@ cdef struct Frame:                # one hook under way
 
 cdef struct Waste:                # a step's first reload that found the limit full
     uint32_t state                # from this state
+    uint32_t depth                # events to that
     Event event                   # by this event
     uint8_t seen                  # whether there was one
 
-cdef struct Space:
+cdef struct Store:                # the states that one worker found, in that order
+    uint64_t* states              # [room, words]
+    uint32_t* parents             # [room] numbers
+    uint64_t room, n              # states
+    uint64_t most, slots          # `n` at which the worker waits FOR_STATES, FOR_TABLE
+    uint64_t cursor, end          # the next state without successors, and a round's end
+    uint64_t level_end            # the first state of the next depth
+
+cdef struct Space:                # a policy, and a worker's part of the search
     int n_cpus, n_tasks, n_ports, words
     bint symmetry
     bint whole                    # no task is preempted where Machine has no operation for it
@@ -196,42 +244,33 @@ cdef struct Space:
     int n_orders                  # of CPUs
     uint8_t order[ORDERS][CPUS]   # new place -> old CPU
     uint8_t relabel[ORDERS][32]   # label, see pack -> label
-    uint64_t* states              # [room, words]
-    uint32_t* parents             # [room]
-    uint64_t room, n              # states
+    Store* stores                 # [1 + second]
+    int second                    # 1 with two workers: state i of store k has number 2 * i + k
+    int number                    # the worker's
     uint64_t* table               # [1 << bits] hash << 32 | number + 1, 0 where free
     int bits
-    uint64_t memory, max_memory   # bytes
-    uint64_t max_states
-    uint64_t done                 # states whose successors are known
-    uint64_t level_end            # the first state of the next depth
+    uint64_t done, block_end      # the state that is expanded, and the end of its block: numbers
     uint64_t transitions
     uint32_t depth                # events to the state `done`
-    int ended                     # Ended
     uint32_t bad_from             # state
     Event bad_event
     uint8_t bad                   # Bad
-    # successors that are not looked up yet
+    int waits                     # Waits
+    # successors; those from `looked_up` on are not looked up yet
     uint64_t batch[BATCH][WORDS]
     uint32_t batch_from[BATCH]
     uint32_t batch_hash[BATCH]
-    int n_batch, batch_most       # now, and where those of one state more may not fit
+    int n_batch, looked_up
+    int batch_most                # where those of one state more may not fit
 
-cdef struct Buffer:               # successors that are not looked up yet
-    uint64_t* states              # [BUFFER, words]
-    uint32_t* froms               # [BUFFER]
-    uint32_t* hashes              # [BUFFER]
-    int n
-
-cdef struct Worker:               # one of two threads
-    Space space                   # its part of the search, and of the table
-    Buffer left[2]                # its successors by the half of the table that they belong to
-
-cdef struct Team:
-    Worker workers[2]
+cdef struct Team:                 # a search
+    Space workers[2]
+    Store stores[2]
     KbBarrier barrier
-    uint64_t cursor, end          # the level's next state, and its end
-    uint64_t n                    # states
+    uint64_t memory, max_memory   # bytes
+    uint64_t max_states
+    int ended                     # Ended
+    int pause                     # some worker waits, or found a violation
     bint stop
 
 # -- Packed states -------------------------------------------------------------------------------
@@ -413,4 +452,4 @@ cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept 
         memcpy(tasks, best, s.n_tasks * 4)
     memset(&tasks[s.n_tasks], 0, sizeof(tasks) - s.n_tasks * 4)
     memcpy(&tasks[s.n_tasks], sorted_cpus, s.n_cpus * 2)
-    memcpy(state, tasks, s.words * 8)
+    kb_copy(state, <uint64_t*>tasks, s.words)
