@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from kvmbench._steps cimport HOOK_TASK_EXIT, HOOK_VCPU_PUT, KB_HOOKS, KbStep
-from kvmbench.checker.acts cimport apply, enabled, first_place
+from kvmbench.checker.acts cimport apply, enabled, first_place, follow
 from kvmbench.checker.states cimport (
     ALL_SEEN, BATCH, BLOCK, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOR_STATES,
     FOR_TABLE, FOUND_BAD, HELD_TASK, HELD_ZERO, IN_CALL, IOPERM, IOPL, LEAK, MEMORY_LIMIT, NOBODY,
@@ -175,16 +175,19 @@ cdef void _expand(Space* s) noexcept nogil:
     n = enabled(s, &w, events)
     for i in range(n):
         event = events[i]
-        after = w
-        bad = apply(s, &after, event, &port)
+        k = s.n_batch
+        if s.more:
+            after = w
+            bad = apply(s, &after, event, &port)
+            pack(s, &after, s.batch[k])
+        else:
+            bad = follow(s, &w, event, &port, s.batch[k])
         s.transitions += 1
         if bad:
             s.bad = bad
             s.bad_from = <uint32_t>s.done
             s.bad_event = event
             return
-        k = s.n_batch
-        pack(s, &after, s.batch[k])
         s.batch_from[k] = <uint32_t>s.done
         s.batch_hash[k] = _hash(s.batch[k], s.words)
         PREFETCH(&s.table[(<uint64_t>s.batch_hash[k] << 32) >> (64 - s.bits)])

@@ -14,6 +14,7 @@ cdef enum:                        # sizes that a packed state has room for
     GROUPS = 3                    # of tasks that share a map
     BATCH = 1024                  # successors that are looked up together
     BLOCK = 64                    # states that a worker takes at a time
+    EFFECTS = 1 << 14             # events whose effects a worker remembers
     EVENTS_ROOM = CPUS * 40       # enabled in a state: schedule 7, ioperm 8, fork 10, others 7
 
 cdef enum Place:                  # where a task stands
@@ -43,6 +44,9 @@ cdef enum:
     HELD_ZERO = 0                 # the map in the TSS has sequence number 0
     HELD_NONE                     # a number that no task has any more
     HELD_TASK                     # HELD_TASK + t: that of task t's map
+    HOLDERS = 7 << 2              # the bits of a task's word that name CPUs: `holders`,
+    LABEL = 31                    # and `cpu` too
+    OLD = 1 << 5                  # of a CPU's word
 
 cdef enum Bad:                    # in the order of BAD
     FINE = 0
@@ -192,6 +196,14 @@ cdef struct World:                # an unpacked state; its `holders` and `old` a
     More more[TASKS]
     uint8_t task[CPUS]            # that runs there, NOBODY where idle
     uint8_t held[CPUS]            # HELD_*: whose sequence number the TSS's bitmap has
+    uint8_t renumbered            # an event took a map's number away: no TSS holds it any more
+
+cdef struct Effect:               # of an event on what it changes, without names
+    uint64_t key                  # the event, and all that its effect depends on
+    uint32_t task                 # current's word; its `cpu` is 0 if it was switched out, else 1
+    uint16_t cpu                  # the CPU's word
+    uint8_t held                  # its `held`, where current is task 0
+    uint8_t renumbered            # current's map
 
 cdef struct Event:
     uint8_t code                  # Code
@@ -256,6 +268,7 @@ cdef struct Space:                # a policy, and a worker's part of the search
     Event bad_event
     uint8_t bad                   # Bad
     int waits                     # Waits
+    Effect effects[EFFECTS]       # the latest one at each place
     # successors; those from `looked_up` on are not looked up yet
     uint64_t batch[BATCH][WORDS]
     uint32_t batch_from[BATCH]
@@ -318,15 +331,14 @@ ctypedef fused Word:              # of a task: without and with its further bits
 
 
 cdef inline void _sort(Word* words, int n) noexcept nogil:
+    """Sort a few words without a branch that depends on them: each would be mispredicted."""
     cdef int i, j
-    cdef Word word
+    cdef Word low, high
     for i in range(1, n):
-        word = words[i]
-        j = i
-        while j > 0 and words[j - 1] > word:
-            words[j] = words[j - 1]
-            j -= 1
-        words[j] = word
+        for j in range(i, 0, -1):
+            low, high = words[j - 1], words[j]
+            words[j - 1] = low if low < high else high
+            words[j] = high if low < high else low
 
 
 cdef inline int _number_groups(const World* w, int n_tasks, uint8_t* number) noexcept nogil:
@@ -342,7 +354,7 @@ cdef inline int _number_groups(const World* w, int n_tasks, uint8_t* number) noe
 
 cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* tasks,
                             const uint16_t* cpus, uint64_t* state) noexcept nogil:
-    """Pack a state with fork and iopl: a task's word and its further bits are sorted as one.
+    """Pack a state with fork or iopl: a task's word and its further bits are sorted as one.
 
     Groups have no names: without symmetry they are numbered in the order of their first tasks,
     with it as makes the state smallest.
@@ -395,61 +407,86 @@ cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* task
     memcpy(state, packed, s.words * 8)
 
 
-cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the representative of those that differ in names alone.
-
-    Under symmetry it also clears a TSS's map that the policy syncs before a task sees it.
-    """
-    cdef uint32_t tasks[2 * WORDS]
-    cdef uint32_t best[2 * WORDS]
-    cdef uint32_t tried[2 * WORDS]
-    cdef uint16_t cpus[CPUS]
-    cdef uint16_t sorted_cpus[CPUS]
-    cdef Cpu cpu
-    cdef int i, k
-    cdef bint have = False, ordered
-    memset(tasks, 0, sizeof(tasks))
-    memcpy(tasks, w.tasks, s.n_tasks * sizeof(Task))
+cdef inline void _lay_out(const Space* s, const uint32_t* tasks, const uint16_t* cpus,
+                          uint64_t* state) noexcept nogil:
+    """Put the words of a state together: in registers, since halves just stored are slow to load."""
+    cdef int i, at
+    for i in range(s.words):
+        state[i] = 0
     for i in range(s.n_tasks):
-        tasks[i] &= ~<uint32_t>(7 << 2)       # the holders
+        state[i >> 1] |= <uint64_t>tasks[i] << 32 * (i & 1)
     for i in range(s.n_cpus):
-        cpu = w.cpus[i]
-        cpu.old = w.held[i] == HELD_NONE
-        memcpy(&cpus[i], &cpu, sizeof(Cpu))
-        if s.symmetry and s.sync_first and not cpu.valid:
-            cpus[i] &= 31 | 3 << 13           # up to `loaded`, and the last two
-        elif w.held[i] >= HELD_TASK:
-            tasks[w.held[i] - HELD_TASK] |= 4 << i
-            if s.more and w.more[w.held[i] - HELD_TASK].group:
+        at = 2 * s.n_tasks + i
+        state[at >> 2] |= <uint64_t>cpus[i] << 16 * (at & 3)
+
+
+cdef inline void represent(const Space* s, const uint32_t* tasks, const uint16_t* cpus,
+                           uint64_t* state) noexcept nogil:
+    """Put the words of a state together, under symmetry of the one that stands for its orbit.
+
+    That one has the CPUs' words in rising order; where two are equal, more than one order does
+    that, and the tasks' words decide.
+    """
+    cdef uint32_t tried[TASKS]
+    cdef uint32_t best[TASKS]
+    cdef uint16_t sorted_cpus[CPUS]
+    cdef const uint8_t* order
+    cdef int i, k, best_order = -1
+    if not s.symmetry:
+        _lay_out(s, tasks, cpus, state)
+        return
+    for k in range(s.n_orders):
+        order = s.order[k]
+        if s.n_cpus > 1 and (cpus[order[0]] > cpus[order[1]]
+                             or (s.n_cpus > 2 and cpus[order[1]] > cpus[order[2]])):
+            continue
+        for i in range(s.n_tasks):
+            tried[i] = (tasks[i] & ~<uint32_t>LABEL) | s.relabel[k][tasks[i] & LABEL]
+        _sort(tried, s.n_tasks)
+        i = 0
+        while best_order >= 0 and i < s.n_tasks and tried[i] == best[i]:
+            i += 1
+        if best_order < 0 or (i < s.n_tasks and tried[i] < best[i]):
+            best_order = k
+            for i in range(s.n_tasks):
+                best[i] = tried[i]
+    for i in range(s.n_cpus):
+        sorted_cpus[i] = cpus[s.order[best_order][i]]
+    _lay_out(s, best, sorted_cpus, state)
+
+
+cdef inline uint16_t cpu_word(const Space* s, const World* w, int i, uint8_t* held) noexcept nogil:
+    """Return a CPU's word, and whose map its TSS holds; neither of a map that is hidden.
+
+    Under symmetry that is one that the policy syncs before a task sees it.
+    """
+    cdef uint16_t word
+    memcpy(&word, &w.cpus[i], sizeof(Cpu))
+    if s.symmetry and s.sync_first and not w.cpus[i].valid:
+        held[0] = HELD_ZERO
+        return word & (31 | 3 << 13)          # up to `loaded`, and the last two
+    held[0] = w.held[i]
+    return word & ~OLD | OLD * (held[0] == HELD_NONE)
+
+
+cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
+    """Pack a state; under symmetry, the representative of those that differ in names alone."""
+    cdef uint32_t tasks[TASKS]
+    cdef uint16_t cpus[CPUS]
+    cdef uint8_t held
+    cdef int i, k
+    for i in range(s.n_tasks):
+        memcpy(&tasks[i], &w.tasks[i], sizeof(Task))
+        tasks[i] &= ~<uint32_t>HOLDERS
+    for i in range(s.n_cpus):
+        cpus[i] = cpu_word(s, w, i, &held)
+        if held >= HELD_TASK:
+            tasks[held - HELD_TASK] |= 4 << i
+            if s.more and w.more[held - HELD_TASK].group:
                 for k in range(s.n_tasks):
-                    if w.more[k].group == w.more[w.held[i] - HELD_TASK].group:
+                    if w.more[k].group == w.more[held - HELD_TASK].group:
                         tasks[k] |= 4 << i
     if s.more:
         _pack_more(s, w, tasks, cpus, state)
-        return
-    memcpy(sorted_cpus, cpus, sizeof(cpus))
-    if s.symmetry:
-        # The CPUs' words in rising order; where two are equal, more than one order does that, and
-        # the tasks' words decide.
-        for k in range(s.n_orders):
-            ordered = True
-            for i in range(1, s.n_cpus):
-                ordered &= cpus[s.order[k][i - 1]] <= cpus[s.order[k][i]]
-            if not ordered:
-                continue
-            for i in range(s.n_tasks):
-                tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
-            _sort(tried, s.n_tasks)
-            i = 0
-            while have and i < s.n_tasks and tried[i] == best[i]:
-                i += 1
-            if have and (i == s.n_tasks or tried[i] > best[i]):
-                continue
-            have = True
-            memcpy(best, tried, sizeof(best))
-            for i in range(s.n_cpus):
-                sorted_cpus[i] = cpus[s.order[k][i]]
-        memcpy(tasks, best, s.n_tasks * 4)
-    memset(&tasks[s.n_tasks], 0, sizeof(tasks) - s.n_tasks * 4)
-    memcpy(&tasks[s.n_tasks], sorted_cpus, s.n_cpus * 2)
-    kb_copy(state, <uint64_t*>tasks, s.words)
+    else:
+        represent(s, tasks, cpus, state)
