@@ -493,14 +493,14 @@ cdef inline uint8_t follow(Space* s, const World* w, Event event, int* port,
         if bad:
             return bad
         effect.key = key
-    for i in range(s.n_tasks):
-        memcpy(&tasks[i], &w.tasks[i], sizeof(Task))
-        if effect.held <= HELD_TASK:          # another task holds it no more
-            tasks[i] &= ~<uint32_t>(4 << event.cpu)
-    for i in range(s.n_cpus):
-        memcpy(&cpus[i], &w.cpus[i], sizeof(Cpu))
-        if effect.renumbered:
+    memcpy(tasks, w.tasks, sizeof(tasks))
+    memcpy(cpus, w.cpus, sizeof(cpus))
+    if effect.renumbered:
+        for i in range(s.n_cpus):
             cpus[i] |= OLD * (tasks[current] >> 2 + i & 1)
+    if effect.held <= HELD_TASK:              # another task's map is there no more
+        for i in range(s.n_tasks):
+            tasks[i] &= ~<uint32_t>(4 << event.cpu)
     cpus[event.cpu] = effect.cpu
     if current != NOBODY:
         tasks[current] = (effect.task & ~<uint32_t>LABEL | (1 + event.cpu) * (effect.task & 1)

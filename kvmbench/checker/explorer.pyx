@@ -19,7 +19,7 @@ from kvmbench.checker.states cimport (
     NOT, NO_MEMORY, PORTS, PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT,
     RUNNING, SCHEDULE, STATES_LIMIT, STEPS_ROOM, TASKS, WORDS, Cpu, Event, Space, Store, Task,
     Team, Waste, World, kb_copy, kb_drop_barrier, kb_fetch_add, kb_fill, kb_load, kb_make_barrier,
-    kb_raise, kb_raised, kb_same, kb_wait, max_of, pack, unpack,
+    kb_raise, kb_raised, kb_same, kb_use_huge_pages, kb_wait, max_of, pack, unpack,
 )
 
 from itertools import permutations
@@ -79,6 +79,7 @@ cdef bint _grow_table(Team* t) noexcept nogil:
     if table == NULL:
         t.ended = NO_MEMORY
         return False
+    kb_use_huge_pages(table, <size_t>8 << bits)
     for i in range(<uint64_t>1 << s.bits):
         if s.table[i]:
             at = s.table[i] >> 32 << 32 >> (64 - bits)
@@ -103,6 +104,7 @@ cdef bint _grow_store(Team* t, Store* store) noexcept nogil:
     states = PyMem_RawRealloc(store.states, room * 8 * words)
     if states != NULL:
         store.states = <uint64_t*>states
+        kb_use_huge_pages(states, room * 8 * words)
         parents = PyMem_RawRealloc(store.parents, room * 4)
         if parents != NULL:
             store.parents = <uint32_t*>parents
@@ -113,11 +115,17 @@ cdef bint _grow_store(Team* t, Store* store) noexcept nogil:
     return False
 
 
-cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
+cdef inline uint64_t _first_slot(const Space* s, uint32_t hash) noexcept nogil:
+    return (<uint64_t>hash << 32) >> (64 - s.bits)
+
+
+cdef inline uint64_t _find(const Space* s, uint64_t at, const uint64_t* state, uint32_t hash,
                            bint compare) noexcept nogil:
-    """Return the slot of a state in the table, or the free slot that it belongs in."""
+    """Return the slot of a state from slot `at` on, or the free slot that it belongs in.
+
+    Without `compare`, the first one that may be: none before it ever will.
+    """
     cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
-    cdef uint64_t at = (<uint64_t>hash << 32) >> (64 - s.bits)
     cdef uint64_t entry = kb_load(&s.table[at])
     while entry:
         if entry >> 32 == hash:
@@ -138,12 +146,14 @@ cdef void _look_up(Space* s) noexcept nogil:
     cdef uint64_t at, number
     cdef int i
     for i in range(s.looked_up, s.n_batch):
-        at = kb_load(&s.table[_find(s, s.batch[i], s.batch_hash[i], False)])
+        at = _find(s, _first_slot(s, s.batch_hash[i]), s.batch[i], s.batch_hash[i], False)
+        s.batch_slot[i] = at
+        at = kb_load(&s.table[at])
         if at:
             PREFETCH(_state(s, <uint32_t>at - 1))
     while s.looked_up < s.n_batch:
         i = s.looked_up
-        at = _find(s, s.batch[i], s.batch_hash[i], True)
+        at = _find(s, s.batch_slot[i], s.batch[i], s.batch_hash[i], True)
         if kb_load(&s.table[at]) == 0:
             if store.n >= store.most:
                 s.waits = FOR_STATES
@@ -190,7 +200,7 @@ cdef void _expand(Space* s) noexcept nogil:
             return
         s.batch_from[k] = <uint32_t>s.done
         s.batch_hash[k] = _hash(s.batch[k], s.words)
-        PREFETCH(&s.table[(<uint64_t>s.batch_hash[k] << 32) >> (64 - s.bits)])
+        PREFETCH(&s.table[_first_slot(s, s.batch_hash[k])])
         s.n_batch = k + 1
 
 
@@ -480,7 +490,7 @@ cdef class Explorer:
         s.stores.parents[0] = 0
         s.stores.n = s.stores.level_end = 1
         cdef uint32_t hash = _hash(s.stores.states, s.words)
-        s.table[_find(s, s.stores.states, hash, True)] = <uint64_t>hash << 32 | 1
+        s.table[_first_slot(s, hash)] = <uint64_t>hash << 32 | 1
 
     def explore(self, states):
         """Find the successors of up to `states` states more; return the search's end.

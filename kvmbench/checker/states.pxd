@@ -110,6 +110,16 @@ cdef extern from *:
     static const uint8_t NAMINGS[6][4] = {               /* n groups: the first of them */
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
     #include <pthread.h>
+    #include <sys/mman.h>
+    /* Look-ups are at random addresses, and each of another page of 4 KiB misses the TLB. */
+    static inline void kb_use_huge_pages(void *at, size_t bytes) {
+    #ifdef MADV_HUGEPAGE
+      uintptr_t begin = ((uintptr_t)at + 4095) & ~(uintptr_t)4095;
+      uintptr_t end = ((uintptr_t)at + bytes) & ~(uintptr_t)4095;
+      if (bytes >= 4 << 20)        /* less is in few pages, and of the heap */
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    #endif
+    }
     #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
     /* A slot's state is written before the slot is, and read after it. */
     #define kb_load(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
@@ -182,6 +192,7 @@ cdef extern from *:
     ctypedef struct KbBarrier:
         pass
     uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
+    void kb_use_huge_pages(void* at, size_t bytes) noexcept nogil
     uint64_t kb_load(const uint64_t* at) noexcept nogil
     bint kb_fill(uint64_t* slot, uint64_t entry) noexcept nogil
     void kb_raise(int* flag) noexcept nogil
@@ -273,6 +284,7 @@ cdef struct Space:                # a policy, and a worker's part of the search
     uint64_t batch[BATCH][WORDS]
     uint32_t batch_from[BATCH]
     uint32_t batch_hash[BATCH]
+    uint64_t batch_slot[BATCH]    # where a look-up begins
     int n_batch, looked_up
     int batch_most                # where those of one state more may not fit
 
@@ -409,10 +421,9 @@ cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* task
 
 cdef inline void _lay_out(const Space* s, const uint32_t* tasks, const uint16_t* cpus,
                           uint64_t* state) noexcept nogil:
-    """Put the words of a state together: in registers, since halves just stored are slow to load."""
+    """Put the words of a state together; `state` has room for WORDS, whose rest becomes 0."""
     cdef int i, at
-    for i in range(s.words):
-        state[i] = 0
+    memset(state, 0, WORDS * 8)
     for i in range(s.n_tasks):
         state[i >> 1] |= <uint64_t>tasks[i] << 32 * (i & 1)
     for i in range(s.n_cpus):
@@ -427,8 +438,9 @@ cdef inline void represent(const Space* s, const uint32_t* tasks, const uint16_t
     That one has the CPUs' words in rising order; where two are equal, more than one order does
     that, and the tasks' words decide.
     """
-    cdef uint32_t tried[TASKS]
-    cdef uint32_t best[TASKS]
+    cdef uint32_t room[2][TASKS]
+    cdef uint32_t* tried = room[0]
+    cdef uint32_t* best = room[1]
     cdef uint16_t sorted_cpus[CPUS]
     cdef const uint8_t* order
     cdef int i, k, best_order = -1
@@ -448,8 +460,7 @@ cdef inline void represent(const Space* s, const uint32_t* tasks, const uint16_t
             i += 1
         if best_order < 0 or (i < s.n_tasks and tried[i] < best[i]):
             best_order = k
-            for i in range(s.n_tasks):
-                best[i] = tried[i]
+            best, tried = tried, best
     for i in range(s.n_cpus):
         sorted_cpus[i] = cpus[s.order[best_order][i]]
     _lay_out(s, best, sorted_cpus, state)
