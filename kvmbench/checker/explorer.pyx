@@ -119,21 +119,22 @@ cdef inline uint64_t _first_slot(const Space* s, uint32_t hash) noexcept nogil:
     return (<uint64_t>hash << 32) >> (64 - s.bits)
 
 
-cdef inline uint64_t _find(const Space* s, uint64_t at, const uint64_t* state, uint32_t hash,
+cdef inline uint64_t _find(const Space* s, uint64_t* slot, const uint64_t* state, uint32_t hash,
                            bint compare) noexcept nogil:
-    """Return the slot of a state from slot `at` on, or the free slot that it belongs in.
+    """Go from a slot on to that of a state, or to a free one; return its content, loaded once.
 
-    Without `compare`, the first one that may be: none before it ever will.
+    Loaded again, it may be another state's. Without `compare`, go to the first slot that may be
+    the state's: none before it ever will.
     """
     cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
-    cdef uint64_t entry = kb_load(&s.table[at])
+    cdef uint64_t entry = kb_load(&s.table[slot[0]])
     while entry:
         if entry >> 32 == hash:
             if not compare or kb_same(_state(s, <uint32_t>entry - 1), state, s.words):
                 break
-        at = (at + 1) & mask
-        entry = kb_load(&s.table[at])
-    return at
+        slot[0] = (slot[0] + 1) & mask
+        entry = kb_load(&s.table[slot[0]])
+    return entry
 
 
 cdef void _look_up(Space* s) noexcept nogil:
@@ -143,33 +144,35 @@ cdef void _look_up(Space* s) noexcept nogil:
     made, the known state's in a first pass here.
     """
     cdef Store* store = &s.stores[s.number]
-    cdef uint64_t at, number
+    cdef uint64_t n = store.n     # the other worker reads this cache line at each look-up
+    cdef uint64_t entry, number
     cdef int i
     for i in range(s.looked_up, s.n_batch):
-        at = _find(s, _first_slot(s, s.batch_hash[i]), s.batch[i], s.batch_hash[i], False)
-        s.batch_slot[i] = at
-        at = kb_load(&s.table[at])
-        if at:
-            PREFETCH(_state(s, <uint32_t>at - 1))
+        s.batch_slot[i] = _first_slot(s, s.batch_hash[i])
+        entry = _find(s, &s.batch_slot[i], s.batch[i], s.batch_hash[i], False)
+        if entry:
+            PREFETCH(_state(s, <uint32_t>entry - 1))
     while s.looked_up < s.n_batch:
         i = s.looked_up
-        at = _find(s, s.batch_slot[i], s.batch[i], s.batch_hash[i], True)
-        if kb_load(&s.table[at]) == 0:
-            if store.n >= store.most:
+        if _find(s, &s.batch_slot[i], s.batch[i], s.batch_hash[i], True) == 0:
+            if n >= store.most:
                 s.waits = FOR_STATES
-                return
-            number = store.n << s.second | s.number
-            kb_copy(&store.states[store.n * s.words], s.batch[i], s.words)
-            store.parents[store.n] = s.batch_from[i]
-            if not kb_fill(&s.table[at], <uint64_t>s.batch_hash[i] << 32 | (number + 1)):
+                break
+            number = n << s.second | s.number
+            kb_copy(&store.states[n * s.words], s.batch[i], s.words)
+            store.parents[n] = s.batch_from[i]
+            if not kb_fill(&s.table[s.batch_slot[i]],
+                           <uint64_t>s.batch_hash[i] << 32 | (number + 1)):
                 continue                # the other worker was faster, perhaps with this state
-            store.n += 1
-            if store.n == store.slots:
+            n += 1
+            if n == store.slots:
                 s.looked_up += 1
                 s.waits = FOR_TABLE
-                return
+                break
         s.looked_up += 1
-    s.n_batch = s.looked_up = 0
+    store.n = n
+    if not s.waits:
+        s.n_batch = s.looked_up = 0
 
 
 cdef void _expand(Space* s) noexcept nogil:

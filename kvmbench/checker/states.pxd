@@ -279,14 +279,15 @@ cdef struct Space:                # a policy, and a worker's part of the search
     Event bad_event
     uint8_t bad                   # Bad
     int waits                     # Waits
-    Effect effects[EFFECTS]       # the latest one at each place
     # successors; those from `looked_up` on are not looked up yet
+    int n_batch, looked_up
+    int batch_most                # where those of one state more may not fit
     uint64_t batch[BATCH][WORDS]
     uint32_t batch_from[BATCH]
     uint32_t batch_hash[BATCH]
     uint64_t batch_slot[BATCH]    # where a look-up begins
-    int n_batch, looked_up
-    int batch_most                # where those of one state more may not fit
+    # Last, so that no cache line has what the two workers write and read all the time.
+    Effect effects[EFFECTS]       # the latest one at each place
 
 cdef struct Team:                 # a search
     Space workers[2]
