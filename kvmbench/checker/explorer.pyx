@@ -68,10 +68,9 @@ cdef bint _afford(Team* t, uint64_t more) noexcept nogil:
 
 
 cdef bint _grow_table(Team* t) noexcept nogil:
-    cdef Space* s = &t.workers[0]
-    cdef int bits = s.bits + 1
-    cdef uint64_t mask = (<uint64_t>1 << bits) - 1
-    cdef uint64_t i, at
+    """Make a table twice as large; `_refill` puts the old one's slots there."""
+    cdef int bits = t.workers[0].bits + 1
+    cdef int i
     cdef uint64_t* table
     if not _afford(t, <uint64_t>8 << bits):
         return False
@@ -80,13 +79,7 @@ cdef bint _grow_table(Team* t) noexcept nogil:
         t.ended = NO_MEMORY
         return False
     kb_use_huge_pages(table, <size_t>8 << bits)
-    for i in range(<uint64_t>1 << s.bits):
-        if s.table[i]:
-            at = s.table[i] >> 32 << 32 >> (64 - bits)
-            while table[at]:
-                at = (at + 1) & mask
-            table[at] = s.table[i]
-    PyMem_RawFree(s.table)
+    t.old = t.workers[0].table
     t.memory += <uint64_t>4 << bits
     for i in range(2):
         t.workers[i].table, t.workers[i].bits = table, bits
@@ -317,17 +310,41 @@ cdef void _begin_round(Team* t, const uint64_t* goals) noexcept nogil:
     t.pause = 0
 
 
+cdef void _refill(Team* t, int number) noexcept nogil:
+    """Put a worker's part of the old table's slots into the new one.
+
+    All workers do, since most of the time goes into the first touch of the new pages.
+    """
+    cdef const Space* s = &t.workers[0]
+    cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
+    cdef uint64_t part = <uint64_t>1 << (s.bits - 1 - s.second)
+    cdef uint64_t i, at
+    for i in range(number * part, (number + 1) * part):
+        if t.old[i]:
+            at = _first_slot(s, t.old[i] >> 32)
+            while kb_load(&s.table[at]) or not kb_fill(&s.table[at], t.old[i]):
+                at = (at + 1) & mask
+
+
+cdef inline void _meet(Team* t) noexcept nogil:
+    if t.workers[0].second:
+        kb_wait(&t.barrier)
+
+
 cdef void _work(Team* t, int number, const uint64_t* goals) noexcept nogil:
     """Do a worker's part until the search ends or meets its goals."""
-    cdef Space* s = &t.workers[number]
     while not t.stop:
-        _search(t, s)
-        if s.second:
-            kb_wait(&t.barrier)
+        _search(t, &t.workers[number])
+        _meet(t)
         if number == 0:
             _begin_round(t, goals)
-        if s.second:
-            kb_wait(&t.barrier)
+        _meet(t)
+        if t.old != NULL:
+            _refill(t, number)
+            _meet(t)
+            if number == 0:             # the other one looks at `old` after the next meeting
+                PyMem_RawFree(t.old)
+                t.old = NULL
 
 
 # -- For Python ----------------------------------------------------------------------------------

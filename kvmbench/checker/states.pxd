@@ -293,6 +293,7 @@ cdef struct Team:                 # a search
     Space workers[2]
     Store stores[2]
     KbBarrier barrier
+    uint64_t* old                 # the table before it grew, until the new one has its slots
     uint64_t memory, max_memory   # bytes
     uint64_t max_states
     int ended                     # Ended
