@@ -1,4 +1,6 @@
-"""The causes of cycles: each one's name, the core's counter of it, and its label in a table."""
+"""The causes of cycles: each one's name, the core's counter of it, and its label in a table.
+
+Also the counters of a policy's mistakes."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["CAUSES", "OF_EXITS", "OF_STEPS", "OF_USERSPACE", "Cause"]
+__all__ = ["CAUSES", "OF_EXITS", "OF_STEPS", "OF_USERSPACE", "WRONG", "Cause"]
 
 
 class Cause(NamedTuple):
@@ -41,3 +43,6 @@ OF_STEPS = ("tr", "map")
 
 OF_USERSPACE = ("switch", "ioperm", "io")
 """The causes of cycles of a workload's operations in userspace."""
+
+WRONG = ("leaks", "denials", "faults", "nulls")
+"""The counters that stay 0 under a correct policy (docs/model.md, section 7)."""

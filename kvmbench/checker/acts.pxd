@@ -1,6 +1,6 @@
 # The steps of a policy and the events of docs/check.md, on an unpacked state.
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
 from kvmbench._steps cimport (
     DO_ALLOC_MAP, DO_CLEAR_IOPL, DO_CLEAR_STALE, DO_CLEAR_TIF, DO_CLEAR_CHILD_TIF, DO_COPY_MAP,
@@ -13,9 +13,10 @@ from kvmbench._steps cimport (
 )
 from kvmbench.checker.states cimport (
     CONTINUE, CPUS, DENIAL, ENTER, EXEC, FAULT, FINE, FORK, FORK_FAILS, GROUPS, HELD_NONE,
-    HELD_TASK, HELD_ZERO, IN_CALL, IN_RUN, IOPERM, IOPL, KVM_RUN, LEAK, LEAVE, NOBODY, NULL_MAP,
-    PORTS, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, RETURN, RETURNING, SCHEDULE, TASKS,
-    TASK_EXIT, TO_USER, USER, VM_EXIT, Cpu, Event, Frame, More, Space, Task, Waste, World, max_of,
+    HELD_TASK, HELD_ZERO, HOLDERS, IN_CALL, IN_RUN, IOPERM, IOPL, KVM_RUN, LABEL, LEAK, LEAVE,
+    NOBODY, NULL_MAP, OLD, PORTS, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, RETURN,
+    RETURNING, SCHEDULE, TASKS, TASK_EXIT, TO_USER, USER, VM_EXIT, Cpu, Effect, Event, Frame, More,
+    Space, Task, Waste, World, cpu_word, max_of, represent,
 )
 
 # -- Steps of a policy ---------------------------------------------------------------------------
@@ -45,7 +46,7 @@ cdef inline void _ltr(Space* s, Frame* f, int step) noexcept nogil:
         _fail(f, FAULT)
         return
     if f.cpu.full and not s.waste[step].seen:
-        s.waste[step] = Waste(state=<uint32_t>s.done, event=f.event, seen=1)
+        s.waste[step] = Waste(state=<uint32_t>s.done, depth=s.depth, event=f.event, seen=1)
     f.cpu.full = 1
     f.cpu.busy = 1
 
@@ -86,6 +87,7 @@ cdef inline void _drop_map_of(World* w, int task) noexcept nogil:
     cdef Task* t = &w.tasks[task]
     cdef int i
     if not _leave_group(w, task) and t.numbered:
+        w.renumbered = 1
         for i in range(CPUS):
             if w.held[i] == HELD_TASK + task:
                 w.held[i] = HELD_NONE
@@ -120,6 +122,7 @@ cdef inline void _renumber(Frame* f, bint numbered) noexcept nogil:
     """Give current's map a new sequence number, or 0: no TSS holds it any more."""
     cdef int i
     if f.current.numbered:
+        f.w.renumbered = 1
         for i in range(CPUS):
             if _holds(f.w, i, f.current_number):
                 f.w.held[i] = HELD_NONE
@@ -175,69 +178,74 @@ cdef inline void _step_more(Frame* f, uint8_t action) noexcept nogil:
         f.next_more.iopl = f.more.iopl
 
 
+cdef inline void _step(Space* s, Frame* f, int number) noexcept nogil:
+    """Take a step, whatever its condition."""
+    cdef Task* t = f.current
+    cdef uint8_t action = s.steps[number].action
+    if action == DO_RELOAD:
+        _reload(s, f, number)
+    elif action == DO_MARK_STALE:
+        f.cpu.stale = 1
+    elif action == DO_REFRESH:
+        if f.cpu.stale:
+            _reload(s, f, number)
+    elif action == DO_COPY_MAP:
+        if f.next_number != NOBODY:
+            _need_map(f, f.next)
+            _copy(f.cpu, f.next.map, max(max_of(t) if t.tif else 0, max_of(f.next)))
+    elif action == DO_MARK_AVAILABLE:
+        f.cpu.busy = 0
+    elif action == DO_LTR:
+        _ltr(s, f, number)
+    elif action == DO_CLEAR_STALE:
+        f.cpu.stale = 0
+    elif action == DO_VALIDATE_BASE:
+        f.cpu.valid = 1
+        f.cpu.all = 0
+    elif action == DO_INVALIDATE_BASE:
+        f.cpu.valid = f.cpu.all = 0
+    elif action == DO_VALIDATE_ALL:
+        f.cpu.valid = 0
+        f.cpu.all = 1
+    elif action == DO_LOAD_IOPL:
+        f.cpu.iopl = f.next_more.iopl if f.switching else f.more.iopl
+    elif f.current_number == NOBODY:
+        return
+    elif action == DO_WIPE_MAP or action == DO_WIPE_OWN:
+        _copy(f.cpu, 0, max_of(t))
+    elif action == DO_SYNC_MAP:
+        _sync_map(f)
+    elif action == DO_LOAD_MAP:
+        _need_map(f, t)
+        _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, max_of(t)))
+    elif action == DO_SET_TIF:
+        t.tif = 1
+    elif action == DO_CLEAR_TIF:
+        t.tif = 0
+    elif action == DO_ALLOC_MAP:
+        t.has_map = 1
+    elif action == DO_EDIT_MAP:
+        _edit_map(f)
+    elif action == DO_DROP_MAP:
+        _drop_map(f)
+    else:
+        _step_more(f, action)
+
+
 cdef inline bint _steps(Space* s, Frame* f, int begin, int end) noexcept nogil:
     """Take some steps of a hook; return whether `stop` ended it."""
     cdef const KbStep* step
-    cdef Task* t = f.current
-    cdef bint idle = f.current_number == NOBODY
-    cdef uint8_t action
+    cdef uint8_t conditions = _conditions(f)
     cdef int i
     for i in range(begin, end):
         step = &s.steps[i]
-        if step.look and (_conditions(f) & step.look) != step.want:
+        if (conditions & step.look) != step.want:
             continue
         s.taken[i] = 1
-        action = step.action
-        if action == DO_RELOAD:
-            _reload(s, f, i)
-        elif action == DO_MARK_STALE:
-            f.cpu.stale = 1
-        elif action == DO_REFRESH:
-            if f.cpu.stale:
-                _reload(s, f, i)
-        elif action == DO_COPY_MAP:
-            if f.next_number != NOBODY:
-                _need_map(f, f.next)
-                _copy(f.cpu, f.next.map, max(max_of(t) if t.tif else 0, max_of(f.next)))
-        elif action == DO_MARK_AVAILABLE:
-            f.cpu.busy = 0
-        elif action == DO_LTR:
-            _ltr(s, f, i)
-        elif action == DO_CLEAR_STALE:
-            f.cpu.stale = 0
-        elif action == DO_VALIDATE_BASE:
-            f.cpu.valid = 1
-            f.cpu.all = 0
-        elif action == DO_INVALIDATE_BASE:
-            f.cpu.valid = f.cpu.all = 0
-        elif action == DO_VALIDATE_ALL:
-            f.cpu.valid = 0
-            f.cpu.all = 1
-        elif action == DO_LOAD_IOPL:
-            f.cpu.iopl = f.next_more.iopl if f.switching else f.more.iopl
-        elif action == DO_STOP:
+        if step.action == DO_STOP:
             return True
-        elif idle:
-            continue
-        elif action == DO_WIPE_MAP or action == DO_WIPE_OWN:
-            _copy(f.cpu, 0, max_of(t))
-        elif action == DO_SYNC_MAP:
-            _sync_map(f)
-        elif action == DO_LOAD_MAP:
-            _need_map(f, t)
-            _copy(f.cpu, t.map, max(t.before - 1 if t.before else 0, max_of(t)))
-        elif action == DO_SET_TIF:
-            t.tif = 1
-        elif action == DO_CLEAR_TIF:
-            t.tif = 0
-        elif action == DO_ALLOC_MAP:
-            t.has_map = 1
-        elif action == DO_EDIT_MAP:
-            _edit_map(f)
-        elif action == DO_DROP_MAP:
-            _drop_map(f)
-        else:
-            _step_more(f, action)
+        _step(s, f, i)
+        conditions = _conditions(f)
     return False
 
 
@@ -421,6 +429,87 @@ cdef inline uint8_t apply(Space* s, World* w, Event event, int* port) noexcept n
             _hook(s, &f, HOOK_TASK_EXIT)
             _end_task(s, &f)
     return f.bad
+
+
+# An event's effect depends on its CPU, its task and, in a switch, the map of the next one. Of
+# these there are few, so that almost every effect is one that the worker remembers; with fork or
+# iopl other tasks matter too, and every event is taken step by step.
+
+cdef inline uint64_t _key(const World* w, Event event) noexcept nogil:
+    """Return all that an event's effect depends on, without names; never 0."""
+    cdef uint8_t current = w.task[event.cpu]
+    cdef uint8_t held = w.held[event.cpu]
+    cdef uint64_t key = 1 << 3 | (current == NOBODY) << 2
+    cdef uint32_t task
+    cdef uint16_t cpu
+    memcpy(&cpu, &w.cpus[event.cpu], sizeof(Cpu))
+    key |= held if held < HELD_TASK else HELD_TASK + (held != HELD_TASK + current)
+    key = key << 4 | event.code
+    if event.code == SCHEDULE:                # of the next task: from `tif` to `edited`
+        task = 0
+        if event.arg != NOBODY:
+            memcpy(&task, &w.tasks[event.arg], sizeof(Task))
+        key = key << 9 | (task >> 5 & 255) << 1 | (event.arg != NOBODY)
+    else:
+        key = key << 9 | event.arg
+    task = 0
+    if current != NOBODY:
+        memcpy(&task, &w.tasks[current], sizeof(Task))
+    return key << 43 | <uint64_t>(task >> 5) << 16 | cpu
+
+
+cdef inline uint8_t _note_effect(Space* s, const World* w, Event event, int* port,
+                                 Effect* effect) noexcept nogil:
+    """Take an event step by step and note its effect; return its violation, if any."""
+    cdef World after = w[0]
+    cdef uint8_t current = w.task[event.cpu]
+    cdef uint8_t bad, held
+    after.renumbered = 0
+    bad = apply(s, &after, event, port)
+    effect.renumbered = after.renumbered
+    effect.cpu = cpu_word(s, &after, event.cpu, &held)
+    if held >= HELD_TASK:
+        held = HELD_TASK + (held != HELD_TASK + current)
+    effect.held = held
+    if current != NOBODY:
+        memcpy(&effect.task, &after.tasks[current], sizeof(Task))
+        effect.task = effect.task & ~<uint32_t>LABEL | (after.task[event.cpu] == current)
+    return bad
+
+
+cdef inline uint8_t follow(Space* s, const World* w, Event event, int* port,
+                           uint64_t* state) noexcept nogil:
+    """Pack the state after an event as `apply` and `pack` do; return the violation, if any."""
+    cdef uint64_t key = _key(w, event)
+    cdef Effect* effect = &s.effects[key * <uint64_t>0x9E3779B97F4A7C15 >> 50]
+    cdef uint32_t tasks[TASKS]
+    cdef uint16_t cpus[CPUS]
+    cdef uint8_t current = w.task[event.cpu]
+    cdef uint8_t bad
+    cdef int i
+    if effect.key != key:
+        effect.key = 0
+        bad = _note_effect(s, w, event, port, effect)
+        if bad:
+            return bad
+        effect.key = key
+    memcpy(tasks, w.tasks, sizeof(tasks))
+    memcpy(cpus, w.cpus, sizeof(cpus))
+    if effect.renumbered:
+        for i in range(s.n_cpus):
+            cpus[i] |= OLD * (tasks[current] >> 2 + i & 1)
+    if effect.held <= HELD_TASK:              # another task's map is there no more
+        for i in range(s.n_tasks):
+            tasks[i] &= ~<uint32_t>(4 << event.cpu)
+    cpus[event.cpu] = effect.cpu
+    if current != NOBODY:
+        tasks[current] = (effect.task & ~<uint32_t>LABEL | (1 + event.cpu) * (effect.task & 1)
+                          | (0 if effect.renumbered else tasks[current] & HOLDERS)
+                          | (effect.held == HELD_TASK) * 4 << event.cpu)
+    if event.code == SCHEDULE and event.arg != NOBODY:
+        tasks[event.arg] |= 1 + event.cpu
+    represent(s, tasks, cpus, state)
+    return FINE
 
 
 cdef inline void _add(Event* events, int* n, int code, int cpu, int arg) noexcept nogil:

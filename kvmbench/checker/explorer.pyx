@@ -1,7 +1,7 @@
 """The states that a policy can reach, breadth first, in C: docs/check.md defines a state.
 
-`verdict.check` runs it. A state is two to five 64-bit words (states.pxd;
-the events are in acts.pxd). One array holds all states in the
+`verdict.check` runs it. A state is one to five 64-bit words (states.pxd;
+the events are in acts.pxd). One array per thread holds the states that it found in the
 order of their discovery, so that it is the queue too; a second one holds each state's
 predecessor. A hash table finds known states: open addressing, one 64-bit slot per
 state, which holds 32 bits of its hash and its number. A state's place in the table is the upper
@@ -9,16 +9,17 @@ bits of those 32, so that a table twice as large is filled from the old one in o
 """
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memset
 
 from kvmbench._steps cimport HOOK_TASK_EXIT, HOOK_VCPU_PUT, KB_HOOKS, KbStep
-from kvmbench.checker.acts cimport apply, enabled, first_place
+from kvmbench.checker.acts cimport apply, enabled, first_place, follow
 from kvmbench.checker.states cimport (
-    ALL_SEEN, BATCH, BLOCK, BUFFER, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOUND_BAD,
-    HELD_TASK, HELD_ZERO, IN_CALL, IOPERM, IOPL, LEAK, MEMORY_LIMIT, NOBODY, NO_MEMORY, PORTS,
-    PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT, RUNNING, SCHEDULE, STATES_LIMIT,
-    STEPS_ROOM, TASKS, WORDS, Buffer, Cpu, Event, Space, Task, Team, Worker, World, kb_drop_barrier,
-    kb_fetch_add, kb_make_barrier, kb_wait, max_of, pack, unpack,
+    ALL_SEEN, BATCH, BLOCK, CPUS, DENIAL, EVENTS_ROOM, FINE, FORK, FORK_FAILS, FOR_STATES,
+    FOR_TABLE, FOUND_BAD, HELD_TASK, HELD_ZERO, IN_CALL, IOPERM, IOPL, LEAK, MEMORY_LIMIT, NOBODY,
+    NOT, NO_MEMORY, PORTS, PREFETCH, READS_BEFORE, READS_FIRST, READS_ON, READS_PORT,
+    RUNNING, SCHEDULE, STATES_LIMIT, STEPS_ROOM, TASKS, WORDS, Cpu, Event, Space, Store, Task,
+    Team, Waste, World, kb_copy, kb_drop_barrier, kb_fetch_add, kb_fill, kb_load, kb_make_barrier,
+    kb_raise, kb_raised, kb_same, kb_use_huge_pages, kb_wait, max_of, pack, unpack,
 )
 
 from itertools import permutations
@@ -35,7 +36,8 @@ EVENTS = ("schedule", "to_user", "kvm_run", "enter", "vm_exit", "leave", "return
 BAD = (None, "leak", "denial", "fault", "null")
 EXTRA_EVENTS = ("fork", "iopl", "exit-preemption")
 CPUS_MAX, TASKS_MAX, PORTS_MAX = CPUS, TASKS, PORTS
-STATES_MAX = 2**32 - 2            # a state's number has 32 bits
+STATES_MAX = 2**32 - 2            # a state's number has 32 bits, and a slot 1 + that
+cdef uint64_t NUMBERS = STATES_MAX
 
 # -- Exploring -----------------------------------------------------------------------------------
 
@@ -49,107 +51,125 @@ cdef inline uint32_t _hash(const uint64_t* state, int words) noexcept nogil:
     return <uint32_t>(h >> 32)
 
 
-cdef bint _afford(Space* s, uint64_t more) noexcept nogil:
-    if s.memory + more > s.max_memory:
-        s.ended = MEMORY_LIMIT
+cdef inline const uint64_t* _state(const Space* s, uint64_t number) noexcept nogil:
+    return &s.stores[number & s.second].states[(number >> s.second) * s.words]
+
+
+cdef uint64_t _total(const Team* t) noexcept nogil:
+    """Return how many states there are."""
+    return t.stores[0].n + t.stores[1].n
+
+
+cdef bint _afford(Team* t, uint64_t more) noexcept nogil:
+    if t.memory + more > t.max_memory:
+        t.ended = MEMORY_LIMIT
         return False
     return True
 
 
-cdef bint _grow_table(Space* s) noexcept nogil:
-    cdef int bits = s.bits + 1
-    cdef uint64_t mask = (<uint64_t>1 << bits) - 1
-    cdef uint64_t i, at
+cdef bint _grow_table(Team* t) noexcept nogil:
+    """Make a table twice as large; `_refill` puts the old one's slots there."""
+    cdef int bits = t.workers[0].bits + 1
+    cdef int i
     cdef uint64_t* table
-    if not _afford(s, <uint64_t>8 << bits):
+    if not _afford(t, <uint64_t>8 << bits):
         return False
     table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << bits, 8)
     if table == NULL:
-        s.ended = NO_MEMORY
+        t.ended = NO_MEMORY
         return False
-    for i in range(<uint64_t>1 << s.bits):
-        if s.table[i]:
-            at = s.table[i] >> 32 << 32 >> (64 - bits)
-            while table[at]:
-                at = (at + 1) & mask
-            table[at] = s.table[i]
-    PyMem_RawFree(s.table)
-    s.table = table
-    s.memory += <uint64_t>4 << bits
-    s.bits = bits
+    kb_use_huge_pages(table, <size_t>8 << bits)
+    t.old = t.workers[0].table
+    t.memory += <uint64_t>4 << bits
+    for i in range(2):
+        t.workers[i].table, t.workers[i].bits = table, bits
     return True
 
 
-cdef bint _grow_states(Space* s) noexcept nogil:
-    cdef uint64_t room = s.room + (s.room >> 1)
-    cdef uint64_t more = (room - s.room) * (8 * s.words + 4)
+cdef bint _grow_store(Team* t, Store* store) noexcept nogil:
+    cdef int words = t.workers[0].words
+    cdef uint64_t room = store.room + (store.room >> 1)
+    cdef uint64_t more = (room - store.room) * (8 * words + 4)
     cdef void* states
     cdef void* parents
-    if not _afford(s, more):
+    if not _afford(t, more):
         return False
-    states = PyMem_RawRealloc(s.states, room * 8 * s.words)
+    states = PyMem_RawRealloc(store.states, room * 8 * words)
     if states != NULL:
-        s.states = <uint64_t*>states
-        parents = PyMem_RawRealloc(s.parents, room * 4)
+        store.states = <uint64_t*>states
+        kb_use_huge_pages(states, room * 8 * words)
+        parents = PyMem_RawRealloc(store.parents, room * 4)
         if parents != NULL:
-            s.parents = <uint32_t*>parents
-            s.memory += more
-            s.room = room
+            store.parents = <uint32_t*>parents
+            t.memory += more
+            store.room = room
             return True
-    s.ended = NO_MEMORY
+    t.ended = NO_MEMORY
     return False
 
 
-cdef inline const uint64_t* _known(const Space* s, uint64_t at) noexcept nogil:
-    """Return the state of a slot that is not free."""
-    return &s.states[<uint64_t>(<uint32_t>s.table[at] - 1) * s.words]
+cdef inline uint64_t _first_slot(const Space* s, uint32_t hash) noexcept nogil:
+    return (<uint64_t>hash << 32) >> (64 - s.bits)
 
 
-cdef inline uint64_t _find(const Space* s, const uint64_t* state, uint32_t hash,
+cdef inline uint64_t _find(const Space* s, uint64_t* slot, const uint64_t* state, uint32_t hash,
                            bint compare) noexcept nogil:
-    """Return the slot of a state in the table, or the free slot that it belongs in."""
+    """Go from a slot on to that of a state, or to a free one; return its content, loaded once.
+
+    Loaded again, it may be another state's. Without `compare`, go to the first slot that may be
+    the state's: none before it ever will.
+    """
     cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
-    cdef uint64_t at = (<uint64_t>hash << 32) >> (64 - s.bits)
-    while s.table[at]:
-        if s.table[at] >> 32 == hash:
-            if not compare or not memcmp(_known(s, at), state, 8 * s.words):
+    cdef uint64_t entry = kb_load(&s.table[slot[0]])
+    while entry:
+        if entry >> 32 == hash:
+            if not compare or kb_same(_state(s, <uint32_t>entry - 1), state, s.words):
                 break
-        at = (at + 1) & mask
-    return at
+        slot[0] = (slot[0] + 1) & mask
+        entry = kb_load(&s.table[slot[0]])
+    return entry
 
 
 cdef void _look_up(Space* s) noexcept nogil:
-    """Look the batch up in order and append its new states.
+    """Look the rest of the batch up in order and append its new states, as long as there is room.
 
     Each cache line was asked for one pass before it is read: the table's when the successor was
     made, the known state's in a first pass here.
     """
-    cdef uint64_t at
+    cdef Store* store = &s.stores[s.number]
+    cdef uint64_t n = store.n     # the other worker reads this cache line at each look-up
+    cdef uint64_t entry, number
     cdef int i
-    for i in range(s.n_batch):
-        at = _find(s, s.batch[i], s.batch_hash[i], False)
-        if s.table[at]:
-            PREFETCH(_known(s, at))
-    for i in range(s.n_batch):
-        at = _find(s, s.batch[i], s.batch_hash[i], True)
-        if s.table[at]:
-            continue
-        if s.n >= s.max_states:
-            s.ended = STATES_LIMIT
-            break
-        if s.n == s.room and not _grow_states(s):
-            break
-        memcpy(&s.states[s.n * s.words], s.batch[i], 8 * s.words)
-        s.parents[s.n] = s.batch_from[i]
-        s.n += 1
-        s.table[at] = <uint64_t>s.batch_hash[i] << 32 | s.n
-        if s.n >> (s.bits - 2) == 3 and not _grow_table(s):
-            break
-    s.n_batch = 0
+    for i in range(s.looked_up, s.n_batch):
+        s.batch_slot[i] = _first_slot(s, s.batch_hash[i])
+        entry = _find(s, &s.batch_slot[i], s.batch[i], s.batch_hash[i], False)
+        if entry:
+            PREFETCH(_state(s, <uint32_t>entry - 1))
+    while s.looked_up < s.n_batch:
+        i = s.looked_up
+        if _find(s, &s.batch_slot[i], s.batch[i], s.batch_hash[i], True) == 0:
+            if n >= store.most:
+                s.waits = FOR_STATES
+                break
+            number = n << s.second | s.number
+            kb_copy(&store.states[n * s.words], s.batch[i], s.words)
+            store.parents[n] = s.batch_from[i]
+            if not kb_fill(&s.table[s.batch_slot[i]],
+                           <uint64_t>s.batch_hash[i] << 32 | (number + 1)):
+                continue                # the other worker was faster, perhaps with this state
+            n += 1
+            if n == store.slots:
+                s.looked_up += 1
+                s.waits = FOR_TABLE
+                break
+        s.looked_up += 1
+    store.n = n
+    if not s.waits:
+        s.n_batch = s.looked_up = 0
 
 
 cdef void _expand(Space* s) noexcept nogil:
-    """Put the successors of the next state into the batch."""
+    """Put the successors of the state `done` into the batch."""
     cdef World w
     cdef World after
     cdef Event events[EVENTS_ROOM]
@@ -157,178 +177,174 @@ cdef void _expand(Space* s) noexcept nogil:
     cdef int n, i, k, port
     cdef uint8_t bad
     memset(&w, 0, sizeof(World))
-    unpack(s, &s.states[s.done * s.words], &w)
+    unpack(s, _state(s, s.done), &w)
     n = enabled(s, &w, events)
     for i in range(n):
         event = events[i]
-        after = w
-        bad = apply(s, &after, event, &port)
+        k = s.n_batch
+        if s.more:
+            after = w
+            bad = apply(s, &after, event, &port)
+            pack(s, &after, s.batch[k])
+        else:
+            bad = follow(s, &w, event, &port, s.batch[k])
         s.transitions += 1
         if bad:
             s.bad = bad
             s.bad_from = <uint32_t>s.done
             s.bad_event = event
-            s.ended = FOUND_BAD
             return
-        k = s.n_batch
-        pack(s, &after, s.batch[k])
         s.batch_from[k] = <uint32_t>s.done
         s.batch_hash[k] = _hash(s.batch[k], s.words)
-        PREFETCH(&s.table[(<uint64_t>s.batch_hash[k] << 32) >> (64 - s.bits)])
+        PREFETCH(&s.table[_first_slot(s, s.batch_hash[k])])
         s.n_batch = k + 1
 
 
-cdef void _explore(Space* s, uint64_t states) noexcept nogil:
-    """Find the successors of so many states more, at the end of the space of fewer."""
-    cdef uint64_t end = s.done + states
-    while not s.ended and s.done < end:
-        if s.done == s.level_end:
-            # A batch ends with its level, so here all states of the next one are known.
-            if s.done == s.n:
-                s.ended = ALL_SEEN
-                return
-            s.depth += 1
-            s.level_end = s.n
-        while s.done < s.level_end and s.done < end and s.n_batch <= s.batch_most:
+# -- Workers -------------------------------------------------------------------------------------
+# One or two, each a thread. They search in rounds: each takes blocks of the level's states, of its
+# own store first, and looks their successors up. The table is shared, without a lock: a worker
+# writes a state to its own store, which others do not read there yet, and then fills the free
+# slot. If the other one has just filled it, it looks again. Between rounds one worker alone
+# makes room, since a larger table or store may have another address, and begins the next level.
+
+cdef bint _take_block(Space* s) noexcept nogil:
+    """Take the level's next states; return whether there were any."""
+    cdef Store* store
+    cdef uint64_t begin
+    cdef int k, number
+    for k in range(1 + s.second):
+        number = s.number ^ k
+        store = &s.stores[number]
+        begin = kb_fetch_add(&store.cursor, BLOCK)
+        if begin < store.end:
+            s.done = begin << s.second | number
+            s.block_end = min(begin + BLOCK, store.end) << s.second | number
+            return True
+    return False
+
+
+cdef void _search(Team* t, Space* s) noexcept nogil:
+    """Search until the level ends, the worker has no room, or the other one says to pause."""
+    s.waits = NOT
+    while not kb_raised(&t.pause):
+        # A batch ends with its level, so that all states of the next one are known then.
+        while s.n_batch <= s.batch_most and (s.done < s.block_end or _take_block(s)):
             _expand(s)
-            if s.ended:
+            if s.bad:
+                kb_raise(&t.pause)
                 return
-            s.done += 1
-        _look_up(s)
-
-
-# -- Two cores -----------------------------------------------------------------------------------
-# Each of two workers has half of the table, by the lowest bit of a hash, and a Space with the
-# fields that its part of a search changes. They take turns of two phases: in the first they find
-# the successors of the level's next states, in the second each looks up those of its half.
-
-cdef void _expand_blocks(Team* t, int number) noexcept nogil:
-    """Find successors until the level ends or the room for them does."""
-    cdef Worker* w = &t.workers[number]
-    cdef Space* s = &w.space
-    cdef uint64_t begin, end
-    cdef Buffer* buffer
-    cdef int i
-    w.left[0].n = w.left[1].n = 0
-    while (w.left[0].n <= BUFFER - BLOCK * EVENTS_ROOM
-           and w.left[1].n <= BUFFER - BLOCK * EVENTS_ROOM and not s.ended):
-        begin = kb_fetch_add(&t.cursor, BLOCK)
-        if begin >= t.end:
+            s.done += 1 + s.second
+        if s.n_batch == 0:
             return
-        end = min(begin + BLOCK, t.end)
-        s.done = begin
-        while s.done < end and not s.ended:
-            s.n_batch = 0
-            _expand(s)
-            for i in range(s.n_batch):
-                buffer = &w.left[s.batch_hash[i] & 1]
-                memcpy(&buffer.states[<uint64_t>buffer.n * s.words], s.batch[i], 8 * s.words)
-                buffer.froms[buffer.n] = s.batch_from[i]
-                buffer.hashes[buffer.n] = s.batch_hash[i]
-                buffer.n += 1
-            s.done += 1
+        _look_up(s)
+        if s.waits:
+            kb_raise(&t.pause)
 
 
-cdef void _insert(Team* t, int number) noexcept nogil:
-    """Look up the successors of a worker's half, and append the new ones."""
-    cdef Space* s = &t.workers[number].space
-    cdef const Buffer* buffer
-    cdef const uint64_t* state
-    cdef uint64_t at, new
-    cdef int from_worker, i, k, end
-    for from_worker in range(2):
-        buffer = &t.workers[from_worker].left[number]
-        i = 0
-        while i < buffer.n:
-            end = min(i + BATCH, buffer.n)
-            for k in range(i, end):
-                PREFETCH(&s.table[(<uint64_t>buffer.hashes[k] << 32) >> (64 - s.bits)])
-            for k in range(i, end):
-                at = _find(s, &buffer.states[<uint64_t>k * s.words], buffer.hashes[k], False)
-                if s.table[at]:
-                    PREFETCH(_known(s, at))
-            for k in range(i, end):
-                state = &buffer.states[<uint64_t>k * s.words]
-                at = _find(s, state, buffer.hashes[k], True)
-                if s.table[at]:
-                    continue
-                new = kb_fetch_add(&t.n, 1)
-                if new >= s.max_states:
-                    s.ended = STATES_LIMIT
-                    return
-                memcpy(&s.states[new * s.words], state, 8 * s.words)
-                s.parents[new] = buffer.froms[k]
-                s.table[at] = <uint64_t>buffer.hashes[k] << 32 | (new + 1)
-                s.n += 1                # in this half
-            i = end
+cdef void _make_room(Team* t) noexcept nogil:
+    """Give the workers what they wait for, or end the search at a limit."""
+    cdef Space* s
+    cdef Store* store
+    cdef int number, second = t.workers[0].second
+    for number in range(2):
+        s, store = &t.workers[number], &t.stores[number]
+        if s.waits == FOR_STATES:
+            if _total(t) >= t.max_states or store.n >= NUMBERS >> second:
+                t.ended = STATES_LIMIT
+            elif store.n == store.room:
+                _grow_store(t, store)
+        elif s.waits == FOR_TABLE and _total(t) >> (s.bits - 2) >= <uint64_t>(3 - second):
+            _grow_table(t)
+        if t.ended:
+            return
 
 
-cdef void _prepare(Space* s, Team* t) noexcept nogil:
-    """Make room for every successor that was found, and for its slot: no worker waits for it."""
-    cdef uint64_t found = 0, half
-    cdef Worker* w
+cdef void _share_room(Team* t) noexcept nogil:
+    """Divide the states and the slots that are left among the workers."""
+    cdef Space* s = &t.workers[0]
+    cdef Store* store
+    cdef uint64_t total = _total(t)
+    cdef uint64_t states = t.max_states - min(total, t.max_states)
+    cdef uint64_t slots = (<uint64_t>3 << (s.bits - 2)) - total
     cdef int number
-    s.n = t.n
-    for number in range(2):
-        half = t.workers[0].left[number].n + t.workers[1].left[number].n
-        found += half
-        w = &t.workers[number]
-        w.space.memory, w.space.max_memory = s.memory, s.max_memory
-        while (w.space.n + half) >> (w.space.bits - 2) >= 3 and not s.ended:
-            if not _grow_table(&w.space):
-                s.ended = w.space.ended
-            s.memory = w.space.memory
-    while s.n + found > s.room and not s.ended:
-        _grow_states(s)
-    for number in range(2):
-        w = &t.workers[number]
-        w.space.states, w.space.parents = s.states, s.parents
+    for number in range(1 + s.second):
+        store = &t.stores[number]
+        store.most = min(store.room, store.n + ((states + s.second) >> s.second))
+        store.most = min(store.most, NUMBERS >> s.second)
+        store.slots = store.n + ((slots + s.second) >> s.second)
 
 
-cdef void _conclude(Space* s, Team* t, uint64_t goal) noexcept nogil:
-    """Take the workers' findings over; go on to the next level, and end the search at its end."""
-    cdef Space* found
+cdef void _begin_level(Team* t) noexcept nogil:
     cdef int number
+    if t.stores[0].level_end == t.stores[0].n and t.stores[1].level_end == t.stores[1].n:
+        t.ended = ALL_SEEN
+        return
     for number in range(2):
-        found = &t.workers[number].space
-        s.transitions += found.transitions
-        found.transitions = 0
-        if found.ended == FOUND_BAD:
-            if s.ended != FOUND_BAD or found.bad_from < s.bad_from:
-                s.bad, s.bad_from, s.bad_event = found.bad, found.bad_from, found.bad_event
-            s.ended = FOUND_BAD
-        elif found.ended and not s.ended:
-            s.ended = found.ended
-    s.n = min(t.n, s.max_states)
-    s.done = min(t.cursor, t.end)
-    t.cursor = s.done
-    if not s.ended and s.done == s.level_end:
-        if s.done == s.n:
-            s.ended = ALL_SEEN
-        else:
-            s.depth += 1
-            s.level_end = s.n
-    t.end = s.level_end
-    t.stop = s.ended or s.done >= goal
+        t.workers[number].depth += 1
+        t.stores[number].level_end = t.stores[number].n
 
 
-cdef void _work(Space* s, Team* t, int number, uint64_t goal) noexcept nogil:
-    """Do a worker's part until the search ends or `goal` states are done."""
-    cdef bint found
+cdef void _begin_round(Team* t, const uint64_t* goals) noexcept nogil:
+    """End the search or prepare a round of it; stop at `goals`, states of the stores."""
+    cdef Store* store
+    cdef int number
+    cdef bint level_done = True, goals_met = True
+    if t.workers[0].bad or t.workers[1].bad:
+        t.ended = FOUND_BAD
+    elif t.pause:
+        _make_room(t)
+    else:
+        for number in range(2):
+            store = &t.stores[number]
+            store.cursor = store.end
+            level_done &= store.end == store.level_end
+        if level_done:
+            _begin_level(t)
+        for number in range(2):
+            store = &t.stores[number]
+            store.end = min(store.level_end, max(store.end, goals[number]))
+            goals_met &= store.cursor == store.end
+    if not t.ended:
+        _share_room(t)
+    t.stop = t.ended or (goals_met and not t.pause)
+    t.pause = 0
+
+
+cdef void _refill(Team* t, int number) noexcept nogil:
+    """Put a worker's part of the old table's slots into the new one.
+
+    All workers do, since most of the time goes into the first touch of the new pages.
+    """
+    cdef const Space* s = &t.workers[0]
+    cdef uint64_t mask = (<uint64_t>1 << s.bits) - 1
+    cdef uint64_t part = <uint64_t>1 << (s.bits - 1 - s.second)
+    cdef uint64_t i, at
+    for i in range(number * part, (number + 1) * part):
+        if t.old[i]:
+            at = _first_slot(s, t.old[i] >> 32)
+            while kb_load(&s.table[at]) or not kb_fill(&s.table[at], t.old[i]):
+                at = (at + 1) & mask
+
+
+cdef inline void _meet(Team* t) noexcept nogil:
+    if t.workers[0].second:
+        kb_wait(&t.barrier)
+
+
+cdef void _work(Team* t, int number, const uint64_t* goals) noexcept nogil:
+    """Do a worker's part until the search ends or meets its goals."""
     while not t.stop:
-        _expand_blocks(t, number)
-        kb_wait(&t.barrier)
-        # A violation ends the search before what was found with it is looked up.
-        found = (t.workers[0].space.ended or t.workers[1].space.ended)
-        if number == 0 and not found:
-            _prepare(s, t)
-        kb_wait(&t.barrier)
-        if not found and not s.ended:
-            _insert(t, number)
-        kb_wait(&t.barrier)
+        _search(t, &t.workers[number])
+        _meet(t)
         if number == 0:
-            _conclude(s, t, goal)
-        kb_wait(&t.barrier)
+            _begin_round(t, goals)
+        _meet(t)
+        if t.old != NULL:
+            _refill(t, number)
+            _meet(t)
+            if number == 0:             # the other one looks at `old` after the next meeting
+                PyMem_RawFree(t.old)
+                t.old = NULL
 
 
 # -- For Python ----------------------------------------------------------------------------------
@@ -367,20 +383,26 @@ cdef class Explorer:
     number out of range, MemoryError without room to begin. One thread at a time may use an
     Explorer: RuntimeError else.
     """
-    cdef Space* s
+    cdef Team* team
+    cdef Space* s                 # the first worker's
     cdef readonly object policy
-    cdef Team* team               # NULL for one thread
     cdef bint running             # explore() is under way, without the GIL
 
     def __cinit__(self):
-        self.s = <Space*>PyMem_RawCalloc(1, sizeof(Space))
-        if self.s == NULL:
+        self.team = <Team*>PyMem_RawCalloc(1, sizeof(Team))
+        if self.team == NULL or kb_make_barrier(&self.team.barrier):
+            PyMem_RawFree(self.team)
+            self.team = NULL
             raise MemoryError("no memory for an explorer")
+        self.s = &self.team.workers[0]
 
     def __init__(self, policy, cpus, tasks, ports, *, symmetry=True, whole_calls=False,
                  events=(), jobs=1, max_states=STATES_MAX, max_memory=2**63):
+        cdef Team* t = self.team
         cdef Space* s = self.s
-        if s.states != NULL:
+        cdef Store* store
+        cdef int number
+        if s.table != NULL:
             raise TypeError("an Explorer is made once")
         sizes = (("cpus", cpus, CPUS), ("tasks", tasks, TASKS), ("ports", ports, PORTS),
                  ("jobs", jobs, 2), ("max_states", max_states, STATES_MAX),
@@ -404,66 +426,34 @@ cdef class Explorer:
         s.batch_most = BATCH - (EVENTS_ROOM if s.more else CPUS * 24)
         # In units of 16 bits: two per task, one per CPU, a quarter more per task.
         s.words = (2 * s.n_tasks + s.n_cpus + (s.n_tasks + 3) // 4 * s.more + 3) // 4
-        s.max_states, s.max_memory = max_states, max_memory
+        t.max_states, t.max_memory = max_states, max_memory
         self._compile()
         self._orders()
-        s.room, s.bits = 1 << 12, 13
-        s.states = <uint64_t*>PyMem_RawMalloc(s.room * 8 * s.words)
-        s.parents = <uint32_t*>PyMem_RawMalloc(s.room * 4)
+        s.second, s.stores, s.bits = jobs - 1, t.stores, 13
         s.table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << s.bits, 8)
-        if s.states == NULL or s.parents == NULL or s.table == NULL:
-            raise MemoryError("no memory for states")
-        s.memory = s.room * (8 * s.words + 4) + (<uint64_t>8 << s.bits)
+        t.memory = <uint64_t>8 << s.bits
+        for number in range(jobs):
+            store = &t.stores[number]
+            store.room = 1 << 12
+            store.states = <uint64_t*>PyMem_RawMalloc(store.room * 8 * s.words)
+            store.parents = <uint32_t*>PyMem_RawMalloc(store.room * 4)
+            if store.states == NULL or store.parents == NULL or s.table == NULL:
+                raise MemoryError("no memory for states")
+            t.memory += store.room * (8 * s.words + 4)
         self._start()
-        if jobs == 2:
-            self._form_team()
-
-    cdef _form_team(self):
-        """Halve the table, which holds the first state alone, and make the workers' room."""
-        cdef Space* s = self.s
-        cdef Team* t
-        cdef Worker* w
-        cdef Buffer* buffer
-        cdef uint32_t hash = _hash(s.states, s.words)
-        cdef int number, half
-        t = self.team = <Team*>PyMem_RawCalloc(1, sizeof(Team))
-        if t == NULL or kb_make_barrier(&t.barrier):
-            raise MemoryError("no memory for a second thread")
-        t.n, t.end = s.n, s.level_end
-        for number in range(2):
-            w = &t.workers[number]
-            w.space = s[0]
-            w.space.n = hash & 1 == number
-            w.space.table = <uint64_t*>PyMem_RawCalloc(<size_t>1 << s.bits, 8)
-            for half in range(2):
-                buffer = &w.left[half]
-                buffer.states = <uint64_t*>PyMem_RawMalloc(<size_t>BUFFER * 8 * s.words)
-                buffer.froms = <uint32_t*>PyMem_RawMalloc(<size_t>BUFFER * 4)
-                buffer.hashes = <uint32_t*>PyMem_RawMalloc(<size_t>BUFFER * 4)
-                if buffer.states == NULL or buffer.froms == NULL or buffer.hashes == NULL:
-                    raise MemoryError("no memory for a second thread")
-            if w.space.table == NULL:
-                raise MemoryError("no memory for a second thread")
-            s.memory += (<uint64_t>8 << s.bits) + 2 * <uint64_t>BUFFER * (8 * s.words + 8)
-        w = &t.workers[hash & 1]
-        w.space.table[_find(&w.space, s.states, hash, True)] = <uint64_t>hash << 32 | 1
+        t.workers[1] = s[0]
+        t.workers[1].number = 1
+        _share_room(t)
 
     def __dealloc__(self):
-        cdef int number, half
+        cdef int number
         if self.team != NULL:
+            PyMem_RawFree(self.s.table)
             for number in range(2):
-                PyMem_RawFree(self.team.workers[number].space.table)
-                for half in range(2):
-                    PyMem_RawFree(self.team.workers[number].left[half].states)
-                    PyMem_RawFree(self.team.workers[number].left[half].froms)
-                    PyMem_RawFree(self.team.workers[number].left[half].hashes)
+                PyMem_RawFree(self.team.stores[number].states)
+                PyMem_RawFree(self.team.stores[number].parents)
             kb_drop_barrier(&self.team.barrier)
             PyMem_RawFree(self.team)
-        if self.s != NULL:
-            PyMem_RawFree(self.s.states)
-            PyMem_RawFree(self.s.parents)
-            PyMem_RawFree(self.s.table)
-            PyMem_RawFree(self.s)
 
     cdef _compile(self):
         cdef Space* s = self.s
@@ -516,11 +506,11 @@ cdef class Explorer:
             w.cpus[i].full = w.cpus[i].busy = 1
             w.cpus[i].valid = s.valid_at_start
             w.task[i] = NOBODY
-        pack(s, &w, s.states)
-        s.parents[0] = 0
-        s.n = s.level_end = 1
-        cdef uint32_t hash = _hash(s.states, s.words)
-        s.table[_find(s, s.states, hash, True)] = <uint64_t>hash << 32 | 1
+        pack(s, &w, s.stores.states)
+        s.stores.parents[0] = 0
+        s.stores.n = s.stores.level_end = 1
+        cdef uint32_t hash = _hash(s.stores.states, s.words)
+        s.table[_first_slot(s, hash)] = <uint64_t>hash << 32 | 1
 
     def explore(self, states):
         """Find the successors of up to `states` states more; return the search's end.
@@ -528,41 +518,49 @@ cdef class Explorer:
         None while it goes on; "all" states are seen, "bad" was found, or the limit "max_states",
         "max_memory" or "memory" (none is left) was met. The GIL is released.
         """
-        cdef uint64_t n = states
+        cdef Team* t = self.team
+        cdef uint64_t goals[2]
+        cdef int number
         self._claim()
         self.running = True
-        if self.team != NULL:
-            self._explore_together(n)
-        else:
-            with nogil:
-                _explore(self.s, n)
-        self.running = False
-        return (None, "all", "bad", "max_states", "max_memory", "memory")[self.s.ended]
-
-    cdef _explore_together(self, uint64_t states):
-        cdef Space* s = self.s
-        cdef Team* t = self.team
-        cdef uint64_t goal = s.done + states
-        cdef int i, number
-        t.stop = s.ended != RUNNING
-        second = Thread(target=self._second, args=(goal,), name="kvmbench check")
-        second.start()
-        with nogil:
-            _work(s, t, 0, goal)
-        second.join()
+        t.stop = t.ended != RUNNING
         for number in range(2):
-            for i in range(STEPS_ROOM):
-                s.taken[i] |= t.workers[number].space.taken[i]
-                if t.workers[number].space.waste[i].seen and (
-                        not s.waste[i].seen
-                        or t.workers[number].space.waste[i].state < s.waste[i].state):
-                    s.waste[i] = t.workers[number].space.waste[i]
-
-    def _second(self, goal):
-        """Do the second worker's part; explore() starts a thread for it."""
-        cdef uint64_t n = goal
+            goals[number] = t.stores[number].end + (<uint64_t>states >> self.s.second)
+        second = None
+        if self.s.second:
+            second = Thread(target=self._second, args=(goals,), name="kvmbench check")
+            second.start()
         with nogil:
-            _work(self.s, self.team, 1, n)
+            _work(t, 0, goals)
+        if second is not None:
+            second.join()
+            self._merge()
+        self.running = False
+        return (None, "all", "bad", "max_states", "max_memory", "memory")[t.ended]
+
+    def _second(self, goals):
+        """Do the second worker's part; explore() starts a thread for it."""
+        cdef uint64_t both[2]
+        both[0], both[1] = goals
+        with nogil:
+            _work(self.team, 1, both)
+
+    cdef _merge(self):
+        """Let the first worker have the second one's findings too."""
+        cdef Space* first = self.s
+        cdef Space* second = &self.team.workers[1]
+        cdef Waste* waste
+        cdef int i
+        first.transitions += second.transitions
+        second.transitions = 0
+        if second.bad and (not first.bad or second.bad_from < first.bad_from):
+            first.bad, first.bad_from = second.bad, second.bad_from
+            first.bad_event = second.bad_event
+        for i in range(STEPS_ROOM):
+            waste = &second.waste[i]
+            first.taken[i] |= second.taken[i]
+            if waste.seen and (not first.waste[i].seen or waste.depth < first.waste[i].depth):
+                first.waste[i] = waste[0]
 
     cdef _claim(self):
         if self.running:
@@ -570,11 +568,13 @@ cdef class Explorer:
 
     @property
     def states(self):
-        return self.s.n
+        return min(_total(self.team), self.team.max_states)
 
     @property
     def queued(self):
-        return self.s.n - self.s.done
+        cdef Store* stores = self.team.stores
+        return (_total(self.team) - min(stores[0].cursor, stores[0].end)
+                - min(stores[1].cursor, stores[1].end))
 
     @property
     def transitions(self):
@@ -583,12 +583,12 @@ cdef class Explorer:
     @property
     def depth(self):
         """Events of the longest of the shortest histories so far."""
-        return self.s.depth + (self.s.ended == FOUND_BAD)
+        return self.s.depth + (self.team.ended == FOUND_BAD)
 
     @property
     def memory(self):
         """Bytes of states, parents and table."""
-        return self.s.memory
+        return self.team.memory
 
     def _left_out(self):
         """Return the hooks of the events that are not explored."""
@@ -626,7 +626,7 @@ cdef class Explorer:
         (`_readable`), the event (code, cpu, argument), or None at the start. Names of tasks and
         CPUs are the same all along it. Raises ValueError where nothing bad was found.
         """
-        if self.s.ended != FOUND_BAD:
+        if self.team.ended != FOUND_BAD:
             raise ValueError("nothing bad was found")
         return self._path(self.s.bad_from, self.s.bad_event)
 
@@ -650,12 +650,12 @@ cdef class Explorer:
         chain = [None]
         while number:
             chain.append(number)
-            number = s.parents[number]
+            number = s.stores[number & s.second].parents[number >> s.second]
         memset(&w, 0, sizeof(World))
-        unpack(s, &s.states[<uint64_t>last * s.words], &w)
+        unpack(s, _state(s, last), &w)
         last_bad = apply(s, &w, last_event, &port)
         pack(s, &w, goal)
-        unpack(s, s.states, &w)
+        unpack(s, s.stores.states, &w)
         history = [(None, self._readable(&w))]
         for known in reversed(chain):
             if known is not None:
@@ -669,9 +669,9 @@ cdef class Explorer:
                 pack(s, &after, packed)
                 if known is None:
                     if (bad == last_bad and events[i].code == last_event.code
-                            and not memcmp(packed, goal, 8 * s.words)):
+                            and kb_same(packed, goal, s.words)):
                         break
-                elif not bad and not memcmp(packed, &s.states[number * s.words], 8 * s.words):
+                elif not bad and kb_same(packed, _state(s, number), s.words):
                     break
             else:
                 raise AssertionError("a stored state does not follow from its parent")

@@ -1,4 +1,4 @@
-# The states of the explorer: its records, and a state packed into two to five 64-bit words.
+# The states of the explorer: its records, and a state packed into one to five 64-bit words.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -13,8 +13,8 @@ cdef enum:                        # sizes that a packed state has room for
     STEPS_ROOM = KB_HOOKS * 64    # of all hooks
     GROUPS = 3                    # of tasks that share a map
     BATCH = 1024                  # successors that are looked up together
-    BLOCK = 64                    # states that a thread takes at a time, of several
-    BUFFER = 1 << 14              # successors that a thread keeps for each half of the table
+    BLOCK = 64                    # states that a worker takes at a time
+    EFFECTS = 1 << 14             # events whose effects a worker remembers
     EVENTS_ROOM = CPUS * 40       # enabled in a state: schedule 7, ioperm 8, fork 10, others 7
 
 cdef enum Place:                  # where a task stands
@@ -44,6 +44,9 @@ cdef enum:
     HELD_ZERO = 0                 # the map in the TSS has sequence number 0
     HELD_NONE                     # a number that no task has any more
     HELD_TASK                     # HELD_TASK + t: that of task t's map
+    HOLDERS = 7 << 2              # the bits of a task's word that name CPUs: `holders`,
+    LABEL = 31                    # and `cpu` too
+    OLD = 1 << 5                  # of a CPU's word
 
 cdef enum Bad:                    # in the order of BAD
     FINE = 0
@@ -65,6 +68,11 @@ cdef enum Ended:
     STATES_LIMIT
     MEMORY_LIMIT
     NO_MEMORY
+
+cdef enum Waits:                  # the reason why a worker ends its round before its level ends
+    NOT = 0
+    FOR_TABLE                     # its share of the free slots is used up
+    FOR_STATES                    # a new state has no room
 
 cdef extern from *:
     """
@@ -102,7 +110,26 @@ cdef extern from *:
     static const uint8_t NAMINGS[6][4] = {               /* n groups: the first of them */
       {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {0, 2, 3, 1}, {0, 3, 1, 2}, {0, 3, 2, 1}};
     #include <pthread.h>
+    #include <sys/mman.h>
+    /* Look-ups are at random addresses, and each of another page of 4 KiB misses the TLB. */
+    static inline void kb_use_huge_pages(void *at, size_t bytes) {
+    #ifdef MADV_HUGEPAGE
+      uintptr_t begin = ((uintptr_t)at + 4095) & ~(uintptr_t)4095;
+      uintptr_t end = ((uintptr_t)at + bytes) & ~(uintptr_t)4095;
+      if (bytes >= 4 << 20)        /* less is in few pages, and of the heap */
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    #endif
+    }
     #define kb_fetch_add(at, n) __atomic_fetch_add(at, n, __ATOMIC_RELAXED)
+    /* A slot's state is written before the slot is, and read after it. */
+    #define kb_load(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
+    static inline int kb_fill(uint64_t *slot, uint64_t entry) {
+      uint64_t is_free = 0;
+      return __atomic_compare_exchange_n(slot, &is_free, entry, 0, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_ACQUIRE);
+    }
+    #define kb_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED)
+    #define kb_raised(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
     typedef struct {               /* of two threads; not every system has pthread_barrier_t */
       pthread_mutex_t lock;
       pthread_cond_t turned;
@@ -129,6 +156,26 @@ cdef extern from *:
       pthread_mutex_unlock(&b->lock);
     }
     #define PREFETCH(address) __builtin_prefetch(address)
+    /* Of so few words, and not known to the compiler: libc's functions take longer. */
+    static inline void kb_copy(uint64_t *to, const uint64_t *from, int words) {
+      switch (words) {
+        case 5: to[4] = from[4];                /* fall through */
+        case 4: to[3] = from[3];                /* fall through */
+        case 3: to[2] = from[2];                /* fall through */
+        case 2: to[1] = from[1];                /* fall through */
+        default: to[0] = from[0];
+      }
+    }
+    static inline int kb_same(const uint64_t *a, const uint64_t *b, int words) {
+      uint64_t differ = a[0] ^ b[0];
+      switch (words) {
+        case 5: differ |= a[4] ^ b[4];          /* fall through */
+        case 4: differ |= a[3] ^ b[3];          /* fall through */
+        case 3: differ |= a[2] ^ b[2];          /* fall through */
+        case 2: differ |= a[1] ^ b[1];
+      }
+      return differ == 0;
+    }
     """
     ctypedef struct Cpu:
         uint16_t full, busy, stale, valid, loaded, old, map, map_max, all, iopl
@@ -140,9 +187,16 @@ cdef extern from *:
     const uint8_t N_NAMINGS[4]
     const uint8_t NAMINGS[6][4]
     void PREFETCH(const void* address) noexcept nogil
+    void kb_copy(uint64_t* to, const uint64_t* words, int n) noexcept nogil
+    bint kb_same(const uint64_t* a, const uint64_t* b, int words) noexcept nogil
     ctypedef struct KbBarrier:
         pass
     uint64_t kb_fetch_add(uint64_t* at, uint64_t n) noexcept nogil
+    void kb_use_huge_pages(void* at, size_t bytes) noexcept nogil
+    uint64_t kb_load(const uint64_t* at) noexcept nogil
+    bint kb_fill(uint64_t* slot, uint64_t entry) noexcept nogil
+    void kb_raise(int* flag) noexcept nogil
+    bint kb_raised(const int* flag) noexcept nogil
     void kb_wait(KbBarrier* barrier) noexcept nogil
     int kb_make_barrier(KbBarrier* barrier) noexcept nogil
     void kb_drop_barrier(KbBarrier* barrier) noexcept nogil
@@ -153,6 +207,14 @@ cdef struct World:                # an unpacked state; its `holders` and `old` a
     More more[TASKS]
     uint8_t task[CPUS]            # that runs there, NOBODY where idle
     uint8_t held[CPUS]            # HELD_*: whose sequence number the TSS's bitmap has
+    uint8_t renumbered            # an event took a map's number away: no TSS holds it any more
+
+cdef struct Effect:               # of an event on what it changes, without names
+    uint64_t key                  # the event, and all that its effect depends on
+    uint32_t task                 # current's word; its `cpu` is 0 if it was switched out, else 1
+    uint16_t cpu                  # the CPU's word
+    uint8_t held                  # its `held`, where current is task 0
+    uint8_t renumbered            # current's map
 
 cdef struct Event:
     uint8_t code                  # Code
@@ -174,10 +236,19 @@ cdef struct Frame:                # one hook under way
 
 cdef struct Waste:                # a step's first reload that found the limit full
     uint32_t state                # from this state
+    uint32_t depth                # events to that
     Event event                   # by this event
     uint8_t seen                  # whether there was one
 
-cdef struct Space:
+cdef struct Store:                # the states that one worker found, in that order
+    uint64_t* states              # [room, words]
+    uint32_t* parents             # [room] numbers
+    uint64_t room, n              # states
+    uint64_t most, slots          # `n` at which the worker waits FOR_STATES, FOR_TABLE
+    uint64_t cursor, end          # the next state without successors, and a round's end
+    uint64_t level_end            # the first state of the next depth
+
+cdef struct Space:                # a policy, and a worker's part of the search
     int n_cpus, n_tasks, n_ports, words
     bint symmetry
     bint whole                    # no task is preempted where Machine has no operation for it
@@ -196,42 +267,37 @@ cdef struct Space:
     int n_orders                  # of CPUs
     uint8_t order[ORDERS][CPUS]   # new place -> old CPU
     uint8_t relabel[ORDERS][32]   # label, see pack -> label
-    uint64_t* states              # [room, words]
-    uint32_t* parents             # [room]
-    uint64_t room, n              # states
+    Store* stores                 # [1 + second]
+    int second                    # 1 with two workers: state i of store k has number 2 * i + k
+    int number                    # the worker's
     uint64_t* table               # [1 << bits] hash << 32 | number + 1, 0 where free
     int bits
-    uint64_t memory, max_memory   # bytes
-    uint64_t max_states
-    uint64_t done                 # states whose successors are known
-    uint64_t level_end            # the first state of the next depth
+    uint64_t done, block_end      # the state that is expanded, and the end of its block: numbers
     uint64_t transitions
     uint32_t depth                # events to the state `done`
-    int ended                     # Ended
     uint32_t bad_from             # state
     Event bad_event
     uint8_t bad                   # Bad
-    # successors that are not looked up yet
+    int waits                     # Waits
+    # successors; those from `looked_up` on are not looked up yet
+    int n_batch, looked_up
+    int batch_most                # where those of one state more may not fit
     uint64_t batch[BATCH][WORDS]
     uint32_t batch_from[BATCH]
     uint32_t batch_hash[BATCH]
-    int n_batch, batch_most       # now, and where those of one state more may not fit
+    uint64_t batch_slot[BATCH]    # where a look-up begins
+    # Last, so that no cache line has what the two workers write and read all the time.
+    Effect effects[EFFECTS]       # the latest one at each place
 
-cdef struct Buffer:               # successors that are not looked up yet
-    uint64_t* states              # [BUFFER, words]
-    uint32_t* froms               # [BUFFER]
-    uint32_t* hashes              # [BUFFER]
-    int n
-
-cdef struct Worker:               # one of two threads
-    Space space                   # its part of the search, and of the table
-    Buffer left[2]                # its successors by the half of the table that they belong to
-
-cdef struct Team:
-    Worker workers[2]
+cdef struct Team:                 # a search
+    Space workers[2]
+    Store stores[2]
     KbBarrier barrier
-    uint64_t cursor, end          # the level's next state, and its end
-    uint64_t n                    # states
+    uint64_t* old                 # the table before it grew, until the new one has its slots
+    uint64_t memory, max_memory   # bytes
+    uint64_t max_states
+    int ended                     # Ended
+    int pause                     # some worker waits, or found a violation
     bint stop
 
 # -- Packed states -------------------------------------------------------------------------------
@@ -279,15 +345,14 @@ ctypedef fused Word:              # of a task: without and with its further bits
 
 
 cdef inline void _sort(Word* words, int n) noexcept nogil:
+    """Sort a few words without a branch that depends on them: each would be mispredicted."""
     cdef int i, j
-    cdef Word word
+    cdef Word low, high
     for i in range(1, n):
-        word = words[i]
-        j = i
-        while j > 0 and words[j - 1] > word:
-            words[j] = words[j - 1]
-            j -= 1
-        words[j] = word
+        for j in range(i, 0, -1):
+            low, high = words[j - 1], words[j]
+            words[j - 1] = low if low < high else high
+            words[j] = high if low < high else low
 
 
 cdef inline int _number_groups(const World* w, int n_tasks, uint8_t* number) noexcept nogil:
@@ -303,7 +368,7 @@ cdef inline int _number_groups(const World* w, int n_tasks, uint8_t* number) noe
 
 cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* tasks,
                             const uint16_t* cpus, uint64_t* state) noexcept nogil:
-    """Pack a state with fork and iopl: a task's word and its further bits are sorted as one.
+    """Pack a state with fork or iopl: a task's word and its further bits are sorted as one.
 
     Groups have no names: without symmetry they are numbered in the order of their first tasks,
     with it as makes the state smallest.
@@ -356,61 +421,85 @@ cdef inline void _pack_more(const Space* s, const World* w, const uint32_t* task
     memcpy(state, packed, s.words * 8)
 
 
-cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
-    """Pack a state; under symmetry, the representative of those that differ in names alone.
-
-    Under symmetry it also clears a TSS's map that the policy syncs before a task sees it.
-    """
-    cdef uint32_t tasks[2 * WORDS]
-    cdef uint32_t best[2 * WORDS]
-    cdef uint32_t tried[2 * WORDS]
-    cdef uint16_t cpus[CPUS]
-    cdef uint16_t sorted_cpus[CPUS]
-    cdef Cpu cpu
-    cdef int i, k
-    cdef bint have = False, ordered
-    memset(tasks, 0, sizeof(tasks))
-    memcpy(tasks, w.tasks, s.n_tasks * sizeof(Task))
+cdef inline void _lay_out(const Space* s, const uint32_t* tasks, const uint16_t* cpus,
+                          uint64_t* state) noexcept nogil:
+    """Put the words of a state together; `state` has room for WORDS, whose rest becomes 0."""
+    cdef int i, at
+    memset(state, 0, WORDS * 8)
     for i in range(s.n_tasks):
-        tasks[i] &= ~<uint32_t>(7 << 2)       # the holders
+        state[i >> 1] |= <uint64_t>tasks[i] << 32 * (i & 1)
     for i in range(s.n_cpus):
-        cpu = w.cpus[i]
-        cpu.old = w.held[i] == HELD_NONE
-        memcpy(&cpus[i], &cpu, sizeof(Cpu))
-        if s.symmetry and s.sync_first and not cpu.valid:
-            cpus[i] &= 31 | 3 << 13           # up to `loaded`, and the last two
-        elif w.held[i] >= HELD_TASK:
-            tasks[w.held[i] - HELD_TASK] |= 4 << i
-            if s.more and w.more[w.held[i] - HELD_TASK].group:
+        at = 2 * s.n_tasks + i
+        state[at >> 2] |= <uint64_t>cpus[i] << 16 * (at & 3)
+
+
+cdef inline void represent(const Space* s, const uint32_t* tasks, const uint16_t* cpus,
+                           uint64_t* state) noexcept nogil:
+    """Put the words of a state together, under symmetry of the one that stands for its orbit.
+
+    That one has the CPUs' words in rising order; where two are equal, more than one order does
+    that, and the tasks' words decide.
+    """
+    cdef uint32_t room[2][TASKS]
+    cdef uint32_t* tried = room[0]
+    cdef uint32_t* best = room[1]
+    cdef uint16_t sorted_cpus[CPUS]
+    cdef const uint8_t* order
+    cdef int i, k, best_order = -1
+    if not s.symmetry:
+        _lay_out(s, tasks, cpus, state)
+        return
+    for k in range(s.n_orders):
+        order = s.order[k]
+        if s.n_cpus > 1 and (cpus[order[0]] > cpus[order[1]]
+                             or (s.n_cpus > 2 and cpus[order[1]] > cpus[order[2]])):
+            continue
+        for i in range(s.n_tasks):
+            tried[i] = (tasks[i] & ~<uint32_t>LABEL) | s.relabel[k][tasks[i] & LABEL]
+        _sort(tried, s.n_tasks)
+        i = 0
+        while best_order >= 0 and i < s.n_tasks and tried[i] == best[i]:
+            i += 1
+        if best_order < 0 or (i < s.n_tasks and tried[i] < best[i]):
+            best_order = k
+            best, tried = tried, best
+    for i in range(s.n_cpus):
+        sorted_cpus[i] = cpus[s.order[best_order][i]]
+    _lay_out(s, best, sorted_cpus, state)
+
+
+cdef inline uint16_t cpu_word(const Space* s, const World* w, int i, uint8_t* held) noexcept nogil:
+    """Return a CPU's word, and whose map its TSS holds; neither of a map that is hidden.
+
+    Under symmetry that is one that the policy syncs before a task sees it.
+    """
+    cdef uint16_t word
+    memcpy(&word, &w.cpus[i], sizeof(Cpu))
+    if s.symmetry and s.sync_first and not w.cpus[i].valid:
+        held[0] = HELD_ZERO
+        return word & (31 | 3 << 13)          # up to `loaded`, and the last two
+    held[0] = w.held[i]
+    return word & ~OLD | OLD * (held[0] == HELD_NONE)
+
+
+cdef inline void pack(const Space* s, const World* w, uint64_t* state) noexcept nogil:
+    """Pack a state; under symmetry, the representative of those that differ in names alone."""
+    cdef uint32_t tasks[TASKS]
+    cdef uint16_t cpus[CPUS]
+    cdef uint8_t held
+    cdef int i, k
+    for i in range(s.n_tasks):
+        memcpy(&tasks[i], &w.tasks[i], sizeof(Task))
+        tasks[i] &= ~<uint32_t>HOLDERS
+    for i in range(s.n_cpus):
+        cpus[i] = cpu_word(s, w, i, &held)
+        if held >= HELD_TASK:
+            tasks[held - HELD_TASK] |= 4 << i
+            if s.more and w.more[held - HELD_TASK].group:
                 for k in range(s.n_tasks):
-                    if w.more[k].group == w.more[w.held[i] - HELD_TASK].group:
+                    if w.more[k].group == w.more[held - HELD_TASK].group:
                         tasks[k] |= 4 << i
     if s.more:
         _pack_more(s, w, tasks, cpus, state)
-        return
-    memcpy(sorted_cpus, cpus, sizeof(cpus))
-    if s.symmetry:
-        # The CPUs' words in rising order; where two are equal, more than one order does that, and
-        # the tasks' words decide.
-        for k in range(s.n_orders):
-            ordered = True
-            for i in range(1, s.n_cpus):
-                ordered &= cpus[s.order[k][i - 1]] <= cpus[s.order[k][i]]
-            if not ordered:
-                continue
-            for i in range(s.n_tasks):
-                tried[i] = (tasks[i] & ~<uint32_t>31) | s.relabel[k][tasks[i] & 31]
-            _sort(tried, s.n_tasks)
-            i = 0
-            while have and i < s.n_tasks and tried[i] == best[i]:
-                i += 1
-            if have and (i == s.n_tasks or tried[i] > best[i]):
-                continue
-            have = True
-            memcpy(best, tried, sizeof(best))
-            for i in range(s.n_cpus):
-                sorted_cpus[i] = cpus[s.order[k][i]]
-        memcpy(tasks, best, s.n_tasks * 4)
-    memset(&tasks[s.n_tasks], 0, sizeof(tasks) - s.n_tasks * 4)
-    memcpy(&tasks[s.n_tasks], sorted_cpus, s.n_cpus * 2)
-    memcpy(state, tasks, s.words * 8)
+    else:
+        represent(s, tasks, cpus, state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from kvmbench.causes import CAUSES
+from kvmbench.causes import CAUSES, WRONG
 from kvmbench.pictures import time_bars
 from kvmbench.report import Block, Column, Document, Note, Record, Table
 from kvmbench.report.plots import Axis, Curve, Curves, Point
@@ -22,7 +22,6 @@ __all__ = ["SCHEMAS", "ScenarioDocument", "host_document", "point_record", "swee
 PERCENTILES = ("50", "99", "99.9")  # of an EXIT's cycles
 RATES = {"exits": "VM exits", "reloads": "TR reloads", "switches": "switches"}
 GONE = 20  # a gain is gone at less than the largest one divided by this
-EVER = ("leaks", "denials", "faults")  # a correct policy has none
 
 
 class SideEntry(TypedDict):
@@ -35,6 +34,7 @@ class SideEntry(TypedDict):
     leaks: int
     denials: int
     faults: int
+    nulls: int
     operations: int
 
 
@@ -175,7 +175,7 @@ def _rows(results: Sequence[ScenarioResult]) -> Iterator[list[str]]:
     for percent in PERCENTILES:
         costs = [result.percentile(percent) for result in results]
         yield _row(f"EXIT p{percent}", "cycles", costs, ",")
-    for name in EVER:
+    for name in WRONG:
         yield _row(name, "count", [result.counts[name] for result in results], ",")
 
 
@@ -259,7 +259,7 @@ def _side(result: ScenarioResult) -> Record:
         "share": {cause: result.share(cause) for cause in CAUSES},
         "per_second": {name: result.rate(name) for name in RATES},
         "exit_cycles": {f"p{percent}": result.percentile(percent) for percent in PERCENTILES},
-        **{name: result.counts[name] for name in EVER},
+        **{name: result.counts[name] for name in WRONG},
         "operations": result.operations,
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from kvmbench.catalog import find_policy, find_profile, policy_toml
+from kvmbench.causes import WRONG
 from kvmbench.checker.mutations import mutations as mutants_of
 from kvmbench.checker.mutations import needed
 from kvmbench.errors import brief, unknown_name
@@ -157,7 +158,7 @@ def _ranked(
         if column not in point or isinstance(value, (str, bool)):
             numbers = [key for key, value in point.items() if isinstance(value, float)]
             raise ValueError(unknown_name("column", column, numbers))
-        bad = [name for name in ("leaks", "denials", "faults") if point[f"{name}_after"]]
+        bad = [name for name in WRONG if point[f"{name}_after"]]
         rows.append(
             {
                 "base": base.name, "mutation": label, column: value, "worth": point["worth"],

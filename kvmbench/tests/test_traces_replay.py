@@ -5,6 +5,7 @@ exits, returns and puts; docs/trace.md says which events it must give.
 """
 
 import random
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmbench import Costs, ExitKind, Machine, Profile, load_scenario, policies, profiles
+from kvmbench import Costs, ExitKind, Machine, Policy, Profile, load_scenario, policies, profiles
 from kvmbench.errors import ResultError
 from kvmbench.tests import trace_dat, trace_text
 from kvmbench.tests.trace_text import Line
@@ -42,6 +43,16 @@ def test_a_recording_of_the_lab_has_the_counts_of_its_emulator():
     # 5 iterations and as many to warm up return for their IN, and 4 times to begin and end a round.
     assert replay.before.puts == replay.after.reloads == 2 * 5 + 4
     assert (replay.before.leaks, replay.before.denials, replay.before.faults) == (0, 0, 0)
+
+
+def test_nulls_are_shown():
+    """A sync of TIF without a map at each VM exit: as many nulls as exits."""
+    policy = Policy("p", vm_exit=("set_tif", "sync_map"))
+    replay = replay_recording(HAND, after=policy)
+    assert (replay.before.nulls, replay.after.nulls) == (0, replay.after.exits)
+    shown = str(replay)
+    assert re.search(rf"nulls +count +0 +{replay.after.exits} ", shown)
+    assert "nulls" not in str(replay_recording(HAND))
 
 
 def test_hand_counted():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from kvmbench.causes import CAUSES
+from kvmbench.causes import CAUSES, WRONG
 from kvmbench.pictures import time_bars
 from kvmbench.report import Block, Column, Document, Heading, Items, Note, Record, Table
 from kvmbench.report.plots import Axis, Bar, Bars
@@ -84,6 +84,7 @@ class SideEntry(TypedDict):
     leaks: int
     denials: int
     faults: int
+    nulls: int
 
 
 class ReplayEntry(TypedDict):
@@ -405,7 +406,7 @@ def _replay_rows(replay: Replay) -> Iterator[list[str]]:
         yield _row(label, "count", found, ",")
         if what == "reloads" and replay.recording.seconds:
             yield _row(label, "1/s", [n / replay.recording.seconds for n in found], ",.1f")
-    for what in ("leaks", "denials", "faults"):
+    for what in WRONG:
         if any(getattr(side, what) for side in sides):
             yield _row(what, "count", [getattr(side, what) for side in sides], ",")
 
@@ -450,6 +451,7 @@ def _replay_entry(replay: Replay) -> ReplayEntry:
             "leaks": side.leaks,
             "denials": side.denials,
             "faults": side.faults,
+            "nulls": side.nulls,
         }
         for side in (replay.before, replay.after)
     ]

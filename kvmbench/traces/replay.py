@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kvmbench._core import Machine
 from kvmbench.arrays import integer
 from kvmbench.catalog import find_policy, find_profile
-from kvmbench.causes import CAUSES
+from kvmbench.causes import CAUSES, WRONG
 from kvmbench.errors import ResultError, unknown_name
 from kvmbench.model import ExitKind, Policy, Profile
 from kvmbench.report import Document, Reported
@@ -59,6 +59,7 @@ class Side:
     leaks: int
     denials: int
     faults: int
+    nulls: int
 
     @property
     def acted(self) -> int:
@@ -273,7 +274,7 @@ def _side(machine: Machine) -> Side:
     return Side(
         policy=machine.policy.name,
         cycles={cause: sums[counter] for cause, (counter, _) in CAUSES.items()},
-        **{n: sums[n] for n in ("exits", "puts", "reloads", "leaks", "denials", "faults")},
+        **{n: sums[n] for n in ("exits", "puts", "reloads", *WRONG)},
     )
 
 
