@@ -436,7 +436,7 @@ cdef inline uint8_t apply(Space* s, World* w, Event event, int* port) noexcept n
 # iopl other tasks matter too, and every event is taken step by step.
 
 cdef inline uint64_t _key(const World* w, Event event) noexcept nogil:
-    """Return all that an event's effect depends on, without names; never 0."""
+    """Return the event and each input of its effect, without names; never 0."""
     cdef uint8_t current = w.task[event.cpu]
     cdef uint8_t held = w.held[event.cpu]
     cdef uint64_t key = 1 << 3 | (current == NOBODY) << 2

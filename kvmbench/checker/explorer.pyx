@@ -201,8 +201,8 @@ cdef void _expand(Space* s) noexcept nogil:
 
 
 # -- Workers -------------------------------------------------------------------------------------
-# One or two, each a thread. They search in rounds: each takes blocks of the level's states, of its
-# own store first, and looks their successors up. The table is shared, without a lock: a worker
+# One or two, each a thread. They search in rounds: each takes blocks of the level's states, from
+# its store first, and looks their successors up. The table is shared, without a lock: a worker
 # writes a state to its own store, which others do not read there yet, and then fills the free
 # slot. If the other one has just filled it, it looks again. Between rounds one worker alone
 # makes room, since a larger table or store may have another address, and begins the next level.

@@ -210,7 +210,7 @@ cdef struct World:                # an unpacked state; its `holders` and `old` a
     uint8_t renumbered            # an event took a map's number away: no TSS holds it any more
 
 cdef struct Effect:               # of an event on what it changes, without names
-    uint64_t key                  # the event, and all that its effect depends on
+    uint64_t key                  # the event and each input of its effect
     uint32_t task                 # current's word; its `cpu` is 0 if it was switched out, else 1
     uint16_t cpu                  # the CPU's word
     uint8_t held                  # its `held`, where current is task 0
