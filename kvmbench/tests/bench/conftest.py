@@ -31,7 +31,8 @@ def _medians(config):
     found = {}
     for bench in config._benchmarksession.benchmarks:
         name = bench.params["engine"] if bench.params else bench.name
-        found[bench.group, name] = statistics.median(bench.stats.data)
+        if bench.stats.data:  # none of one that failed
+            found[bench.group, name] = statistics.median(bench.stats.data)
     return found
 
 
