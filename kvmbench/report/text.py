@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import io
 import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 
-from kvmbench.report.document import (
-    Cell,
-    Code,
-    Document,
-    Facts,
-    Heading,
-    Items,
-    Note,
-    Table,
-    Tone,
-    Words,
-)
+from kvmbench.report.document import Cell, Code, Document, Facts, Heading, Items, Note, Table, Words
 from kvmbench.report.escape import visible
 
 __all__ = ["WIDTH", "cell_text", "text"]
@@ -27,7 +15,7 @@ WIDTH = 72  # columns: what a commit message, a mail and a quoted mail hold
 GAP = 2  # spaces between columns
 LEAST = {"key": 32, "word": 16}  # columns, below which a table grows instead
 FOLDED = 20  # columns of a key that is longer than a line of WIDTH
-TONES = {"good": "32", "bad": "31", "doubt": "33", "mark": "1"}  # ANSI: green, red, yellow, bold
+TONES = {"good": "green", "bad": "red", "doubt": "yellow", "mark": "bold", "": ""}
 STICKY = {" %": "\xa0%", " ->": "\xa0->"}  # a line begins with neither
 
 
@@ -88,77 +76,47 @@ def cell_text(cell: str | Cell) -> str:
 
 
 def _table(table: Table, width: int, color: bool) -> str:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
     units = any(column.unit for column in table.columns)
     heads = [[visible(c.heading), *([visible(c.unit)] if units else [])] for c in table.columns]
     shown = [[visible(cell_text(cell)) for cell in row] for row in table.rows]
-    kinds = [column.kind for column in table.columns]
     natural = [
-        max([columns(line) for line in head] + [columns(row[n]) for row in shown])
+        max([cell_len(line) for line in head] + [cell_len(row[n]) for row in shown])
         for n, head in enumerate(heads)
     ]
-    widths = _shrunk(natural, kinds, width)
-
-    def line(cells: Sequence[str], tones: Sequence[Tone]) -> list[str]:
-        """Return the lines of a row, whose cells stand in a tone each."""
-        folded = zip_longest(*map(_folded, cells, widths), fillvalue="")
-        return [
-            (" " * GAP).join(map(_set, words, widths, kinds, tones)).rstrip() for words in folded
-        ]
-
-    titles = ["\n".join(head) for head in heads]
-    high = [len(_folded(*pair)) for pair in zip(titles, widths, strict=True)]
-    titles = ["\n" * (max(high) - own) + title for own, title in zip(high, titles, strict=True)]
-    lines = line(titles, ["mark" if color else ""] * len(heads))
+    widths = _shrunk(natural, [column.kind for column in table.columns], width)
+    drawn = Drawn(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    for column, head, room in zip(table.columns, heads, widths, strict=True):
+        figure = column.kind == "figure"
+        drawn.add_column(
+            Text("\n".join(head), style="bold"), width=room, no_wrap=figure,
+            justify="right" if figure else "left", overflow="fold",
+        )  # fmt: skip
     last: list[str] = []
     for row, words in zip(table.rows, shown, strict=True):
         cells = []
-        for n, (word, kind) in enumerate(zip(words, kinds, strict=True)):
-            if kind == "word":
-                word = _wrapped(word, max(widths[n], 1)).rstrip("\n")
-            elif table.grouped and kind == "key" and words[: n + 1] == last[: n + 1]:
-                word = ""
-            cells.append(word)
-        lines += line(
-            cells, [cell.tone if color and isinstance(cell, Cell) else "" for cell in row]
-        )
+        for n, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            said = words[n]
+            if column.kind == "word":  # rich breaks lines at no-break spaces
+                said = _wrapped(said, max(widths[n], 1)).rstrip("\n")
+            elif table.grouped and column.kind == "key" and words[: n + 1] == last[: n + 1]:
+                said = ""
+            cells.append(Text(said, style="" if isinstance(cell, str) else TONES[cell.tone]))
         last = words
-    return "\n".join(lines) + "\n"
-
-
-def columns(text: str) -> int:
-    """Return the columns that a line takes in a terminal."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # few tables need it
-
-    return cell_len(text)
-
-
-def _folded(cell: str, room: int) -> list[str]:
-    """Return the lines of a cell: broken between words, and a longer word where it must be."""
-    lines = []
-    for text in cell.split("\n"):
-        begun = ""
-        for word in re.findall(r"\s*\S+\s*", text) if columns(text) > room else [text]:
-            if columns(begun) + columns(word.rstrip()) > room and begun:
-                lines.append(begun.rstrip())
-                begun = ""
-            while columns(word.rstrip()) > room:
-                fits = next(
-                    n for n in range(len(word), 0, -1) if n == 1 or columns(word[:n]) <= room
-                )
-                lines.append(word[:fits])
-                word = word[fits:]
-            begun += word
-        lines.append(begun.rstrip())
-    return lines
-
-
-def _set(words: str, room: int, kind: str, tone: Tone) -> str:
-    """Return the words of a cell's line, padded to `room` columns, in a tone."""
-    space = " " * (room - columns(words))
-    said = f"\x1b[{TONES[tone]}m{words}\x1b[0m" if tone and words else words
-    return space + said if kind == "figure" else said + space
+        drawn.add_row(*cells)
+    console = Console(
+        file=io.StringIO(), width=sum(widths) + GAP * (len(widths) - 1), force_terminal=color,
+        no_color=not color, color_system="standard" if color else None, highlight=False,
+        markup=False, emoji=False, legacy_windows=False,
+        force_jupyter=False,  # else a notebook shows an empty output besides the text
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
 def _shrunk(natural: Sequence[int], kinds: Sequence[str], width: int) -> list[int]:
