@@ -130,8 +130,10 @@ def _printed(name: str, what: str, command: tuple[str, ...]) -> Iterator[Text]:
         )
     path = os.path.abspath(name)  # a name that begins with - is no option
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen([*command, path], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=errors)  # fmt: skip
+        process = subprocess.Popen(
+            [*command, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            pipesize=PIECE,  # so that it goes on while a piece is read
+        )  # fmt: skip
         finished = False
         assert process.stdout is not None
         try:
