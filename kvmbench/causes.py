@@ -1,6 +1,7 @@
 """The causes of cycles: each one's name, the core's counter of it, and its label in a table.
 
-Also the counters of a policy's mistakes."""
+Also the counters of a policy's mistakes.
+"""
 
 from __future__ import annotations
 

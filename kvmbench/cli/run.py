@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -121,7 +121,7 @@ def command(
                 workloads, *policies, costs, iterations=iterations, ioperm=ioperm,
                 vendor=vendor, closed_form=closed_form, progress=show,
             )  # fmt: skip
-        result = partial(_result, simulation, label)
+        result = cache(partial(_result, simulation, label))  # --save and JSON have one time
         document = simulation.document(explain=explain, against=table, result=result)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
