@@ -44,10 +44,12 @@ if TRACE:
     macros = [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
     macros += [("CYTHON_USE_SYS_MONITORING", "0")]
 
+SHARED = "_cyutility"  # Cython's own code for memoryviews, once for all modules
+
 modules = dict.fromkeys(
     (
         *("_ports", "_steps", "_core", "scenario._host", "checker.explorer"),
-        *("traces._reader", "traces._history"),
+        *("traces._reader", "traces._history", SHARED),
     ),
     False,
 )  # whether it is optional
@@ -58,7 +60,7 @@ if sys.platform == "linux" and platform.machine() == "x86_64":
 extensions = [
     Extension(
         f"kvmbench.{name}",
-        [f"kvmbench/{name.replace('.', '/')}.pyx"],
+        [f"kvmbench/{name.replace('.', '/')}.{'c' if name == SHARED else 'pyx'}"],
         include_dirs=[os.path.dirname(f"kvmbench/{name.replace('.', '/')}")],
         extra_compile_args=flags,
         extra_link_args=link,
@@ -68,23 +70,28 @@ extensions = [
     for name, optional in modules.items()
 ]
 
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-# PyPI shows the README without the files next to it: its pictures and links are this version's.
-files = f"{project['urls']['Source']}/%s/v{project['version']}/"
-readme = Path("README.md").read_text()
-readme = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{files % 'raw'}", readme)
-readme = re.sub(r"(\]\()(?!https?:|#)", rf"\g<1>{files % 'blob'}", readme)
 
-setup(
-    long_description=readme,
-    long_description_content_type="text/markdown",
-    ext_modules=cythonize(
-        extensions,
-        compiler_directives=DIRECTIVES,
-        annotate=ANNOTATE,
-        emit_linenums=SANITIZE,
-        # The coverage plugin wants the C file next to the source.
-        build_dir=None if TRACE else "build/cython",
-    ),
-    options={"build_ext": {"parallel": os.cpu_count()}},
-)
+def readme(project):
+    """Return the README with links to this version's files: PyPI shows it without them."""
+    files = f"{project['urls']['Source']}/%s/v{project['version']}/"
+    text = Path("README.md").read_text()
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\g<1>{files % 'raw'}", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\g<1>{files % 'blob'}", text)
+
+
+if __name__ == "__main__":  # Cython's processes may import this file
+    setup(
+        long_description=readme(tomllib.loads(Path("pyproject.toml").read_text())["project"]),
+        long_description_content_type="text/markdown",
+        ext_modules=cythonize(
+            extensions,
+            nthreads=os.cpu_count(),
+            compiler_directives=DIRECTIVES,
+            annotate=ANNOTATE,
+            emit_linenums=SANITIZE,
+            # The coverage plugin wants the C file next to the source.
+            build_dir=None if TRACE else "build/cython",
+            shared_utility_qualified_name=f"kvmbench.{SHARED}",
+        ),
+        options={"build_ext": {"parallel": os.cpu_count()}},
+    )
