@@ -72,7 +72,7 @@ check: lint types test docs
 	ci/sanitize
 
 # Every mutant of every policy by SPIN; minutes, and it needs SPIN.
-spin:
+spin: $(VENV)/.dev
 	ci/package
 	ci/spin --all
 
@@ -96,7 +96,7 @@ lab-qemu: $(VENV)/.dev
 	ci/lab-qemu
 
 # Line coverage of the .pyx files; minutes, so it is not among the checks.
-coverage:
+coverage: $(VENV)/.dev
 	ci/package
 	ci/coverage
 
@@ -112,12 +112,14 @@ $(BIN)/python:
 	        "name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
 
-# Installed with its build isolated; the extensions land next to their sources.
+# Installed with its build isolated; the extensions land next to their sources. Bytecode is written of
+# what is imported, when it is: of all it would take half a minute.
 $(VENV)/.run: WHAT = .
 $(VENV)/.dev: WHAT = .[test,lint]
 $(VENV)/.run $(VENV)/.dev: $(BIN)/python $(BUILT_FROM)
 	@trap 'exit 130' INT; touch $(VENV)/.unfinished; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(WHAT)'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    --editable '$(WHAT)'; \
 	status=$$?; rm $(VENV)/.unfinished; exit $$status
 	@touch $(VENV)/.run $@
 
