@@ -85,12 +85,13 @@ def explore(policy, sizes, most=10**9, extra=()):
     while level and len(seen) <= most:
         following = []
         for stepper in level:
+            after = None
             for event in tried:
-                after = stepper.copy()
+                after = after or stepper.copy()
                 try:
                     after.do(*event)
                 except Refused:
-                    continue
+                    continue  # it is unchanged, so the next event may have it
                 transitions += 1
                 if after.bad is not None:
                     bad = after.bad[0]
@@ -99,6 +100,7 @@ def explore(policy, sizes, most=10**9, extra=()):
                 if found not in seen:
                     seen.add(found)
                     following.append(after)
+                after = None
         level = following
         depth += bool(level)
     return Found(None, len(seen), transitions, depth, not level, frozenset(seen))

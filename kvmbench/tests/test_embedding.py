@@ -264,7 +264,8 @@ def test_other_records_fail_at_import(environment, old, new, message):
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.rmtree(drifted)
     setup = "from setuptools import Extension, setup\n"
-    setup += "setup(name='host', ext_modules=[Extension('host', ['host.c'])])\n"
+    setup += "host = Extension('host', ['host.c'], extra_compile_args=['-O0'])\n"
+    setup += "setup(name='host', ext_modules=[host])\n"
     (source / "setup.py").write_text(setup)
     done = environment.build(source)
     assert done.returncode == 0, done.stderr[-3000:]
