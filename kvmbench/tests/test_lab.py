@@ -354,7 +354,7 @@ def test_a_kernel_that_does_not_follow_its_policy_is_marked():
 
 
 FAKE = """\
-#!/usr/bin/env python3
+#!{python}
 import json, os, sys, time
 data, counts = (os.environ["KVMBENCH_LAB_" + name] for name in ("DATA", "COUNTS"))
 assert os.environ["BXSHARE"]
@@ -375,7 +375,9 @@ def fake(tmp_path, monkeypatch):
     file.write_bytes(bzimage())
 
     def boot(body, **limits):
-        (tmp_path / "bochs").write_text(FAKE.format(body=textwrap.dedent(body)))
+        (tmp_path / "bochs").write_text(
+            FAKE.format(python=sys.executable, body=textwrap.dedent(body))
+        )
         (tmp_path / "bochs").chmod(0o755)
         plan = run.Plan(**limits)
         found = kernel.kernel(f"k={file}")
