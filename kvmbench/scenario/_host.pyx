@@ -722,7 +722,7 @@ cdef class Host:
         if not _next_epoch(&self.s):
             self.s.phase = -1
 
-    def work(self, int64_t worker, double seconds=0):
+    def work(self, int64_t worker, double seconds=0.0):
         """Simulate to the end, or until `stop`; returns when all workers do. Releases the GIL.
 
         A host of one worker returns True after about so many `seconds`, if they are above 0 and
