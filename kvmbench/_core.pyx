@@ -2,6 +2,7 @@
 
 For Python programs and every simulation of this package; `cimport kvmbench` gives it to Cython.
 """
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport (
@@ -72,10 +73,12 @@ ALL_PORTS[KB_MAP_BYTES] = 0xff
 
 ALLOCATING = {DO_ALLOC_MAP, DO_EDIT_MAP, DO_DUP_MAP, DO_UNSHARE_MAP}    # steps that take a new map
 
-# Of each operation, by its code: the names of the fields `a`, `b` and `arg` in its method.
+# Of each operation, by its code: the names of the fields `a`, `b` and `arg` in its method, None
+# for one that it does not have.
 cdef tuple _ARGUMENTS = (
-    ("kind", "", ""), ("task", "", ""), ("first", "count", "on"), ("port", "", "width"),
-    ("", "", ""), ("cycles", "", ""), ("child", "", "fails"), ("level", "", ""), ("", "", ""),
+    ("kind", None, None), ("task", None, None), ("first", "count", "on"), ("port", None, "width"),
+    (None, None, None), ("cycles", None, None), ("child", None, "fails"), ("level", None, None),
+    (None, None, None),
 )
 
 # Of each status: the condition that does not hold, with the fields of the operation.
@@ -107,14 +110,18 @@ def _compiled(policy):
     return [[step.compiled() for step in policy.steps(hook)] for hook in HOOKS]
 
 
+cdef _exact_int(str name, value):   # not in _clamped, so that an int's way is short
+    try:
+        return PyNumber_Index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, not an integer") from None
+
+
 cdef inline int64_t _clamped(str name, value) except? -1:
     """Take any integer; one that no C integer holds becomes one that no check lets through."""
     cdef int overflow
     if not PyLong_CheckExact(value):
-        try:
-            value = PyNumber_Index(value)
-        except TypeError:
-            raise TypeError(f"{name} is {value!r}, not an integer") from None
+        value = _exact_int(name, value)
     number = PyLong_AsLongLongAndOverflow(value, &overflow)
     if overflow == 0:
         return number
@@ -178,10 +185,12 @@ cdef class Machine:
     cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL:
         """Return the address of `n` zeroed records on a cache line's border, owned by self."""
         raw = np.zeros(n * itemsize + 64, np.uint8)
-        cdef uint8_t[::1] view = raw
-        cdef size_t skip = -<size_t>&view[0] & 63
+        cdef Py_buffer view
+        PyObject_GetBuffer(raw, &view, PyBUF_SIMPLE)   # a memoryview takes longer than zeros()
+        PyBuffer_Release(&view)
+        cdef size_t skip = -<size_t>view.buf & 63
         self._owned += ((name, raw[skip:skip + n * itemsize]),)
-        return &view[0] + skip
+        return <uint8_t*>view.buf + skip
 
     cdef _compile_policy(self):
         cdef KbMachine* m = &self.m
@@ -250,7 +259,8 @@ cdef class Machine:
         cdef int64_t c, i, j, k
         cdef tuple names = _ARGUMENTS[code]
         c, i = _clamped("cpu", cpu), _clamped(names[0], a)
-        j, k = _clamped(names[1], b), _clamped(names[2], arg)
+        j = _clamped(names[1], b) if names[1] is not None else 0
+        k = _clamped(names[2], arg) if names[2] is not None else 0
         self._claim()
         status = kb_do(&self.m, code, c, i, j, k, result if result != NULL else &unused, &cycles)
         if status != KB_OK:

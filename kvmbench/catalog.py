@@ -5,12 +5,11 @@ Every reader raises `FileError`, one line with the file, the line and the key.
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import date
-from fnmatch import fnmatchcase
 from functools import cache
 from glob import escape
 from pathlib import Path
@@ -119,7 +118,7 @@ def profile_toml(profile: Profile) -> str:
     lines += [f"{name} = {getattr(profile.costs, name)}" for name in _COSTS]
     for kind in profile.kinds:
         lines += ["", f"[kinds.{quoted(kind.name)}]"]
-        lines += [f"{name} = {json.dumps(getattr(kind, name))}" for name in _KIND]
+        lines += [f"{name} = {str(getattr(kind, name)).lower()}" for name in _KIND]
     same: dict[Provenance, list[str]] = {}
     for figure, origin in profile.provenance.items():
         same.setdefault(origin, []).append(escape(figure))  # a figure is a pattern there
@@ -148,6 +147,8 @@ def policy_toml(policy: Policy) -> str:
 
 def quoted(text: str) -> str:
     """Return a TOML basic string: JSON's escapes are TOML's, and JSON leaves DEL as it is."""
+    import json
+
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -209,8 +210,8 @@ def _policy(source: Source, name: str) -> Policy:
     ):
         keys, inner = [*keys, tables[0]], inner[tables[0]]
     if len(keys) > 1:
-        quoted = json.dumps(".".join(keys), ensure_ascii=False)
-        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{cut(quoted, 100)}]")
+        name = cut(quoted(".".join(keys)), 100)
+        raise source.error(tuple(keys), f"a name with a dot needs quotes: [{name}]")
     table = source.table((name,), {}, optional)
     with declared(source, (name,), _DECLARED):
         return Policy(name, **table)
@@ -260,7 +261,7 @@ def _profile(source: Source) -> Profile:
         except ValueError as error:
             raise source.error(keys, str(error)) from None
         for pattern in source.strings((*keys, "figures"), entry["figures"]):
-            matched = [figure for figure in figures if fnmatchcase(figure, pattern)]
+            matched = fnmatch.filter(figures, pattern)
             if not matched:
                 raise source.error(keys, unknown_name("figure", pattern, figures))
             origins.update(dict.fromkeys(matched, origin))

@@ -17,7 +17,6 @@ wrong type or out of range raise TypeError, ValueError or IndexError, as elsewhe
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -97,6 +96,8 @@ class KvmError(KvmbenchError, OSError):
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """Return the message for a name that is not among `known`, with the nearest one."""
+    import difflib  # only errors need it
+
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {brief(near[0])}?" if near else f"known: {listed(names)}"

@@ -65,8 +65,8 @@ class Source:
     def _check_parts(self) -> None:
         for number, line in enumerate(self.text.split("\n"), 1):
             if line.count(".") >= MOST_PARTS and any(
-                found[0][0] != "#" and len(_PART.findall(found[0])) > MOST_PARTS
-                for found in _KEY.finditer(line)
+                found[0][0] != "#" and len(re.findall(_PART, found[0])) > MOST_PARTS
+                for found in re.finditer(_KEY, line)
             ):
                 raise FileError(f"{self.path}:{number}: a key has over {MOST_PARTS} parts")
 
@@ -136,21 +136,21 @@ class Source:
         return tuple(values)
 
 
-_PART = re.compile(r"""[\w-]+|"(?:[^"\\]|\\.)*+"|'[^']*+'""")
-_KEY = re.compile(rf"#.*|(?:{_PART.pattern})(?:[ \t]*+\.[ \t]*+(?:{_PART.pattern}))*+")
+# Patterns that only errors need, and that re compiles then.
+_PART = r"""[\w-]+|"(?:[^"\\]|\\.)*+"|'[^']*+'"""
+_KEY = rf"#.*|(?:{_PART})(?:[ \t]*+\.[ \t]*+(?:{_PART}))*+"
 
 # A string that is not closed goes on to its line's or the file's end, so that this stays linear.
-_TOKEN = re.compile(
-    r"""\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*+(?:"{3,5})?|\'\'\'.*?(?:'{3,5}|\Z)"""
-    r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+""",
-    re.DOTALL,
+_TOKEN = (
+    r"""(?s)\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*+(?:"{3,5})?|\'\'\'.*?(?:'{3,5}|\Z)"""
+    r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+"""
 )
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Yield each header and assignment of a TOML text with the line that it begins in."""
     depth, line, begun, words = 0, 1, 1, ""
-    for found in _TOKEN.finditer(text + "\n"):
+    for found in re.finditer(_TOKEN, text + "\n"):
         token = found[0]
         depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
         if token == "\n" and depth == 0:
@@ -166,7 +166,7 @@ def _deepest(text: str) -> int:
     """Return the line of the deepest nesting in a TOML text."""
     depth = most = 0
     line = deepest = 1
-    for found in _TOKEN.finditer(text):
+    for found in re.finditer(_TOKEN, text):
         token = found[0]
         depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
         if depth > most:

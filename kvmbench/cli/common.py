@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -45,6 +44,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args[0] not in known and not args[0].startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(args[0], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             ctx.fail(f"no command {args[0]!r}; {hint}")
@@ -93,7 +94,7 @@ def chosen(kind: str, name: str) -> Any:
 
 def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
-    from kvmbench import catalog, formats
+    from kvmbench import formats
 
     known = os.path.exists(name) and not os.path.isdir(name)
     if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
@@ -101,7 +102,9 @@ def load_result(name: str, results_dir: str) -> Result:
     kept = named_results(results_dir)
     if name in kept:
         return read(formats.load, str(kept[name]))
-    tables = catalog.published()
+    from kvmbench.catalog import published
+
+    tables = published()
     if name in tables:
         return formats.from_published(tables[name])
     if formats.is_many(name):  # stdin, a folder, a glob

@@ -186,7 +186,6 @@ def command(
     if fail_inconclusive and not (fail_on or fail_on_any):
         raise click.UsageError("--fail-inconclusive needs --fail-on or --fail-on-any")
 
-    from kvmbench.comparison import gates
     from kvmbench.comparison.document import document
     from kvmbench.comparison.verdicts import alone, compare
 
@@ -203,7 +202,11 @@ def command(
                 (options["boot_sd"],) = chosen_sides([boot_sd_from], results_dir)
             options["comparisons"] = len(sides) - 1
             comparisons = [compare(sides[0], after, **options) for after in sides[1:]]
-        gate = gates.gate(comparisons, fail_on, fail_on_any) if fail_on or fail_on_any else None
+        gate = None
+        if fail_on or fail_on_any:
+            from kvmbench.comparison import gates
+
+            gate = gates.gate(comparisons, fail_on, fail_on_any)
     if same_host:
         _check_hosts(comparisons)
     found = document(

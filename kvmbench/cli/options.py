@@ -95,10 +95,10 @@ update_options = together(
 
 
 def _labels(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    from kvmbench.labels import parse_labels
-
     found: dict[str, str] = {}
     for text in texts:
+        from kvmbench.labels import parse_labels
+
         try:
             found |= parse_labels(text)
         except ValueError as error:

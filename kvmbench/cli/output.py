@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +87,11 @@ def _terminal() -> tuple[int, bool]:
     NO_COLOR, CLICOLOR_FORCE and TERM=dumb are honoured (no-color.org, bixense.com/clicolors).
     """
     wide = sys.stdout is not None and sys.stdout.isatty()
-    width = shutil.get_terminal_size((WIDTH, 24)).columns if wide else WIDTH
+    width = WIDTH
+    if wide:
+        import shutil
+
+        width = shutil.get_terminal_size((WIDTH, 24)).columns
     if os.environ.get("NO_COLOR"):
         return width, False
     forced = os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0")

@@ -110,11 +110,12 @@ def command(
     workloads = _workloads(names, workload_file, costs)
     table = _published(against, ioperm, kept["results_dir"])
 
-    from kvmbench.simulation.against import check_against
     from kvmbench.simulation.simulate import simulate
 
     try:
         if table:
+            from kvmbench.simulation.against import check_against
+
             check_against(table, (workload.name for workload in workloads), ioperm)
         with Progress() as show:
             simulation = simulate(

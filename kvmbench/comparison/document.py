@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import sqrt
@@ -123,6 +122,8 @@ def _records(rows: Sequence[Row]) -> list[Record]:
 
 def _junit(rows: Sequence[Row], gate: Gate | None) -> str:
     """Return one test case per row: a failure where the gate fails it, else a pass or a skip."""
+    import json
+
     from kvmbench.formats.junit import Case, document
 
     said: dict[tuple[str, str], dict[str, str]] = {}
@@ -189,7 +190,8 @@ def document(
     if only_changed and others:
         counts = ", ".join(f"{others[name]} {name}" for name in VERDICTS if others[name])
         blocks.append(Note(f"Rows that did not change: {counts}."))
-    blocks += dict.fromkeys(_notes(comparisons))
+    compared = _compared(comparisons, rows)
+    blocks += dict.fromkeys(_notes(comparisons, compared["caveats"]))
     if explain and any(row.spread is not None for row in shown):
         level = first.replicates.level
         table = explained_table(shown, level, several=len(comparisons) > 1)
@@ -197,7 +199,7 @@ def document(
     blocks += [] if _alone(first) else unit_marks(comparisons, shown)
     spreads = [found for c in comparisons for found in variance(c)] if explain else []
     blocks += variance_blocks(spreads, several=len(comparisons) > 1)
-    data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **_compared(comparisons, rows)}
+    data: dict[str, Any] = {"schema": "kvmbench.comparison/1", **compared}
     if spreads:
         data["variance"] = spreads
     if gate is not None:
@@ -305,12 +307,11 @@ def _replicates(comparison: Comparison) -> str:
     return f"{units}, each on both sides" if comparison.replicates.paired else f"{units} per side"
 
 
-def _notes(comparisons: Sequence[Comparison]) -> Iterator[Note]:
+def _notes(comparisons: Sequence[Comparison], found: Sequence[Caveat]) -> Iterator[Note]:
     """Yield the notes; one that puts rows in doubt has the name that their verdicts refer to."""
     yield from map(Note, _remarks(comparisons))
-    for comparison in comparisons:
-        for caveat in caveats(comparison):
-            yield Note(caveat.words, caveat.code if caveat.doubt else "")
+    for caveat in found:
+        yield Note(caveat.words, caveat.code if caveat.doubt else "")
 
 
 def _remarks(comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -9,10 +9,8 @@ from functools import cache
 from math import nan
 from typing import TYPE_CHECKING
 
-from kvmbench.catalog import profiles
 from kvmbench.results import Host
 from kvmbench.units import Cell, Side, listed
-from kvmbench.workloads import workloads
 
 if TYPE_CHECKING:
     from kvmbench.comparison.verdicts import Comparison
@@ -139,12 +137,16 @@ def is_lightweight(exits: Sequence[str]) -> bool:
 
 @cache
 def _returns_to_userspace() -> dict[str, bool]:
+    from kvmbench.catalog import profiles
+
     return {kind.name: kind.user for profile in profiles().values() for kind in profile.kinds}
 
 
 @cache
 def _lightweight() -> set[str]:
     """Return the names of the workloads whose iterations have lightweight exits only."""
+    from kvmbench.workloads import workloads
+
     return {name for name, workload in workloads().items() if is_lightweight(workload.exits)}
 
 

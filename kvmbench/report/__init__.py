@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-
 from kvmbench.report.document import (
     Block,
     Cell,
@@ -51,6 +47,9 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
         case "markdown":
             return markdown(document)
         case "csv":
+            import csv
+            import io
+
             headings = list(dict.fromkeys(key for record in document.records for key in record))
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
@@ -59,6 +58,8 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
                 writer.writerow(csv_cell(record.get(key)) for key in headings)
             return out.getvalue()
         case "json":
+            import json
+
             data = document.data() if callable(document.data) else document.data
             return json.dumps(data, indent=2, allow_nan=False) + "\n"
         case "html":

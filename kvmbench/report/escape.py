@@ -12,7 +12,7 @@ import unicodedata
 __all__ = ["csv_cell", "html_text", "markdown_text", "visible"]
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # controls, formats (bidi among them), surrogates
-MARKUP = re.compile(r"([\\`*\[\]<|&~]|(?<!\w)_|_(?!\w)|^[#>+-](?= ))")
+MARKUP = r"([\\`*\[\]<|&~]|(?<!\w)_|_(?!\w)|^[#>+-](?= ))"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -45,7 +45,7 @@ def csv_cell(value: object) -> object:
 
 def markdown_text(text: str) -> str:
     """Return `text` that Markdown shows as it stands, on one line."""
-    return MARKUP.sub(r"\\\1", visible(text.replace("\n", " ")))
+    return re.sub(MARKUP, r"\\\1", visible(text.replace("\n", " ")))
 
 
 def html_text(text: str) -> str:

@@ -195,7 +195,8 @@ def in_threads(
 def result_of(scenario: Scenario, host: Host, seed: int, keep_machine: bool) -> ScenarioResult:
     """Return the sums over the CPUs of a host that has run to its end, with its machine if kept."""
     machine = host.machine
-    table = machine.counters.view(np.uint64).reshape(scenario.cpus, -1)
+    counters = machine.counters
+    table = counters.view(np.uint64).reshape(scenario.cpus, -1)
     outside = sum(host.guest_outside.tolist())
     sums = dict(zip(COUNTERS, table.sum(axis=0).tolist(), strict=True))
     cycles = {cause: sums[name] for cause, (name, _) in CAUSES.items()}
@@ -205,16 +206,11 @@ def result_of(scenario: Scenario, host: Host, seed: int, keep_machine: bool) -> 
     return ScenarioResult(
         scenario=scenario, policy=machine.policy, profile=machine.profile, vendor=machine.vendor,
         seed=seed, cycles=cycles, costs=host.costs, counts={name: sums[name] for name in _COUNTS},
-        useful=_two(table, "c_guest", "c_work"), acted=_two(table, "c_tr", "c_map"),
+        useful=tuple((counters["c_guest"] + counters["c_work"]).tolist()),
+        acted=tuple((counters["c_tr"] + counters["c_map"]).tolist()),
         clocks=tuple(machine.cpu["cycles"].tolist()), operations=host.operations,
         machine=machine if keep_machine else None,
     )  # fmt: skip
 
 
 _COUNTS = tuple(name for name in COUNTERS if not name.startswith("c_"))
-
-
-def _two(table: NDArray[np.uint64], *names: str) -> tuple[int, ...]:
-    """Return the sum of two counters on each CPU."""
-    first, second = (table[:, COUNTERS.index(name)] for name in names)
-    return tuple((first + second).tolist())

@@ -10,11 +10,11 @@ from kvmbench.pictures import cause_bars
 from kvmbench.report import Block, Column, Document, Heading, Note, Record, Table
 from kvmbench.report.figures import count, signed
 from kvmbench.report.plots import Axis
-from kvmbench.simulation.against import Residual, against
 
 if TYPE_CHECKING:
     from kvmbench.catalog import Published
     from kvmbench.results import Result
+    from kvmbench.simulation.against import Residual
     from kvmbench.simulation.simulate import Row, Simulation
 
 __all__ = ["document"]
@@ -43,7 +43,11 @@ def document(
     result: Result | Callable[[], Result] | None,
 ) -> Document:
     """Return the document of a simulation, with the options of `Simulation.document`."""
-    residuals = against(simulation, published) if published else []
+    residuals: list[Residual] = []
+    if published:
+        from kvmbench.simulation.against import against
+
+        residuals = against(simulation, published)
     blocks: list[Block] = [_main(simulation.rows), *map(Note, _footnotes(simulation))]
     blocks += _bars(simulation)
     if explain:

@@ -4,6 +4,7 @@ import json
 import lzma
 import re
 import struct
+import sys
 import textwrap
 from pathlib import Path
 
