@@ -107,20 +107,23 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
 LOG10_2 = 0.30102999566398120
 QUOTED, LISTED = 160, 200  # characters of a value, and of a list of names, in a message
 
-_brief = reprlib.Repr()
+
+class _Brief(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            str(x)
+        except ValueError:  # more digits than Python writes
+            return f"an integer of about {int((x.bit_length() - 1) * LOG10_2) + 1:,} digits"
+        return super().repr_int(x, level)
+
+
+_brief = _Brief()
 _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 3, 60, 60, 40
 
 
 def brief(value: object) -> str:
     """Return `repr(value)` for a message: of a long or deeply nested value, a part."""
-    try:
-        return cut(_brief.repr(value), QUOTED)
-    except ValueError:  # an integer of more digits than Python writes
-        return _of_digits(value) if isinstance(value, int) else f"a {type(value).__name__}"
-
-
-def _of_digits(value: int) -> str:
-    return f"an integer of about {int((value.bit_length() - 1) * LOG10_2) + 1:,} digits"
+    return cut(_brief.repr(value), QUOTED)
 
 
 def cut(words: str, most: int = 60) -> str:
