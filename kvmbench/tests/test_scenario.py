@@ -561,10 +561,15 @@ def test_a_run_that_is_stopped(threads):
 def test_ctrl_c_ends_a_run_of_the_calling_thread():
     before = threading.active_count()
     timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        scenarios()["io-heavy"].with_value("seconds", 10**5).run("eager")
-    timer.join()
+    # A test run in the background of a shell has SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            scenarios()["io-heavy"].with_value("seconds", 10**5).run("eager")
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert threading.active_count() == before
 
 
