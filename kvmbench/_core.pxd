@@ -2,6 +2,8 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from kvmbench._steps cimport KbMachine
 
+cdef zeroed(size_t size, void** at)
+
 cdef class Machine:
     cdef KbMachine m              # borrows the arrays in _owned
     cdef readonly object policy

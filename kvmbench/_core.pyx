@@ -128,6 +128,17 @@ cdef inline int64_t _clamped(str name, value) except? -1:
     return INT64_MAX if overflow > 0 else INT64_MIN
 
 
+cdef zeroed(size_t size, void** at):
+    """Return an array of `size` zeroed bytes that begins a cache line, its address in `at`."""
+    raw = np.zeros(size + 64, np.uint8)
+    cdef Py_buffer view
+    PyObject_GetBuffer(raw, &view, PyBUF_SIMPLE)    # a memoryview takes longer than zeros()
+    PyBuffer_Release(&view)
+    cdef size_t skip = -<size_t>view.buf & 63
+    at[0] = <uint8_t*>view.buf + skip
+    return raw[skip:skip + size]
+
+
 @cython.no_gc_clear     # __dealloc__ reads the task records, which _owned keeps
 cdef class Machine:
     """CPUs, tasks, a policy and a profile; every operation charges exact cycles to its CPU.
@@ -184,13 +195,9 @@ cdef class Machine:
 
     cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL:
         """Return the address of `n` zeroed records on a cache line's border, owned by self."""
-        raw = np.zeros(n * itemsize + 64, np.uint8)
-        cdef Py_buffer view
-        PyObject_GetBuffer(raw, &view, PyBUF_SIMPLE)   # a memoryview takes longer than zeros()
-        PyBuffer_Release(&view)
-        cdef size_t skip = -<size_t>view.buf & 63
-        self._owned += ((name, raw[skip:skip + n * itemsize]),)
-        return <uint8_t*>view.buf + skip
+        cdef void* at
+        self._owned += ((name, zeroed(n * itemsize, &at)),)
+        return at
 
     cdef _compile_policy(self):
         cdef KbMachine* m = &self.m

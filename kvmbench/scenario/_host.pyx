@@ -5,7 +5,6 @@ KbMachine over the same CPUs and tasks, so that a transition that one of them ad
 shared; one worker at a time has a CPU, and workers meet at the end of each epoch.
 """
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport (
     INT32_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
@@ -14,7 +13,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep
 
-from kvmbench._core cimport Machine
+from kvmbench._core cimport Machine, zeroed
 from kvmbench._steps cimport (
     KB_ADVANCE, KB_EXIT, KB_IO, KB_IOPERM, KB_NO_MEMORY, KB_OK, KB_STATES, KB_SWITCH,
     KB_TIMES_STRIDE, KB_TRANSITIONS, KbCounters, KbCpu, KbMachine, KbOp, KbTransition, kb_advance,
@@ -592,13 +591,9 @@ cdef class Host:
 
     cdef void* _array(self, str name, Py_ssize_t n, size_t itemsize) except NULL:
         """Return the address of `n` zeroed records on a cache line's border, owned by self."""
-        raw = np.zeros(n * itemsize + 64, np.uint8)
-        cdef Py_buffer view
-        PyObject_GetBuffer(raw, &view, PyBUF_SIMPLE)   # a memoryview takes longer than zeros()
-        PyBuffer_Release(&view)
-        cdef size_t skip = -<size_t>view.buf & 63
-        self._owned += ((name, raw),)
-        return <uint8_t*>view.buf + skip
+        cdef void* at
+        self._owned += ((name, zeroed(n * itemsize, &at)),)
+        return at
 
     cdef _lay_out_groups(self, list groups):
         cdef Group* made = <Group*>self._array("groups", len(groups), sizeof(Group))
