@@ -30,6 +30,10 @@ from kvmbench.tests.result_examples import (
 )
 from kvmbench.tests.result_examples import results as any_result
 
+# Python 3.14 goes deep enough into JSON to see its end.
+TOO_DEEP = "not JSON" if sys.version_info < (3, 14) else "ends in the middle of the JSON"
+
+
 # The registry
 
 
@@ -70,7 +74,7 @@ def test_a_module_is_loaded_when_it_is_needed():
         (b"\x1f\x8b\x08\x00", "is compressed with gzip: unpack it"),
         (b"{" * 40_000, "not JSON"),
         (b"{" * 50_000, "50000 bytes would take over 20 times as much memory"),
-        (b'{"benchmarks": ' + b"[" * 50_000, "JSON"),  # not JSON, or cut off: how deep Python goes
+        (b'{"benchmarks": ' + b"[" * 50_000, TOO_DEEP),
         (b"\xff\xfe\x00", "damaged UTF-16-LE"),
         (b"\x28\xb5\x2f\xfd\x00", "is compressed with zstd: unpack it"),
     ],

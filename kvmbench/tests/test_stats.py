@@ -370,6 +370,15 @@ def test_max_t_is_moderated_by_the_rows_alike():
     assert alone == family.max_t_independent(both[:n, 2:], both[n:, 2:], [0])
 
 
+@given(
+    st.lists(st.lists(st.floats(0, 1e6) | st.just(math.nan), min_size=4, max_size=4), min_size=1)
+)
+def test_medians_leave_out_what_is_not_known(rows):
+    known = [[value for value in row if not math.isnan(value)] for row in rows]
+    wanted = [median(row) if row else 0 for row in known]
+    assert family._medians(np.array(rows)).tolist() == wanted
+
+
 def test_paired_max_t_is_moderated_by_the_rows_alike(rng):
     n, centres = 6, [1000.0, 1.0, 300.0]
     diffs = rng.normal([1, 0.2, 0], 1, size=(n, 3)) * [10, 0.012, 3]
