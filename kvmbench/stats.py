@@ -44,6 +44,7 @@ EXACT_STEPS = 200  # values in a sequence
 SORTED_PAIRS = 4_000_000  # pairs that are sorted in memory; of more, each rank is looked for
 SHUFFLES = 2_000  # random orders of a sequence
 ALL_SLOPES = 2_000  # values in a sequence with the slopes of all pairs
+ALL_ORDERS = 2_000  # values in a sequence with the products of all pairs, in random orders
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of the minimum detectable effect
@@ -197,7 +198,8 @@ def autocorrelation(values: ArrayLike) -> tuple[float, float]:
     """Return (lag-1 autocorrelation, p of one that is 0 or less) of a sequence, or of several.
 
     `values` [n] or [n, sequences]: each sequence is standardized, and all count alike. The p is
-    that over 2,000 random orders of these very values, from a fixed seed. It is 1 for what cannot
+    that over 2,000 random orders of these very values, from a fixed seed; of more than 2,000 values
+    the normal approximation with the mean and the variance over all orders. It is 1 for what cannot
     have any: fewer than four values, or all the same.
     """
     x = np.asarray(values, dtype=np.float64).reshape(len(np.asarray(values)), -1)
@@ -206,12 +208,34 @@ def autocorrelation(values: ArrayLike) -> tuple[float, float]:
     if len(x) < 4 or not squares.any():
         return 0.0, 1.0
     centred = centred[:, squares > 0] / np.sqrt(squares[squares > 0])
-    products = centred @ centred.T / centred.shape[1]
+    centred /= sqrt(centred.shape[1])
+    if len(x) > ALL_ORDERS:
+        return _autocorrelation_of_many(centred)
+    products = centred @ centred.T
     seen = float(np.diagonal(products, 1).sum())
     keys = np.random.PCG64(1).random_raw(SHUFFLES * len(x)).reshape(SHUFFLES, len(x))
     order = np.argsort(keys, axis=1, kind="stable")
     reached = int((products[order[:, :-1], order[:, 1:]].sum(axis=1) >= seen - 1e-12).sum())
     return seen, (reached + 1) / (SHUFFLES + 1)
+
+
+def _autocorrelation_of_many(centred: Array) -> tuple[float, float]:
+    """Return the same of sequences too long for the products of all pairs of their values.
+
+    The sum of n - 1 neighbouring products has over all orders the mean -1 / n, and a variance from
+    those of one pair, of two pairs that share a value and of two that do not (Wald and Wolfowitz,
+    "An exact test for randomness", 1943). Each sequence's values add up to 0, and so do the
+    products of one value with all, which leaves sums of squares.
+    """
+    n = len(centred)
+    seen = float((centred[:-1] * centred[1:]).sum())
+    own = float(((centred**2).sum(axis=1) ** 2).sum())  # products of a value with itself, squared
+    same = float(((centred.T @ centred) ** 2).sum()) - own
+    shared = own - same
+    apart = 1 - 2 * same - 4 * shared
+    variance = same / n + (2 * shared + apart) / (n * (n - 1)) - 1 / n**2
+    p = 0.5 * erfc((seen + 1 / n) / sqrt(2 * variance))
+    return seen, max(p, 1 / (SHUFFLES + 1))  # the least that random orders can say
 
 
 def two_groups(values: ArrayLike) -> tuple[float, float] | None:

@@ -673,6 +673,32 @@ def test_autocorrelation_is_the_enumeration():
     assert stats.autocorrelation([1, 2, 3]) == stats.autocorrelation([5] * 9) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_autocorrelation_of_many_values_has_the_moments_of_all_orders(sequences, monkeypatch):
+    """The p of seven values, by a normal law with the mean and the variance of all 5,040 orders."""
+    monkeypatch.setattr(stats, "ALL_ORDERS", 6)
+    x = np.random.default_rng(3).exponential(size=(7, sequences))
+    unit = (x - x.mean(axis=0)) / x.std(axis=0)
+    sums = np.array([
+        (unit[order[:-1], :] * unit[order[1:], :]).sum() / (7 * sequences)
+        for order in map(list, permutations(range(7)))
+    ])  # fmt: skip
+    lag, p = stats.autocorrelation(x)
+    assert lag == pytest.approx(sums[0])  # the identity comes first
+    assert p == pytest.approx(1 - NormalDist(sums.mean(), sums.std()).cdf(sums[0]))
+
+
+def test_autocorrelation_of_20_000_values_is_found():
+    rng = np.random.default_rng(5)
+    noise = rng.normal(size=20_000)
+    noise -= noise.mean()
+    assert stats.autocorrelation(noise)[1] > 0.005
+    noise[1:] += 0.1 * noise[:-1]
+    lag, p = stats.autocorrelation(noise)
+    assert lag == pytest.approx(0.1, abs=0.03)
+    assert p == 1 / 2001  # the least that 2,000 orders can say
+
+
 # Large samples
 
 
@@ -725,6 +751,7 @@ def test_large_samples_take_little_memory():
     shift = stats.hodges_lehmann(before, after)
     low, high = stats.mann_whitney_interval(before, after)
     slope, p = stats.drift(before + np.arange(20_000) * 1e-4)
+    stats.autocorrelation(np.column_stack([before, after]))
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
     assert low < shift < high
