@@ -20,6 +20,7 @@ import msgspec
 
 from kvmbench.atomic import replace_file
 from kvmbench.errors import ResultError, brief, unknown_name
+from kvmbench.report.escape import json_text, visible, xml_text
 from kvmbench.results import FAMILY, Result, check, decode_json, merge, read_bytes, utf8
 
 if TYPE_CHECKING:
@@ -211,7 +212,12 @@ def dump(result: Result, form: str) -> bytes:
     if form not in WRITABLE:
         raise ValueError(unknown_name("format", form, WRITABLE))
     content: bytes = _module(form).encode(result)
-    return content
+    match form:  # a stranger's names can reach a terminal or a log
+        case "junit":
+            return xml_text(content)
+        case "go":
+            return visible(content.decode(), keep="\n\t").encode()
+    return json_text(content) if content.startswith((b"{", b"[")) else content
 
 
 def from_published(table: Published) -> Result:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
-__all__ = ["csv_cell", "html_text", "markdown_text", "visible"]
+__all__ = ["csv_cell", "html_text", "json_text", "markdown_text", "visible", "xml_text"]
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")  # controls, formats (bidi among them), surrogates
-MARKUP = r"([\\`*\[\]<|&~]|(?<!\w)_|_(?!\w)|^[#>+-](?= ))"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+INLINE = r"([\\`*\[\]<|&~]|(?<!\w)_|_(?!\w))"
+BLOCK = r"^(?=#{1,6}(\s|$)|>|[+-]\s|(=+|--+)\s*$)"  # headings, a quote, an item
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # OWASP
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -28,6 +30,27 @@ def visible(text: str, keep: str = "") -> str:
         else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in text
     )  # fmt: skip
+
+
+def json_text(encoded: bytes) -> bytes:
+    """Return JSON that has each such character as `\\u`, which readers take for the character."""
+    return _spelt(encoded, lambda c: re.sub("(....)", r"\\u\1", c.encode("utf-16-be").hex()))
+
+
+def xml_text(encoded: bytes) -> bytes:
+    """Return XML that has each such character as a reference, `&#x202e;`."""
+    return _spelt(encoded, lambda c: f"&#x{ord(c):x};")
+
+
+def _spelt(encoded: bytes, spell: Callable[[str], str]) -> bytes:
+    """Return text in UTF-8 with what is hidden beyond ASCII's controls spelt otherwise."""
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    hidden = re.compile("[\x7f-\U0010ffff]")
+    return hidden.sub(
+        lambda found: found[0] if visible(found[0]) == found[0] else spell(found[0]),
+        encoded.decode(),
+    ).encode()
 
 
 def _no_character(c: str) -> bool:
@@ -45,7 +68,8 @@ def csv_cell(value: object) -> object:
 
 def markdown_text(text: str) -> str:
     """Return `text` that Markdown shows as it stands, on one line."""
-    return re.sub(MARKUP, r"\\\1", visible(text.replace("\n", " ")))
+    shown = re.sub(INLINE, r"\\\1", visible(text.replace("\n", " ").lstrip()))
+    return re.sub(BLOCK, r"\\", shown)
 
 
 def html_text(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from kvmbench import results
 from kvmbench.formats import WRITABLE
@@ -33,6 +34,7 @@ PIECES = (
     *("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\r", "\b", "\n", "\t", "\x7f", "\0"),
     *("\u202e", "\u2066", "\u200f", "\u2028", "\u200b", "\ufeff", "\xad", "\u061c"),
     *("=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "<script>", "![x](y)", "|", "`", "&", "a", "7", " "),
+    *("\uff1d1", "\uff20a", "## a", ">a", "---", "==="),
 )
 HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
 SOME = settings(
@@ -87,18 +89,19 @@ def test_results(words):
             if form == "csv":
                 cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
                 for cell in cells:
-                    assert not cell.startswith(("=", "@")), cell
+                    assert not cell.startswith(("=", "@", "\n", *"\uff1d\uff0b\uff0d\uff20")), cell
                     assert not cell.startswith(("+", "-")) or float(cell) is not None, cell
             if form == "html":
                 assert not re.search(r"<script|<img", text)
             if form == "markdown":
                 assert not re.search(r"(?<!\\)<script|(?<!\\)\[x\]", text), text
+                tokens = MarkdownIt("commonmark").enable("table").parse(text)
+                assert not {token.type for token in tokens} & {"blockquote_open", "html_block"}
+                assert {t.markup for t in tokens if t.type == "heading_open"} <= {"###"}, text
     no_raw(invoke("compare", "a.json", "a.json", "--format", "junit"))
     no_raw(invoke("compare", f"{words}=a.json", "a.json"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
-        for form in WRITABLE:
-            no_raw(invoke("convert", "a.json", "-", "--to", form), "\t")
+    for form in WRITABLE:
+        no_raw(invoke("convert", "a.json", "-", "--to", form), "\t")
     html = results.read("a.json")._repr_html_()
     assert not RAW.search(html)
     assert "<script>" not in html
