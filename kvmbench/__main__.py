@@ -1,9 +1,12 @@
-"""The command `kvmbench`, also run by `python -m kvmbench`: from here on Ctrl-C is one line."""
+"""The command `kvmbench`, also run by `python -m kvmbench`: from here on Ctrl-C is one line.
+
+SIGTERM and SIGHUP are as Ctrl-C.
+"""
 
 import os
 import sys
 
-if __name__ == "__main__" and sys.path[0] == os.getcwd():
+if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # `python -m` puts the current folder first: its random.py is not Python's
 
 TYPE_CHECKING = False
@@ -17,8 +20,11 @@ def run() -> None:
         import signal
         import warnings
 
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _interrupt)
+        # What was measured is kept at the end of a session or of a time limit too.
+        stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in stops:
+            if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                signal.signal(number, _interrupt)
         # numpy's BLAS starts a thread for each core, which spins for a while: 40 ms of CPU a start.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if not sys.warnoptions:  # a user reads one line, and no source text of numpy's
@@ -31,8 +37,9 @@ def run() -> None:
     except KeyboardInterrupt:
         _stop()
     finally:
-        if signal.getsignal(signal.SIGINT) is _interrupt:  # the output is out: end as it ended
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in stops:
+            if signal.getsignal(number) is _interrupt:  # the output is out: end as it ended
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _helped() -> bool:

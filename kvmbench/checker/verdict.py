@@ -40,7 +40,7 @@ __all__ += ["Verdict", "Wasted", "check", "default_memory"]
 
 AT_ONCE = 100_000  # states between two looks at Ctrl-C and progress: a fraction of a second
 MEMORY = 8 * 10**9  # bytes
-STOPPED = "stopped by Ctrl-C"
+STOPPED = "stopped by Ctrl-C or a signal"
 SHAPE = ("cpus", "tasks", "ports", "symmetry", "events")
 
 

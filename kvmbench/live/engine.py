@@ -35,7 +35,7 @@ SHORTEST = 1e-3  # seconds of a round; a shorter one shows its entry and exit
 START = 0.35  # seconds to start a process with its machine, on a slow host
 TIMEOUT = 1.0  # seconds beyond its expected time after which a round is hung
 GIVEN_UP = 2  # runs in which a workload may hang
-STOPPED = "Stopped by Ctrl-C"  # how the note of an unfinished result begins
+STOPPED = "Stopped by Ctrl-C or a signal"  # how the note of an unfinished result begins
 
 SHARED = 0.02  # of a run's time: other tasks' share from which a note reports it
 STOLEN = 0.005  # of the CPU's time: the hypervisor's share from which a note reports it

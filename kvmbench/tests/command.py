@@ -19,10 +19,11 @@ HANGS = 120  # seconds that only a process that hangs takes
 # Ctrl-C before `main` runs is Python's to handle, so the command is imported before it says so.
 PROGRAM = """
 import sys
+from kvmbench.__main__ import run
 from kvmbench.cli.main import main
 main.get_command(None, sys.argv[1])
 print("ready", file=sys.stderr, flush=True)
-main(prog_name="kvmbench")
+run()
 """
 
 
@@ -37,11 +38,11 @@ def _cpu_seconds(pid):
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
-def interrupted(*arguments, cpu_seconds=0.5, **options):
-    """Send SIGINT to the command once it has computed; return its exit code, stdout and stderr."""
+def interrupted(*arguments, cpu_seconds=0.5, by=signal.SIGINT, **options):
+    """Stop the command once it has computed; return its exit code, stdout and stderr."""
 
     def listen():  # a test run in the background of a shell has SIGINT ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(by, signal.SIG_DFL)
 
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) | options
@@ -51,7 +52,7 @@ def interrupted(*arguments, cpu_seconds=0.5, **options):
             end = _cpu_seconds(process.pid) + cpu_seconds
             while process.poll() is None and _cpu_seconds(process.pid) < end:
                 time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             out, err = process.communicate(timeout=HANGS)
         finally:
             process.kill()

@@ -241,7 +241,7 @@ def test_ctrl_c_keeps_the_blocks_so_far(boots):
     assert done.exit_code == 130
     kept = results.read("results/r.json")
     assert max(boot.block for boot in kept.boots) == 2
-    assert kept.notes[-1] == "Stopped by Ctrl-C in block 3."
+    assert kept.notes[-1] == "Stopped by Ctrl-C or a signal in block 3."
 
 
 def test_lab_runs_that_are_refused(boots):
