@@ -29,6 +29,7 @@ from kvmbench.cli.until import MOST, Look, check_until, until_options
 from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
+    from kvmbench.model import Workload
     from kvmbench.results import Result
     from kvmbench.units import Side
 
@@ -136,6 +137,11 @@ def _before(against: str | None, ioperm: str, results_dir: str) -> Side | None:
     return before
 
 
+def measurable(workload: Workload) -> bool:
+    """Return whether a workload has a guest to measure it in."""
+    return workload.guest is not None
+
+
 def measured(
     names: tuple[str, ...], workload_file: str | None, cpu: int | None, runs: int, fast: bool,
     ioperm: Literal["off", "on", "both"], label: dict[str, str],
@@ -146,7 +152,7 @@ def measured(
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
-    workloads = chosen_workloads(names, known, lambda found: found.guest is not None)
+    workloads = chosen_workloads(names, known, measurable)
     workloads = workloads or [w for w in known.values() if w.guest is not None and not w.userspace]
     with Progress() as show:
         result = measure(

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import Group, now, read, typed
+from kvmbench.cli.common import (
+    Group,
+    chosen_workloads,
+    known_workloads,
+    now,
+    read,
+    typed,
+)
 from kvmbench.cli.compare import BOOT_SD, chosen_sides
-from kvmbench.cli.measure import leave, measured, measuring_options
+from kvmbench.cli.measure import leave, measurable, measured, measuring_options
 from kvmbench.cli.options import Decorator
-from kvmbench.cli.output import try_folder
+from kvmbench.cli.output import emit, try_file
 from kvmbench.cli.progress import naming, say
 from kvmbench.cli.until import MOST, check_until, until_options
-from kvmbench.errors import WrongKernelError, brief, cut
+from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.report.figures import plural, share_range
 
 if TYPE_CHECKING:
@@ -48,6 +55,8 @@ def _step(arguments: Sequence[str], allow_code: bool) -> dict[str, Any]:
     chosen = step_options.make_context("kvmbench measure", list(arguments)).params
     if chosen["workload_file"] is not None and not allow_code:
         raise click.UsageError("--workload-file runs Python, which only --allow-code permits")
+    if chosen["workload_file"] is None:
+        chosen_workloads(chosen["names"], known_workloads(None), measurable)
     return chosen
 
 
@@ -338,13 +347,20 @@ def _step_done(plan: Plan, path: str, allow_code: bool) -> Plan:
         ) from None
     say(f"{where}: {plan.kernel(number)}", err=True)
     keep_going = chosen.pop("keep_going")
-    try_folder(Path(path).resolve().parent, path)
+    for file in (path, Path(path).parent / plan.kernel(number).results):
+        try_file(file)
     result = measured(**chosen)
-    leave(result, keep_going)  # the step is still due
     runs = [run for _, run in result.runs()]
     boot = Boot(id=boot_id(), labels=result.boots[0].labels, host=this, runs=runs)
-    with naming(path):
+    try:
+        leave(result, keep_going)
         plan = plans.record(path, number, boot, now())
+    except (click.Abort, click.ClickException, OSError, ResultError):
+        from kvmbench.live.document import document
+
+        emit(document(result), None, None)  # the step is still due, and these runs are not in it
+        say(f"{where} is still due.", err=True)
+        raise
     plan = _looked(plan, path)
     if (following := plan.next()) is not None:
         say(f"{where} done. Next: {_next(plan, following, verb=('boot', 'set'))}")

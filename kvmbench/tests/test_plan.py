@@ -1,5 +1,6 @@
 """Plans of boots: balanced, reproducible, resumable, and of the right kernel."""
 
+import errno
 import json
 from collections import Counter
 from pathlib import Path
@@ -287,10 +288,38 @@ def test_a_step_that_ctrl_c_stopped_is_still_due(folder, booted, monkeypatch):
     monkeypatch.setattr(plan_command, "measured", lambda **_: part)
     kept = Path("plan.json").read_bytes()
     done = invoke("plan", "run")
-    assert (done.exit_code, done.stdout) == (130, "")
-    assert done.stderr.endswith("\nkvmbench: stopped\n")
+    assert done.exit_code == 130
+    assert "\nw " in done.stdout  # no result of the plan has the runs, so that they are printed
+    assert done.stderr.endswith("\nstep 1 of 16 is still due.\nkvmbench: stopped\n")
     assert Path("plan.json").read_bytes() == kept
     assert [path.name for path in folder.iterdir()] == ["plan.json"]
+
+
+def test_a_step_that_cannot_be_kept_is_printed(folder, booted, measured, monkeypatch):
+    booted("6.11", 1)
+    ok("plan", "new", "6.11", "6.12", "--seed", 1)
+    step = json.loads(Path("plan.json").read_text())["steps"][0]
+    booted(release := ("6.11", "6.12")[step["side"]], 1)
+
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "replace_file", full)
+    done = invoke("plan", "run")
+    assert done.exit_code == 1
+    assert "\nw " in done.stdout
+    assert done.stderr.endswith(f"\nkvmbench: plan-{release}.json: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [["cpuid", "no_such"], ["no_*"]])
+def test_workloads_that_nobody_knows_are_refused_at_once(folder, booted, measured, words):
+    assert "no_" in refused(2, "plan", "new", "6.11", "6.12", "--", *words)
+    ok("plan", "new", "6.11", "6.12", "--seed", 1)
+    plan = json.loads(Path("plan.json").read_text())
+    booted(plan["kernels"][plan["steps"][0]["side"]]["release"], 1)
+    Path("plan.json").write_text(json.dumps(plan | dict(arguments=words)))
+    assert "plan.json: $.arguments: " in refused(1, "plan", "run")
+    assert not measured
 
 
 def test_plans_that_are_refused(folder):
