@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import os
 import re
 import stat
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["locked", "memory_left", "read_bounded", "replace_file", "replaced_file"]
+__all__ = [
+    *("locked", "memory_left", "read_bounded", "replace_file", "replaced_file", "try_replace"),
+]
+
+NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP)  # NFS has none on a folder
 
 STALE = 3600.0  # seconds after which an aside file is one that a kill left over
 BLOCK = 1 << 20  # bytes
@@ -90,7 +94,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
     if target.exists() and not target.is_file():
         target.write_bytes(content)
         return
-    with replaced_file(target) as file:
+    with replaced_file(target) as file, _about(path):
         file.write(content)
 
 
@@ -102,16 +106,19 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     import tempfile
 
-    target = Path(path).resolve()
-    _sweep(target)
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with _about(path):
+        target = Path(path).resolve()
+        _sweep(target)
+        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=_aside(target))
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, _permissions(target))
-        os.replace(aside, target)
+            with _about(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _about(path), locked(target):  # another process may be changing what it has read
+            os.chmod(aside, _permissions(target))
+            os.replace(aside, target)
     except BaseException:
         os.unlink(aside)
         raise
@@ -124,9 +131,38 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+def try_replace(path: str | Path) -> None:
+    """Raise OSError where `replace_file` could not make the file, as far as can be known before.
+
+    Folders on the way to it that are not there yet can be made.
+    """
+    import tempfile
+
+    with _about(path):
+        target = Path(path).resolve()
+        folder = next(place for place in target.parents if place.exists())
+        (folder / target.name).exists()  # the name may be too long
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _about(path: str | Path) -> Iterator[None]:
+    """Give an OSError of the block the name that the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _aside(target: Path) -> str:
+    """Return how the names of a file's aside files begin: ours alone, and short for any name."""
+    return f".kvmbench-aside-{zlib.crc32(os.fsencode(target.name)):08x}-"
+
+
 def _sweep(target: Path) -> None:
     """Remove the aside files of `target` that a killed process left over."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+    for left in target.parent.glob(f"{_aside(target)}????????"):
         try:
             if time.time() - left.lstat().st_mtime > STALE:
                 left.unlink()
@@ -142,7 +178,8 @@ def locked(path: str | Path) -> Iterator[None]:
     """Hold a lock for reading `path`, changing what was read and writing it back.
 
     The lock is on the folder: the file itself is another one after each rename. A thread may take
-    it again while it holds it. It ends with the process, however that ends. Raises OSError.
+    it again while it holds it. It ends with the process, however that ends. A file system without
+    such locks gives none. Raises OSError.
     """
     place = Path(path).resolve().parent
     mine: set[Path] = _held.__dict__.setdefault("folders", set())
@@ -151,7 +188,11 @@ def locked(path: str | Path) -> Iterator[None]:
         return
     folder = os.open(place, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         mine.add(place)
         yield
     finally:

@@ -10,7 +10,7 @@ name, and numbers of SMALLEST to GREATEST, so that no sum or square of them over
 
 import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from sys import float_info
@@ -25,8 +25,9 @@ from kvmbench.report import Document, Reported
 from kvmbench.report.figures import plural
 
 __all__ = ["SCHEMA", "SCHEMAS", "Block", "Boot", "Host", "Result", "Run", "Series", "Stopping"]
-__all__ += ["append", "builtins", "check", "check_growth", "decode", "decode_json", "encode"]
-__all__ += ["is_measured", "json_schema", "merge", "read", "read_bytes", "utf8", "write"]
+__all__ += ["append", "builtins", "check", "check_engines", "check_growth", "decode"]
+__all__ += ["decode_json", "encode", "engines", "is_measured", "json_schema", "merge", "read"]
+__all__ += ["read_bytes", "utf8", "write"]
 
 FAMILY, VERSION = "kvmbench.result", 1
 SCHEMA = f"{FAMILY}/{VERSION}"
@@ -307,11 +308,31 @@ def append(path: str | Path, result: Result) -> None:
     """Add the runs of `result` to the file, or make the file.
 
     Another process that appends waits; a kill leaves the old file or the whole new one. Raises
-    ResultError where the file is no result, and OSError.
+    ResultError where the file is no result, or one of other engines, and OSError.
     """
     with locked(path):
-        merged = merge(read(path), result) if Path(path).exists() else result
-        replace_file(path, encode(merged))
+        if Path(path).exists():
+            old = read(path)
+            check_engines(path, old, engines(result))
+            result = merge(old, result)
+        replace_file(path, encode(result))
+
+
+def engines(result: Result) -> set[str]:
+    """Return the engines that the runs name."""
+    return {run.engine for _, run in result.runs() if run.engine}
+
+
+def check_engines(path: str | Path, old: Result, new: Set[str]) -> None:
+    """Raise ResultError where runs of the engines `new` cannot be added to the file's.
+
+    A comparison can use no file that holds both simulated and measured runs.
+    """
+    if new and (others := engines(old) - new):
+        raise ResultError(
+            f"{path} holds runs of {', '.join(sorted(others))}, and these are of "
+            f"{', '.join(sorted(new))}: choose another NAME"
+        )
 
 
 def merge(old: Result, new: Result) -> Result:

@@ -24,6 +24,15 @@ TOO_MUCH: dict[type[Exception], str] = {
 """The exceptions of inputs beyond Python's limits, and the line that a user sees."""
 
 
+def _unnamed() -> str:
+    """Return what an OSError without a file's name is about."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the current folder"
+    return "stdout"
+
+
 class Commands(Group):
     """A group that imports its commands on first use, so that --help stays quick."""
 
@@ -51,8 +60,8 @@ class Commands(Group):
             code = 130
         except tuple(TOO_MUCH) as error:
             note(next(words for kind, words in TOO_MUCH.items() if isinstance(error, kind)))
-        except OSError as error:  # stdout; click ends quietly where it was closed
-            note(f"stdout: {error.strerror or error}")
+        except OSError as error:  # click ends quietly where stdout was closed
+            note(f"{error.filename or _unnamed()}: {error.strerror or error}")
             # The rest of the buffer has no reader; else Python complains at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(code)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmbench.cli.common import complete, policy_names, read, typed
-from kvmbench.cli.output import try_folder
+from kvmbench.cli.output import try_file
 from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
 
@@ -143,9 +143,9 @@ def keeper(
             f"{LAST}, which becomes {results_dir}/NAME.json; --results-dir chooses the folder"
         )
     file = Path(results_dir) / f"{save}.json"
+    try_file(file)
     if file.exists() and not replace:
         _check_kept(file, engines, append)
-    try_folder(next(place for place in file.absolute().parents if place.exists()), str(file))
     name = save
 
     def keep(result: Result) -> None:
@@ -173,10 +173,8 @@ def _check_kept(file: Path, engines: Set[str], append: bool) -> None:
         raise click.UsageError(
             f"{file} holds measured runs: --append adds to them, --replace replaces them"
         )
-    # A comparison can use no file that holds both simulated and measured runs.
-    others = {run.engine for _, run in old.runs() if run.engine} - engines
-    if append and others:
-        raise click.UsageError(
-            f"{file} holds runs of {', '.join(sorted(others))}, and these are of "
-            f"{', '.join(sorted(engines))}: choose another NAME"
-        )
+    if append:
+        try:
+            results.check_engines(file, old, engines)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None

@@ -11,26 +11,29 @@ import click
 
 from kvmbench.cli.progress import naming
 from kvmbench.report import ENDINGS, FORMS, WIDTH, Document, write
-from kvmbench.report.escape import visible
 
-__all__ = ["emit", "output_options", "try_folder", "write_out"]
+__all__ = ["emit", "output_options", "try_file", "write_out"]
 
 
-def try_folder(folder: Path, shown: str) -> None:
-    """Refuse, before the work, a folder in which no file can be made; `shown` is the target."""
-    import tempfile
+def try_file(path: str | Path) -> None:
+    """Refuse, before the work, a file that cannot be made."""
+    from kvmbench.atomic import try_replace
 
-    with naming(shown), tempfile.TemporaryFile(dir=folder):
-        pass
+    with naming(path):
+        try_replace(path)
 
 
 def _tried(ctx: click.Context, _: click.Parameter, output: str | None) -> str | None:
     if output not in (None, "-") and not ctx.resilient_parsing:
         target = Path(output)
-        if target.is_dir() or output.endswith(os.sep):
-            raise click.ClickException(f"{output}: Is a directory")
-        if target.is_file() or not target.exists():  # no device and no pipe
-            try_folder(target.resolve().parent, output)
+        with naming(output):
+            if target.is_dir() or output.endswith(os.sep):
+                raise click.ClickException(f"{output}: Is a directory")
+            if target.exists() and not target.is_file():
+                return output  # a device or a pipe
+            if not target.parent.exists():
+                raise click.ClickException(f"{output}: No such file or directory")
+        try_file(target)
     return output
 
 
@@ -66,8 +69,6 @@ def write_out(content: str | bytes, output: str | None, *, instead: bool = False
     With `instead` it is printed where the file cannot be written, so that it is not lost.
     """
     if output is None or output == "-":
-        if isinstance(content, bytes) and sys.stdout.isatty():  # another program's format
-            content = visible(content.decode(), keep="\n\t")
         click.echo(content, nl=False, color=True)  # `content` is in colour only where it may be
         return
     from kvmbench.atomic import replace_file

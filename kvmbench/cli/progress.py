@@ -30,11 +30,11 @@ def note(text: str, command: str = "kvmbench") -> None:
 
 @contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Turn an OSError of the block into one line that names `path`."""
+    """Turn an OSError of the block into one line that names its file, or else `path`."""
     try:
         yield
     except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
+        raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from None
 
 
 class Progress:

@@ -26,7 +26,7 @@ def command(
       kvmbench save last main --label commit=abc1234,host=node1
     """
     from kvmbench.labels import labelled
+    from kvmbench.results import engines
 
     result = labelled(load_result(name, results_dir), label)
-    engines = {run.engine for _, run in result.runs() if run.engine}
-    keeper(new, engines, append=append, replace=replace, results_dir=results_dir)(result)
+    keeper(new, engines(result), append=append, replace=replace, results_dir=results_dir)(result)

@@ -51,19 +51,72 @@ def test_measured_runs_are_not_replaced_under_the_lock(tmp_path):
     assert read(path).boots[0].id == "other"
 
 
+def test_runs_of_another_engine_are_not_added_under_the_lock(tmp_path):
+    """A comparison can use no file with simulated and measured runs."""
+    path = tmp_path / "r.json"
+
+    def of(engine):
+        series = Series(workload="w", kind="noisy", values=[1.0])
+        return Result(boots=[Boot(runs=[Run(engine=engine, series=[series])])])
+
+    append(path, of("kvm"))
+    append(path, of("kvm"))
+    append(path, of(""))  # unknown
+    with pytest.raises(ValueError, match="holds runs of kvm, and these are of sim: choose another"):
+        append(path, of("sim"))
+    assert len(list(read(path).runs())) == 3
+
+
 def test_aside_files_of_a_killed_process_are_swept(tmp_path):
+    """And no file of the user's, however old, nor what goes on, nor another file's."""
     path = tmp_path / "r[1].json"
-    old, new, other = (
-        tmp_path / name
-        for name in (".r[1].json.abcdefgh", ".r[1].json.ijklmnop", ".r1.json.abcdefgh")
-    )
-    for file in (old, new, other):
+    with atomic.replaced_file(path):
+        (aside,) = os.listdir(tmp_path)
+    with atomic.replaced_file(tmp_path / "r1.json"):
+        (other,) = set(os.listdir(tmp_path)) - {path.name}
+    names = (aside, aside[:-8] + "ijklmnop", other, ".r[1].json.20261101")
+    old, new, other, backup = (tmp_path / name for name in names)
+    for file in (old, new, other, backup):
         file.write_text("left")
     past = time.time() - 2 * atomic.STALE
-    os.utime(old, (past, past))
-    os.utime(other, (past, past))
+    for file in (old, other, backup):
+        os.utime(file, (past, past))
     atomic.replace_file(path, b"x")
-    assert sorted(os.listdir(tmp_path)) == sorted(p.name for p in (new, other, path))
+    left = {old, new, other, backup, path, tmp_path / "r1.json"} - {old}
+    assert sorted(os.listdir(tmp_path)) == sorted(file.name for file in left)
+
+
+def test_any_writer_waits_for_the_one_that_changes_a_file(tmp_path):
+    """A process that has read a file under the lock writes it back before another one does."""
+    path = tmp_path / "r.json"
+    order = []
+
+    def write():
+        atomic.replace_file(path, b"new")
+        order.append("new")
+
+    with atomic.locked(path):
+        other = threading.Thread(target=write)
+        other.start()
+        other.join(0.3)
+        order.append("old")
+        atomic.replace_file(path, b"old")
+    other.join()
+    assert (order, path.read_bytes()) == (["old", "new"], b"new")
+
+
+def test_a_file_that_cannot_be_made_is_known_before(tmp_path):
+    """The longest name of Linux's file systems has 255 bytes; the file aside has a short one."""
+    longest = tmp_path / ("a" * 255)
+    atomic.try_replace(longest)
+    atomic.replace_file(longest, b"x")
+    atomic.try_replace(tmp_path / "new" / "x.json")
+    assert {file.name for file in tmp_path.iterdir()} == {longest.name}
+    for path in (tmp_path / ("a" * 256), tmp_path / "new" / ("a" * 256), longest / "x"):
+        for make in (atomic.try_replace, lambda path: atomic.replace_file(path, b"x")):
+            with pytest.raises(OSError, match=r"name too long|Not a directory|No such") as error:
+                make(path)
+            assert error.value.filename == str(path)
 
 
 @pytest.mark.parametrize(

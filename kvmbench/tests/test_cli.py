@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -695,6 +696,47 @@ def test_ctrl_c(more):
     assert (code, err.strip()) == (130, "kvmbench: stopped")
     assert Path("out").read_text() == ""
     assert os.listdir() == ["out"]
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_session_is_as_ctrl_c(by):
+    code, out, err = interrupted("run", "--iterations", 10**12, by=by)
+    assert (code, out, err.strip()) == (130, "", "kvmbench: stopped")
+
+
+@pytest.mark.parametrize("form", [("kvmbench",), ("-m", "kvmbench")])
+def test_a_folder_that_is_gone(tmp_path, form):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
+    command = {
+        ("kvmbench",): ["-c", "from kvmbench.__main__ import run; run()"],
+        ("-m", "kvmbench"): ["-m", "kvmbench"],
+    }[form]
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", program, sys.executable, *command, *arguments],
+            capture_output=True, text=True, cwd=gone, env=ENV,
+        )  # fmt: skip
+
+    assert run("list", "policies").returncode == 0
+    gone.mkdir()
+    done = run("run", "cpuid", "-o", "x.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "kvmbench: x.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", "a" * 300), ("save", "ipiv-2022", "a" * 251), ("run", "-o", "a" * 256),
+     ("measure", "--save", "a" * 300), ("plan", "new", "a" * 300, "b")],
+)  # fmt: skip
+def test_a_name_that_is_too_long_is_named(folder, arguments):
+    done = invoke(*arguments)
+    assert done.exit_code == 1
+    assert re.fullmatch(r"kvmbench.*: \S*aaa\S*: File name too long\n", done.stderr), done.stderr
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("module", ["click", "msgspec"])
