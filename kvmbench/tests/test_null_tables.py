@@ -12,11 +12,11 @@ from kvmbench.tests import null_tables
 from kvmbench.tests.null_tables import DESIGNS, Design, cell, results
 from kvmbench.tests.results_maker import of_runs, sides
 
-QUICK = {10: 20, 20: 12, 24: 6}  # tables of a cell with so many units per side; else 40
+QUICK = {10: 12, 20: 8, 24: 4}  # tables of a cell with so many units per side; else 20
 
 
 def quick(design):
-    return 10 if design.rows > 8 else QUICK.get(max(design.n, design.m), 40)
+    return 6 if design.rows > 8 else QUICK.get(max(design.n, design.m), 20)
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
