@@ -25,8 +25,8 @@ from kvmbench.model import Op, Operation, Workload
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BUILT_IN", "DEFERRAL", "LIVE_ONLY", "Workload", "load_workloads", "merge", "select"]
-__all__ += ["workloads"]
+__all__ = ["BUILT_IN", "DEFERRAL", "LARGEST", "LIVE_ONLY", "Workload", "load_workloads"]
+__all__ += ["merge", "select", "workloads"]
 
 ENTRY_POINTS = "kvmbench.workloads"
 LARGEST = 10e6  # bytes of a Python file that is run

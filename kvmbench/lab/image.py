@@ -23,6 +23,7 @@ from pathlib import Path
 from kvmbench.atomic import replace_file
 from kvmbench.errors import LabError
 from kvmbench.interpreter import interpreter, python
+from kvmbench.lab.files import scratch
 
 __all__ = ["Boot", "boot_files", "cpio", "libraries", "python_image", "setup_code"]
 
@@ -169,8 +170,9 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     metadata = f"Metadata-Version: 2.1\nName: kvmbench\nVersion: {version}\n"
     entries.append((f"{SITE}/kvmbench-{version}.dist-info/METADATA", 0o100644, metadata.encode()))
     entries += _compiled(_closure(modules), by_path)
-    cache.mkdir(parents=True, exist_ok=True)
-    replace_file(image, cpio(entries))
+    with scratch(cache, "making-") as folder:
+        replace_file(folder / image.name, cpio(entries))
+        (folder / image.name).replace(image)
     with suppress(FileNotFoundError):  # another process removes them too
         for old in sorted(cache.glob("python-*.cpio"), key=os.path.getmtime)[:-KEPT]:
             old.unlink()

@@ -247,7 +247,7 @@ def test_click_lives_in_cli_only():
 
 def test_one_module_starts_pythons():
     """What a Python of ours imports is decided in one place, where no folder of a user counts."""
-    starts = re.compile(r"sys\.executable|multiprocessing.*Process|ProcessPoolExecutor|'-[cm]'|\"-c\"")
+    starts = re.compile(r"sys\.executable|multiprocessing.*Process|ProcessPool|[\"']-[cm][\"']")
     users = {module(path) for path in MODULES if starts.search(path.read_text())}
     assert users == {"interpreter"}
 

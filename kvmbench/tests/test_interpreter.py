@@ -1,4 +1,4 @@
-"""Every Python that this package starts, in a folder and a PYTHONPATH of somebody else's modules."""
+"""Every Python that this package starts, in a folder and with a PYTHONPATH of strange modules."""
 
 import os
 import subprocess
