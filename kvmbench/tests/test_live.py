@@ -462,7 +462,7 @@ def test_a_process_that_is_killed_before_any_workload(monkeypatch):
     with pytest.raises(LiveError, match=wanted):
         scripted(monkeypatch, [], [])
     monkeypatch.setattr(Script, "end", lambda self: "status 1")
-    with pytest.raises(LiveError, match="ended with status 1 before it began$"):
+    with pytest.raises(LiveError, match=r"ended with status 1 before it began$"):
         scripted(monkeypatch, [], good)
 
 
