@@ -39,9 +39,9 @@ def interpreter() -> Path:
 def python(program: str, *words: str, packages: bool = False) -> list[str]:
     """Return the command that runs a program of Python with `words` in its sys.argv.
 
-    It finds the standard library and, after that, this kvmbench; with `packages`, after both, what
-    this process finds. Neither the current folder nor PYTHONPATH counts: whoever writes there
-    would run code as the user of this process.
+    It finds the standard library first and this kvmbench second; with `packages`, third what this
+    process finds. Python itself looks into neither the current folder nor PYTHONPATH, where
+    another user's json.py would run as the user of this process.
     """
     folders = [str(Path(__file__).parents[1])]
     begin = f"import sys; sys.path += {folders}"
