@@ -46,8 +46,15 @@ def python(program: str, *words: str, packages: bool = False) -> list[str]:
     folders = [str(Path(__file__).parents[1])]
     begin = f"import sys; sys.path += {folders}"
     if packages:
-        here = os.getcwd()
-        folders += [p for p in sys.path if os.path.isabs(p) and p != here and p not in folders]
+        folders += [p for p in sys.path if p not in folders and _elsewhere(p)]
         # Packages installed for editing are found by what `site` runs.
         begin = f"import sys; sys.path += {folders}; import site; site.main()"
     return [sys.executable, "-I", "-S", "-c", f"{begin}\n{program}", *words]
+
+
+def _elsewhere(folder: str) -> bool:
+    """Return whether an entry of sys.path is there, and is not the current folder."""
+    try:
+        return os.path.isabs(folder) and not os.path.samefile(folder, ".")
+    except OSError:
+        return False

@@ -35,6 +35,8 @@ def no_stranger_runs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("packages", [False, True])
 def test_the_command(packages):
+    os.symlink(".", "../link")
+    sys.path.insert(0, os.path.abspath("../link/hostile"))  # the current folder all the same
     program = f"import sys, {', '.join(STRANGERS[:-2] if packages else STRANGERS[:2])}\n"
     command = python(program + "print(sys.argv[1:])", "a b", packages=packages)
     done = subprocess.run(command, capture_output=True, text=True)
