@@ -36,7 +36,7 @@ import numpy as np
 
 from kvmbench.arrays import (
     COUNTERS, COUNTERS_DTYPE, check_state, cycles_array, integer, named, operations, pairs,
-    read_only, record_dtype,
+    read_only, record_dtype, sound,
 )
 from kvmbench.catalog import policies, profiles
 from kvmbench.errors import OperationError, unknown_name
@@ -533,7 +533,9 @@ cdef class Machine:
 
 
 def _restored(cpus, tasks, policy, profile, vendor, state):
-    """Return the Machine that a pickle holds."""
-    cdef Machine machine = Machine(cpus, tasks, policy, profile, vendor)
-    machine._restore(state)
+    """Return the Machine that a pickle holds. Raises ValueError for one that is damaged."""
+    cdef Machine machine
+    with sound("Machine"):
+        machine = Machine(cpus, tasks, policy, profile, vendor)
+        machine._restore(state)
     return machine

@@ -7,16 +7,18 @@ name, value and range.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from kvmbench.errors import brief, named
+from kvmbench.errors import brief, cut, named
 
 __all__ = ["COUNTERS", "COUNTERS_DTYPE", "OP_DTYPE", "check_state", "cycles_array", "integer"]
-__all__ += ["integers", "named", "operations", "pairs", "read_only", "record_dtype", "wrong_width"]
+__all__ += ["integers", "named", "operations", "pairs", "read_only", "record_dtype", "sound"]
+__all__ += ["wrong_width"]
 
 OP_DTYPE = np.dtype(
     [("code", "u1"), ("arg", "u1"), ("cpu", "u2"), ("a", "i4"), ("b", "i4"), ("c", "i4")]
@@ -124,12 +126,22 @@ def cycles_array(array: object, n: int) -> NDArray[np.uint64]:
 MAP_BYTES, TSS_MAP_BYTES = 8192, 8193
 
 
+@contextmanager
+def sound(what: str) -> Iterator[None]:
+    """Raise ValueError, in one line, for whatever a pickle's values of a wrong kind raise."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = cut(" ".join(str(error).split()), 200)
+        raise ValueError(f"this pickle of a {what} is damaged: {reason}") from None
+
+
 def check_state(
     state: Mapping[str, Any],
     arrays: Mapping[str, tuple[np.dtype[np.void], int]],
     ranges: Mapping[str, Mapping[str, Collection[int]]],
 ) -> None:
-    """Raise ValueError where a pickled state is none that a Machine can have.
+    """Raise where a pickled state is none that a Machine can have.
 
     `arrays` has the dtype and the length of each array of records, `ranges` the values that the
     fields may have. The core trusts each of these values: it indexes by some and copies by others.
@@ -137,7 +149,7 @@ def check_state(
 
     def require(good: object, reason: str) -> None:
         if not good:
-            raise ValueError(f"this pickle of a Machine is damaged: {reason}")
+            raise ValueError(reason)
 
     names = {*arrays, "task_maps", "tss_maps", "shared", "sequence"}
     require(isinstance(state, dict) and state.keys() == names, "it lacks a part")
@@ -156,7 +168,7 @@ def check_state(
     running = running[running >= 0]
     require(len(np.unique(running)) == len(running), "a task runs on two CPUs")
     with_map = np.flatnonzero(state["task"]["has_map"]).tolist()
-    require(sorted(state["task_maps"]) == with_map, "task_maps are not those of the tasks")
+    require(set(state["task_maps"]) == set(with_map), "task_maps are not those of the tasks")
     shared = state["shared"]
     good = isinstance(shared, dict) and shared.keys() <= set(with_map)
     good = good and set(shared.values()) <= set(with_map) - shared.keys()

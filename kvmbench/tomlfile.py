@@ -19,8 +19,11 @@ __all__ = ["DATA", "Keys", "Schema", "Source", "declared"]
 DATA = Path(__file__).parent / "data"
 """The folder of the package's own files."""
 
-LARGEST = 1e6  # bytes of a file that is read
+# Limits of a file, checked before Python's reader sees it.
+LARGEST = 1e6  # bytes
+MOST_TABLES = 10_000  # also those in braces and of dotted keys; Python's reader takes 1 kB for each
 MOST_PARTS = 20  # names between the dots of a key: Python's reader takes the square of their number
+MOST_DIGITS = 100  # characters of a number, in any base
 
 Keys = tuple[str | int, ...]  # the path of a value in a file; entries of arrays count from 1
 Schema = Mapping[str, Any]  # key -> the type of its value, as isinstance takes it
@@ -46,7 +49,8 @@ class Source:
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise FileError(f"{path}:{line}: not UTF-8: {error.reason}") from None
-        self._check_parts()
+        self._check_keys()
+        self._check_numbers()
         try:
             self.data: dict[str, Any] = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
@@ -62,13 +66,36 @@ class Source:
             line = max(long, key=lambda found: found[0])[1]
             raise FileError(f"{path}:{line}: an integer has too many digits") from None
 
-    def _check_parts(self) -> None:
+    def _check_keys(self) -> None:
+        tables = 0
         for number, line in enumerate(self.text.split("\n"), 1):
+            tables += line.count("{")
+            if line.lstrip().startswith("[") and "," not in line:  # else a row of an array
+                tables += 1 + line.count(".")
+            elif "." in line:
+                tables += sum(key.count(".") for key in line.split("=")[:-1])
+            if tables > MOST_TABLES:
+                reason = f"over {MOST_TABLES:,} tables, the most that is read"
+                raise FileError(f"{self.path}:{number}: {reason}")
             if line.count(".") >= MOST_PARTS and any(
                 found[0][0] != "#" and len(re.findall(_PART, found[0])) > MOST_PARTS
                 for found in re.finditer(_KEY, line)
             ):
                 raise FileError(f"{self.path}:{number}: a key has over {MOST_PARTS} parts")
+
+    def _check_numbers(self) -> None:
+        if not re.search(_LONG, self.text):
+            return
+        for token in re.finditer(_TOKEN, self.text):
+            if token[0][0] in "\"'#" or not (found := re.search(_LONG, token[0])):
+                continue
+            at = token.start() + found.start()
+            begin = self.text.rfind("\n", 0, at) + 1
+            header = self.text[begin:at].strip() in ("[", "[[")
+            if not (header and self.text.startswith("]", token.end())):
+                line = self.text.count("\n", 0, at) + 1
+                reason = f"a number of over {MOST_DIGITS} characters"
+                raise FileError(f"{self.path}:{line}: {reason}")
 
     def _bytes(self) -> bytes:
         return read_bounded(self.path, LARGEST, FileError)
@@ -137,6 +164,7 @@ class Source:
 
 
 # Patterns that only errors need, and that re compiles then.
+_LONG = rf"(?<![\w.+-])[+-]?\d[\w.+-]{{{MOST_DIGITS},}}+(?![ \t]*=)"
 _PART = r"""[\w-]+|"(?:[^"\\]|\\.)*+"|'[^']*+'"""
 _KEY = rf"#.*|(?:{_PART})(?:[ \t]*+\.[ \t]*+(?:{_PART}))*+"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmbench.errors import LabError
+from kvmbench.lab.files import scratch
 
 __all__ = ["KEYRING", "Suite", "cache_folder"]
 
@@ -87,10 +87,8 @@ class Suite:
         if target.is_dir():
             return target
         self.update()
-        partial = target.with_name(f"{name}.partial{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "root").mkdir(parents=True)
-        try:
+        with scratch(target.parent, f"{name}.partial") as partial:
+            (partial / "root").mkdir()
             self._apt("apt-get", "download", name, cwd=partial)
             (deb,) = partial.glob("*.deb")
             _run(["dpkg", "-x", str(deb), str(partial / "root")])
@@ -99,8 +97,6 @@ class Suite:
             except OSError:  # another process was quicker
                 if not target.is_dir():
                     raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return target
 
     def source(self, name: str, file: str, folder: Path) -> Path:

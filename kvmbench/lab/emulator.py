@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from kvmbench.errors import LabError
 from kvmbench.lab.debian import KEYRING, Suite, cache_folder
+from kvmbench.lab.files import regular, scratch
 from kvmbench.lab.kernel import Vendor
 
 __all__ = ["MODELS", "TARBALL", "TARBALL_SHA256", "Emulator", "build", "find", "missing_tools"]
@@ -135,10 +135,9 @@ def build(source: str | Path | None = None, report: Report = lambda _: None) -> 
     if tarball is None:
         report("fetching the source of Bochs 3.0")
         tarball = fetch()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as work:
+    with scratch(folder.parent, "build-") as work:
         report("building Bochs")
-        made = _compile(tarball, Path(work))
+        made = _compile(tarball, work)
         try:
             made.rename(folder)
         except OSError:  # another process was quicker
@@ -173,7 +172,7 @@ def fetch() -> Path:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise LabError(f"{path}: {error.strerror or error}") from None

@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import kvmbench
 from kvmbench.atomic import replace_file
 from kvmbench.errors import LabError
+from kvmbench.interpreter import interpreter, python
+from kvmbench.lab.files import scratch
 
 __all__ = ["Boot", "boot_files", "cpio", "libraries", "python_image", "setup_code"]
 
@@ -104,13 +105,13 @@ def libraries(files: Iterable[Path]) -> list[Path]:
 def _closure(modules: Iterable[str]) -> list[str]:
     """Return the source files of all modules that importing `modules` loads."""
     program = (
-        f"import sys, json; sys.path.insert(0, {str(Path(kvmbench.__file__).parents[1])!r})\n"
-        f"import {', '.join(modules)}\n"
+        f"import json, {', '.join(modules)}\n"
         "print(json.dumps([getattr(m, '__file__', None) for m in sys.modules.values()]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
-    )
+        python(program, packages=True), capture_output=True, text=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     if done.returncode:
         raise LabError(f"the measuring process cannot be imported: {done.stderr.splitlines()[-1]}")
     return [file for file in json.loads(done.stdout) if file]
@@ -126,9 +127,9 @@ def _tree(folder: Path, below: str) -> Iterator[tuple[str, Path]]:
 def _python(numpy: bool) -> dict[str, Path]:
     """Return the files of Python and the measuring process: path in the machine -> file here."""
     standard = Path(os.__file__).parent
-    interpreter = Path(sys.executable).resolve()
+    own = interpreter()
     found = dict(_tree(standard, str(standard)[1:]))
-    found[str(interpreter)[1:]] = interpreter
+    found[str(own)[1:]] = own
     for name in ("kvmbench", "msgspec", *(("numpy",) if numpy else ())):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
@@ -158,19 +159,20 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     modules += ["kvmbench.workloads", "msgspec", "ctypes", "logging"]
     modules += ["kvmbench.live.io_check"] if numpy else []
     binaries = [p for p in found.values() if re.search(r"\.so(\.|$)", p.name)]
-    binaries.append(Path(sys.executable).resolve())
+    binaries.append(interpreter())
     by_path = {str(path): inner for inner, path in found.items()}
     for library in libraries(binaries):
         if str(library) not in by_path:
             found[str(library)[1:]] = library
     entries = [(inner, 0o100755, path.read_bytes()) for inner, path in sorted(found.items())]
-    entries.append(("bin/python3", 0o120777, str(Path(sys.executable).resolve()).encode()))
+    entries.append(("bin/python3", 0o120777, str(interpreter()).encode()))
     version = importlib.metadata.version("kvmbench")
     metadata = f"Metadata-Version: 2.1\nName: kvmbench\nVersion: {version}\n"
     entries.append((f"{SITE}/kvmbench-{version}.dist-info/METADATA", 0o100644, metadata.encode()))
     entries += _compiled(_closure(modules), by_path)
-    cache.mkdir(parents=True, exist_ok=True)
-    replace_file(image, cpio(entries))
+    with scratch(cache, "making-") as folder:
+        replace_file(folder / image.name, cpio(entries))
+        (folder / image.name).replace(image)
     with suppress(FileNotFoundError):  # another process removes them too
         for old in sorted(cache.glob("python-*.cpio"), key=os.path.getmtime)[:-KEPT]:
             old.unlink()

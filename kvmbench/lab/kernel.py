@@ -15,6 +15,7 @@ from typing import Literal
 
 from kvmbench.errors import LabError
 from kvmbench.lab.debian import Suite
+from kvmbench.lab.files import LARGEST, content
 
 __all__ = ["KERNELS", "Kernel", "Vendor", "kernel", "policy_of", "release_of"]
 
@@ -57,13 +58,14 @@ class Kernel:
         loaded: dict[str, bytes] = {}
 
         def add(name: str) -> None:
-            if name in loaded or name not in found:  # what is not there is built in
+            path = found.pop(name, None)
+            if path is None:  # what is not there is built in
                 return
-            content = _uncompressed(found[name])
-            needs = re.search(rb"\0depends=([^\0]*)\0", b"\0" + content)
-            for needed in filter(None, needs[1].decode().split(",") if needs else ()):
-                add(needed.replace("_", "-"))
-            loaded[name] = content
+            module = _uncompressed(path)
+            needs = re.search(rb"\0depends=([^\0]*)\0", b"\0" + module)
+            for needed in needs[1].split(b",") if needs else ():
+                add(needed.decode(errors="replace").replace("_", "-"))
+            loaded[name] = module
 
         add(wanted)
         return list(loaded.items())
@@ -77,17 +79,20 @@ class Kernel:
 
 
 def _uncompressed(path: Path) -> bytes:
-    data = path.read_bytes()
+    if path.suffix not in (".ko", ".xz", ".gz"):
+        raise LabError(f"{path}: only .ko, .ko.xz and .ko.gz can be read: unpack it")
+    data = content(path)
+    if path.suffix == ".ko":
+        return data
+    xz = path.suffix == ".xz"
+    stream = lzma.LZMADecompressor(memlimit=int(LARGEST)) if xz else zlib.decompressobj(wbits=31)
     try:
-        if path.suffix == ".xz":
-            return lzma.decompress(data)
-        if path.suffix == ".gz":
-            return zlib.decompress(data, wbits=31)
+        unpacked = stream.decompress(data, int(LARGEST))
     except (lzma.LZMAError, zlib.error) as error:
         raise LabError(f"{path}: {error}") from None
-    if path.suffix != ".ko":
-        raise LabError(f"{path}: only .ko, .ko.xz and .ko.gz can be read: unpack it")
-    return data
+    if not stream.eof:
+        raise LabError(f"{path}: has no end, or unpacks to over {LARGEST / 1e6:g} MB")
+    return unpacked
 
 
 def kernel(text: str) -> Kernel:
@@ -124,10 +129,9 @@ def kernel(text: str) -> Kernel:
 
 def _file(label: str, name: str, modules: str | None) -> Kernel:
     image = Path(name)
+    data = content(image)
     try:
-        release = release_of(image.read_bytes())
-    except OSError as error:
-        raise LabError(f"{name}: {error.strerror or error}") from None
+        release = release_of(data)
     except LabError as error:
         raise LabError(f"{name}: {error}") from None
     if modules is not None and (not modules or not Path(modules).is_dir()):
@@ -143,7 +147,7 @@ def _file(label: str, name: str, modules: str | None) -> Kernel:
 
 def release_of(image: bytes) -> str:
     """Return a bzImage's release, as uname -r says it. Raises LabError for anything else."""
-    if image[0x202:0x206] != b"HdrS":
+    if len(image) < 0x210 or image[0x202:0x206] != b"HdrS":
         raise LabError("is no bzImage: it has no setup header")
     (offset,) = struct.unpack_from("<H", image, 0x20E)
     text = image[offset + 0x200 :].split(b"\0", 1)[0][:200].decode(errors="replace")
@@ -185,7 +189,7 @@ def _packaged(label: str, suite: Suite, package: str, version: str) -> Kernel:
         label=label,
         image=images[0],
         modules=modules[0].parents[3],  # .../kernel/arch/x86/kvm
-        release=release_of(images[0].read_bytes()),
+        release=release_of(content(images[0])),
         source=f"Debian {suite.name}, {package} {version}",
     )
 

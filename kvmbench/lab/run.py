@@ -9,14 +9,12 @@ import json
 import os
 import re
 import resource
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +27,12 @@ from kvmbench.lab import image
 from kvmbench.lab.counts import EXACT, Mark, Row, exact, marks, parse, rows
 from kvmbench.lab.debian import cache_folder
 from kvmbench.lab.emulator import Emulator
+from kvmbench.lab.files import content, scratch
 from kvmbench.lab.inside import InnerJob
 from kvmbench.lab.ioperm import Try
 from kvmbench.lab.kernel import Kernel, Vendor, policy_of
 from kvmbench.results import Boot, Host, Result, Run, Series
-from kvmbench.workloads import Workload
+from kvmbench.workloads import LARGEST, Workload
 
 __all__ = ["BITMAP", "DIFFERS", "Counted", "Plan", "Progress", "Report", "boot", "differs"]
 __all__ += ["measure", "result_of"]
@@ -184,15 +183,15 @@ def boot(
         record=plan.record,
     )  # fmt: skip
     extra = [("job.json", 0o100644, json.dumps(job).encode())]
-    for number, (name, content) in enumerate(kernel.module_files(vendor)):
-        extra.append((f"modules/{number:02}-{name}.ko", 0o100644, content))
+    for number, (name, module) in enumerate(kernel.module_files(vendor)):
+        extra.append((f"modules/{number:02}-{name}.ko", 0o100644, module))
     if workload_file:
-        extra.append(("workloads.py", 0o100644, Path(workload_file).read_bytes()))
+        extra.append(("workloads.py", 0o100644, content(Path(workload_file), LARGEST)))
     python = image.python_image(cache_folder() / "images", numpy=bool(plan.check_io))
-    with _folder() as folder:
+    with scratch(cache_folder() / "boots", "boot-") as folder:
         try:
             files = image.boot_files(
-                folder, kernel.image.read_bytes(), python, image.cpio(extra),
+                folder, content(kernel.image), python, image.cpio(extra),
                 CMDLINE.format(append=kernel.append), MEMORY << 20,
             )  # fmt: skip
         except LabError as error:
@@ -233,18 +232,6 @@ def boot(
             text = (folder / "counts").read_text() if (folder / "counts").exists() else ""
             report.rows = rows(parse(text), job["workloads"])
     return report
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Yield a folder for one boot, which is removed after it."""
-    top = cache_folder() / "boots"
-    top.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="boot-", dir=top))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(

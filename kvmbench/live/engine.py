@@ -237,10 +237,13 @@ class _Measurement:
         if process.interrupted:
             raise KeyboardInterrupt
         if not ended:
-            if not process.doing:
-                raise LiveError(f"the measuring process ended with {status} before it began")
             run.end = f"ended with {status}"
-            self._lose(run, process.doing, f"ended the process with {status}", True)
+            if process.doing:
+                self._lose(run, process.doing, f"ended the process with {status}", True)
+            elif status.startswith("signal"):  # another process sent it: the next run may be better
+                run.end += " before any workload"
+            else:
+                raise LiveError(f"the measuring process ended with {status} before it began")
 
     def _lose(self, run: _Run, name: str, why: str, hung: bool) -> None:
         """Note the reason that a workload did not complete; only a hung one is tried again."""
@@ -274,14 +277,15 @@ class _Measurement:
             for run in self.runs:
                 if not run.series(self.rows, False):
                     run.end = run.end or "measured nothing"
+        counted = Counter(run.end for run in self.runs if run.end)
+        ends = [f"{number} of {total} runs {end}" for end, number in counted.items()]
         if not kept:
-            why = "; ".join(f"{name}: {row.why}" for name, row in self.rows.items() if row.why)
-            raise LiveError(f"nothing was measured: {why}")
+            whys = [f"{name}: {row.why}" for name, row in self.rows.items() if row.why]
+            raise LiveError(f"nothing was measured: {'; '.join(whys or ends)}")
         notes = _notes(self.offered, self.cpu, self.other_cpu, self.plan)
         if stopped:
             notes.append(f"{STOPPED} in run {len(self.runs)} of {total}.")
-        ends = Counter(run.end for run in self.runs if run.end)
-        notes += [f"{number} of {total} runs {end}." for end, number in ends.items()]
+        notes += [f"{end}." for end in ends]
         waits = [run.waited for run in self.runs if run.waited is not None]
         if max(waits, default=0) >= SHARED:
             notes.append(
@@ -385,7 +389,7 @@ def _rows(
             skipped[workload.name] = f"there is no guest code {program!r}"
         elif program is None:
             skipped[workload.name] = "it has no guest code, only exits to simulate"
-        elif why := missing(workload.needs, offered):
+        elif why := missing((*workload.needs, *(("cpl3",) if program.cpl else ())), offered):
             skipped[workload.name] = why
         else:
             task = Task(

@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING
 
 from kvmbench.errors import LiveError
 from kvmbench.guest import image
+from kvmbench.guest.assembler import Code
 from kvmbench.live.host import cpu_flags, loaded_vendor
 
 if TYPE_CHECKING:
     from kvmbench.live._kvm import Outcome, Vm
 
-__all__ = ["IOPERM_REMEDIES", "NEEDS", "NOT_VMX", "Offer", "cpus_allowed", "exception", "explain"]
-__all__ += ["held_bitmap_error", "ioperm_reason", "make", "missing", "offer", "start", "why_not"]
+__all__ = ["GP", "IOPERM_REMEDIES", "NEEDS", "NOT_VMX", "NO_BUSY_TSS", "Offer", "accepts_busy_tss"]
+__all__ += ["cpus_allowed", "exception", "explain", "held_bitmap_error", "ioperm_reason", "make"]
+__all__ += ["missing", "offer", "start", "why_not"]
 
 APIC_BASE, APIC_X2APIC = 0x1B, 1 << 10
 ARCH_CAPABILITIES, HAS_TSX_CTRL = 0x10A, 1 << 7
+GP = 13  # vector of the exception
 SECONDS = 5.0  # for code of a few instructions
 
 
@@ -42,6 +45,7 @@ class Offer:
     tsx_ctrl: bool
     cpus: tuple[int, ...]  # host CPUs that this process may use
     no_ioperm: str = ""  # the reason for which no thread here can hold an I/O bitmap
+    busy_tss: bool = True  # see `accepts_busy_tss`
 
     def has(self, leaf: int, register: int, bit: int) -> bool:
         """Return whether a bit of the guest's CPUID is set; registers are EAX 0 to EDX 3."""
@@ -52,6 +56,11 @@ class Offer:
         """The target that guest code is assembled for."""
         return image.Target(vendor=self.hypercall)
 
+
+NO_BUSY_TSS = (
+    "every port is denied at CPL 3, whatever the guest's I/O bitmap says: this judge accepts no "
+    "busy TSS. QEMU's emulation requires TSS type 9 (available) in TR, where VMX requires 11 (busy)"
+)
 
 NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = {
     "spec_ctrl": (lambda o: o.has(7, 3, 26), "this KVM offers no SPEC_CTRL (CPUID 7, EDX 26)"),
@@ -65,6 +74,7 @@ NEEDS: Mapping[str, tuple[Callable[[Offer], bool], str]] = {
         "a second vCPU would share the one CPU that this process may use",
     ),
     "ioperm": (lambda o: not o.no_ioperm, "{offer.no_ioperm}"),
+    "cpl3": (lambda o: o.busy_tss, NO_BUSY_TSS),  # of each program at CPL 3: it ends with an OUT
 }
 """What a workload may need: a test of the offer, and the reason for skipping the workload."""
 
@@ -217,6 +227,9 @@ def explain(vm: Vm, cpu: int, outcome: Outcome) -> str:
         return f"an end by {outcome['reason']}"
     if outcome["port"] != image.STOP + 1:
         return "its own stop"
+    rip = vm.registers(cpu)["rip"]
+    if not image.HANDLERS <= rip < image.CODE:
+        return f"its own OUT, at {rip:#x}, to the port by which its handlers report an exception"
     try:
         vector, error, rip = exception(vm, cpu)
     except IndexError:
@@ -240,9 +253,23 @@ EXCEPTIONS = {
 }  # fmt: skip
 
 
+def accepts_busy_tss(vm: Vm) -> bool:
+    """Return whether a guest at CPL 3 reaches a port that its I/O bitmap allows; uses vCPU 0.
+
+    TR has a busy TSS, as LTR leaves it. The processor, or what emulates it, judges the access.
+    """
+    code = Code(image.CODE)
+    code.stop()
+    vm.write(image.CODE, code.finish())
+    start(vm, 0, cpl=3)
+    outcome = vm.run(0, stop=image.STOP, timeout=SECONDS)
+    faulted = (outcome["reason"], outcome["port"]) == ("stopped", image.STOP + 1)
+    return not faulted or exception(vm, 0)[0] != GP
+
+
 def offer() -> Offer:
     """Return the properties of a guest here. Raises LiveError where this host cannot measure."""
-    with _open() as vm:
+    with make(cpus=1) as vm:
         cpuid = vm.cpuid()
         _, ebx, ecx, edx = cpuid.get((0, 0), (0, 0, 0, 0))
         maker = b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx))
@@ -251,4 +278,5 @@ def offer() -> Offer:
             hypercall="svm" if maker in (b"AuthenticAMD", b"HygonGenuine") else "vmx",
             tsx_ctrl=bool((vm.get_msr(0, ARCH_CAPABILITIES) or 0) & HAS_TSX_CTRL),
             cpuid=cpuid, cpus=cpus_allowed(), no_ioperm=ioperm_reason(held_bitmap_error()),
+            busy_tss=accepts_busy_tss(vm),
         )  # fmt: skip

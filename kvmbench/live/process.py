@@ -6,26 +6,24 @@ import json
 import os
 import select
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from kvmbench.interpreter import python
 from kvmbench.live.worker import Job
 
 __all__ = ["Process"]
 
 SILENT = 30.0  # seconds beyond three rounds without a line, after which the engine ends a process
 GRACE, KILLED = 0.5, 10.0  # seconds that a process has to end by itself, and once killed
-WORKER = "import sys; sys.path.append(sys.argv[1]); from kvmbench.live import worker; worker.main()"
+WORKER = "from kvmbench.live import worker; worker.main()"
 
 
 class Process:
     """A process of kvmbench.live.worker that does `job`.
 
-    It imports the standard library and kvmbench only: isolated and without `site`, Python takes no
-    module from the current folder, PYTHONPATH or site-packages. `doing` is for the engine: the
+    It imports the standard library and kvmbench only. `doing` is for the engine: the
     workload at hand. `interrupted` says whether a Ctrl-C came while the process ended.
     """
 
@@ -35,8 +33,7 @@ class Process:
         self.silence = SILENT + 3 * job["timeout"]
         self.silent = False
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", WORKER, str(Path(__file__).parents[2])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            python(WORKER), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             process_group=0,  # so that a Ctrl-C at the terminal interrupts this process alone
         )  # fmt: skip
         assert self.process.stdin is not None

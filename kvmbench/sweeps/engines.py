@@ -12,7 +12,6 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, cast
 
 from kvmbench.checker.verdict import default_memory
 from kvmbench.errors import KvmbenchError, SweepError, listed
+from kvmbench.interpreter import ISOLATED, isolated, python
 from kvmbench.sweeps.design import VERSION, Design, find_design
 from kvmbench.sweeps.jobs import Runner
 from kvmbench.sweeps.points import Points, PointsFile
@@ -42,12 +42,13 @@ PROCESSES_MAX = 4096
 
 Lines = list[tuple[int, bytes]]
 Progress = Callable[[int, int], None]
-QUIET = {  # of a cluster that is started here: idle, it takes 1 % of a core rather than 7 %
+LOCAL = {  # of a cluster that is started here: idle, it takes 1 % of a core rather than 7 %
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
+    "distributed.nanny.pre-spawn-environ": ISOLATED,  # of a worker that starts again
 }
-LOADER = "import sys; from kvmbench.sweeps.engines import serve; serve([*map(int, sys.argv[1:])])"
+LOADER = "from kvmbench.sweeps.engines import serve; serve([*map(int, sys.argv[1:])])"
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ENDED = (
     "a process of the sweep has ended, killed or without memory: the points that are done are "
@@ -277,8 +278,7 @@ def _loaded(handles: Sequence[int]) -> int:
     """Start a process that loads kvmbench and forks the others; return its number."""
     # No worker has use for the threads of a linear algebra library, nor may a fork have them.
     env = os.environ | dict.fromkeys(ONE_THREAD, "1")
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    command = [sys.executable, "-c", LOADER, *map(str, handles)]
+    command = python(LOADER, *map(str, handles), packages=True)
     loader = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=handles,
         start_new_session=True,
@@ -344,13 +344,13 @@ def _in_dask(
     cluster = None
     try:
         if scheduler == "local":
-            with dask.config.set(QUIET):  # its workers copy it
+            with isolated(), dask.config.set(LOCAL):  # its workers copy both
                 cluster = LocalCluster(
                     n_workers=processes or cores(), threads_per_worker=1, dashboard_address=None,
                     memory_limit="auto",
                 )  # fmt: skip
         client = Client(cluster or scheduler, timeout=WAIT)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise SweepError(f"--scheduler {scheduler}: {error}") from None
     try:
         _check_versions(client, scheduler)

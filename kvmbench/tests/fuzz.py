@@ -210,15 +210,19 @@ def try_operations(data: bytes) -> None:
     rng = random.Random(data)
     machine = test_core_hostile.machine()
     if rng.random() < 0.7:
-        restore, (*arguments, state) = machine.__reduce__()
+        restore, arguments = machine.__reduce__()
+        arguments = [*arguments]
+        state = arguments[-1]
         for part in rng.sample(sorted(state), rng.randint(1, 2)):
             if isinstance(state[part], dict):
                 state[part] = {key: edited(array, rng) for key, array in state[part].items()}
             elif isinstance(state[part], np.ndarray):
                 state[part] = edited(state[part], rng)
-        try:
-            machine = restore(*arguments, state)
-        except ValueError:
+        if rng.random() < 0.3:
+            found, key = rng.choice([*test_core_hostile.places(arguments)])
+            found[key] = rng.choice(test_core_hostile.STRANGE)
+        machine = test_core_hostile.restored(restore, arguments)
+        if machine is None:
             return
     ops = np.zeros(40, OP_DTYPE)
     ops["code"], ops["cpu"] = np.array([[rng.randrange(6), rng.randrange(2)] for _ in ops]).T

@@ -104,7 +104,7 @@ def test_imports_stay_light(code, unwanted):
 # Floors: imports go down only; on one floor, only inside a folder or along an arrow.
 
 FLOORS = {
-    **dict.fromkeys(("errors", "atomic", "causes", "stats"), 1),
+    **dict.fromkeys(("errors", "atomic", "causes", "stats", "interpreter"), 1),
     **dict.fromkeys(("arrays", "tomlfile", "model", "report", "student", "adjustment"), 2),
     **dict.fromkeys(("catalog", "planning"), 3),
     **dict.fromkeys(("_steps", "_ports", "_core", "guest"), 4),
@@ -243,6 +243,13 @@ def test_click_lives_in_cli_only():
             if "click" in {name.split(".")[0] for name in names}:
                 users.add(room(module(path)))
     assert users == {"cli"}
+
+
+def test_one_module_starts_pythons():
+    """What a Python of ours imports is decided in one place, where no folder of a user counts."""
+    starts = re.compile(r"sys\.executable|multiprocessing.*Process|ProcessPool|[\"']-[cm][\"']")
+    users = {module(path) for path in MODULES if starts.search(path.read_text())}
+    assert users == {"interpreter"}
 
 
 # Cython

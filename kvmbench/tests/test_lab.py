@@ -1,9 +1,12 @@
 """The lab: what needs no emulator, a fake one, and one test of the real one where it is built."""
 
+import gzip
 import json
 import lzma
+import os
 import re
 import struct
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -13,7 +16,8 @@ import pytest
 
 from kvmbench import workloads
 from kvmbench.errors import LabError
-from kvmbench.lab import counts, emulator, image, kernel, run
+from kvmbench.interpreter import python
+from kvmbench.lab import counts, emulator, files, image, kernel, run
 from kvmbench.lab.debian import Suite, cache_folder
 from kvmbench.lab.doctor import findings
 from kvmbench.lab.document import document
@@ -91,6 +95,80 @@ def test_kernel_of_another_file(tmp_path, content, words):
     file.write_bytes(content)
     with pytest.raises(LabError, match=words):
         kernel.kernel(str(file))
+
+
+def wide(path):
+    """Make a file of some size beyond the lab's limit, without its blocks."""
+    with path.open("wb") as file:
+        file.truncate(int(files.LARGEST) + 1)
+
+
+UNUSABLE = {
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+    "a pipe": (os.mkfifo, "is no regular file"),
+    "a folder": (os.mkdir, "is no regular file"),
+    "no file": (lambda path: None, "No such file"),
+    "a large file": (wide, "larger than 100 MB"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_is_no_file_of_a_kernel_is_not_read(tmp_path, kind):
+    make, words = UNUSABLE[kind]
+    make(tmp_path / "bzImage")
+    with pytest.raises(LabError, match=f"^{tmp_path}/bzImage: {words}"):
+        kernel.kernel(f"{tmp_path}/bzImage")
+    if kind != "no file":
+        (tmp_path / "bzImage").rename(tmp_path / "kvm-amd.ko.xz")
+        (tmp_path / "bzImage").write_bytes(bzimage())
+        found = kernel.kernel(f"{tmp_path}/bzImage,modules={tmp_path}")
+        with pytest.raises(LabError, match=f"kvm-amd.ko.xz: {words}"):
+            found.module_files("svm")
+    if kind in ("a device", "a pipe", "no file"):
+        with pytest.raises(LabError, match=words):
+            emulator.build(tmp_path / ("kvm-amd.ko.xz" if kind != "no file" else "bzImage"))
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("xz", lzma.compress), ("gz", gzip.compress)])
+def test_a_module_that_unpacks_to_too_much(tmp_path, monkeypatch, suffix, pack):
+    monkeypatch.setattr(kernel, "LARGEST", 20e6)
+    file = tmp_path / f"kvm.ko.{suffix}"
+    file.write_bytes(pack(bytes(20_000_000)))
+    assert len(kernel._uncompressed(file)) == 20_000_000
+    for packed in (pack(bytes(20_000_001)), pack(b"x" * 999)[:-1]):
+        file.write_bytes(packed)
+        with pytest.raises(LabError, match=r"has no end, or unpacks to over 20 MB$"):
+            kernel._uncompressed(file)
+
+
+def test_modules_that_need_each_other(tmp_path):
+    for name, needs in (("kvm-amd", b"kvm,\xff"), ("kvm", b"kvm-amd")):
+        (tmp_path / f"{name}.ko").write_bytes(b"depends=" + needs + b"\0")
+    (tmp_path / "bzImage").write_bytes(bzimage())
+    found = kernel.kernel(f"{tmp_path}/bzImage,modules={tmp_path}").module_files("svm")
+    assert [name for name, _ in found] == ["kvm", "kvm-amd"]
+
+
+def test_a_folder_whose_process_was_killed_goes_with_the_next(tmp_path):
+    (tmp_path / "boot-old/inner").mkdir(parents=True)
+    (tmp_path / "boot-file").touch()
+    (tmp_path / "other").mkdir()
+    program = (
+        "import sys, time, pathlib\nfrom kvmbench.lab.files import scratch\n"
+        "with scratch(pathlib.Path(sys.argv[1]), 'boot-') as folder:\n"
+        "    print(folder, flush=True)\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        python(program, str(tmp_path), packages=True), stdout=subprocess.PIPE, text=True
+    ) as other:
+        theirs = Path(other.stdout.readline().strip())
+        with files.scratch(tmp_path, "boot-") as mine, files.scratch(tmp_path, "boot-") as second:
+            names = {"boot-file", "other", theirs.name, mine.name, second.name}
+            assert {path.name for path in tmp_path.iterdir()} == names
+        other.kill()
+    assert theirs.is_dir()
+    with files.scratch(tmp_path, "boot-") as mine:
+        assert {p.name for p in tmp_path.iterdir()} == {"boot-file", "other", mine.name}
 
 
 def test_modules_in_the_order_of_their_needs(tmp_path):

@@ -271,6 +271,54 @@ def test_more_needs():
     assert "'magic', which is none of spec_ctrl, " in missing(("magic",), _offer())
 
 
+class Judge:
+    """A virtual machine whose guest at CPL 3 ends in some way."""
+
+    def __init__(self, port, vector=0, rip=image.HANDLERS + 5):
+        self.port, self.frame, self.rip = port, (vector, 0, image.CODE), rip
+
+    def write(self, address, content):
+        self.code = content
+
+    def start(self, cpu, *, cpl, rip, **_):
+        assert (cpu, cpl, rip) == (0, 3, image.CODE)
+
+    def run(self, cpu, **_):
+        return {"reason": "stopped", "port": self.port}
+
+    def registers(self, cpu):
+        return {"rsp": image.RSP0, "rip": self.rip}
+
+    def read(self, address, size):
+        return b"".join(word.to_bytes(8, "little") for word in self.frame)
+
+
+@pytest.mark.parametrize(
+    ("ended", "accepts"),
+    [((image.STOP,), True), ((image.STOP + 1, 13), False), ((image.STOP + 1, 6), True)],
+)
+def test_a_judge_that_accepts_no_busy_tss(ended, accepts):
+    """QEMU's emulation denies each port with #GP; another fault is no judgement."""
+    assert machine.accepts_busy_tss(Judge(*ended)) == accepts
+
+
+def test_rows_at_cpl_3_are_skipped_where_every_port_is_denied():
+    mine = Workload("mine", guest=Program(body=lambda code, _: code.nop(), cpl=3))
+    rows, skipped = engine._rows([*LIVE_ONLY, mine], _offer(busy_tss=False), 0)
+    there, _ = engine._rows([*LIVE_ONLY, mine], _offer(), 0)
+    assert there.keys() - rows.keys() == {"empty_cpl3", "inb_cpl3", "mine"}
+    for name in ("empty_cpl3", "inb_cpl3", "mine"):
+        assert "accepts no busy TSS. QEMU's emulation requires TSS type 9" in skipped[name]
+
+
+def test_an_out_to_the_port_of_exceptions_is_no_exception():
+    outcome = {"reason": "stopped", "port": image.STOP + 1}
+    faulted = machine.explain(Judge(image.STOP + 1, 13), 0, outcome)
+    assert faulted == "#GP (error code 0x0) at 0x60000"
+    own = machine.explain(Judge(image.STOP + 1, rip=0x60012), 0, outcome)
+    assert own == "its own OUT, at 0x60012, to the port by which its handlers report an exception"
+
+
 def test_the_remedy_for_a_device_that_does_not_open(monkeypatch, tmp_path):
     flags = {"vmx"}
     monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
@@ -400,6 +448,22 @@ def test_the_declaration_says_whether_an_iteration_waits_for_an_interrupt(monkey
         marks = result.boots[0].runs[0].series[0].marks
         wanted = "not every iteration was interrupted: KVM delivers some interrupts late"
         assert marks == [wanted] * marked
+
+
+def test_a_process_that_is_killed_before_any_workload(monkeypatch):
+    """The first run is as the others: what was measured stays, and a note counts what died."""
+    good = [*READY, _round(1, 1), *END]
+    monkeypatch.setattr(Script, "end", lambda self: "status 0" if self.said else "signal 9")
+    for runs in ([[], good, good], [good, [], good]):
+        result = scripted(monkeypatch, *runs)
+        assert len(result.boots[0].runs) == 2
+        assert engine.shortfall(result) == "1 of 3 runs ended with signal 9 before any workload."
+    wanted = "^nothing was measured: 2 of 2 runs ended with signal 9 before any workload$"
+    with pytest.raises(LiveError, match=wanted):
+        scripted(monkeypatch, [], [])
+    monkeypatch.setattr(Script, "end", lambda self: "status 1")
+    with pytest.raises(LiveError, match=r"ended with status 1 before it began$"):
+        scripted(monkeypatch, [], good)
 
 
 def test_a_fault_that_the_declaration_explains(monkeypatch):
@@ -694,8 +758,12 @@ def test_nothing_to_measure():
         measure([Workload("x")], QUICK)
     with pytest.raises(LiveError, match="nothing to measure: no workload"):
         measure([], QUICK)
-    with pytest.raises(LiveError, match="nothing was measured: x: the guest ran into #GP"):
-        measure([Workload("x", guest=Program(body=_fault))], Plan(runs=1, rounds=1, seconds=0.1))
+    for body, words in (
+        (_fault, "#GP"),
+        (lambda code, _: code.stop(image.STOP + 1), "its own OUT, at"),
+    ):
+        with pytest.raises(LiveError, match=f"nothing was measured: x: the guest ran into {words}"):
+            measure([Workload("x", guest=Program(body=body))], Plan(runs=1, rounds=1, seconds=0.1))
     with pytest.raises(LiveError, match="CPU 9999 is not one that this process may use"):
         measure([workloads()["cpuid"]], Plan(cpu=9999))
 

@@ -97,11 +97,59 @@ def test_dots_elsewhere_are_no_parts_of_a_key(text):
     assert source(text).data
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[[a]]\n" * 10_001, 10_002),
+        ("".join(f"[a{n}]\n" for n in range(10_001)), 10_002),
+        ("".join(f"a{n} = {{}}\n" for n in range(10_001)), 10_002),
+        ("x = [" + "{b.c = 1}, " * 5_001 + "]", 2),
+        ("".join(f"a{n}" + ".b" * 10 + " = 1.5\n" for n in range(1_001)), 1_002),
+        ("".join(f"[a{n}" + ".b" * 9 + "]\n" for n in range(1_001)), 1_002),
+    ],
+)
+def test_tables_beyond_the_limit_are_refused_before_they_are_read(text, line, monkeypatch):
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("read"))
+    with pytest.raises(FileError) as caught:
+        source(f"# first\n{text}\n")
+    assert str(caught.value) == f"mine.toml:{line}: over 10,000 tables, the most that is read"
+
+
+def test_as_many_tables_as_the_limit_are_read():
+    assert len(source("[[a]]\n" * 10_000).data["a"]) == 10_000
+    rows = "[1.5, 2.5],\n" * 20_000  # no tables
+    assert len(source(f"# a.b\nx = [\n{rows}]\n").data["x"]) == 20_000
+
+
+LONG = "1" * 101
+
+
+@pytest.mark.parametrize(
+    "number", [LONG, f"-{LONG}", f"0x{LONG}", f"0b{LONG}", f"1_{LONG}", f"1.{LONG}", f"1e{LONG}",
+               "0o" + "7" * 600_000]
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["x = {}", "x = [\n1, {}]", "x = {{y = {}}} # why", "[t]\nx={}"])
+def test_a_number_beyond_the_limit_is_refused_before_it_is_read(form, number, monkeypatch):
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("read"))
+    line = 2 + form.count("\n")
+    with pytest.raises(FileError, match=rf"^mine.toml:{line}: a number of over 100 characters$"):
+        source(f"# first\n{form.format(number)}\n")
+
+
+@pytest.mark.parametrize(
+    "text", [f"{LONG} = 1", f"[{LONG}]", f"[[{LONG}]] # x", f"[a.{LONG}]", f"x = '{LONG}'",
+             f'x = "{LONG}"', f"x = 1 # {LONG}", f"x = \"\"\"\n{LONG}\"\"\"", f"x.y{LONG} = 1",
+             f"x = {LONG[1:]}", f"x = 0x{LONG[3:]}"]
+)  # fmt: skip
+def test_digits_elsewhere_are_no_number(text):
+    assert source(text).data
+
+
 def test_nesting_and_digits_beyond_pythons_limits_have_a_line():
     with pytest.raises(FileError, match=r"^mine.toml:4: nested too deeply$"):
         source("a = 1\n# [[[\nx = [\n" + "[" * 5000 + '"\\"')
     with pytest.raises(FileError, match=r"^mine.toml:3: an integer has too many digits$"):
-        source(f"a = 12\nb = [\n1_{'1' * 5000}\n]\nc = 12345\n")
+        source(f"a = 12\nb = [\n[1{'1' * 5000}]\n]\nc = 12345\n")  # a header, at first sight
 
 
 def test_a_header_with_spaces_is_found():
