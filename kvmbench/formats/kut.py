@@ -279,25 +279,30 @@ class _Reader:
         cells = self._cells(found, number) if known or figures else PASSED
         if known and isinstance(cells, str):
             return bool(_DIGIT.search(rest)) and not self.hunk and self._passed(cells, number, line)
+        bare = _NEW_NAME.fullmatch(name) and not (found["colon"] or found["mark"].strip(" |"))
+        if isinstance(cells, str) or not (
+            known or (bare and (cells[0].configuration or "." not in rest))
+        ):
+            return self._new_form(found, number, cells == NO_LABELS)
         if known and (self.hunk or set(found["mark"]) & set("+<!")):
             raise ResultError(f"{brief(line)} looks like a diff: compare the two files instead")
         if not known:
-            near = not self.log and self.lines and self.lines[-1].number == number - 1
-            bare = _NEW_NAME.fullmatch(name) and not (found["colon"] or found["mark"].strip(" |"))
-            if isinstance(cells, str) or not (bare and (cells[0].configuration or "." not in rest)):
-                if near and re.match(r"\s*\d", rest):
-                    return self._passed(PASSED, number, line)
-                if cells == NO_LABELS and self.table.near and not self.log:  # or a header?
-                    self._note(PASSED, number, line)
-                return self._other_form(line, number)
             self._note(PASSED if stamped else OTHER_NAMES, number, line)
             if stamped:  # a message of the kernel?
                 return False
-        variant = f" ({found['variant']})" if found["variant"] else ""
-        if posted.split(variant)[1]:
-            variant = ""
-        self._row(name + variant, cells, number, found["glued"], found["count"])
+        variant = found["variant"]
+        name += f" ({variant})" if variant and not posted.unit_of(variant) else ""
+        self._row(name, cells, number, found["glued"], found["count"])
         return True
+
+    def _new_form(self, found: re.Match[str], number: int, several: bool) -> bool:
+        """Note an unknown name's line, with `several` figures, near rows or below a header."""
+        near = not self.log and self.lines and self.lines[-1].number == number - 1
+        if near and _NEW_NAME.fullmatch(found["name"]) and any(_columns(found)):
+            return self._passed(PASSED, number, found[0])
+        if several and self.table.near and not self.log:  # or is it a header?
+            self._note(PASSED, number, found[0])
+        return self._other_form(found[0], number)
 
     def _other_form(self, line: str, number: int) -> bool:
         """Note a line that has a test's name and a figure; return whether it is no text."""
@@ -373,13 +378,13 @@ class _Reader:
 
     def _cells(self, found: re.Match[str], number: int) -> list[posted.Figure] | str:
         """Return the costs of a row, or why it is passed over."""
-        columns = posted.columns(found["rest"], found["by"])
-        every = [figure for column in columns or [] for figure in column]
+        columns = _columns(found)
+        every = [figure for column in columns for figure in column]
         costs = [figure for figure in every if figure.cost]
         units = {figure.unit for figure in costs if figure.unit}
-        if variant := posted.split(f"({found['variant']})")[1]:
-            units.add(variant)
-        if not columns or not costs or (len(units) > 1 and not all(cost.unit for cost in costs)):
+        if unit := posted.unit_of(found["variant"] or ""):
+            units.add(unit)
+        if not costs or (len(units) > 1 and not all(cost.unit for cost in costs)):
             return PASSED
         if len(costs) == 2 and any(figure.arrow for figure in costs):
             costs[0].configuration, costs[1].configuration = "before", "after"
@@ -549,6 +554,10 @@ class _Reader:
         )
 
 
+def _columns(row: re.Match[str]) -> list[list[posted.Figure]]:
+    return posted.columns(row["rest"], row["by"])
+
+
 def _number(figure: str) -> int | float:
     return float(figure) if "." in figure else int(figure)
 
@@ -568,10 +577,10 @@ def nothing(data: bytes) -> str:
     lines = [line.strip()[:LONGEST_LINE] for line in text.split("\n") if line.strip()]
     if any(re.match(r"(?:PASS|FAIL)\s+vmexit_", line) for line in lines):
         return "no figure: run_tests.sh prints verdicts only, the cycles are in logs/vmexit_*.log"
-    named = re.compile(rf"(?<![\w-])(?:{_SPELLED})(?![\w-])", re.I)
-    for line in lines:
-        if named.search(line) and re.search(r"\d", line):
-            return f"{brief(line)} names a test of vmexit, but a row is such as `cpuid 1313`"
+    named = re.compile(rf"(?<![\w-])(?:{_KNOWN})(?![\w-])")
+    seen = [line for line in lines if _NAMED.search(line.lower())]
+    for line in seen or [line for line in lines if named.search(line) and _DIGIT.search(line)]:
+        return f"{brief(line)} names a test of vmexit, but a row is such as `cpuid 1313`"
     begins = f" (it begins {brief(lines[0])})" if lines else ""
     return (
         f"of no known format{begins}: neither JSON, CSV, Go benchmark text nor rows of "

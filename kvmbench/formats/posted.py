@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Figure", "Table", "above", "columns", "split"]
+__all__ = ["Figure", "Table", "above", "columns", "split", "unit_of"]
 
 _WORDS = {
     "cycles": "cycles?|cyc|clocks?|ticks?",
@@ -118,7 +118,7 @@ class Table:
         if labelled is None:
             return None
         if not labelled[0][0]:
-            units = {_unit(unit) for unit in self.units}
+            units = {unit_of(unit) for unit in self.units}
             labelled[0][1].unit = labelled[0][1].unit or (units.pop() if len(units) == 1 else "")
             return None if units else [labelled[0][1]]
         found = []
@@ -148,7 +148,7 @@ class Table:
             fits = len(columns) <= len(labels) if by == "|" else len(columns) == len(labels)
             filled = [pair for pair in zip(labels, columns, strict=False) if pair[1]]
             if fits and all(label and len(found) == 1 for label, found in filled):
-                return [(label, *found) for label, found in filled]
+                return [(label, found[0]) for label, found in filled]
         if "|" in self.header:
             return None if by == "|" else single
         wide, narrow = self._labels(r"\t+|\s{2,}"), self._labels(r"\s+")
@@ -177,14 +177,14 @@ class Table:
         return labels
 
 
-def columns(text: str, by: str) -> list[list[Figure]] | None:
-    """Return the figures in each column after a row's name; None where other text has digits.
+def columns(text: str, by: str) -> list[list[Figure]]:
+    """Return the figures in each column after a row's name; no column where other text has digits.
 
     `by` parts the columns, or is empty; then the text holds figures, units and remarks only.
     """
     cells = text.rstrip(" ").removesuffix("|").split(by) if by else [text.rstrip(" \t|*`;")]
     found = [[] if by and not re.search(r"\d", cell) else _figures(cell) for cell in cells]
-    return None if None in found else [cell for cell in found if cell is not None]
+    return [] if None in found else [cell for cell in found if cell is not None]
 
 
 def _figures(text: str) -> list[Figure] | None:
@@ -198,18 +198,18 @@ def _figures(text: str) -> list[Figure] | None:
         at = cell.end()
         if figure := cell["figure"]:
             cost = not (cell["percent"] or figure.startswith("+"))
-            unit = _unit(cell["unit"] or "")
+            unit = unit_of(cell["unit"] or "")
             found.append(Figure(figure.replace(",", ""), unit, cost, bool(cell["arrow"])))
             continue
         remark = cell["remark"].strip()
         unit = split(remark)[1]
-        found[-1].unit = found[-1].unit or unit or _unit(cell["of"] or "")
+        found[-1].unit = found[-1].unit or unit or unit_of(cell["of"] or "")
         if not unit and "%" not in remark:
             found[-1].marks.append(re.sub(r"^\((.*)\)$", r"\1", remark))
     return found
 
 
-def _unit(words: str) -> str:
+def unit_of(words: str) -> str:
     """Return the unit that words mean, empty for other words."""
     return next((unit for unit, known in _UNITS.items() if known.fullmatch(words)), "")
 
@@ -221,7 +221,7 @@ def split(label: str) -> tuple[str, str]:
     if found["any"]:
         return label, "cycles"
     words = label[: found.start()] + label[found.end() :]
-    return " ".join(words.strip(" ,:").split()), _unit(found[found.lastgroup or 0])
+    return " ".join(words.strip(" ,:").split()), unit_of(found[found.lastgroup or 0])
 
 
 def _holds_costs(label: str) -> bool:

@@ -430,9 +430,11 @@ def test_a_form_that_is_not_known_is_named(line):
         f"log: '{shown}' names a test of vmexit, but a row is such as `cpuid 1313`"
     )
     if not line.startswith("1234"):
-        result = decode(f"{line}\nvmcall 5 6\nvmcall 5\n")
+        result = decode(f"{line}\nvmcall 5 6\nvmcall 5\n{line}\n")
         assert rows(result) == {("vmcall", ""): [[5]]}  # and the line is no table's header
-        assert result.notes[0] == f"passed over, since their form is not known: line 1, '{shown}'"
+        assert result.notes[0] == (
+            f"passed over, since their form is not known: line 1, '{shown}'; line 4, '{shown}'"
+        )
 
 
 # What other readings of a text would make its figures wrong, and the words that refuse it.
@@ -757,6 +759,11 @@ def test_any_bytes(data):
         "-kernel " * 40_000,
         "x before" * 40_000,
         "SKIP vmexit_" + "a" * 300_000,
+        "cpuid (" * 40_000,
+        "cpuid" + " (" * 150_000 + "1",
+        "\x1b]" * 150_000,
+        "test" + "  %" * 98 + "\ncpuid" + " 1" * 98,
+        "test" + "  rel" * 59 + "\ncpuid" + " 1" * 59,
     ],
     ids=lambda text: repr(text[:12]),
 )
