@@ -47,11 +47,12 @@ TESTS = {
 }
 """The tests that x86/unittests.cfg names, after `vmexit_`, in other words than vmexit.c."""
 
-_REASON = re.compile(
-    r"npf|hlt|io(io)?|v?intr|interrupts?|nmi|pause|shutdown|xsetbv|invlpga?|invpcid|rdpmc|rdtscp?|smi"
-    r"|mwait|monitor|vmmcall|(rd|wr)?msr|(cr|dr|apic)_access|msr_(read|write)|(read|write)_[cd]r\d"
-    r"|ept_(violation|misconfig)|\w+_(interrupt|instruction|fault|full|threshold)|interrupt_window"
-    r"|preemption_timer|task_switch|apic_write|eoi_induced|exception_nmi|avic_\w+|vm(read|write|resume)"
+_REASON = (
+    r"npf|hlt|io(?:io)?|v?intr|interrupts?|nmi|pause|shutdown|xsetbv|invlpga?|invpcid|rdpmc|rdtscp?"
+    r"|smi|mwait|monitor|vmmcall|(?:rd|wr)?msr|(?:cr|dr|apic)_access|msr_(?:read|write)"
+    r"|(?:read|write)_[cd]r\d|ept_(?:violation|misconfig)|preemption_timer|task_switch|apic_write"
+    r"|\w+_(?:interrupt|instruction|fault|full|threshold)|interrupt_window|eoi_induced|exception_nmi"
+    r"|avic_\w+|vm(?:read|write|resume)"
 )
 """Exit reasons, in lower case, that no test of vmexit.c is named after."""
 
@@ -107,6 +108,12 @@ _ROW = re.compile(
 _PART = re.compile(r"\s*(?P<part>ipi|eoi)\s+(?P<name>\S++)\s+(?P<figure>-?\d{1,15})\s*")
 _SKIP = re.compile(
     rf"\s*(?:{_NAME} \(skipped\)|SKIP\s+vmexit_(?P<test>\S++)\s*(?:\((?P<reason>.*)\))?)\s*"
+)
+_COUNT = re.compile(
+    r"[\s|*•`-]*(?:\d++\s+)?(?P<reason>(?:exit_reason_|vmx_|svm_|exit_)*(?:"
+    + _REASON.replace("_", "[_ -]")
+    + r"))[*`]*(?:\s*[:=,|]\s*|\s+)\d(?:[\s\d.,%|()+±-]|[uµnm]s\b)*",
+    re.I,
 )
 _NEW_NAME = re.compile(r"(?:[\w.+-]+:)?[a-z_][a-z0-9_+-]*")
 # A name with a figure, wherever in a line: in lower case, perhaps with spaces in it.
@@ -262,6 +269,8 @@ class _Reader:
             if not (series := next(filter(None, above), None)):
                 return False
             series.counts[found["part"]] = _number(found["figure"])
+        elif not (self.log or self.hunk) and (found := _COUNT.fullmatch(line)):
+            self.reasons[found["reason"]] = None
         elif found := _ROW.fullmatch(line):
             return self._named_row(found, number, stamped)
         else:
@@ -273,9 +282,6 @@ class _Reader:
         line, name, rest = found[0], found["name"], found["rest"]
         known = name.rpartition(":")[2] in NAMES
         figures = bool(_FIGURES.fullmatch(rest))
-        if figures and not self.log and _REASON.fullmatch(name.lower()):
-            self.reasons[name] = None
-            return True
         cells = self._cells(found, number) if known or figures else PASSED
         if known and isinstance(cells, str):
             return bool(_DIGIT.search(rest)) and not self.hunk and self._passed(cells, number, line)

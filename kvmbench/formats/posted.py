@@ -18,7 +18,7 @@ _WORDS = {
     "seconds": "s|secs?|seconds?",
 }
 # Per iteration, call and so on, but not per time, which makes a rate.
-_PER = r"(?:/(?!(?:[mnuµμ]?s(?:ec\w*)?|min\w*)\b)\w+)?(?![\w%/])"
+_PER = r"(?:(?:/|\s+per\s+)(?!(?:[mnuµμ]?s(?:ec\w*)?|min\w*)\b)\w+)?(?![\w%/])"
 
 _UNIT = rf"(?:{'|'.join(_WORDS.values())}){_PER}"
 _UNITS = {unit: re.compile(f"(?:{words}){_PER}", re.I) for unit, words in _WORDS.items()}
@@ -26,7 +26,7 @@ _UNITS = {unit: re.compile(f"(?:{words}){_PER}", re.I) for unit, words in _WORDS
 _UNIT_IN = re.compile(
     rf"(?:(?<!\w)|(?!.s[)\]]))[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]"
     rf"|(?<!\w)(?:in|units?\s*[:=])\s+(?!s\s)(?P<named>{_UNIT})"
-    rf"|(?:^|(?<![\d.])[\s,](?!s\b))(?P<last>{_UNIT})[:.]?$|\b(?P<any>cycles?)\b(?!\s*/)",
+    rf"|(?:^|(?<![\d.])[\s,](?!s\b))(?P<last>{_UNIT})[:.]?$|\b(?P<any>cycles?)\b(?!\s*(?:/|per\b))",
     re.I,
 )
 _UNIT_LINE = re.compile(rf"(?:[\s|()\[\]]*{_UNIT})+[\s|()\[\]]*", re.I)
@@ -52,7 +52,8 @@ _RATE = re.compile(
 )
 _COUNTS = re.compile(
     r"\bexit[ -]reasons?\b|^reasons?\b|(?<!cpu )(?<!iteration )(?<!loop )\bcounts?$|\bhistogram\b"
-    r"|\boccurrences\b|\bnumber of (?:vm[- ]?)?exits\b",
+    r"|\boccurrences\b|\bnumber of (?:vm[- ]?)?exits\b|\brates?$|\bthroughput\b|\bdistribution$"
+    r"|^percent|\bpercent(?:age)?s? of\b|\bkvm_exit\b",
     re.I,
 )
 _QUOTIENT = r"diff(?:erence)?s?|deltas?|Δ|ratio|speed-?up|%"
@@ -202,6 +203,9 @@ def _figures(text: str) -> list[Figure] | None:
             found.append(Figure(figure.replace(",", ""), unit, cost, bool(cell["arrow"])))
             continue
         remark = cell["remark"].strip()
+        if percent := re.fullmatch(r"\(\s*(\d+(?:\.\d+)?)\s?%\s*\)", remark):
+            found.append(Figure(percent[1], cost=False))
+            continue
         unit = split(remark)[1]
         found[-1].unit = found[-1].unit or unit or unit_of(cell["of"] or "")
         if not unit and "%" not in remark:
