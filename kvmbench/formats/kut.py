@@ -151,8 +151,8 @@ _NO_KVM = re.compile(
 def decode(data: bytes, name: str) -> Result:
     """Return the result in a text of rows.
 
-    Raises ResultError where no row is found, where the rows are counts of exit reasons, or where
-    the COUNTs are beyond MOST_RUNS.
+    Raises ResultError where no row is found, where the rows are of a diff, counts of exit reasons
+    or have a point that may part thousands, or where the COUNTs are beyond MOST_RUNS.
     """
     text = data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     text = _TERMINAL.sub(" ", _NOISE.sub("", text))

@@ -109,19 +109,22 @@ class Table:
             self.units = re.sub(r"[|()\[\]]", " ", found[0]).split()
         return self.near and bool(found)
 
-    def costs(self, columns: list[list[Figure]], by: str, prose: bool) -> list[Figure] | None:
+    def costs(self, columns: list[list[Figure]], by: str, log: bool) -> list[Figure] | None:
         """Return the costs of a row, with configuration and unit of their columns.
 
-        `by` parts the columns. In `prose`, rows of one figure have no table. None where the figures
-        do not fit the header, or are several without one; empty where no column holds costs.
+        `by` parts the columns. In a `log`, rows of one figure belong to no table. None where the
+        figures do not fit the header, or are several without one; empty where no column holds
+        costs.
         """
-        labelled = self._labelled(columns, by, prose)
+        labelled = self._labelled(columns, by, log)
         if labelled is None:
             return None
         if not labelled[0][0]:
-            units = {unit_of(unit) for unit in self.units}
-            labelled[0][1].unit = labelled[0][1].unit or (units.pop() if len(units) == 1 else "")
-            return None if units else [labelled[0][1]]
+            figure, units = labelled[0][1], {unit_of(unit) for unit in self.units}
+            if len(units) > 1:
+                return None
+            figure.unit = figure.unit or "".join(units)
+            return [figure]
         found = []
         for label, figure in labelled:
             if not _holds_costs(label):
@@ -138,7 +141,7 @@ class Table:
         return bool(re.match(r"\W*(?:\w+[ -])?reasons?\b", self.header, re.I))
 
     def _labelled(
-        self, columns: list[list[Figure]], by: str, prose: bool
+        self, columns: list[list[Figure]], by: str, log: bool
     ) -> list[tuple[str, Figure]] | None:
         """Return figures with their columns' labels, which are empty where no header has them."""
         every = [figure for found in columns for figure in found]
@@ -156,7 +159,7 @@ class Table:
         head = wide[0] if len(wide) > 1 else narrow[0]
         tests, first = bool(_TESTS.search(head)), bool(_FIRST.fullmatch(head))
         clear = tests or first
-        table = not prose and (
+        table = not log and (
             self.fits or (clear and (len(wide) > 1 or bool(_BOTH.search(self.header))))
         )
         for labels in (wide, narrow):
