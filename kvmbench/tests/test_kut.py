@@ -527,7 +527,8 @@ def test_a_unit_that_does_not_follow_the_figure(text):
 
 @pytest.mark.parametrize(
     ("text", "unit"),
-    [("ns\ncpuid 3 us\n", "us"), ("test   us per exit\ncpuid 3\n", "us"), ("cpuid 3 ns per call\n", "ns"),
+    [("ns\ncpuid 3 us\n", "us"), ("test   us per exit\ncpuid 3\n", "us"),
+     ("cpuid 3 ns per call\n", "ns"),
      ("test   us\ncpuid 3\n", "us"), ("test us\ncpuid 3\n", "us"), ("us\ncpuid 3\n", "us"),
      ("| test | time (s) |\n|-|-|\n| cpuid | 3 |\n", "seconds"), ("cpuid 3 [ms]\n", "ms"),
      ("Run(s) of today\n\ncpuid 3\n", "cycles"), ("Subject: poll in ns\n\ncpuid 3\n", "cycles"),
