@@ -415,17 +415,267 @@ def test_arrows_under_headings():
     }
 
 
-@pytest.mark.parametrize("line", ["cpuid 1313 1291", "cpuid 1313-1291", "cpuid 2.6k", "1234 cpuid",
-                                  "cpuid takes 1313 cycles", "cpuid 13%"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    ["cpuid 1313-1291", "cpuid 2.6k", "1234 cpuid", "cpuid takes 1313 cycles", "cpuid 13%",
+     "cpuid 1 313", "cpuid 1\u202f313", "cpuid 1313,5", "cpuid 1.313,5", "cpuid +22", "cpuid 1e3",
+     "cpuid 1313 cycles/s", "cpuid 1313 hits", "cpuid 1314\b3",
+     "inl from qemu 1313", "CPUID 1313", "2:cpuid 1313"],
+)  # fmt: skip
 def test_a_form_that_is_not_known_is_named(line):
     with pytest.raises(ResultError) as caught:
         decode(line + "\n")
+    shown = repr(line)[1:-1]
     assert str(caught.value) == (
-        f"log: '{line}' names a test of vmexit, but a row is such as `cpuid 1313`"
+        f"log: '{shown}' names a test of vmexit, but a row is such as `cpuid 1313`"
     )
     if not line.startswith("1234"):
-        (note,) = decode(f"vmcall 5\n{line}\n").notes
-        assert note == f"passed over, since their form is not known: line 2, '{line}'"
+        result = decode(f"{line}\nvmcall 5 6\nvmcall 5\n{line}\n")
+        assert rows(result) == {("vmcall", ""): [[5]]}  # and the line is no table's header
+        assert result.notes[0] == (
+            f"passed over, since their form is not known: line 1, '{shown}'; line 4, '{shown}'"
+        )
+
+
+# What other readings of a text would make its figures wrong, and the words that refuse it.
+DIFF = "looks like a diff: compare the two files instead"
+REASONS = "are exit reasons: the figures look like counts of exits"
+COUNTS = "they look like counts or rates"
+LABELS = "since no line above names as many columns"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("--- a\n+++ b\n@@ -1 +1 @@\n-cpuid 1313\n+cpuid 1291\n", f"line 4: '-cpuid 1313' {DIFF}"),
+        ("1c1\n< cpuid 1313\n---\n> cpuid 1291\n", DIFF),
+        ("-  cpuid 1313\n+  cpuid 1291\n", DIFF),
+        ("3a4\n> cpuid 1291\n", DIFF),
+        ("! cpuid 1313\n--- 1,2 ----\n! cpuid 1291\n", DIFF),
+        ("> @@ -1 +1 @@\n>  cpuid 1291\n", DIFF),
+        ("cpuid 20\nvmcall 4\nEPT_VIOLATION 300\n", f"EPT_VIOLATION {REASONS}"),
+        ("before:\ncpuid 20\nhlt 44\nafter:\ncpuid 20\nhlt 55\n", f"hlt {REASONS}"),
+        ("test  before  after\ncpuid 20 30\nhlt 44 20\n", f"hlt {REASONS}"),
+        ("cpuid 20 10%\nhlt 44 90%\n", f"hlt {REASONS}"),
+        ("cpuid: 20\nHLT: 44\n", f"HLT {REASONS}"),
+        ("cpuid 20\nEXIT_REASON_EPT_MISCONFIG 44 3.5us\n", f"EXIT_REASON_EPT_MISCONFIG {REASONS}"),
+        ("cpuid 20\n| External interrupt | 44 |\n", f"External interrupt {REASONS}"),
+        ("cpuid 20 (10%)\nvmcall 180 (90%)\n", "shares of 100 %"),
+        ("cpuid 20 10%\nvmcall 180 90%\n", "shares of 100 %: the figures look like counts"),
+        ("Reason   Samples\ncpuid 20\nvmcall 3\n", COUNTS),
+        ("reason  before  after\ncpuid 20 30\n", f"'cpuid 20 30': passed over, since {COUNTS}"),
+        ("exit reason counts:\ncpuid 20\nvmcall 4\n", COUNTS),
+        ("exit counts:\nbefore:\ncpuid 20\nafter:\ncpuid 4\n", COUNTS),
+        ("test   count\ncpuid 1313\n", COUNTS),
+        ("| test | kcycles |\n|--|--|\n| cpuid | 1.3 |\n", COUNTS),
+        ("Cycles per second:\ncpuid 1313\n", COUNTS),
+        ("cpuid rate:\ncpuid 1313\n", COUNTS),
+        ("exit distribution\ncpuid 30\nvmcall 70\n", COUNTS),
+        ("Delta:\ncpuid 22\n", COUNTS),
+        ("cpuid 1 2 3\nvmcall 4 5 6\n", f"line 1, 'cpuid 1 2 3': passed over, {LABELS}"),
+        ("cpuid 13\x1b[2D14\n", LABELS),
+        ("cpuid 1313 ns 12\n", LABELS),
+        ("Skylake test results\ncpuid 900 850\n", LABELS),
+        ("test  cycles\ncpuid 900 850\n", LABELS),
+        ("| test | cycles |\n|--|--|\n| cpuid | 1 313 |\n", LABELS),
+        ("test    before  after\ncpuid   1313\nvmcall          1181\n", LABELS),
+        ("cpuid: 1.313\nvmcall: 1.195\n", "line 1: 1.313 cycles: its point may part thousands"),
+        (" " * 300 + "cpuid 3\n", "'cpuid 3': passed over, since over 300 characters long"),
+    ],
+)  # fmt: skip
+def test_a_text_of_another_kind_is_refused(text, said):
+    with pytest.raises(ResultError) as caught:
+        decode(text)
+    assert said in str(caught.value)
+
+
+def test_a_patch_with_a_table_in_its_message_is_no_diff_of_tables():
+    text = (
+        PATCH
+        + "---\ndiff --git a/x b/x\n@@ -1,2 +1,2 @@\n-\tcpuid 4 {2}\n+ * cpuid 0x4\n-- \n2.39\n"
+    )
+    result = decode(text)
+    assert rows(result) == rows(decode(PATCH))
+    assert result.notes == []
+    assert len(rows(decode(text + "From: x\nWithout:\nwbinvd 5\n"))) == 17
+
+
+NS = {"before": 300, "after": 290}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "test  before (ns)  after (ns)\ncpuid 300 290\n",
+        "| test | before [ns] | after, ns |\n|-|-|-|\n| cpuid | 300 | 290 |\n",
+        "test before after\n[ns] [ns]\ncpuid 300 290\n",
+        "|test|before|after|\n||(ns)|(ns)|\n|-|-|-|\n|cpuid|300|290|\n",
+        "Times in ns:\ntest,before,after\ncpuid,300,290\n",
+        "All figures in nanoseconds.\n\nBefore:\ncpuid 300\n\nAfter:\ncpuid 290\n",
+        "Before (ns):\ncpuid 300\nAfter (ns):\ncpuid 290\n",
+        "cpuid 300 -> 290 ns\n",
+        "cpuid 300 -> 290 (ns)\n",
+        "cpuid (ns): 300 -> 290\n",
+        "unit: ns\ntest before after\ncpuid 300 290\n",
+        "test  before  after\ncpuid 300 ± 3 ns  290 ± 4 ns\n",
+    ],
+)
+def test_a_unit_that_does_not_follow_the_figure(text):
+    found = {s.configuration: (s.workload, *s.values, s.unit) for _, _, s in decode(text).series()}
+    assert found == {name: ("cpuid", n, "ns") for name, n in NS.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [("ns\ncpuid 3 us\n", "us"), ("test   us per exit\ncpuid 3\n", "us"),
+     ("cpuid 3 ns per call\n", "ns"),
+     ("test   us\ncpuid 3\n", "us"), ("test us\ncpuid 3\n", "us"), ("us\ncpuid 3\n", "us"),
+     ("| test | time (s) |\n|-|-|\n| cpuid | 3 |\n", "seconds"), ("cpuid 3 [ms]\n", "ms"),
+     ("Run(s) of today\n\ncpuid 3\n", "cycles"), ("Subject: poll in ns\n\ncpuid 3\n", "cycles"),
+     ("As they told us:\ncpuid 3\n", "cycles"), ("halt_poll of 50 us:\ncpuid 3\n", "cycles"),
+     ("Times in ns:\nipi 1\n\nCycles:\n\ncpuid 3\n", "cycles")],
+)  # fmt: skip
+def test_a_unit_above_the_rows(text, unit):
+    (found,) = (s for _, _, s in decode(text).series() if s.workload == "cpuid")
+    assert (found.unit, found.configuration, found.values) == (unit, "", [3])
+
+
+def test_units_that_may_be_meant_for_other_rows_are_noted():
+    assert decode("cpuid 3\n\nAll times in ns.\n").notes == [
+        "taken for the unit of the rows below: line 3, 'All times in ns.'"
+    ]
+    assert decode("cpuid 300 ns\nvmcall 280\n").notes == [
+        "rows without a unit, between others with one, are taken for cycles: line 2, 'vmcall 280'"
+    ]
+    assert decode("cpuid 300 cycles\nvmcall 280\n").notes == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| test | a | b |\n|--|--|--|\n| cpuid | 1313 | |\n| vmcall | | 1181 |\n",
+        "|test|a|b|\n|-|-|-|\n|cpuid|1313||\n|vmcall|-|1181|\n",
+        "test\ta\tb\ncpuid\t1313\t\nvmcall\t\t1181\n",
+        "test,a,b\ncpuid,1313,\nvmcall,,1181\n",
+        "| test | a |\n|-|-|\n| cpuid | 1313 |\n\n| test | b |\n|-|-|\n| vmcall | 1181 |\n",
+    ],
+)
+def test_empty_cells(text):
+    assert rows(decode(text)) == {("cpuid", "a"): [[1313]], ("vmcall", "b"): [[1181]]}
+
+
+def test_a_row_with_fewer_figures_than_the_header_has_columns_is_noted():
+    result = decode("          before   after\ncpuid     1313    1291\nvmcall            1195\n")
+    assert list(rows(result)) == [("cpuid", "before"), ("cpuid", "after")]
+    assert result.notes == [f"passed over, {LABELS}: line 3, 'vmcall            1195'"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("first", "again"), ("base", "different config"), ("v1", "v2-exchange"), ("x", "y"),
+     ("before migration", "after migration"), ("w/ old", "w/ new"), ("no change", "with change")],
+)  # fmt: skip
+def test_labels_are_known_by_whole_words(first, second):
+    result = decode(f"test   {first}   {second}\ncpuid 1 2\n".replace("x", "x1"))
+    assert list(rows(result)) == [
+        ("cpuid", first.replace("x", "x1")),
+        ("cpuid", second.replace("x", "x1")),
+    ]
+    assert result.notes == []
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Improvement", "saved", "stddev", "sd", "a sd", "n", "x", "Δ", "% of a", "b/a", "vs a", "runs",
+     "iterations", "std. dev.", "exits", "change (%)", "samples", "speed-up"],
+)  # fmt: skip
+def test_columns_without_costs_are_left_out_and_noted(label):
+    label = label.replace("b/a", "new/old")
+    result = decode(f"test   a   b   {label}\ncpuid 1313 1291 22\n")
+    assert rows(result) == BOTH
+    assert result.notes == [
+        f"columns left out, since they hold differences, spreads or counts: line 2, '{label}'"
+    ]
+
+
+def test_a_spread_belongs_to_its_figure():
+    for text in (
+        "test  a  b\ncpuid 1313 ± 3  1291 +/- 4\n",
+        "|test|a|b|\n|cpuid|1313 ± 3|1291 +/- 4|\n",
+    ):
+        result = decode(text)
+        assert rows(result) == BOTH
+        assert [s.marks for _, _, s in result.series()] == [["± 3"], ["+/- 4"]]
+
+
+def test_a_header_is_no_heading():
+    text = "test before after\ncpuid 1313 1291\n\ntest old new\n\ncpuid 1 2\n"
+    assert list(rows(decode(text))) == [
+        ("cpuid", name) for name in ("before", "after", "old", "new")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("     1\tcpuid 1313\n     2\tcpuid 1195\n     3\tcpuid 1\n", [1313, 1195, 1]),
+        ("     7\tcpuid 1313\n     8\n     9\tcpuid 1195\n", [1313, 1195]),
+        ("".join(f"{n} cpuid 7\n" for n in range(1, 601)), [7] * 600),
+        ("1680350000 cpuid 1313\n1680350001 cpuid 1195\n", [1313, 1195]),
+        ("1680350000123 cpuid 1313\n", [1313]),
+    ],
+)
+def test_numbers_of_lines_and_times_are_no_counts(text, values):
+    result = decode(text)
+    assert rows(result) == {("cpuid", ""): [[value] for value in values]}
+    assert result.order == "time"
+    if not text.startswith("168"):
+        assert "the numbers before the names rise by one: numbers of lines" in result.notes[0]
+
+
+def test_counts_that_rise_are_noted():
+    result = decode("      2 cpuid 1087\n      4 cpuid 1092\n")
+    assert rows(result) == {("cpuid", ""): [[1087]] * 2 + [[1092]] * 4}
+    assert "are taken for counts of uniq -c, though they rise" in result.notes[0]
+
+
+def test_points_are_decimal_where_one_figure_shows_it():
+    found = rows(decode("cpuid 4780.750\nmov_to_cr8 11.125\n"))
+    assert found == {("cpuid", ""): [[4780.75]], ("mov_to_cr8", ""): [[11.125]]}
+    ((_, _, series),) = decode("cpuid 1.313 us\n").series()
+    assert (series.values, series.unit) == ([1.313], "us")
+
+
+def test_rows_of_unknown_names_are_read_and_named():
+    result = decode("chapter 7\ncpuid 1313\nnew_test 6\nother: 5\nKernel 6\n\nkernel 6.1\n")
+    assert list(rows(result)) == [("chapter", ""), ("cpuid", ""), ("new_test", "")]
+    assert result.notes == [
+        "rows whose names are of no known test of vmexit: line 1, 'chapter 7'; "
+        "line 3, 'new_test 6'",
+        "passed over, since their form is not known: line 4, 'other: 5'",
+    ]
+    result = decode("test  a  b\nnew_test 1.5 2\ncpuid 1313 1291\n")
+    assert rows(result) == {("new_test", "a"): [[1.5]], ("new_test", "b"): [[2]], **BOTH}
+
+
+def test_tests_in_columns_are_no_configurations():
+    result = decode("        cpuid  vmcall\nbefore   1313   1195\n\nipi 5\n")
+    assert rows(result) == {("ipi", ""): [[5]]}
+    assert result.notes == [
+        "passed over, since their form is not known: line 2, 'before   1313   1195'"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[2J\x1b[Hcpuid 1313\n",
+        "\x1b]0;title\x07cpuid 1313\x1b[K\n",
+        "section_start:1560896352:x\r\x1b[0Kcpuid 1313\nsection_end:1560896352:x\r\x1b[0K\n",
+    ],
+)
+def test_commands_to_a_terminal(text):
+    assert rows(formats.decode(text.encode(), "log")) == {("cpuid", ""): [[1313]]}
 
 
 # The columns of arm/micro-bench.c, whole and as a mail wraps them.
@@ -442,13 +692,37 @@ def test_micro_bench(gap):
 
 
 @pytest.mark.parametrize(
+    "table",
+    [
+        "| name | total ns | avg ns |\n|---|---:|---:|\n| `hvc` | 20,095,360.0 | 1,306.5 |\n",
+        "name    total ns   avg ns\nhvc   20,095,360.0   1,306.5\n",
+    ],
+)
+def test_micro_bench_as_people_post_it(table):
+    result = decode(f"{table}\ncpuid 7\n")
+    assert rows(result) == {("hvc", ""): [[1306.5]], ("cpuid", ""): [[7]]}
+    assert [s.unit for _, _, s in result.series()] == ["ns", "cycles"]
+
+
+def test_a_row_of_micro_bench_without_its_second_line_is_noted():
+    result = decode("name  total ns  avg\nns\nhvc 20.0\neoi 30.0\n306.5\nipi 5.0\n")
+    assert rows(result) == {("eoi", ""): [[306.5]]}
+    assert result.notes == [
+        "passed over, since their form is not known: line 3, 'hvc'; line 6, 'ipi'"
+    ]
+
+
+@pytest.mark.parametrize(
     "reason", ["npf", "hlt", "msr_write", "ept_violation", "external_interrupt"]
 )
 def test_counts_of_exit_reasons_are_no_cycles(reason):
     text = f"cpuid 1234\n{reason} 88\nwbinvd 2\n"
     with pytest.raises(ResultError, match=rf"^log: {reason} are exit reasons: .* counts of exits"):
         decode(text)
-    assert len(rows(decode("Before:\n" + text))) == 3  # as its author says
+    with pytest.raises(ResultError, match=r"EPT_MISCONFIG are exit reasons"):
+        decode("Before:\ncpuid 1234\nEPT_MISCONFIG 88\n")
+    # In a log, a name of another test that vmexit may get.
+    assert len(rows(decode(qemu("cpuid") + text))) == 3
 
 
 NAMES = sorted(kut.NAMES)
@@ -493,6 +767,11 @@ def test_any_bytes(data):
         "-kernel " * 40_000,
         "x before" * 40_000,
         "SKIP vmexit_" + "a" * 300_000,
+        "cpuid (" * 40_000,
+        "cpuid" + " (" * 150_000 + "1",
+        "\x1b]" * 150_000,
+        "test" + "  %" * 98 + "\ncpuid" + " 1" * 98,
+        "test" + "  rel" * 59 + "\ncpuid" + " 1" * 59,
     ],
     ids=lambda text: repr(text[:12]),
 )

@@ -1,0 +1,251 @@
+"""Figures and tables as people post them: units, remarks, columns and their labels.
+
+formats.kut reads with them. A label is words such as `before (ns)`, `% change` or `Times in us`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+__all__ = ["Figure", "Table", "above", "columns", "split", "unit_of"]
+
+_WORDS = {
+    "cycles": "cycles?|cyc|clocks?|ticks?",
+    "ns": "ns|nsecs?|nanosec(?:ond)?s?",
+    "us": "[uµμ]s|usecs?|microsec(?:ond)?s?",
+    "ms": "ms|msecs?|millisec(?:ond)?s?",
+    "seconds": "s|secs?|seconds?",
+}
+# Per iteration, call and so on, but not per time, which makes a rate.
+_PER = r"(?:(?:/|\s+per\s+)(?!(?:[mnuµμ]?s(?:ec\w*)?|min\w*)\b)\w+)?(?![\w%/])"
+
+_UNIT = rf"(?:{'|'.join(_WORDS.values())}){_PER}"
+_UNITS = {unit: re.compile(f"(?:{words}){_PER}", re.I) for unit, words in _WORDS.items()}
+# `(ns)`, `in ns`, `unit: ns`, or the last word; `s` stands for seconds between brackets only.
+_UNIT_IN = re.compile(
+    rf"(?:(?<!\w)|(?!.s[)\]]))[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]"
+    rf"|(?<!\w)(?:in|units?\s*[:=])\s+(?!s\s)(?P<named>{_UNIT})"
+    rf"|(?:^|(?<![\d.])[\s,](?!s\b))(?P<last>{_UNIT})[:.]?$|\b(?P<any>cycles?)\b(?!\s*(?:/|per\b))",
+    re.I,
+)
+_UNIT_LINE = re.compile(rf"(?:[\s|()\[\]]*{_UNIT})+[\s|()\[\]]*", re.I)
+_CELL = re.compile(
+    r"\s*(?:[|;/]|,(?=\s)|(?P<arrow>-+>|=+>|→|\bto\b|\bvs\.?))?\s*(?:"
+    r"(?P<remark>\((?:[^()]|\([^()]*\))*\)|\[[^\]]*\]|(?:±|\+/?-)\s*[\d.,]*\d(?:\s?%)?)"
+    rf"(?:\s*(?P<of>{_UNIT}))?"
+    r"|(?P<figure>(?:(?<!\d)[-+])?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,6})?)"
+    rf"(?:\s?(?P<percent>%)|\s*(?P<unit>{_UNIT})|(?![\w.%])))\s*"
+)
+# The first column of a header that names the tests, and the first of two configurations.
+_TESTS = re.compile(
+    r"\b(?:names?|tests?|bench\w*|rows?|workloads?|(?:vm-?)?exits?|reasons?|op(?:eration)?s?|types?"
+    r"|instructions?|config\w*|cases?)\b|^$",
+    re.I,
+)
+_FIRST = re.compile("before|old|base(?:line)?", re.I)
+_BOTH = re.compile(r"\bbefore\b.*\bafter\b", re.I)
+_RATE = re.compile(
+    r"cyc\w*\s*(?:/|per)\s*s(?:ec\w*)?\b|(?:/|\bper\s)\s*s(?:ec\w*)?\b|\b[kmg]cyc|[x×*]\s?10{3}"  # noqa: RUF001
+    r"|\bin (?:thousands|millions)\b",
+    re.I,
+)
+_COUNTS = re.compile(
+    r"\bexit[ -]reasons?\b|^reasons?\b|(?<!cpu )(?<!iteration )(?<!loop )\bcounts?$|\bhistogram\b"
+    r"|\boccurrences\b|\bnumber of (?:vm[- ]?)?exits\b|\brates?$|\bthroughput\b|\bdistribution$"
+    r"|^percent|\bpercent(?:age)?s? of\b|\bkvm_exit\b",
+    re.I,
+)
+_QUOTIENT = r"diff(?:erence)?s?|deltas?|Δ|ratio|speed-?up|%"
+_CHANGE = (
+    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction|overhead|x"
+    r"|\w{2,}\s*[-/−]\s*(?:before|old|base\w*)|\w*\s*\bvs\b.*"  # noqa: RUF001
+)
+_FILL = r"(?:\W|rel\w*+|abs\w*+|in\b|percent\w*+|cycles\b|[nu]s\b)*"
+_CHANGES = re.compile(rf"{_FILL}(?:{_CHANGE}){_FILL}|.*%.*", re.I)
+_QUOTIENTS = re.compile(rf"{_FILL}(?:{_QUOTIENT}){_FILL}", re.I)
+_SPREAD = re.compile(
+    r"\b(?:sd|std|std-?dev|stdev|deviation|std\.?err\w*|err|error|var|variance|cv|rsd|noise|spread)\b"
+    r"|[±σ]",  # noqa: RUF001
+    re.I,
+)
+_NUMBER = re.compile(
+    r".*\b(?:total|counts?|samples|hits|number)\b.*|n|#|runs|iterations|iters|loops|operations|calls"
+    r"|events|exits|ipis|ipc|instructions|insns?|freq\w*|shares?",
+    re.I,
+)
+_GENERAL = re.compile(
+    r"(?:\W|cycles?|values?|results?|figures?|times?|avg|average|mean|median|latency|costs?|tsc|per"
+    r"|iter(?:ation)?s?)*",
+    re.I,
+)
+
+
+@dataclass(slots=True)
+class Figure:
+    """A figure as it was read, with the words that belong to it."""
+
+    text: str
+    unit: str = ""  # empty where no word gives it
+    cost: bool = True  # and no percentage, nor a difference with its plus sign
+    arrow: bool = False  # stands before it
+    marks: list[str] = field(default_factory=list)
+    configuration: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """The header of a table: a line that may name the columns of the rows below it."""
+
+    header: str = ""
+    units: list[str] = field(default_factory=list)  # in a line below the header
+    near: bool = True  # no empty line came since
+    fits: bool = False  # a row has had the header's columns
+    left_out: list[str] = field(default_factory=list)  # labels of columns that hold no costs
+
+    def add_units(self, line: str) -> bool:
+        """Take a line of units below the header; return whether it is one."""
+        if self.near and (found := _UNIT_LINE.fullmatch(line)):
+            self.units = re.sub(r"[|()\[\]]", " ", found[0]).split()
+        return self.near and bool(found)
+
+    def costs(self, columns: list[list[Figure]], by: str, log: bool) -> list[Figure] | None:
+        """Return the costs of a row, with configuration and unit of their columns.
+
+        `by` parts the columns. In a `log`, rows of one figure belong to no table. None where the
+        figures do not fit the header, or are several without one; empty where no column holds
+        costs.
+        """
+        labelled = self._labelled(columns, by, log)
+        if labelled is None:
+            return None
+        if not labelled[0][0]:
+            figure, units = labelled[0][1], {unit_of(unit) for unit in self.units}
+            if len(units) > 1:
+                return None
+            figure.unit = figure.unit or "".join(units)
+            return [figure]
+        found = []
+        for label, figure in labelled:
+            if not _holds_costs(label):
+                self.left_out.append(label)
+            elif figure.cost:
+                words, unit = split(label)
+                figure.configuration, figure.unit = words or label, figure.unit or unit
+                found.append(figure)
+        if len(found) == 1 and _GENERAL.fullmatch(split(found[0].configuration)[0]):
+            found[0].configuration = ""
+        return found if any(figure.unit for figure in found) or not self._reasons() else []
+
+    def _reasons(self) -> bool:
+        return bool(re.match(r"\W*(?:\w+[ -])?reasons?\b", self.header, re.I))
+
+    def _labelled(
+        self, columns: list[list[Figure]], by: str, log: bool
+    ) -> list[tuple[str, Figure]] | None:
+        """Return figures with their columns' labels, which are empty where no header has them."""
+        every = [figure for found in columns for figure in found]
+        costs = [figure for figure in every if figure.cost]
+        single = [("", costs[0])] if len(costs) == 1 else None
+        if by and by in self.header:
+            labels = self._labels(re.escape(by))[1:]
+            fits = len(columns) <= len(labels) if by == "|" else len(columns) == len(labels)
+            filled = [pair for pair in zip(labels, columns, strict=False) if pair[1]]
+            if fits and all(label and len(found) == 1 for label, found in filled):
+                return [(label, found[0]) for label, found in filled]
+        if "|" in self.header:
+            return None if by == "|" else single
+        wide, narrow = self._labels(r"\t+|\s{2,}"), self._labels(r"\s+")
+        head = wide[0] if len(wide) > 1 else narrow[0]
+        tests, first = bool(_TESTS.search(head)), bool(_FIRST.fullmatch(head))
+        clear = tests or first
+        table = not log and (
+            self.fits or (clear and (len(wide) > 1 or bool(_BOTH.search(self.header))))
+        )
+        for labels in (wide, narrow):
+            if (single and not table) or not (clear or (labels is wide and len(wide) > 1)):
+                continue
+            for found in (every, costs):
+                if len(labels) - len(found) in ({0} if first else {1} if tests else {0, 1}):
+                    self.fits = True
+                    return list(zip(labels[-len(found) :], found, strict=True))
+        return None if table and self.near else single
+
+    def _labels(self, between: str) -> list[str]:
+        """Return the labels of the columns, each with the unit in the line below the header."""
+        header = self.header.lstrip("# ").removeprefix("|").removesuffix("|").strip(" \t")
+        labels = [label.strip("*`# \t") for label in re.split(between, header)]
+        units = self.units * (len(labels) if len(self.units) == 1 else 1)
+        for n in range(1, min(len(units), len(labels)) + 1):
+            labels[-n] += f" ({units[-n]})"
+        return labels
+
+
+def columns(text: str, by: str) -> list[list[Figure]]:
+    """Return the figures in each column after a row's name; no column where other text has digits.
+
+    `by` parts the columns, or is empty; then the text holds figures, units and remarks only.
+    """
+    cells = text.rstrip(" ").removesuffix("|").split(by) if by else [text.rstrip(" \t|*`;")]
+    found = [[] if by and not re.search(r"\d", cell) else _figures(cell) for cell in cells]
+    return [] if None in found else [cell for cell in found if cell is not None]
+
+
+def _figures(text: str) -> list[Figure] | None:
+    """Return the figures of a text that holds nothing else but their units and remarks, or None."""
+    found: list[Figure] = []
+    at, text = 0, text.strip(" \t*`")
+    while at < len(text):
+        cell = _CELL.match(text, at)
+        if not cell or not (cell["figure"] or found):
+            return None
+        at = cell.end()
+        if figure := cell["figure"]:
+            cost = not (cell["percent"] or figure.startswith("+"))
+            unit = unit_of(cell["unit"] or "")
+            found.append(Figure(figure.replace(",", ""), unit, cost, bool(cell["arrow"])))
+            continue
+        remark = cell["remark"].strip()
+        if percent := re.fullmatch(r"\(\s*(\d+(?:\.\d+)?)\s?%\s*\)", remark):
+            found.append(Figure(percent[1], cost=False))
+            continue
+        unit = split(remark)[1]
+        found[-1].unit = found[-1].unit or unit or unit_of(cell["of"] or "")
+        if not unit and "%" not in remark:
+            found[-1].marks.append(re.sub(r"^\((.*)\)$", r"\1", remark))
+    return found
+
+
+def unit_of(words: str) -> str:
+    """Return the unit that words mean, empty for other words."""
+    return next((unit for unit, known in _UNITS.items() if known.fullmatch(words)), "")
+
+
+def split(label: str) -> tuple[str, str]:
+    """Return a label without the unit in it, and the unit, empty where it has none."""
+    if not (found := _UNIT_IN.search(label)):
+        return label, ""
+    if found["any"]:
+        return label, "cycles"
+    words = label[: found.start()] + label[found.end() :]
+    return " ".join(words.strip(" ,:").split()), unit_of(found[found.lastgroup or 0])
+
+
+def _holds_costs(label: str) -> bool:
+    """Return whether a column of this label can hold costs: no differences, spreads, or counts."""
+    return not (
+        _RATE.search(label)
+        or _CHANGES.fullmatch(label)
+        or _SPREAD.search(label)
+        or _NUMBER.fullmatch(label)
+    )
+
+
+def above(heading: str) -> str | None:
+    """Return the unit of the rows below a heading, empty if it gives none; None for no costs."""
+    unit = split(heading)[1]
+    if _RATE.search(heading) or _QUOTIENTS.fullmatch(heading):
+        return None
+    if re.search(r"\b(?:told|to|from|for|with|by|of|let) us$", heading, re.I):  # the pronoun
+        unit = ""
+    return None if not unit and _COUNTS.search(heading) else unit
