@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -197,6 +197,8 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
     finally:
         mine.discard(place)
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)  # a process forked meanwhile has the handle too
         os.close(folder)
 
 

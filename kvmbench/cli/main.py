@@ -25,7 +25,7 @@ TOO_MUCH: dict[type[Exception], str] = {
 
 
 def _unnamed() -> str:
-    """Return what an OSError without a file's name is about."""
+    """Return the words for the file of an OSError that has none."""
     try:
         os.getcwd()
     except OSError:

@@ -60,9 +60,12 @@ def scratch(top: Path, prefix: str) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Return a handle that holds the lock of a folder; None where another one does."""
+    """Return a handle that holds the lock of a folder; None where another one does.
+
+    The lock is on a file in it: `kvmbench.atomic.locked` takes that of a folder itself.
+    """
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        handle = os.open(folder / "in-use", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError:  # no folder, or not ours
         return None
     try:

@@ -23,7 +23,6 @@ from pathlib import Path
 from kvmbench.atomic import replace_file
 from kvmbench.errors import LabError
 from kvmbench.interpreter import interpreter, python
-from kvmbench.lab.files import scratch
 
 __all__ = ["Boot", "boot_files", "cpio", "libraries", "python_image", "setup_code"]
 
@@ -170,9 +169,7 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     metadata = f"Metadata-Version: 2.1\nName: kvmbench\nVersion: {version}\n"
     entries.append((f"{SITE}/kvmbench-{version}.dist-info/METADATA", 0o100644, metadata.encode()))
     entries += _compiled(_closure(modules), by_path)
-    with scratch(cache, "making-") as folder:
-        replace_file(folder / image.name, cpio(entries))
-        (folder / image.name).replace(image)
+    replace_file(image, cpio(entries))
     with suppress(FileNotFoundError):  # another process removes them too
         for old in sorted(cache.glob("python-*.cpio"), key=os.path.getmtime)[:-KEPT]:
             old.unlink()

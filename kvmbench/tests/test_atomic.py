@@ -1,6 +1,8 @@
 """Files: nothing torn, nothing lost between two writers, nothing read without an end."""
 
+import fcntl
 import os
+import signal
 import threading
 import time
 
@@ -103,6 +105,21 @@ def test_any_writer_waits_for_the_one_that_changes_a_file(tmp_path):
         atomic.replace_file(path, b"old")
     other.join()
     assert (order, path.read_bytes()) == (["old", "new"], b"new")
+
+
+def test_a_lock_ends_although_a_process_was_forked_meanwhile(tmp_path):
+    with atomic.locked(tmp_path / "r.json"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(folder)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_file_that_cannot_be_made_is_known_before(tmp_path):
