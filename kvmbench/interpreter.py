@@ -11,21 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["ISOLATED", "interpreter", "isolated", "python"]
+__all__ = ["environment", "interpreter", "isolated", "python"]
 
-ISOLATED = {"PYTHONSAFEPATH": "1", "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
-"""The environment of a Python that another package starts, to the same end as `python`."""
+
+def environment() -> dict[str, str]:
+    """Return the environment of a Python that another package starts, off the current folder."""
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(_elsewhere, path))}
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Have ISOLATED in this process's environment, which the Pythons started meanwhile inherit."""
-    before = dict(os.environ)
-    os.environ.update(ISOLATED)
+    """Have it in this process's environment, which the Pythons started meanwhile inherit."""
+    before, ours = dict(os.environ), environment()
+    os.environ.update(ours)
     try:
         yield
     finally:
-        for name in ISOLATED:
+        for name in ours:
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]

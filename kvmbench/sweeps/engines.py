@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from kvmbench.checker.verdict import default_memory
 from kvmbench.errors import KvmbenchError, SweepError, listed
-from kvmbench.interpreter import ISOLATED, isolated, python
+from kvmbench.interpreter import environment, isolated, python
 from kvmbench.sweeps.design import VERSION, Design, find_design
 from kvmbench.sweeps.jobs import Runner
 from kvmbench.sweeps.points import Points, PointsFile
@@ -46,7 +46,6 @@ LOCAL = {  # of a cluster that is started here: idle, it takes 1 % of a core rat
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
-    "distributed.nanny.pre-spawn-environ": ISOLATED,  # of a worker that starts again
 }
 LOADER = "from kvmbench.sweeps.engines import serve; serve([*map(int, sys.argv[1:])])"
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -344,7 +343,8 @@ def _in_dask(
     cluster = None
     try:
         if scheduler == "local":
-            with isolated(), dask.config.set(LOCAL):  # its workers copy both
+            again = {"distributed.nanny.pre-spawn-environ": environment()}  # for a worker's restart
+            with isolated(), dask.config.set(LOCAL | again):  # its workers copy both
                 cluster = LocalCluster(
                     n_workers=processes or cores(), threads_per_worker=1, dashboard_address=None,
                     memory_limit="auto",

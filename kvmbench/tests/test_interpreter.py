@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kvmbench.interpreter import ISOLATED, isolated, python
+from kvmbench.interpreter import environment, isolated, python
 from kvmbench.lab import image
 from kvmbench.live.process import Process
 from kvmbench.sweeps import engines
@@ -80,8 +80,11 @@ def test_a_sweeps_own_cluster(tmp_path, monkeypatch):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_environment_comes_back():
+def test_the_environment_comes_back(monkeypatch, tmp_path):
+    """And what a user has on PYTHONPATH elsewhere is found meanwhile."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", os.getcwd(), str(tmp_path)]))
     before = dict(os.environ)
     with isolated():
-        assert dict(os.environ).items() >= ISOLATED.items()
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+        assert os.environ["PYTHONPATH"] == environment()["PYTHONPATH"] == str(tmp_path)
     assert dict(os.environ) == before
