@@ -238,7 +238,9 @@ def _format(data: bytes, name: str) -> str:
         raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
     if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
-    if re.match(rb'(?:"?\w+"?,)*"?workload"?[,\r\n]', start):
+    if re.match(
+        rb'(?:[ "]*(?:\w+[ "]*)?[,;\t])*[ "]*workload[ "]*[,;\t\r\n]', start, re.IGNORECASE
+    ):
         return "csv"
     if re.search(rb"^configurations\s*=", start, re.MULTILINE) and re.search(
         rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE

@@ -282,14 +282,35 @@ def test_csv_reads_back(result):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("workload,value\ncpuid,1\ncpuid,x\n", "line 3: could not convert string to float: 'x'"),
+        (
+            "workload,value\ncpuid,1\ncpuid,x\n",
+            "line 3: column value: 'x', expected a finite number",
+        ),
         ("workload,value\ncpuid,1,2\n", "line 2: more cells than columns"),
         ("workload,value,colour\n", "columns ['workload', 'value', 'colour'], expected boot"),
         ("workload,unit\n", "line 1: columns ['workload', 'unit'], expected boot"),
-        ("workload,value,kind\na,1,odd\n", "Invalid enum value 'odd'"),
-        ("workload,value,block\na,1,-5\n", "block '-5', expected 0 or more"),
-        (f"workload,value\na,{'9' * 400}\n", "line 2: '9999"),
-        ("workload,value\na,1e999\n", "not a finite number"),
+        ("workload,value,kind\na,1,odd\n", "line 2: column kind: 'odd', expected exact or noisy"),
+        ("workload,value,block\na,1,-5\n", "block: '-5', expected a whole number, 0 or more"),
+        (f"workload,value\na,{'9' * 400}\n", "line 2: column value: '9999"),
+        ("workload,value\na,1e999\n", "'1e999', expected a finite number"),
+        ("workload,value\na,1_000\n", "'1_000', expected a finite number"),
+        ("workload,value\na,\n", "line 2: column value: '', expected a finite number"),
+        ("workload,value\na,1\nworkload,value\n", "line 3: column value: 'value', expected"),
+        (f"workload,value,block\na,1,{'9' * 5000}\n", "expected a whole number, 0 or more"),
+        ("workload,value,iteration\na,1,1\na,2,x\n", "column iteration: 'x', expected a whole"),
+        ("workload,value,iteration\na,1,1\na,2,1\n", "line 3: column iteration: 1 after 1"),
+        ("workload,value,value\na,1,2\n", "line 1: column 'value' comes twice"),
+        ("workload,value,order\na,1,sideways\n", "order: 'sideways', expected time or lost"),
+        ("workload,value,stopping\na,1,soon\n", "stopping: 'soon', expected size or decided"),
+        ("boot,block,workload,value\n0,1,a,1\n0,2,a,2\n", "line 3: column block: 2, where boot 0"),
+        (
+            "workload,unit,value\na,ns,1\na,us,2\n",
+            "line 3: column unit: 'us', where line 2 has 'ns'",
+        ),
+        ("workload,unit,value\na,,1\na,us,2\n", "unit: 'us', where line 2 has 'cycles' for a"),
+        ("workload,run,kind,value\na,0,exact,1\na,1,,2\n", "'noisy', where line 2 has 'exact'"),
+        ("workload,better,value\na,lower,1\na,higher,2\n", "column better: 'higher', where"),
+        ("workload,value\n,1\n", "line 2: column workload: empty"),
     ],
 )
 def test_csv_that_is_broken(text, said):
@@ -328,6 +349,20 @@ def test_csv_needs_a_name_and_a_value_only():
 
     found = formats.decode(b"workload,configuration,value\na,x,1\na,y,2.5\n", "f")
     assert values(found) == {("a", "x"): [[1]], ("a", "y"): [[2.5]]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "workload\trun\tvalue\ncpuid\t0\t1313\ncpuid\t1\t0.5\n",
+        "workload;run;value\ncpuid;0;1313\ncpuid;1;0.5\n",
+        ' workload, run , "value"\ncpuid,0, 1313\ncpuid,1,+.5\n',
+        "Run,Value,Workload\r\n0,1313,cpuid\r\n1,5e-1,cpuid\r\n",
+    ],
+)
+def test_csv_of_other_programs(text):
+    found = formats.decode(text.encode(), "f")
+    assert values(found) == {("cpuid", ""): [[1313], [0.5]]}
 
 
 def test_markdown():
