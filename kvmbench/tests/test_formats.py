@@ -37,6 +37,16 @@ TOO_DEEP = "not JSON" if sys.version_info < (3, 14) else "ends in the middle of 
 # The registry
 
 
+def test_many_short_runs_are_read():
+    """An entry of some bytes takes more than 20 times as much: the fixed part allows for it."""
+    names = ("cpuid", "vmcall", "ipi", "inl_from_qemu", "inl_from_kernel", "mov_to_cr8")
+    log = "".join(f"{name} 13{run % 100:02}\n" for run in range(20_000) for name in names)
+    assert len(list(formats.decode(log.encode(), "x").runs())) == 20_000
+    times = ",".join(f"1.{run % 10}" for run in range(60_000))
+    text = f'{{"results":[{{"command":"x","times":[{times}]}}]}}'
+    assert len(list(formats.decode(text.encode(), "x").runs())) == 60_000
+
+
 def test_every_format_has_its_module():
     for form in WRITABLE:
         assert formats.dump(THREE_RUNS, form)
@@ -73,7 +83,7 @@ def test_a_module_is_loaded_when_it_is_needed():
         (b'{"schema": "\x8d"}', "not JSON"),
         (b"\x1f\x8b\x08\x00", "is compressed with gzip: unpack it"),
         (b"{" * 40_000, "not JSON"),
-        (b"{" * 50_000, "50000 bytes would take over 20 times as much memory"),
+        (b"{" * 210_000, "for 210,000 bytes: reading them would take over 132 MB of memory"),
         (b'{"benchmarks": ' + b"[" * 50_000, TOO_DEEP),
         (b"\xff\xfe\x00", "damaged UTF-16-LE"),
         (b"\x28\xb5\x2f\xfd\x00", "is compressed with zstd: unpack it"),
