@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, load_many, result_names
+from kvmbench.cli.common import Whole, complete, load_many, result_names
 from kvmbench.cli.compare import MARGIN, end_gated, usage
 from kvmbench.cli.options import results_dir_option, together
 from kvmbench.cli.output import emit, output_options
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         "--group-by", default="host", metavar="host|cpu|LABEL",
         help="Measured figures with several of these have separate rows.",
     ),
-    click.option("--last", type=click.IntRange(1), metavar="N", help="Only the newest N results."),
+    click.option("--last", type=Whole(1), metavar="N", help="Only the newest N results."),
     click.option(
         "--fail-on-step", type=MARGIN, metavar="SHARE|NUMBER",
         help="Fail where a step for the worse of more than 1% or 20 is still there.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, policy_names, read, typed
+from kvmbench.cli.common import Whole, complete, policy_names, read, typed
 from kvmbench.cli.output import try_folder
 from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
@@ -67,7 +67,7 @@ machine_options = together(
 SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
 size_options = together(
     *(
-        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
+        click.option(f"--{name}", type=Whole(1, most), default=default)
         for name, (default, most) in SIZES.items()
     )
 )

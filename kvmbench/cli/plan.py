@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import Group, now, read, typed
+from kvmbench.cli.common import Group, Whole, now, read, typed
 from kvmbench.cli.compare import BOOT_SD, chosen_sides
 from kvmbench.cli.measure import leave, measured, measuring_options
 from kvmbench.cli.options import Decorator
@@ -103,7 +103,7 @@ def _setting(option: str, kernel: str) -> Decorator:
 @click.argument("after", metavar="AFTER")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]...")
 @click.option(
-    "--pairs", type=click.IntRange(1, 1000), default=8,
+    "--pairs", type=Whole(1, 1000), default=8,
     help="Pairs of boots, one of each kernel, in drawn order.",
 )  # fmt: skip
 @click.option(

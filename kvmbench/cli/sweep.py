@@ -11,6 +11,7 @@ import click
 
 from kvmbench.cli.common import (
     Group,
+    Whole,
     chosen,
     command_line,
     complete,
@@ -70,7 +71,7 @@ def _goal(ctx: click.Context, _: click.Parameter, text: str | None) -> str | Non
 
 engine_options = together(
     click.option(
-        "--processes", type=click.IntRange(1, 4096), show_default="one per core",
+        "--processes", type=Whole(1, 4096), show_default="one per core",
         help="Processes that compute.",
     ),
     click.option(
@@ -93,7 +94,7 @@ engine_options = together(
 @click.option("--base", multiple=True, metavar="POLICY", shell_complete=complete(policy_names),
               default=["deferred"], help="With --find: a policy to mutate.")  # fmt: skip
 @policy_file_option
-@click.option("--mutations", type=click.IntRange(1, 2), default=1,
+@click.option("--mutations", type=Whole(1, 2), default=1,
               help="With --find: mutations one after the other.")  # fmt: skip
 @size_options
 @click.option("--points", metavar="DIR", type=click.Path(file_okay=False),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kvmbench.cli.common import Group, chosen, chosen_policies, complete
+from kvmbench.cli.common import Group, Whole, chosen, chosen_policies, complete, unreadable
 from kvmbench.cli.options import machine_options, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress, note
@@ -47,7 +47,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 
 cost_options = together(
     click.option(
-        "--clock-hz", type=click.IntRange(1_000_000, 10**10), metavar="HZ",
+        "--clock-hz", type=Whole(1_000_000, 10**10), metavar="HZ",
         show_default="the cost profile's, else 2,600,000,000",
         help="Cycles per second of the recorded CPUs.",
     ),
@@ -65,7 +65,7 @@ def _reading(source: str) -> Iterator[Progress]:
         try:
             yield show
         except OSError as error:
-            raise click.UsageError(f"{source}: {error.strerror or error}") from None
+            raise unreadable(source, error) from None
         except ValueError as error:
             raise click.ClickException(str(error)) from None
 
