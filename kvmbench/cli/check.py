@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kvmbench.cli.common import Whole, complete, known_policies, pick, policy_names
+from kvmbench.cli.common import FilePath, Whole, complete, known_policies, pick, policy_names
 from kvmbench.cli.options import policy_file_option, size_options
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
@@ -75,7 +75,7 @@ class Events(click.ParamType[tuple[str, ...]]):
 @click.option("--brief", is_flag=True, help="Leave out the kinds and the content of the search.")
 @click.option("--known", is_flag=True, help="Check the public bugs and their mended forms instead.")
 @click.option(
-    "--promela", type=click.Path(), metavar="FILE",
+    "--promela", type=FilePath(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
 )  # fmt: skip
 @output_options(*FORMS, "itf")

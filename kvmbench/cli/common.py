@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ HOMES = {  # kind: the module with the function of that name
     "scenarios": "scenario.scenario",
     **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
 }
-NOT_READ = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+BROKEN = (errno.EIO, errno.EINVAL, errno.ENXIO)  # of a file that is there and named rightly
 ONE_OF = {  # kind: one of them, and the function that loads a user's
     "scenarios": ("scenario", "load_scenario"),
     "profiles": ("cost profile", "load_profile"),
@@ -84,6 +85,15 @@ class Between(_Ranged, click.FloatRange):
     form = "a number between {} and {}"
 
 
+class FilePath(click.Path):  # type: ignore[type-arg]
+    """A path that is not empty, as that of a variable without a value would be."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise click.BadParameter("empty, expected a path", ctx, param)
+        return super().convert(value, param, ctx)
+
+
 def typed(name: str) -> bool:
     """Return whether the user typed this option: its value is no default and no variable's."""
     source = click.get_current_context().get_parameter_source(name)
@@ -118,7 +128,7 @@ def read(load: Callable[[str], T], path: str) -> T:
 
 def unreadable(path: object, error: OSError) -> click.ClickException:
     """Return the exception for a file: a usage error unless the file fails while it is read."""
-    kind = click.UsageError if isinstance(error, NOT_READ) else click.ClickException
+    kind = click.ClickException if error.errno in BROKEN else click.UsageError
     return kind(f"{path}: {error.strerror or error}")
 
 

@@ -13,6 +13,7 @@ from kvmbench.cli.options import results_dir_option, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
 from kvmbench.cli.store import RESULT_ENDINGS, saved_results
+from kvmbench.errors import listed
 
 if TYPE_CHECKING:
     from kvmbench.comparison.rows import Margin
@@ -80,8 +81,9 @@ def command(
         if not paths:
             paths = [str(path) for path in saved_results(results_dir).values()]
             if not paths:
+                unknown = f"{listed(rows)}: no such file or folder, and " if rows else ""
                 raise click.UsageError(
-                    f"{results_dir} holds no results: keep some with --save, or name files"
+                    f"{unknown}{results_dir} holds no results: keep some with --save, or name files"
                 )
         results, passed = load_many(paths, show)
         found = history(

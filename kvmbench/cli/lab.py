@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    FilePath,
     Group,
     Whole,
     chosen_workloads,
@@ -270,7 +271,7 @@ def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: 
 )  # fmt: skip
 @_timeout_option
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    "-o", "--output", type=FilePath(dir_okay=False), metavar="FILE",
     help="Write the recording to FILE and print the counts, instead of the recording.",
 )  # fmt: skip
 def record(
@@ -337,7 +338,7 @@ def differ(
 
 
 @command.command("build")
-@click.option("--source", type=click.Path(), metavar="TARBALL", help="Source of Bochs 3.0.")
+@click.option("--source", type=FilePath(), metavar="TARBALL", help="Source of Bochs 3.0.")
 def build(source: str | None) -> None:
     """Build the emulator into the user's cache; by default from Debian's source package."""
     from kvmbench.lab import emulator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import Group, Whole, now, read, typed
+from kvmbench.cli.common import FilePath, Group, Whole, now, read, typed
 from kvmbench.cli.compare import BOOT_SD, chosen_sides
 from kvmbench.cli.measure import leave, measured, measuring_options
 from kvmbench.cli.options import Decorator
@@ -152,7 +152,7 @@ def _setting(option: str, kernel: str) -> Decorator:
 )
 @allow_code_option
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), default="plan.json", metavar="FILE",
+    "-o", "--output", type=FilePath(dir_okay=False), default="plan.json", metavar="FILE",
     help="The plan; kvmbench writes the results to the same folder.",
 )  # fmt: skip
 def new(
@@ -268,7 +268,7 @@ def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], out
 
 
 @command.command("run")
-@click.argument("path", metavar="[FILE]", default="plan.json", type=click.Path())
+@click.argument("path", metavar="[FILE]", default="plan.json", type=FilePath())
 @click.option(
     "--switch",
     is_flag=True,

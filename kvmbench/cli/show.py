@@ -77,6 +77,9 @@ def _from_file(path: str) -> list[Document]:
         words = f"{path}: only --workload-file runs Python: kvmbench run --workload-file {path}"
         raise click.UsageError(words)
     top = read(lambda name: Source(Path(name)), path).data
+    if "axes" in top:
+        words = f"{path}: a sweep's design: kvmbench sweep {path} -o POINTS.jsonl computes it"
+        raise click.UsageError(words)
     if "tasks" in top or "cpus" in top:
         return [_scenario(read(scenario.load_scenario, path))]
     if "rows" in top or "configurations" in top:

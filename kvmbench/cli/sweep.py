@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from kvmbench.cli.common import (
+    FilePath,
     Group,
     Whole,
     chosen,
@@ -82,8 +83,8 @@ engine_options = together(
 
 
 @command.command("run")
-@click.argument("design", required=False, metavar="DESIGN", type=click.Path())
-@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+@click.argument("design", required=False, metavar="DESIGN", type=FilePath())
+@click.option("-o", "--output", type=FilePath(dir_okay=False), metavar="FILE",
               help="File of the points, .jsonl; those that it has are kept.")  # fmt: skip
 @engine_options
 @click.option("--slice", metavar="K/N", callback=_slice, help="Compute part K of N.")
@@ -97,7 +98,7 @@ engine_options = together(
 @click.option("--mutations", type=Whole(1, 2), default=1,
               help="With --find: mutations one after the other.")  # fmt: skip
 @size_options
-@click.option("--points", metavar="DIR", type=click.Path(file_okay=False),
+@click.option("--points", metavar="DIR", type=FilePath(file_okay=False),
               help="With --find: folder that keeps the points, to go on after a kill.")  # fmt: skip
 @click.option("--scenario", default="ioperm-desktop", metavar="NAME|FILE",
               shell_complete=complete("scenarios"), help="With --find: the host.")  # fmt: skip
@@ -181,8 +182,8 @@ def _find(
 
 
 @command.command("join")
-@click.argument("parts", nargs=-1, required=True, metavar="FILE...", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="FILE",
+@click.argument("parts", nargs=-1, required=True, metavar="FILE...", type=FilePath())
+@click.option("-o", "--output", required=True, type=FilePath(dir_okay=False), metavar="FILE",
               help="File of all points.")  # fmt: skip
 def join(parts: tuple[str, ...], output: str) -> None:
     """Join the files of all slices into the file that one sweep would have written.
@@ -209,7 +210,7 @@ def _pairs(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> di
 
 
 @command.command("show")
-@click.argument("points", metavar="FILE", type=click.Path())
+@click.argument("points", metavar="FILE", type=FilePath())
 @click.option("--x", metavar="COLUMN", help="Axis of the table's rows.")
 @click.option("--y", metavar="COLUMN", show_default="worth or cycles", help="Figure of the cells.")
 @click.option("--by", metavar="COLUMN", help="Axis of the table's columns.")

@@ -113,10 +113,12 @@ def _candidates(found: Sequence[_Found]) -> Iterator[list[str]]:
     ]
     paths = [PurePath(path).parts for _, path, _ in found]
     own = [parts for (label, _, _), parts in zip(found, paths, strict=True) if not label]
-    yield [
-        label or next(filter(None, _own_parts(parts, own)), "")
+    shortest = [
+        label or next(_own_parts(parts, own), "")
         for (label, _, _), parts in zip(found, paths, strict=True)
     ]
+    if all(shortest):
+        yield shortest
     for depth in range(1, max(map(len, paths)) + 1):
         yield [
             label or "/".join(parts[-depth:])

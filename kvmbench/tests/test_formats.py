@@ -339,6 +339,18 @@ def test_the_csv_that_run_prints_reads_back(names, folder):
     }
 
 
+def test_the_csv_of_run_says_its_sides(folder):
+    def sides(*options):
+        text = invoke("run", "cpuid", *options, "--format", "csv").stdout
+        (line,) = csv.DictReader(io.StringIO(text))
+        return [line[f"{what}_{side}"] for what in ("policy", "ioperm")
+                for side in ("before", "after")]  # fmt: skip
+
+    assert sides() == ["eager", "deferred", "off", "off"]
+    assert sides("--ioperm", "on") == ["eager", "deferred", "on", "on"]
+    assert sides("--ioperm", "both") == ["deferred", "deferred", "off", "on"]
+
+
 @pytest.mark.parametrize("command", ["compare", "show"])
 def test_the_csv_of_a_table_without_runs_says_which_form_to_keep(command, folder):
     results.write("a.json", THREE_RUNS)
