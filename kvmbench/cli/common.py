@@ -58,8 +58,6 @@ class _Ranged(click.ParamType):  # type: ignore[type-arg]
     """A number whose refusal names what was expected, whatever the value is."""
 
     form = ""
-    min: float | None
-    max: float | None
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -68,8 +66,9 @@ class _Ranged(click.ParamType):  # type: ignore[type-arg]
                 return number
         except click.BadParameter:
             pass
-        most = "any" if self.max is None else self.max
-        form = self.form.format(self.min, most).replace("to any", "or more")
+        ends: dict[str, Any] = dict(self.to_info_dict())
+        most = "any" if ends["max"] is None else ends["max"]
+        form = self.form.format(ends["min"], most).replace("to any", "or more")
         raise click.BadParameter(f"{brief(value)} is not {form}", ctx, param)
 
 
@@ -85,7 +84,7 @@ class Between(_Ranged, click.FloatRange):
     form = "a number between {} and {}"
 
 
-class FilePath(click.Path):  # type: ignore[type-arg]
+class FilePath(click.Path):
     """A path that is not empty, as that of a variable without a value would be."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

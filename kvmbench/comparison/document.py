@@ -207,7 +207,7 @@ def document(
         blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
         blocks.append(Note(gate.lines[-1]))
     forms = {"junit": lambda: _junit(rows, gate)}
-    fields = list(*_records(first.rows[:1]))
+    fields = [key for record in _records(first.rows[:1]) for key in record]
     title, records = _title(comparisons, unit), _records(rows)
     return Document(title, blocks, records, to_builtins(data), forms, fields)
 

@@ -14,7 +14,7 @@ import re
 from math import isfinite
 from typing import get_args
 
-from msgspec import ValidationError, convert
+from msgspec import convert
 
 from kvmbench.errors import ResultError, brief, cut, listed
 from kvmbench.report.escape import csv_cell
@@ -31,6 +31,7 @@ TABLE = (
     "a table that `measure`, `show` or `compare` prints, without the runs: keep the result as JSON "
     "(-o FILE.json or --save NAME) or as convert's CSV (kvmbench convert FILE.json FILE.csv)"
 )
+FACTS = ("unit", "kind", "better", "order", "stopping")  # of rows, then of the whole result
 CHOICES = {
     **{column: get_args(Series.__annotations__[column]) for column in ("kind", "better")},
     **{column: get_args(Result.__annotations__[column]) for column in ("order", "stopping")},
@@ -38,6 +39,8 @@ CHOICES = {
 """A column's words, one of which a cell of it holds unless it is empty."""
 
 NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
+Facts = dict[str, str]
+
 PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
 
 
@@ -47,65 +50,99 @@ def decode(data: bytes, name: str) -> Result:
     delimiter = max((",", "\t", ";"), key=lambda sign: start.count(sign.encode()))
     text = io.StringIO(data.decode(errors="replace"), newline="")
     lines = csv.DictReader(text, delimiter=delimiter)
-    boots: dict[str, Boot] = {}
-    runs: dict[tuple[str, str], Run] = {}
-    rows: dict[tuple[str, ...], Series] = {}
-    known: dict[tuple[str, str], tuple[int, dict[str, str]]] = {}  # row: its first line, its kind
-    last: dict[tuple[str, ...], int] = {}  # the iteration of a series' last value
-    lost = decided = False
     try:
-        simulated = _read_header(lines)
-        sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
-        usual = {"kind": "exact" if simulated else "noisy", "better": "lower"}
+        reader = _Reader(simulated=_read_header(lines))
         for count, line in enumerate(lines, 1):
             if None in line:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
-            stated = {key: _choice(key, cells[key]) for key in CHOICES if cells.get(key)}
-            lost |= stated.pop("order", "") == "lost"
-            decided |= stated.pop("stopping", "") == "decided"
-            stated = usual | stated | {"unit": cells.get("unit") or "cycles"}
-            place = (cells.get("boot", ""), cells.get("run", ""))
-            block = _whole("block", cells.get("block", ""))
-            boot = boots.setdefault(place[0], Boot(block=block, runs=[]))
-            if block != boot.block:
-                raise ResultError(f"column block: {block}, where boot {place[0]} has {boot.block}")
-            if place not in runs:
-                runs[place] = Run(series=[])
-                boot.runs.append(runs[place])
-            iteration = _whole("iteration", cells.get("iteration", ""))
-            for column, side in sides.items():
-                value = _number(column, cells[column])
-                row = (cells["workload"], side or cells.get("configuration", ""))
-                if not row[0]:
-                    raise ResultError("column workload: empty, expected a name")
-                first, before = known.setdefault(row, (lines.line_num, stated))
-                for what, said in before.items():
-                    if stated[what] != said:
-                        then = f"where line {first} has {brief(said)} for {cut(row[0])}"
-                        raise ResultError(f"column {what}: {brief(stated[what])}, {then}")
-                key = (*place, *row)
-                if iteration is not None and iteration <= last.get(key, -1):
-                    said = f"column iteration: {iteration} after {last[key]}"
-                    raise ResultError(f"{said}, expected ascending numbers within a run")
-                if iteration is not None:
-                    last[key] = iteration
-                if series := rows.get(key):
-                    series.values.append(value)
-                    continue
-                names = {"workload": row[0], "configuration": row[1]}
-                rows[key] = convert({**names, **stated, "values": [value]}, Series)
-                runs[place].series.append(rows[key])
-            taken = PER_VALUE * count * len(sides) + PER_SERIES * len(rows)
+            reader.read(cells, lines.line_num)
+            taken = PER_VALUE * count * len(reader.sides) + PER_SERIES * len(reader.rows)
             check_growth(taken, len(data), "too long")
-        if not boots:
-            raise ResultError("no value below the columns")
-        return Result(
-            order="lost" if lost else "time", stopping="decided" if decided else "size",
-            boots=list(boots.values()),
-        )  # fmt: skip
-    except (csv.Error, ResultError, ValidationError) as error:
+        return reader.result()
+    except (csv.Error, ResultError) as error:
         raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
+
+
+class _Reader:
+    """The boots, runs and series of a table."""
+
+    def __init__(self, simulated: bool) -> None:
+        self.sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
+        kind = "exact" if simulated else "noisy"
+        self.usual = {"unit": "cycles", "kind": kind, "better": "lower"}
+        self.boots: dict[str, Boot] = {}
+        self.runs: dict[tuple[str, str], Run] = {}
+        self.rows: dict[tuple[str, ...], Series] = {}  # by boot, run, workload, configuration
+        self.known: dict[tuple[str, str], tuple[int, Facts]] = {}  # with a row's first line
+        self.facts: dict[tuple[str, ...], Facts] = {}  # by the cells, in the order of FACTS
+        self.last: dict[tuple[str, ...], int] = {}  # the iteration of a series' last value
+
+    def read(self, cells: dict[str, str], number: int) -> None:
+        """Read the line of that number."""
+        facts = self._facts(cells)
+        place = (cells.get("boot", ""), cells.get("run", ""))
+        run = self._run(place, _whole("block", cells.get("block", "")))
+        iteration = _whole("iteration", cells.get("iteration", ""))
+        for column, side in self.sides.items():
+            value = _number(column, cells[column])
+            row = (cells["workload"], side or cells.get("configuration", ""))
+            self._check(row, facts, number)
+            key = (*place, *row)
+            if iteration is not None:
+                if (last := self.last.get(key, -1)) >= iteration:
+                    said = f"column iteration: {iteration} after {last}"
+                    raise ResultError(f"{said}, expected ascending numbers within a run")
+                self.last[key] = iteration
+            if series := self.rows.get(key):
+                series.values.append(value)
+                continue
+            names = {"workload": row[0], "configuration": row[1]}
+            self.rows[key] = convert({**names, **facts, "values": [value]}, Series)
+            run.series.append(self.rows[key])
+
+    def _facts(self, cells: dict[str, str]) -> Facts:
+        words = tuple(cells.get(column, "") for column in FACTS)
+        if words not in self.facts:
+            given = {column: cell for column, cell in zip(FACTS, words, strict=True) if cell}
+            for column, known in CHOICES.items():
+                if given.get(column, known[0]) not in known:
+                    said = f"{brief(given[column])}, expected {' or '.join(known)}"
+                    raise ResultError(f"column {column}: {said}")
+            self.facts[words] = {key: given.get(key, usual) for key, usual in self.usual.items()}
+        return self.facts[words]
+
+    def _run(self, place: tuple[str, str], block: int | None) -> Run:
+        boot = self.boots.get(place[0]) or Boot(block=block, runs=[])
+        if block != boot.block:
+            said = f"column block: {block}, where boot {cut(place[0])} has {boot.block}"
+            raise ResultError(said)
+        if place not in self.runs:
+            self.boots[place[0]] = boot
+            self.runs[place] = Run(series=[])
+            boot.runs.append(self.runs[place])
+        return self.runs[place]
+
+    def _check(self, row: tuple[str, str], facts: Facts, number: int) -> None:
+        """Raise ResultError for a row without a name, or with other facts than before."""
+        if not row[0]:
+            raise ResultError("column workload: empty, expected a name")
+        first, before = self.known.setdefault(row, (number, facts))
+        for column, said in before.items() if before is not facts else ():
+            if facts[column] != said:
+                then = f"where line {first} has {brief(said)} for {cut(row[0])}"
+                raise ResultError(f"column {column}: {brief(facts[column])}, {then}")
+
+    def result(self) -> Result:
+        """Return the result. Raises ResultError where there was no line."""
+        if not self.boots:
+            raise ResultError("no value below the columns")
+        said = {word for words in self.facts for word in words[3:]}
+        return Result(
+            order="lost" if "lost" in said else "time",
+            stopping="decided" if "decided" in said else "size",
+            boots=list(self.boots.values()),
+        )
 
 
 def _read_header(lines: csv.DictReader[str]) -> bool:
@@ -121,14 +158,6 @@ def _read_header(lines: csv.DictReader[str]) -> bool:
         if names.count(column) > 1:
             raise ResultError(f"column {brief(column)} comes twice")
     return simulated
-
-
-def _choice(column: str, cell: str) -> str:
-    if cell not in CHOICES[column]:
-        raise ResultError(
-            f"column {column}: {brief(cell)}, expected {' or '.join(CHOICES[column])}"
-        )
-    return cell
 
 
 def _whole(column: str, cell: str) -> int | None:
