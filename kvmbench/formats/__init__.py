@@ -39,7 +39,7 @@ READABLE = {
     "google-benchmark": "JSON of Google Benchmark",
     "go": "Go benchmark text, as benchstat takes it, or go test -json",
     "exit-mix": "exits by reason of perf kvm stat report, bcc's kvmexit or bpftrace",
-    "csv": "CSV that convert or run writes",
+    "csv": "CSV that convert or run writes, or any with columns workload and value",
     "published": "TOML of a published table",
 }
 """The formats that `load` reads: name -> description."""
@@ -67,9 +67,6 @@ _JSON_HEAD = re.compile(
     rb'|"(?:context|machine_info|commit_info|metadata)"\s*:\s*\{|"Action"\s*:'
 )
 """A pattern in the first SNIFF bytes of any large JSON that a reader takes."""
-
-_TABLE = re.compile(rb'(?:[ "]*(?:\w+[ "]*)?[,;\t])*[ "]*workload[ "]*[,;\t\r\n]', re.IGNORECASE)
-"""The first line of a table with a column `workload`."""
 
 _REFUSED = {
     "kvmbench scenario or check, which is no result": rb"\A(?:scenario,profile|policy,cpus),",
@@ -151,7 +148,7 @@ def _check_start(start: bytes, name: str) -> None:
                 f"{name}: {_unknown(start) or f'JSON of no known format; {_known()}'}"
             )
         return
-    if re.match(rb"\xff\xfe|\xfe\xff|.?\0", start) or _format(start, name) in WHOLE:
+    if re.match(rb"\xff\xfe|\xfe\xff|[^\0]?\0", start) or _format(start, name) in WHOLE:
         return
     try:
         _decode(start[: start.rfind(b"\n") + 1] or start, name)
@@ -261,7 +258,7 @@ def _format(data: bytes, name: str) -> str:
         raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
     if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
-    if _TABLE.match(start):
+    if _module("csv").HEADER.match(start):
         return "csv"
     if re.search(rb"^configurations\s*=", start, re.MULTILINE) and re.search(
         rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE

@@ -3,7 +3,8 @@
 Lost: the facts of hosts and runs, and those of rows other than unit, kind and direction. Read:
 tables with these columns, in any order, of which `workload` and `value` are required; and the table
 that `run` prints, whose exact figures are the configurations `before` and `after`. Commas, tabs or
-semicolons separate the cells. A row has one unit, kind and direction in the whole file.
+semicolons separate the cells; blank lines and comments (#) may stand above. A row has one unit,
+kind and direction in the whole file.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ CHOICES = {
 """A column's words, one of which a cell of it holds unless it is empty."""
 
 NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
+HEADER = re.compile(
+    rb"((?:[ \t]*(?:#[^\n]*|sep=.)?\r?\n)*)"  # blank lines, comments, Excel's line
+    rb'(?:[ "]*(?:\w+[ "]*)?[,;\t])*[ "]*workload[ "]*[,;\t\r\n]',
+    re.IGNORECASE,
+)
+"""The first line of a table with a column `workload`, and in a group the lines above it."""
+
 Facts = dict[str, str]
 
 PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
@@ -46,6 +54,9 @@ PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in CSV. Raises ResultError with the line that is malformed."""
+    header = HEADER.match(data)
+    above = header.end(1) if header else 0
+    first, data = data.count(b"\n", 0, above), data[above:]
     start = data[: data.find(b"\n") + 1] or data
     delimiter = max((",", "\t", ";"), key=lambda sign: start.count(sign.encode()))
     text = io.StringIO(data.decode(errors="replace"), newline="")
@@ -56,12 +67,14 @@ def decode(data: bytes, name: str) -> Result:
             if None in line:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
-            reader.read(cells, lines.line_num)
+            reader.read(cells, first + lines.line_num)
             taken = PER_VALUE * count * len(reader.sides) + PER_SERIES * len(reader.rows)
             check_growth(taken, len(data), "too long")
         return reader.result()
     except (csv.Error, ResultError) as error:
-        raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
+        raise ResultError(
+            f"{name}: line {first + lines.line_num}: {cut(str(error), 300)}"
+        ) from None
 
 
 class _Reader:

@@ -321,6 +321,7 @@ def test_csv_reads_back(result):
         ("workload,run,kind,value\na,0,exact,1\na,1,,2\n", "'noisy', where line 2 has 'exact'"),
         ("workload,better,value\na,lower,1\na,higher,2\n", "column better: 'higher', where"),
         ("workload,value\n,1\n", "line 2: column workload: empty"),
+        ("# a comment\n\nworkload,value\n,1\n", "line 4: column workload: empty"),
     ],
 )
 def test_csv_that_is_broken(text, said):
@@ -379,6 +380,7 @@ def test_csv_needs_a_name_and_a_value_only():
         "workload\trun\tvalue\ncpuid\t0\t1313\ncpuid\t1\t0.5\n",
         "workload;run;value\ncpuid;0;1313\ncpuid;1;0.5\n",
         ' workload, run , "value"\ncpuid,0, 1313\ncpuid,1,+.5\n',
+        "sep=;\n# of a lab\n\nworkload;run;value\ncpuid;0;1313\ncpuid;1;0.5\n",
         "Run,Value,Workload\r\n0,1313,cpuid\r\n1,5e-1,cpuid\r\n",
     ],
 )
