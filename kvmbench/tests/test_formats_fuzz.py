@@ -114,6 +114,13 @@ def test_a_large_file_with_a_figure_at_its_start_is_read(tmp_path, text):
     assert series.values[0] == 1313
 
 
+def test_a_megabyte_of_blank_lines_takes_no_time():
+    """A pattern that looks past each line's end would take hours."""
+    for text in (b"x" + b"\n" * 1_000_000 + b"y", b"PID" + b" " * 1_000_000 + b"y"):
+        with pytest.raises(ResultError, match="of no known format"):
+            formats.decode(text, "x")
+
+
 @pytest.mark.parametrize("value", ["1e101", "-1e300", "1e-101", "9" * 200])
 @pytest.mark.parametrize("text", [
     '{{"results":[{{"command":"x","times":[{}]}}]}}', "workload,value\na,{}\n",
