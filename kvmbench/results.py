@@ -4,8 +4,9 @@ A boot is one start of a kernel, a run one fresh process (on /dev/kvm with a fre
 a value one iteration of the measurement within a run. The file keeps every value; a comparison
 reduces them.
 
-Limits of every reader: LARGEST bytes, GROWTH times the input in memory, LONGEST characters per
-name, and numbers of SMALLEST to GREATEST, so that no sum or square of them overflows.
+Limits of every reader: LARGEST bytes, FLOOR and GROWTH times the input in memory, LONGEST
+characters per name, and numbers of SMALLEST to GREATEST, so that no sum or square of them
+overflows.
 """
 
 import codecs
@@ -34,7 +35,7 @@ SCHEMA = f"{FAMILY}/{VERSION}"
 
 LARGEST = 1e9  # bytes of a file that is read
 GROWTH = 20  # times its size that a file may take of memory while it is read
-FLOOR = 32e6  # bytes of memory that a small file may take
+FLOOR = 128e6  # bytes of memory that any file may take besides: short lines of many runs need it
 LONGEST = 500  # characters of a workload's, a configuration's or a unit's name
 GREATEST, SMALLEST = 1e100, 1e-100  # of a number that is not 0
 LARGEST_INTEGER = 2**80 - 1  # more than the clocks of 65,536 CPUs sum to
@@ -51,6 +52,13 @@ _PACKED = {
     b"PK\x03\x04": "zip",
 }  # fmt: skip
 
+_BARE = {  # the same of a first character of ASCII without a mark
+    re.compile(rb"[^\0]\0\0\0"): "utf-32-le",
+    re.compile(rb"\0\0\0[^\0]"): "utf-32-be",
+    re.compile(rb"[^\0]\0[^\0]\0"): "utf-16-le",
+    re.compile(rb"\0[^\0]\0[^\0]"): "utf-16-be",
+}
+
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1)]
 Number = int | float
@@ -58,7 +66,9 @@ Block = Annotated[int, Meta(ge=0, le=2**62)]
 Stopping = Literal["size", "decided"]
 
 
-class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Host(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """The host of a boot; None or empty where it is not known."""
 
     kernel: str | None = None  # uname -r
@@ -75,7 +85,9 @@ class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     facts: dict[str, str] = field(default_factory=dict)  # other facts, which are not compared
 
 
-class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Series(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """One workload under one configuration in one run."""
 
     workload: Name
@@ -92,7 +104,9 @@ class Series(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     marks: list[str] = field(default_factory=list)  # remarks that a reader of this row needs
 
 
-class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Run(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """One fresh process and its figures.
 
     `block` pairs it with the run of another configuration next to it, in the same boot.
@@ -109,7 +123,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     skipped: dict[str, str] = field(default_factory=dict)  # workload -> reason
 
 
-class Boot(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Boot(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """One boot of one kernel; `block` pairs it with the boots of the other side of a plan."""
 
     id: str = ""  # /proc/sys/kernel/random/boot_id
@@ -251,29 +267,30 @@ def builtins(result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def utf8(data: bytes, name: str) -> bytes:
-    """Return text in UTF-8 without a byte order mark, whatever Unicode encoding its mark names.
+    """Return text in UTF-8 without a byte order mark, whatever its Unicode encoding.
 
     Raises ResultError for damaged text, and for a compressed file.
     """
     for magic, program in _PACKED.items():
         if data.startswith(magic):
             raise ResultError(f"{name}: is compressed with {program}: unpack it")
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark):
-            data = data[len(mark) :]
-            try:
-                return data if encoding == "utf-8" else data.decode(encoding).encode()
-            except UnicodeError:
-                raise ResultError(f"{name}: damaged {encoding.upper()}") from None
-    return data
+    marked = (encoding for mark, encoding in _MARKS.items() if data.startswith(mark))
+    bare = (encoding for start, encoding in _BARE.items() if start.match(data))
+    encoding = next(marked, None) or next(bare, "utf-8")
+    if encoding == "utf-8":
+        return data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode(encoding).removeprefix("\ufeff").encode()
+    except UnicodeError:
+        raise ResultError(f"{name}: damaged {encoding.upper()}") from None
 
 
 def check_growth(taken: float, size: int, name: str) -> None:
     """Raise ResultError where a file of `size` bytes would take too many bytes of memory."""
-    if taken > FLOOR + GROWTH * size:
+    if taken > (most := FLOOR + GROWTH * size):
         raise ResultError(
-            f"{name}: {size} bytes would take over {GROWTH} times as much memory: too many entries "
-            "for its size"
+            f"{name}: too many runs, rows or other entries for {size:,} bytes: reading them would "
+            f"take over {most / 1e6:.0f} MB of memory"
         )
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from kvmbench import planning, stats
 from kvmbench.pictures import run_marks
 from kvmbench.report import Block, Column, Document, Facts, Note, Record, Table
-from kvmbench.report.figures import figure
+from kvmbench.report.figures import figure, some
 from kvmbench.report.plots import SHAPES
 from kvmbench.stats import CONFIDENCE, POWER
-from kvmbench.units import Cell, Figures, Key, Replicates, Side
+from kvmbench.units import Cell, Figures, Key, Replicates, Side, listed
 
 if TYPE_CHECKING:
     from kvmbench.results import Result
@@ -35,9 +35,10 @@ def document(result: Result, label: str = "") -> Document:
     """
     side = Side(label, result)
     blocks, records = rows(side) if side.cells else ([], [])
-    notes = [f"{', '.join(names)}: {mark}." for mark, names in side.marks().items()]
+    notes = [f"{some(names)}: {mark}." for mark, names in side.marks().items()]
     skipped = {name: why for _, run in result.runs() for name, why in run.skipped.items()}
-    notes += [f"Skipped: {name}: {why}." for name, why in skipped.items()]
+    reasons = listed((why, name) for name, why in skipped.items())
+    notes += [f"Skipped: {some(names)}: {why}." for why, names in reasons.items()]
     blocks = [Facts(_facts(side)), *blocks, *map(Note, notes), *_marks(side)]
     return Document("", blocks, records)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kvmbench.cli.common import complete, known_policies, pick, policy_names
+from kvmbench.cli.common import FilePath, Whole, complete, known_policies, pick, policy_names
 from kvmbench.cli.options import policy_file_option, size_options
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress
@@ -63,9 +63,9 @@ class Events(click.ParamType[tuple[str, ...]]):
     help="Explore these too: fork, iopl, exit-preemption, separated by commas, or all.",
 )  # fmt: skip
 @click.option(
-    "--jobs", type=click.IntRange(1, 2), default=1, help="Threads of a search.", show_default=True,
+    "--jobs", type=Whole(1, 2), default=1, help="Threads of a search.", show_default=True,
 )  # fmt: skip
-@click.option("--max-states", type=click.IntRange(min=1), metavar="N", help="Stop undecided there.")
+@click.option("--max-states", type=Whole(min=1), metavar="N", help="Stop undecided there.")
 @click.option(
     "--max-memory", type=Size(), metavar="SIZE",
     help="Stop undecided there: 500M, 8G.  [default: 8G, or 3/4 of what is left]",
@@ -75,7 +75,7 @@ class Events(click.ParamType[tuple[str, ...]]):
 @click.option("--brief", is_flag=True, help="Leave out the kinds and the content of the search.")
 @click.option("--known", is_flag=True, help="Check the public bugs and their mended forms instead.")
 @click.option(
-    "--promela", type=click.Path(), metavar="FILE",
+    "--promela", type=FilePath(), metavar="FILE",
     help="Write one policy's model for SPIN to FILE instead.",
 )  # fmt: skip
 @output_options(*FORMS, "itf")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
+from kvmbench.cli.common import Whole
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
 
 
 @click.command("check-io")
-@click.option(
-    "--cases", type=click.IntRange(1, 10**9), default=10_000, help="Random accesses to try."
-)
+@click.option("--cases", type=Whole(1, 10**9), default=10_000, help="Random accesses to try.")
 @click.option("--seed", type=int, default=0, help="Of the random accesses.")
 @output_options("text", "markdown", "json", "html")
 def command(cases: int, seed: int, format: str | None, output: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ HOMES = {  # kind: the module with the function of that name
     "scenarios": "scenario.scenario",
     **dict.fromkeys(("policies", "profiles", "published"), "catalog"),
 }
+BROKEN = (errno.EIO, errno.EINVAL, errno.ENXIO)  # of a file that is there and named rightly
 ONE_OF = {  # kind: one of them, and the function that loads a user's
     "scenarios": ("scenario", "load_scenario"),
     "profiles": ("cost profile", "load_profile"),
@@ -52,6 +54,45 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class _Ranged(click.ParamType):  # type: ignore[type-arg]
+    """A number whose refusal names what was expected, whatever the value is."""
+
+    form = ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = super().convert(value, param, ctx)
+            if number == number:  # a range of click holds NaN
+                return number
+        except click.BadParameter:
+            pass
+        ends: dict[str, Any] = dict(self.to_info_dict())
+        most = "any" if ends["max"] is None else ends["max"]
+        form = self.form.format(ends["min"], most).replace("to any", "or more")
+        raise click.BadParameter(f"{brief(value)} is not {form}", ctx, param)
+
+
+class Whole(_Ranged, click.IntRange):
+    """A whole number in a range."""
+
+    form = "a whole number of {} to {}"
+
+
+class Between(_Ranged, click.FloatRange):
+    """A number in a range."""
+
+    form = "a number between {} and {}"
+
+
+class FilePath(click.Path):
+    """A path that is not empty, as that of a variable without a value would be."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise click.BadParameter("empty, expected a path", ctx, param)
+        return super().convert(value, param, ctx)
+
+
 def typed(name: str) -> bool:
     """Return whether the user typed this option: its value is no default and no variable's."""
     source = click.get_current_context().get_parameter_source(name)
@@ -63,6 +104,12 @@ def is_file(name: str) -> bool:
     return os.sep in name or name.endswith((".toml", ".py"))
 
 
+def is_result_file(name: str) -> bool:
+    """Return whether an argument is the file of a result: so says its name, or it is one."""
+    there = os.path.exists(name) and not os.path.isdir(name)  # a pipe is a file, too
+    return os.sep in name or name.endswith(RESULT_ENDINGS) or there
+
+
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Return the thing of that name; a usage error suggests the nearest name."""
     if name not in known:
@@ -71,11 +118,17 @@ def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def read(load: Callable[[str], T], path: str) -> T:
-    """Load a user's file; one that cannot be read is a usage error."""
+    """Load a user's file; one that is not there or not to be read is a usage error."""
     try:
         return load(path)
     except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: object, error: OSError) -> click.ClickException:
+    """Return the exception for a file: a usage error unless the file fails while it is read."""
+    kind = click.ClickException if error.errno in BROKEN else click.UsageError
+    return kind(f"{path}: {error.strerror or error}")
 
 
 def known(kind: str) -> Mapping[str, Any]:
@@ -96,8 +149,7 @@ def load_result(name: str, results_dir: str) -> Result:
     """Return the result in a file, kept under a name, measured last, or published."""
     from kvmbench import formats
 
-    known = os.path.exists(name) and not os.path.isdir(name)
-    if os.sep in name or name.endswith(RESULT_ENDINGS) or known or name == "-":
+    if is_result_file(name) or name == "-":
         return read(formats.load, name)
     kept = named_results(results_dir)
     if name in kept:
@@ -121,7 +173,7 @@ def load_many(
     try:
         return load_all(list(paths), progress)
     except OSError as error:
-        raise click.UsageError(f"{error.filename or paths}: {error.strerror or error}") from None
+        raise unreadable(error.filename or paths, error) from None
 
 
 def now() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, load_result, result_names
+from kvmbench.cli.common import Between, complete, load_result, result_names
 from kvmbench.cli.options import Decorator, results_dir_option, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import note
@@ -77,7 +77,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     results_dir_option,
     margin_option,
     click.option(
-        "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), default=0.95,
+        "--confidence", type=Between(0.5, 1, min_open=True, max_open=True), default=0.95,
         help="Of each interval, and of all verdicts of a table together.",
     ),
     correction_option,

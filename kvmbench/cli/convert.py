@@ -6,7 +6,7 @@ from functools import reduce
 
 import click
 
-from kvmbench.cli.common import complete, load_result, result_names
+from kvmbench.cli.common import FilePath, complete, load_result, result_names
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import write_out
 from kvmbench.formats import WRITABLE
@@ -17,7 +17,7 @@ from kvmbench.results import merge
 @click.argument(
     "sources", metavar="IN...", nargs=-1, required=True, shell_complete=complete(result_names)
 )
-@click.argument("target", metavar="OUT", type=click.Path(allow_dash=True))
+@click.argument("target", metavar="OUT", type=FilePath(allow_dash=True))
 @click.option(
     "--to", type=click.Choice(list(WRITABLE)),
     help="Format of OUT; the default goes by OUT's ending: .json, .csv, .md or .xml.",

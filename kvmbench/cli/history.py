@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmbench.cli.common import complete, load_many, result_names
+from kvmbench.cli.common import Whole, complete, load_many, result_names
 from kvmbench.cli.compare import MARGIN, end_gated, usage
 from kvmbench.cli.options import results_dir_option, together
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress, note
 from kvmbench.cli.store import RESULT_ENDINGS, saved_results
+from kvmbench.errors import listed
 
 if TYPE_CHECKING:
     from kvmbench.comparison.rows import Margin
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         "--group-by", default="host", metavar="host|cpu|LABEL",
         help="Measured figures with several of these have separate rows.",
     ),
-    click.option("--last", type=click.IntRange(1), metavar="N", help="Only the newest N results."),
+    click.option("--last", type=Whole(1), metavar="N", help="Only the newest N results."),
     click.option(
         "--fail-on-step", type=MARGIN, metavar="SHARE|NUMBER",
         help="Fail where a step for the worse of more than 1% or 20 is still there.",
@@ -80,8 +81,9 @@ def command(
         if not paths:
             paths = [str(path) for path in saved_results(results_dir).values()]
             if not paths:
+                unknown = f"{listed(rows)}: no such file or folder, and " if rows else ""
                 raise click.UsageError(
-                    f"{results_dir} holds no results: keep some with --save, or name files"
+                    f"{unknown}{results_dir} holds no results: keep some with --save, or name files"
                 )
         results, passed = load_many(paths, show)
         found = history(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    FilePath,
     Group,
+    Whole,
     chosen_workloads,
     command_line,
     complete,
@@ -69,7 +71,7 @@ _cpu_option = click.option(
 
 _timeout_option = click.option(
     "--timeout",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=3600,
     show_default=True,
     help="Seconds per kernel at most.",
@@ -78,21 +80,21 @@ _timeout_option = click.option(
 _plan_options = together(
     click.option(
         "--runs",
-        type=click.IntRange(1, 100),
+        type=Whole(1, 100),
         default=1,
         show_default=True,
         help="Fresh processes per length of round.",
     ),
     click.option(
         "--rounds",
-        type=click.IntRange(1, 1000),
+        type=Whole(1, 1000),
         default=3,
         show_default=True,
         help="Pairs of a short and a long round per run.",
     ),
     click.option(
         "--iterations",
-        type=click.IntRange(1, 10**7),
+        type=Whole(1, 10**7),
         default=500,
         show_default=True,
         help="Iterations of a short round; a long one has three times as many.",
@@ -206,9 +208,7 @@ _kernel_option = click.option(
 @command.command("check-io")
 @_kernel_option
 @_cpu_option
-@click.option(
-    "--cases", type=click.IntRange(1, 10**6), default=1000, show_default=True, help="Accesses."
-)
+@click.option("--cases", type=Whole(1, 10**6), default=1000, show_default=True, help="Accesses.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random accesses.")
 @output_options(*FORMS)
 def check_io(
@@ -266,12 +266,12 @@ def check_ioperm(kernel: tuple[str, ...], cpu: str, format: str | None, output: 
 @_kernel_option
 @_cpu_option
 @click.option(
-    "--iterations", type=click.IntRange(1, 5000), default=200, show_default=True,
+    "--iterations", type=Whole(1, 5000), default=200, show_default=True,
     help="Iterations of each workload's round.",
 )  # fmt: skip
 @_timeout_option
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    "-o", "--output", type=FilePath(dir_okay=False), metavar="FILE",
     help="Write the recording to FILE and print the counts, instead of the recording.",
 )  # fmt: skip
 def record(
@@ -301,7 +301,7 @@ def record(
 @_kernel_option
 @_cpu_option
 @click.option(
-    "--operations", type=click.IntRange(10, 10**6), default=10_000, show_default=True,
+    "--operations", type=Whole(10, 10**6), default=10_000, show_default=True,
     help="Operations of all histories together.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random histories.")
@@ -338,7 +338,7 @@ def differ(
 
 
 @command.command("build")
-@click.option("--source", type=click.Path(), metavar="TARBALL", help="Source of Bochs 3.0.")
+@click.option("--source", type=FilePath(), metavar="TARBALL", help="Source of Bochs 3.0.")
 def build(source: str | None) -> None:
     """Build the emulator into the user's cache; by default from Debian's source package."""
     from kvmbench.lab import emulator

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    Whole,
     chosen_workloads,
     command_line,
     complete,
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 measuring_options = together(
     workload_options,
     click.option(
-        "--cpu", type=click.IntRange(0), metavar="N", help="This host's CPU for the vCPU's thread."
+        "--cpu", type=Whole(0), metavar="N", help="This host's CPU for the vCPU's thread."
     ),
     click.option(
-        "--runs", type=click.IntRange(1, 1000), default=8,
+        "--runs", type=Whole(1, 1000), default=8,
         help="Fresh processes, each with a fresh virtual machine, per configuration.",
     ),
     label_option,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import complete, policy_names, read, typed
+from kvmbench.cli.common import FilePath, Whole, complete, policy_names, read, typed
 from kvmbench.cli.output import try_file
 from kvmbench.cli.progress import naming
 from kvmbench.cli.store import LAST, RESULT_ENDINGS
@@ -33,12 +33,12 @@ def together(*options: Decorator) -> Decorator:
 
 
 results_dir_option = click.option(
-    "--results-dir", default="results", type=click.Path(file_okay=False), metavar="FOLDER",
+    "--results-dir", default="results", type=FilePath(file_okay=False), metavar="FOLDER",
     help="Folder of the results that have names.",
 )  # fmt: skip
 
 policy_file_option = click.option(
-    "--policy-file", type=click.Path(), metavar="FILE", help="TOML with your own policies."
+    "--policy-file", type=FilePath(), metavar="FILE", help="TOML with your own policies."
 )
 
 
@@ -67,7 +67,7 @@ machine_options = together(
 SIZES = {"cpus": (2, 3), "tasks": (3, 6), "ports": (2, 4)}  # default, most
 size_options = together(
     *(
-        click.option(f"--{name}", type=click.IntRange(1, most), default=default)
+        click.option(f"--{name}", type=Whole(1, most), default=default)
         for name, (default, most) in SIZES.items()
     )
 )
@@ -78,7 +78,7 @@ workload_options = together(
         "names", nargs=-1, metavar="[WORKLOAD]...", shell_complete=complete("workloads")
     ),
     click.option(
-        "--workload-file", type=click.Path(), metavar="FILE",
+        "--workload-file", type=FilePath(), metavar="FILE",
         help="Python with your own workloads; kvmbench runs it.",
     ),
     click.option(

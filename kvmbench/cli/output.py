@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from kvmbench.cli.common import FilePath
 from kvmbench.cli.progress import naming
 from kvmbench.report import ENDINGS, FORMS, WIDTH, Document, write
 
@@ -48,7 +49,7 @@ def output_options(*forms: str) -> Callable[[Callable[..., None]], Callable[...,
         help="Form of the output.",
     )  # fmt: skip
     output_option = click.option(
-        "-o", "--output", type=click.Path(), metavar="FILE", callback=_tried,
+        "-o", "--output", type=FilePath(), metavar="FILE", callback=_tried,
         help="Write to FILE instead of stdout; its ending chooses the format.",
     )  # fmt: skip
     return lambda command: format_option(output_option(command))

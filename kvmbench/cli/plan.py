@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmbench.cli.common import (
+    FilePath,
     Group,
+    Whole,
     chosen_workloads,
     known_workloads,
     now,
@@ -112,7 +114,7 @@ def _setting(option: str, kernel: str) -> Decorator:
 @click.argument("after", metavar="AFTER")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]...")
 @click.option(
-    "--pairs", type=click.IntRange(1, 1000), default=8,
+    "--pairs", type=Whole(1, 1000), default=8,
     help="Pairs of boots, one of each kernel, in drawn order.",
 )  # fmt: skip
 @click.option(
@@ -161,7 +163,7 @@ def _setting(option: str, kernel: str) -> Decorator:
 )
 @allow_code_option
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), default="plan.json", metavar="FILE",
+    "-o", "--output", type=FilePath(dir_okay=False), default="plan.json", metavar="FILE",
     help="The plan; kvmbench writes the results to the same folder.",
 )  # fmt: skip
 def new(
@@ -277,7 +279,7 @@ def _kernel(argument: str, words: tuple[str, ...], settings: dict[str, str], out
 
 
 @command.command("run")
-@click.argument("path", metavar="[FILE]", default="plan.json", type=click.Path())
+@click.argument("path", metavar="[FILE]", default="plan.json", type=FilePath())
 @click.option(
     "--switch",
     is_flag=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kvmbench.cli.common import Group, complete, load_result, result_names
+from kvmbench.cli.common import FilePath, Group, complete, load_result, result_names
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, write_out
 
@@ -24,7 +24,7 @@ def command() -> None:
 @command.command("new")
 @click.argument("result", metavar="RESULT", shell_complete=complete(result_names))
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    "-o", "--output", type=FilePath(dir_okay=False), metavar="FILE",
     help="Write the profile to FILE and print its figures, instead of the profile.",
 )  # fmt: skip
 @click.option("--name", metavar="NAME", help="Name of the profile.  [default: the result's name]")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvmbench.cli.common import (
+    Whole,
     chosen,
     chosen_policies,
     chosen_workloads,
@@ -64,7 +65,7 @@ def _table_names(_: click.Context) -> Iterable[str]:
 @workload_options
 @machine_options
 @click.option(
-    "--iterations", type=click.IntRange(1, 10**12), default=1_000_000,
+    "--iterations", type=Whole(1, 10**12), default=1_000_000,
     help="Iterations of each workload, after one warm-up iteration.",
 )  # fmt: skip
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import chosen, chosen_policies, complete
+from kvmbench.cli.common import Whole, chosen, chosen_policies, complete
 from kvmbench.cli.options import machine_options
 from kvmbench.cli.output import emit, output_options
 from kvmbench.cli.progress import Progress
@@ -24,10 +24,10 @@ POINTS_MAX = 10_000
 @click.argument("name", metavar="NAME|FILE", shell_complete=complete("scenarios"))
 @machine_options
 @click.option(
-    "--threads", type=click.IntRange(1, 256), default=1,
+    "--threads", type=Whole(1, 256), default=1,
     help="Threads that simulate; the result is the same.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Instead of the scenario's.")
+@click.option("--seed", type=Whole(0, 2**64 - 1), help="Instead of the scenario's.")
 @click.option("--seconds", type=float, help="Simulated, instead of the scenario's.")
 @click.option(
     "--vary", metavar="PARAM=a:b:n",
@@ -55,9 +55,12 @@ def command(
     costs = chosen("profiles", profile)
     policies = chosen_policies(before, after, policy_file)
     scenario: Scenario = chosen("scenarios", name)
-    try:
-        if seconds is not None:
+    if seconds is not None:
+        try:
             scenario = scenario.with_value("seconds", seconds)
+        except ValueError as error:
+            raise click.UsageError(f"--{error}") from None
+    try:
         parameter, values = _varied(vary, scenario) if vary is not None else ("", [])
         runs = 2 * max(len(values), 1)
         with Progress() as show:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmbench.cli.common import HOMES, complete, is_file, known, load_result, read
+from kvmbench.cli.common import HOMES, complete, is_file, is_result_file, known, load_result, read
 from kvmbench.cli.options import results_dir_option
 from kvmbench.cli.output import emit, output_options
-from kvmbench.cli.store import RESULT_ENDINGS, named_results
+from kvmbench.cli.store import named_results
 from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
@@ -50,14 +50,12 @@ def command(name: str, results_dir: str, format: str | None, output: str | None)
     found: list[Document] = []
     if is_file(name) and name.endswith((".toml", ".py")):
         found = _from_file(name)
-    elif is_file(name) or name.endswith(RESULT_ENDINGS) or Path(name).is_file():
+    elif is_result_file(name):
         found.append(_result(name, results_dir))
     else:
         tables = {kind: known(kind) for kind in HOMES}
         found = [_shown(kind, table[name]) for kind, table in tables.items() if name in table]
         if name in named_results(results_dir):
-            found.append(_result(name, results_dir))
-        if not found and is_many(name):  # stdin, a folder, a glob
             found.append(_result(name, results_dir))
         if not found and is_many(name):  # stdin, a folder, a glob
             found.append(_result(name, results_dir))
@@ -79,6 +77,9 @@ def _from_file(path: str) -> list[Document]:
         words = f"{path}: only --workload-file runs Python: kvmbench run --workload-file {path}"
         raise click.UsageError(words)
     top = read(lambda name: Source(Path(name)), path).data
+    if "axes" in top:
+        words = f"{path}: a sweep's design: kvmbench sweep {path} -o POINTS.jsonl computes it"
+        raise click.UsageError(words)
     if "tasks" in top or "cpus" in top:
         return [_scenario(read(scenario.load_scenario, path))]
     if "rows" in top or "configurations" in top:
@@ -101,7 +102,7 @@ def _shown(kind: str, thing: Any) -> Document:
 
 
 def _result(name: str, results_dir: str) -> Document:
-    return load_result(name, results_dir).document(Path(name).name)
+    return load_result(name, results_dir).document("stdin" if name == "-" else Path(name).name)
 
 
 def _facts(kind: str, thing: object, facts: dict[str, object], *more: Block) -> Document:

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from kvmbench.cli.common import (
+    FilePath,
     Group,
+    Whole,
     chosen,
     command_line,
     complete,
@@ -70,7 +72,7 @@ def _goal(ctx: click.Context, _: click.Parameter, text: str | None) -> str | Non
 
 engine_options = together(
     click.option(
-        "--processes", type=click.IntRange(1, 4096), show_default="one per core",
+        "--processes", type=Whole(1, 4096), show_default="one per core",
         help="Processes that compute.",
     ),
     click.option(
@@ -81,8 +83,8 @@ engine_options = together(
 
 
 @command.command("run")
-@click.argument("design", required=False, metavar="DESIGN", type=click.Path())
-@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+@click.argument("design", required=False, metavar="DESIGN", type=FilePath())
+@click.option("-o", "--output", type=FilePath(dir_okay=False), metavar="FILE",
               help="File of the points, .jsonl; those that it has are kept.")  # fmt: skip
 @engine_options
 @click.option("--slice", metavar="K/N", callback=_slice, help="Compute part K of N.")
@@ -93,10 +95,10 @@ engine_options = together(
 @click.option("--base", multiple=True, metavar="POLICY", shell_complete=complete(policy_names),
               default=["deferred"], help="With --find: a policy to mutate.")  # fmt: skip
 @policy_file_option
-@click.option("--mutations", type=click.IntRange(1, 2), default=1,
+@click.option("--mutations", type=Whole(1, 2), default=1,
               help="With --find: mutations one after the other.")  # fmt: skip
 @size_options
-@click.option("--points", metavar="DIR", type=click.Path(file_okay=False),
+@click.option("--points", metavar="DIR", type=FilePath(file_okay=False),
               help="With --find: folder that keeps the points, to go on after a kill.")  # fmt: skip
 @click.option("--scenario", default="ioperm-desktop", metavar="NAME|FILE",
               shell_complete=complete("scenarios"), help="With --find: the host.")  # fmt: skip
@@ -180,8 +182,8 @@ def _find(
 
 
 @command.command("join")
-@click.argument("parts", nargs=-1, required=True, metavar="FILE...", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="FILE",
+@click.argument("parts", nargs=-1, required=True, metavar="FILE...", type=FilePath())
+@click.option("-o", "--output", required=True, type=FilePath(dir_okay=False), metavar="FILE",
               help="File of all points.")  # fmt: skip
 def join(parts: tuple[str, ...], output: str) -> None:
     """Join the files of all slices into the file that one sweep would have written.
@@ -208,7 +210,7 @@ def _pairs(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> di
 
 
 @command.command("show")
-@click.argument("points", metavar="FILE", type=click.Path())
+@click.argument("points", metavar="FILE", type=FilePath())
 @click.option("--x", metavar="COLUMN", help="Axis of the table's rows.")
 @click.option("--y", metavar="COLUMN", show_default="worth or cycles", help="Figure of the cells.")
 @click.option("--by", metavar="COLUMN", help="Axis of the table's columns.")

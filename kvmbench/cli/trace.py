@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from kvmbench.cli.common import Group, chosen, chosen_policies, complete
+from kvmbench.cli.common import (
+    FilePath,
+    Group,
+    Whole,
+    chosen,
+    chosen_policies,
+    complete,
+    unreadable,
+)
 from kvmbench.cli.options import machine_options, together
 from kvmbench.cli.output import emit, output_options, write_out
 from kvmbench.cli.progress import Progress, note
@@ -32,7 +40,7 @@ def command() -> None:
     """
 
 
-file_argument = click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))
+file_argument = click.argument("source", metavar="FILE", type=FilePath(allow_dash=True))
 
 
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -47,7 +55,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 
 cost_options = together(
     click.option(
-        "--clock-hz", type=click.IntRange(1_000_000, 10**10), metavar="HZ",
+        "--clock-hz", type=Whole(1_000_000, 10**10), metavar="HZ",
         show_default="the cost profile's, else 2,600,000,000",
         help="Cycles per second of the recorded CPUs.",
     ),
@@ -65,7 +73,7 @@ def _reading(source: str) -> Iterator[Progress]:
         try:
             yield show
         except OSError as error:
-            raise click.UsageError(f"{source}: {error.strerror or error}") from None
+            raise unreadable(source, error) from None
         except ValueError as error:
             raise click.ClickException(str(error)) from None
 
@@ -139,7 +147,7 @@ def run(
     shell_complete=complete("profiles"), help="Cost profile that has the exit kinds.",
 )  # fmt: skip
 @cost_options
-@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Write to FILE.")
+@click.option("-o", "--output", type=FilePath(), metavar="FILE", help="Write to FILE.")
 def scenario(
     source: str, profile: str, map: dict[str, str], output: str | None, clock_hz: int | None
 ) -> None:

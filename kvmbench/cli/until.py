@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvmbench.cli.common import Whole
 from kvmbench.cli.options import together
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ until_options = together(
         "--rows", multiple=True, metavar="PATTERN",
         help="Rows that must be decided, may be repeated; the correction counts all.",
     ),
-    click.option("--max", type=click.IntRange(2, 1000), metavar="N", help="Pairs at most."),
+    click.option("--max", type=Whole(2, 1000), metavar="N", help="Pairs at most."),
     click.option(
         "--margin", type=click.UNPROCESSED, metavar="SHARE|NUMBER",
         help="Largest shift that does not matter, as for `kvmbench compare`.",

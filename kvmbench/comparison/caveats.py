@@ -25,6 +25,7 @@ from kvmbench.comparison.design import (
 )
 from kvmbench.comparison.fleet import clock_words, mixed
 from kvmbench.comparison.shifts import least_units
+from kvmbench.report.figures import NAMED, some
 from kvmbench.tomlfile import DATA
 from kvmbench.units import Figures, listed
 
@@ -36,8 +37,6 @@ __all__ = ["OF_VALUES", "Caveat", "caveats", "doubt_codes", "doubts"]
 
 OF_VALUES = ("one-unit", "few-units", "unconfirmed", "normal-units", "two-groups")
 """The codes of the caveats that an A/A test prints: those that the values alone give."""
-
-NAMED = 10  # rows, in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def _caveat(
 ) -> Caveat:
     """Return the caveat with its words, and the fields in them."""
     entry = _entries()[code]
-    words = entry[which].strip().format(**{"rows": ", ".join(names)} | fields)
+    words = entry[which].strip().format(**{"rows": some(names)} | fields)
     return Caveat(code, tuple(names), words, entry.get("doubt", ""))
 
 

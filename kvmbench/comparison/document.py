@@ -22,7 +22,7 @@ from kvmbench.comparison.tables import explained_table, main_table, per_iteratio
 from kvmbench.comparison.variance import VarianceDocument, variance, variance_blocks
 from kvmbench.planning import MARGIN
 from kvmbench.report import Block, Document, Heading, Items, Note, Record
-from kvmbench.report.figures import plural
+from kvmbench.report.figures import plural, some
 from kvmbench.report.figures import share_range as _range
 from kvmbench.stats import POWER
 
@@ -207,7 +207,9 @@ def document(
         blocks += [Items(gate.lines[:-1])] if gate.lines[1:] else []
         blocks.append(Note(gate.lines[-1]))
     forms = {"junit": lambda: _junit(rows, gate)}
-    return Document(_title(comparisons, unit), blocks, _records(rows), to_builtins(data), forms)
+    fields = [key for record in _records(first.rows[:1]) for key in record]
+    title, records = _title(comparisons, unit), _records(rows)
+    return Document(title, blocks, records, to_builtins(data), forms, fields)
 
 
 def _alone(comparison: Comparison) -> bool:
@@ -318,12 +320,12 @@ def _remarks(comparisons: Sequence[Comparison]) -> Iterator[str]:
     rows = [row for comparison in comparisons for row in comparison.rows]
     if not all(row.primary for row in rows):
         primary = dict.fromkeys(row.workload for row in rows if row.primary)
-        yield f"Primary rows, adjusted among themselves: {', '.join(primary)}."
+        yield f"Primary rows, adjusted among themselves: {some(primary)}."
     controls = dict.fromkeys(row.workload for row in rows if row.control and row.p is not None)
     if controls:
         named = any(comparison.named_controls for comparison in comparisons)
         why = "as named" if named else "which a change to the reload of TR cannot move"
-        yield f"Controls, {why}: {', '.join(controls)}."
+        yield f"Controls, {why}: {some(controls)}."
     for comparison in comparisons:
         if comparison.correction == "sequence" and comparison.tested:
             yield sequence.said(comparison)

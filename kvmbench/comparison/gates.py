@@ -17,7 +17,7 @@ from kvmbench.comparison.design import careful_interval
 from kvmbench.comparison.rows import Margin, Row
 from kvmbench.comparison.verdicts import Comparison
 from kvmbench.errors import brief, unknown_name
-from kvmbench.report.figures import plural, share
+from kvmbench.report.figures import plural, share, some
 from kvmbench.units import listed
 
 __all__ = ["Finding", "Gate", "Limit", "gate"]
@@ -94,7 +94,7 @@ class Gate:
             for found in self.findings
             if found.missing or found.status != "ok"
         )
-        said = [line.replace("{}", ", ".join(names), 1) for line, names in lines.items()]
+        said = [line.replace("{}", some(names), 1) for line, names in lines.items()]
         counts = Counter(finding.status for finding in self.findings)
         parts = [f"{counts[status]} {WORDS[status]}" for status in GRAVE if counts[status]]
         of = f"{', '.join(parts)} of " if parts else ""

@@ -15,7 +15,7 @@ from kvmbench.comparison.steps import LEVEL
 from kvmbench.errors import ResultError
 from kvmbench.formats import openmetrics, otava
 from kvmbench.report import Block, Cell, Column, Document, Heading, Items, Note, Record, Table, Tone
-from kvmbench.report.figures import figure, plural
+from kvmbench.report.figures import figure, plural, some
 from kvmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _notes(history: History, found: Sequence[tuple[Step, Row]]) -> list[str]:
     for (at, fact), names in seen.items():
         notes.append(
             f"With {_label(history.points[at])} more than the commit changed: {fact} "
-            f"({', '.join(names)})."
+            f"({some(names)})."
         )
     return notes
 
@@ -221,7 +221,7 @@ def _row_notes(history: History) -> list[str]:
 def _these(names: Sequence[str], of: int) -> str:
     if len(names) == of > 1:
         return "Every row"
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} ... ({len(names)})"
+    return some(names)
 
 
 def _record(history: History, step: Step, row: Row) -> Record:

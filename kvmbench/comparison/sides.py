@@ -90,7 +90,7 @@ def _found(place: int, source: Source, load: Callable[[str], Result]) -> _Found:
         raise ResultError(f"{path}: holds no figures")
     if side.configuration not in (None, *known):
         raise ValueError(f"{path}: {unknown_name('configuration', side.configuration, known)}")
-    return _Found(label, path, side)
+    return _Found(label, "stdin" if path == "-" else path, side)
 
 
 def _parted(argument: str) -> tuple[str, str | None]:
@@ -105,24 +105,33 @@ def _candidates(found: Sequence[_Found]) -> Iterator[list[str]]:
     """Yield the labels that the sides may have, the shortest first; the last ones differ."""
     stems = [label or _stem(path) for label, path, _ in found]
     configurations = [side.configuration or "" for _, _, side in found]
-    if len(set(stems)) == len(stems):
-        yield [
-            label or "#".join(filter(None, (stem, configuration)))
-            for (label, _, _), stem, configuration in zip(found, stems, configurations, strict=True)
-        ]
-    if all(configurations):
+    if len(set(stems)) < len(stems) and all(configurations):
         yield configurations
+    yield [
+        label or "#".join(filter(None, (stem, configuration)))
+        for (label, _, _), stem, configuration in zip(found, stems, configurations, strict=True)
+    ]
     paths = [PurePath(path).parts for _, path, _ in found]
+    own = [parts for (label, _, _), parts in zip(found, paths, strict=True) if not label]
+    shortest = [
+        label or next(_own_parts(parts, own), "")
+        for (label, _, _), parts in zip(found, paths, strict=True)
+    ]
+    if all(shortest):
+        yield shortest
     for depth in range(1, max(map(len, paths)) + 1):
-        if all(len(parts) >= depth for parts in paths):
-            yield [
-                label or parts[-depth] for (label, _, _), parts in zip(found, paths, strict=True)
-            ]
         yield [
             label or "/".join(parts[-depth:])
             for (label, _, _), parts in zip(found, paths, strict=True)
         ]
     yield [f"{stem} {place}" for place, stem in enumerate(stems, 1)]
+
+
+def _own_parts(parts: Sequence[str], paths: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the parts of a path that no other one of `paths` has in that place from the end."""
+    for depth, part in enumerate(reversed(parts), 1):
+        if sum(len(other) >= depth and other[-depth] == part for other in paths) == 1:
+            yield part
 
 
 def _stem(path: str) -> str:

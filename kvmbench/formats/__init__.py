@@ -40,7 +40,7 @@ READABLE = {
     "google-benchmark": "JSON of Google Benchmark",
     "go": "Go benchmark text, as benchstat takes it, or go test -json",
     "exit-mix": "exits by reason of perf kvm stat report, bcc's kvmexit or bpftrace",
-    "csv": "CSV that convert or run writes",
+    "csv": "CSV that convert or run writes, or any with columns workload and value",
     "published": "TOML of a published table",
 }
 """The formats that `load` reads: name -> description."""
@@ -61,14 +61,26 @@ ENDINGS = {".json": "kvmbench", ".csv": "csv", ".md": "markdown", ".xml": "junit
 """A file name's ending, and the format that it asks for."""
 
 SNIFF = 1 << 20  # bytes at the start of a larger text that must hold a figure
+WHOLE = ("published", "google-benchmark")  # TOML, and JSON below other text
+
+_JSON_HEAD = re.compile(
+    rb'"schema"\s*:\s*"kvmbench|"(?:boots|benchmarks|results)"\s*:\s*\[\s*\{'
+    rb'|"(?:context|machine_info|commit_info|metadata)"\s*:\s*\{|"Action"\s*:'
+)
+"""A pattern in the first SNIFF bytes of any large JSON that a reader takes."""
 
 _REFUSED = {
     "kvmbench scenario or check, which is no result": rb"\A(?:scenario,profile|policy,cpus),",
-    "perf stat": rb'Performance counter stats for|"counter-value"\s*:',
+    "perf stat": rb'Performance counter stats for|"counter-value"\s*:'
+    rb"|^(?:[^,;\n]*[,;]){0,3}(?:\d[\d.]*|<not \w+>)[,;]\w*[,;][\w.:/-]+[,;](?:[\d.]+%[,;])?"
+    rb"\d+[,;]\d+\.\d\d(?:[,;]|$)",
     "criterion": rb'"confidence_interval"\s*:|"(?:group|function)_id"\s*:|"sampling_mode"\s*:'
-    rb"|^\S.*\stime:\s+\[",
+    rb'|"reason"\s*:\s*"(?:benchmark|group)-complete"|^\S.*\stime:\s+\[',
+    "benchstat: use its input": rb"^[ \t]*\xe2\x94\x82.*\xe2\x94\x82|^,\S+,CI\b"
+    rb"|^name\s+old \S+\s.*\sdelta|^name(?:\s+(?:(?:time|alloc|allocs)/op|speed))+\s*$",
     "asv (airspeed velocity)": rb'"result_columns"\s*:|"commit_hash"\s*:',
-    "JMH": rb'"jmhVersion"\s*:|"primaryMetric"\s*:|^Benchmark\s.*\bMode\s+Cnt\s+Score',
+    "JMH": rb'"jmhVersion"\s*:|"primaryMetric"\s*:|^Benchmark\s.*\bMode\s+Cnt\s+Score'
+    rb'|\A"?Benchmark"?,"?Mode"?,',
     "Bencher (BMF)": rb'\A\s*\{\s*"[^"]*"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"(?:lower_|upper_)?value"',
     "github-action-benchmark": rb'\A\s*\[\s*\{\s*"(?:name|unit|value)"\s*:',
     "hyperfine as text or CSV: export JSON": rb"^Benchmark \d+: |\Acommand,mean,stddev,",
@@ -131,7 +143,13 @@ def _check_start(start: bytes, name: str) -> None:
 
     Of JSON, TOML and text in UTF-16, a part cannot be read.
     """
-    if re.match(rb"\s*\{|\xff\xfe|\xfe\xff|\0", start) or _format(start, name) == "published":
+    if re.match(rb"\s*\{", start):
+        if not _JSON_HEAD.search(start):
+            raise ResultError(
+                f"{name}: {_unknown(start) or f'JSON of no known format; {_known()}'}"
+            )
+        return
+    if re.match(rb"\xff\xfe|\xfe\xff|[^\0]?\0", start) or _format(start, name) in WHOLE:
         return
     try:
         _decode(start[: start.rfind(b"\n") + 1] or start, name)
@@ -188,7 +206,7 @@ def decode(data: bytes, name: str) -> Result:
 
 def _decode(data: bytes, name: str) -> Result:
     try:
-        data = utf8(data, name)
+        data = utf8(data, name).replace(b"\0", b"")  # which serial consoles add
         form = _format(data, name)
         try:
             result: Result = _module(form).decode(data, name)
@@ -236,15 +254,17 @@ def _format(data: bytes, name: str) -> str:
     first = start.lstrip()[:1]
     if not first:
         raise ResultError(f"{name}: {'white space only' if len(data) > SNIFF else 'is empty'}")
-    if re.match(rb'\s*\{[^\n]*"Action"\s*:', start[:2000]):
+    if b'"Action"' in start and _module("go").EVENT.search(start):
         return "go"  # go test -json
     if first == b"{":
         return _json_format(data, name)
+    if b'"context"' in start and _module("google-benchmark").START.search(start):
+        return "google-benchmark"
     if first == b"[" and _is_json(data):  # a kernel's line begins with [ too
         raise ResultError(f"{name}: {_unknown(start) or f'JSON, but an array; {_known()}'}")
     if re.search(rb"^Unit\s+\S+\s+\w+=|^Benchmark\S*\s+[-+]?\d+\s+\S+\s+\S", start, re.MULTILINE):
         return "go"
-    if re.match(rb'(?:"?\w+"?,)*"?workload"?[,\r\n]', start):
+    if _module("csv").HEADER.match(start):
         return "csv"
     if re.search(rb"^configurations\s*=", start, re.MULTILINE) and re.search(
         rb"^(rows\s*=|\[\[\s*rows\s*\]\])", start, re.MULTILINE

@@ -2,7 +2,9 @@
 
 Lost: the facts of hosts and runs, and those of rows other than unit, kind and direction. Read:
 tables with these columns, in any order, of which `workload` and `value` are required; and the table
-that `run` prints, whose exact figures are the configurations `before` and `after`.
+that `run` prints, whose exact figures are the configurations `before` and `after`. Commas, tabs or
+semicolons separate the cells; blank lines and comments (#) may stand above. A row has one unit,
+kind and direction in the whole file.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+from math import isfinite
+from typing import get_args
 
-from msgspec import ValidationError, convert
+from msgspec import convert
 
-from kvmbench.errors import ResultError, brief, cut
+from kvmbench.errors import ResultError, brief, cut, listed
 from kvmbench.report.escape import csv_cell
 from kvmbench.results import Boot, Number, Result, Run, Series, check_growth
 
@@ -28,73 +32,162 @@ TABLE = (
     "a table that `measure`, `show` or `compare` prints, without the runs: keep the result as JSON "
     "(-o FILE.json or --save NAME) or as convert's CSV (kvmbench convert FILE.json FILE.csv)"
 )
+FACTS = ("unit", "kind", "better", "order", "stopping")  # of rows, then of the whole result
+CHOICES = {
+    **{column: get_args(Series.__annotations__[column]) for column in ("kind", "better")},
+    **{column: get_args(Result.__annotations__[column]) for column in ("order", "stopping")},
+}
+"""A column's words, one of which a cell of it holds unless it is empty."""
+
+NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
+HEADER = re.compile(
+    rb"((?:[ \t]*(?:#[^\n]*|sep=.)?\r?\n)*)"  # blank lines, comments, Excel's line
+    rb'(?:[ "]*(?:\w+[ "]*)?[,;\t])*[ "]*workload[ "]*[,;\t\r\n]',
+    re.IGNORECASE,
+)
+"""The first line of a table with a column `workload`, and in a group the lines above it."""
+
+Facts = dict[str, str]
+
 PER_VALUE, PER_SERIES = 60, 2500  # bytes of memory that they take, at most
 
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in CSV. Raises ResultError with the line that is malformed."""
-    lines = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""))
-    boots: dict[str, Boot] = {}
-    runs: dict[tuple[str, str], Run] = {}
-    rows: dict[tuple[str, ...], Series] = {}
-    lost = decided = False
+    header = HEADER.match(data)
+    above = header.end(1) if header else 0
+    first, data = data.count(b"\n", 0, above), data[above:]
+    start = data[: data.find(b"\n") + 1] or data
+    delimiter = max((",", "\t", ";"), key=lambda sign: start.count(sign.encode()))
+    text = io.StringIO(data.decode(errors="replace"), newline="")
+    lines = csv.DictReader(text, delimiter=delimiter)
     try:
-        columns = set(lines.fieldnames or ())
-        simulated = columns >= SIMULATED
-        if not (simulated or {"workload", "value"} <= columns <= set(COLUMNS)):
-            table = "workload" in columns and columns & {"median", "verdict"}
-            expected = f"columns {brief(lines.fieldnames)}, expected {', '.join(COLUMNS)}"
-            raise ResultError(TABLE if table else expected)
-        sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
+        reader = _Reader(simulated=_read_header(lines))
         for count, line in enumerate(lines, 1):
             if None in line:
                 raise ResultError("more cells than columns")
             cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
-            lost = lost or cells.get("order") == "lost"
-            decided = decided or cells.get("stopping") == "decided"
-            place = (cells.get("boot", ""), cells.get("run", ""))
-            if place not in runs:
-                runs[place] = Run(series=[])
-                if place[0] not in boots:
-                    boots[place[0]] = Boot(block=_block(cells.get("block", "")), runs=[])
-                boots[place[0]].runs.append(runs[place])
-            for column, side in sides.items():
-                value = _number(cells[column])
-                configuration = side or cells.get("configuration", "")
-                key = (*place, cells["workload"], configuration)
-                if series := rows.get(key):
-                    series.values.append(value)
-                    continue
-                stated = {key: cells[key] for key in ("unit", "kind", "better") if cells.get(key)}
-                stated = {"kind": "exact" if simulated else "noisy"} | stated
-                names = {"workload": cells["workload"], "configuration": configuration}
-                rows[key] = convert({**names, **stated, "values": [value]}, Series)
-                runs[place].series.append(rows[key])
-            taken = PER_VALUE * count * len(sides) + PER_SERIES * len(rows)
+            reader.read(cells, first + lines.line_num)
+            taken = PER_VALUE * count * len(reader.sides) + PER_SERIES * len(reader.rows)
             check_growth(taken, len(data), "too long")
-        if not boots:
+        return reader.result()
+    except (csv.Error, ResultError) as error:
+        raise ResultError(
+            f"{name}: line {first + lines.line_num}: {cut(str(error), 300)}"
+        ) from None
+
+
+class _Reader:
+    """The boots, runs and series of a table."""
+
+    def __init__(self, simulated: bool) -> None:
+        self.sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
+        kind = "exact" if simulated else "noisy"
+        self.usual = {"unit": "cycles", "kind": kind, "better": "lower"}
+        self.boots: dict[str, Boot] = {}
+        self.runs: dict[tuple[str, str], Run] = {}
+        self.rows: dict[tuple[str, ...], Series] = {}  # by boot, run, workload, configuration
+        self.known: dict[tuple[str, str], tuple[int, Facts]] = {}  # with a row's first line
+        self.facts: dict[tuple[str, ...], Facts] = {}  # by the cells, in the order of FACTS
+        self.last: dict[tuple[str, ...], int] = {}  # the iteration of a series' last value
+
+    def read(self, cells: dict[str, str], number: int) -> None:
+        """Read the line of that number."""
+        facts = self._facts(cells)
+        place = (cells.get("boot", ""), cells.get("run", ""))
+        run = self._run(place, _whole("block", cells.get("block", "")))
+        iteration = _whole("iteration", cells.get("iteration", ""))
+        for column, side in self.sides.items():
+            value = _number(column, cells[column])
+            row = (cells["workload"], side or cells.get("configuration", ""))
+            self._check(row, facts, number)
+            key = (*place, *row)
+            if iteration is not None:
+                if (last := self.last.get(key, -1)) >= iteration:
+                    said = f"column iteration: {iteration} after {last}"
+                    raise ResultError(f"{said}, expected ascending numbers within a run")
+                self.last[key] = iteration
+            if series := self.rows.get(key):
+                series.values.append(value)
+                continue
+            names = {"workload": row[0], "configuration": row[1]}
+            self.rows[key] = convert({**names, **facts, "values": [value]}, Series)
+            run.series.append(self.rows[key])
+
+    def _facts(self, cells: dict[str, str]) -> Facts:
+        words = tuple(cells.get(column, "") for column in FACTS)
+        if words not in self.facts:
+            given = {column: cell for column, cell in zip(FACTS, words, strict=True) if cell}
+            for column, known in CHOICES.items():
+                if given.get(column, known[0]) not in known:
+                    said = f"{brief(given[column])}, expected {' or '.join(known)}"
+                    raise ResultError(f"column {column}: {said}")
+            self.facts[words] = {key: given.get(key, usual) for key, usual in self.usual.items()}
+        return self.facts[words]
+
+    def _run(self, place: tuple[str, str], block: int | None) -> Run:
+        boot = self.boots.get(place[0]) or Boot(block=block, runs=[])
+        if block != boot.block:
+            said = f"column block: {block}, where boot {cut(place[0])} has {boot.block}"
+            raise ResultError(said)
+        if place not in self.runs:
+            self.boots[place[0]] = boot
+            self.runs[place] = Run(series=[])
+            boot.runs.append(self.runs[place])
+        return self.runs[place]
+
+    def _check(self, row: tuple[str, str], facts: Facts, number: int) -> None:
+        """Raise ResultError for a row without a name, or with other facts than before."""
+        if not row[0]:
+            raise ResultError("column workload: empty, expected a name")
+        first, before = self.known.setdefault(row, (number, facts))
+        for column, said in before.items() if before is not facts else ():
+            if facts[column] != said:
+                then = f"where line {first} has {brief(said)} for {cut(row[0])}"
+                raise ResultError(f"column {column}: {brief(facts[column])}, {then}")
+
+    def result(self) -> Result:
+        """Return the result. Raises ResultError where there was no line."""
+        if not self.boots:
             raise ResultError("no value below the columns")
+        said = {word for words in self.facts for word in words[3:]}
         return Result(
-            order="lost" if lost else "time", stopping="decided" if decided else "size",
-            boots=list(boots.values()),
-        )  # fmt: skip
-    except (csv.Error, ValueError, ValidationError) as error:
-        raise ResultError(f"{name}: line {lines.line_num}: {cut(str(error), 300)}") from None
+            order="lost" if "lost" in said else "time",
+            stopping="decided" if "decided" in said else "size",
+            boots=list(self.boots.values()),
+        )
 
 
-def _block(cell: str) -> int | None:
-    block = int(cell) if cell else None
-    if block is not None and not 0 <= block < 2**62:
-        raise ValueError(f"block {brief(cell)}, expected 0 or more")
-    return block
+def _read_header(lines: csv.DictReader[str]) -> bool:
+    """Check the columns; return whether they are those of the table that `run` prints."""
+    names = [column.strip(' "').lower() for column in lines.fieldnames or ()]
+    lines.fieldnames = names
+    columns = set(names)
+    simulated = columns >= SIMULATED
+    if not (simulated or {"workload", "value"} <= columns <= set(COLUMNS)):
+        table = "workload" in columns and columns & {"median", "verdict"}
+        raise ResultError(TABLE if table else f"columns {brief(names)}, expected {listed(COLUMNS)}")
+    for column in columns:
+        if names.count(column) > 1:
+            raise ResultError(f"column {brief(column)} comes twice")
+    return simulated
 
 
-def _number(cell: str) -> Number:
-    if re.fullmatch(r"-?\d{1,18}", cell, re.ASCII):
-        return int(cell)
-    if len(cell) > 40:
-        raise ResultError(f"{brief(cell)}: expected a number")
-    return float(cell)
+def _whole(column: str, cell: str) -> int | None:
+    """Return the number of a block or an iteration, None of an empty cell."""
+    if not cell:
+        return None
+    if re.fullmatch(r"\d{1,19}", cell, re.ASCII) and (number := int(cell)) <= 2**62:
+        return number
+    raise ResultError(f"column {column}: {brief(cell)}, expected a whole number, 0 or more")
+
+
+def _number(column: str, cell: str) -> Number:
+    if len(cell) <= 40 and NUMBER.fullmatch(cell):
+        number = float(cell)
+        if isfinite(number):
+            return int(cell) if cell.strip("-").isdigit() else number
+    raise ResultError(f"column {column}: {brief(cell)}, expected a finite number such as 1313")
 
 
 def encode(result: Result) -> bytes:

@@ -19,8 +19,8 @@ from kvmbench.results import Boot, Number, Result, Run, Series
 __all__ = ["LOOK", "Mix", "decode", "matches", "mixes"]
 
 LOOK = re.compile(
-    rb"^\s*(?:VM-EXIT|Event name)\s+Samples\s+Sample"
-    rb"|^(?:\s*(?:PID|TGID|TID|TIDS)\b.*)?\s*KVM_EXIT_REASON\s+(?:COUNT|STAT)"
+    rb"^[ \t]*(?:VM-EXIT|Event name)[ \t]+Samples[ \t]+Sample"
+    rb"|^[ \t]*(?:(?:PID|TGID|TID|TIDS)\b.*\b)?KVM_EXIT_REASON[ \t]+(?:COUNT|STAT)"
     rb"|^@\w*exit\w*\[[^\]\n]*\]: *(?:\d+ *)?$",
     re.MULTILINE | re.IGNORECASE,
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from kvmbench.errors import ResultError, brief, cut
+from kvmbench.formats import SNIFF
 from kvmbench.formats.rows import PER_SERIES, as_runs, rows
 from kvmbench.results import (
     GREATEST,
@@ -35,7 +36,6 @@ from kvmbench.results import (
     Result,
     Series,
     check_growth,
-    decode_json,
 )
 
 __all__ = ["decode", "encode"]
@@ -45,6 +45,9 @@ ABOUT = ("result", "source", "order")  # the keys of kvmbench's text about the r
 HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
 LONGEST_LINE = 20_000  # characters
 MOST_KEYS = 50  # keys that take several values in a file
+
+EVENT = re.compile(rb'^[ \t]*\{[^\n]{0,500}"Action"\s*:', re.MULTILINE)
+"""A line of `go test -json`; go prints others above, such as `go: downloading x`."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _KEY = re.compile(r"([^\W\dA-Z_][^\sA-Z:]*):(?:[ \t]+(.*))?")
@@ -76,35 +79,36 @@ def decode(data: bytes, name: str) -> Result:
     Raises ResultError where no line holds a result, or the file is beyond a limit.
     """
     text = data.decode(errors="replace")
-    if text.lstrip().startswith("{"):
-        text = _printed(text, name)
     reader = _Reader()
-    notes: list[str] = []
-    malformed = 0
+    if EVENT.search(data[:SNIFF]):
+        text = _printed(text, reader)
     for number, line in enumerate(io.StringIO(text, "\n"), 1):
-        try:
-            reader.read(line.rstrip("\r\n"))
-        except ResultError as error:
-            malformed += 1
-            if malformed <= 3:
-                notes.append(f"line {number}, {brief(line.strip())}, passed over: {error}")
+        reader.attempt(reader.read, number, line)
         check_growth(PER_SERIES * len(reader.values), len(data), name)
+    notes = reader.notes
     if not reader.values:
         said = f"; {notes[0]}" if notes else ""
         raise ResultError(f"{name}: no line such as `BenchmarkExit 100000 1313 cycles`{said}")
-    if malformed > 3:
-        notes.append(f"{malformed - 3} more malformed lines passed over")
-    return reader.result(notes, len(data), name)
+    if reader.malformed > 3:
+        notes.append(f"{reader.malformed - 3} more malformed lines passed over")
+    return reader.result(len(data), name)
 
 
-def _printed(text: str, name: str) -> str:
+def _printed(text: str, reader: _Reader) -> str:
     """Return the text that tests printed, package by package, from `go test -json`."""
     output: dict[str, list[str]] = {}
+
+    def read(line: str) -> None:
+        try:
+            event = _event.decode(line)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise ResultError("no event of go test -json") from None
+        if event.Action == "output":
+            output.setdefault(event.Package, []).append(event.Output)
+
     for number, line in enumerate(io.StringIO(text, "\n"), 1):
         if line.lstrip().startswith("{"):
-            event = decode_json(_event, line.encode(), f"{name}: line {number}")
-            if event.Action == "output":
-                output.setdefault(event.Package, []).append(event.Output)
+            reader.attempt(read, number, line)
     return "\n".join("".join(parts) for parts in output.values())
 
 
@@ -116,6 +120,19 @@ class _Reader:
         self.units: dict[tuple[str, str], str] = {}
         self.changes: list[tuple[str, str]] = []
         self.shared: dict[str, str] = {}  # one object per name
+        self.notes: list[str] = []  # of the first malformed lines
+        self.malformed = 0
+
+    def attempt(self, read: Callable[[str], None], number: int, line: str) -> None:
+        """Read a line; pass over a malformed one with a note."""
+        line = line.rstrip("\r\n")
+        try:
+            read(line)
+        except ResultError as error:
+            self.malformed += 1
+            if self.malformed <= 3:
+                said = f"line {number}, {brief(line.strip())}, passed over: {error}"
+                self.notes.append(said)
 
     def read(self, line: str) -> None:
         if len(line) > LONGEST_LINE:
@@ -163,7 +180,7 @@ class _Reader:
                     f"{cut(key)} of {cut(fields[0])} was {brief(self.units[fields[0], key])} before"
                 )
 
-    def result(self, notes: list[str], size: int, name: str) -> Result:
+    def result(self, size: int, name: str) -> Result:
         """Return the result; `size` is that of the file, for the limit on memory."""
         steady, changing = self._keys(name)
         ours = self.values[0].name.startswith(OWN)
@@ -177,7 +194,7 @@ class _Reader:
             name=own.get("result", ""),
             source=own.get("source", ""),
             order="lost" if lost else "time",
-            notes=notes,
+            notes=self.notes,
             boots=[Boot(host=host, runs=runs)],
         )
 

@@ -2,11 +2,13 @@
 
 A value is the real time per iteration, in the file's unit; the CPU time is among the `counts`. Of
 a file with aggregates only, the medians, or else the means, are read, with a mark. A benchmark
-that failed is skipped. (src/json_reporter.cc at github.com/google/benchmark.)
+that failed is skipped. The reader passes over lines above the JSON, which the program prints to
+stderr. (src/json_reporter.cc at github.com/google/benchmark.)
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -47,12 +49,16 @@ class _File(Struct):
     context: dict[str, Any] = field(default_factory=dict)
 
 
+START = re.compile(rb'^\{\s*"context"\s*:', re.MULTILINE)
+"""Where the JSON begins; stderr in the same file puts the host's description above it."""
+
 _decoder = msgspec.json.Decoder(_File)
 
 
 def decode(data: bytes, name: str) -> Result:
     """Return the result in a file of Google Benchmark. Raises ResultError."""
-    file = decode_json(_decoder, data, name)
+    head = START.search(data)
+    file = decode_json(_decoder, data[head.start() :] if head else data, name)
     failed = [entry for entry in file.benchmarks if entry.error_occurred or entry.skipped]
     ran = [entry for entry in file.benchmarks if not (entry.error_occurred or entry.skipped)]
     timed = [entry for entry in ran if entry.real_time is not None]

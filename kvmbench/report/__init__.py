@@ -50,7 +50,8 @@ def write(document: Document, form: str, *, width: int = WIDTH, color: bool = Fa
             import csv
             import io
 
-            headings = list(dict.fromkeys(key for record in document.records for key in record))
+            keys = (key for record in document.records for key in record)
+            headings = list(dict.fromkeys(keys)) or document.fields
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow(map(csv_cell, headings))

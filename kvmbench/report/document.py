@@ -109,7 +109,8 @@ class Document:
 
     `title` is one sentence without a full stop; `records` are flat dicts, one per row, which CSV,
     pandas and polars take; `data` is the JSON document, or a function that makes it, and names its
-    `schema`; `forms` are forms that only this document has, by name.
+    `schema`; `forms` are forms that only this document has, by name; `fields` are the keys of the
+    records where there may be none.
     """
 
     title: str
@@ -117,6 +118,7 @@ class Document:
     records: Sequence[Record] = ()
     data: Any = None
     forms: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    fields: Sequence[str] = ()
 
     def words(self) -> list[Words]:
         """Return the title as a note, and the blocks without the plots."""

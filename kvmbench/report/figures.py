@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 
-__all__ = ["count", "figure", "plural", "share", "share_range", "signed"]
+__all__ = ["count", "figure", "plural", "share", "share_range", "signed", "some"]
+
+NAMED = 10  # names, in a sentence
 
 Number = int | float
 
@@ -46,3 +49,10 @@ def share_range(shares: Sequence[tuple[float, str]]) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun, in the plural but for 1."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def some(names: Collection[str]) -> str:
+    """Return names for a sentence, separated by commas; of many, the first three and a count."""
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(islice(names, 3))} and {len(names) - 3:,} more"

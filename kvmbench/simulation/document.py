@@ -63,7 +63,7 @@ def document(
         ]
         if any(row.fitted for row in residuals):
             blocks.append(Note(FITTED))
-    records = _records(simulation.rows, residuals)
+    records = _records(simulation, residuals)
 
     def data() -> object:
         from kvmbench.results import builtins
@@ -158,15 +158,19 @@ def _residuals(residuals: Sequence[Residual], basis: str) -> Table:
     return Table(columns, cells)
 
 
-def _records(rows: Sequence[Row], residuals: Sequence[Residual]) -> list[Record]:
+def _records(simulation: Simulation, residuals: Sequence[Residual]) -> list[Record]:
     by_name = {row.workload: row for row in residuals}
+    before, after = (policy.name for policy in simulation.policies)
+    bitmaps = ("off", "on") if simulation.ioperm == "both" else (simulation.ioperm,) * 2
+    sides = {"policy_before": before, "policy_after": after}
+    sides |= {"ioperm_before": bitmaps[0], "ioperm_after": bitmaps[1]}
     records = []
-    for row in rows:
+    for row in simulation.rows:
         record: Record = {
             "workload": row.workload, "before": row.before.cycles, "after": row.after.cycles,
             "change": row.change, "percent": row.percent,
             "reloads_before": row.before.reloads, "reloads_after": row.after.reloads,
-        }  # fmt: skip
+        } | sides  # fmt: skip
         if row.interval:
             record["change_low"], record["change_high"] = row.interval
         for side, cell in (("before", row.before), ("after", row.after)):

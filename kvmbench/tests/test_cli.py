@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -830,6 +831,38 @@ def test_show_says_what_is_there():
     assert re.search(
         r"^exits +inl_from_qemu$", invoke("show", "inl_from_qemu").stdout, re.MULTILINE
     )
+
+
+def test_show_of_a_pipe_without_a_slash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text("cpuid 1313\n"))
+    writer.start()
+    done = invoke("show", "pipe")
+    writer.join()
+    assert "1313" in done.stdout, done.stderr
+
+
+def test_show_of_a_sweep_names_its_command():
+    design = write("mine.toml", 'before = "eager"\n[axes]\npolicy = ["deferred"]\n')
+    assert f"{design}: a sweep's design: kvmbench sweep" in invoke("show", design).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-o", ""), ("run", "--policy-file", ""), ("run", "--workload-file", ""),
+        ("convert", "a.json", ""), ("history", "--results-dir", ""), ("trace", "show", ""),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_a_usage_error(arguments):
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert "empty, expected a path" in done.stderr
+
+
+def test_a_file_that_fails_while_it_is_read_is_no_usage_error():
+    one_line(invoke("show", "/proc/self/mem"), 1, "/proc/self/mem: Input/output error")
 
 
 @pytest.mark.parametrize(

@@ -390,6 +390,9 @@ def test_order_and_only_changed(two):
     assert names_of(*two, "--sort", "shift")[0][0] == "inl_from_qemu"
     assert names_of(*two, "--sort", "verdict")[0][0] == "inl_from_qemu"
     assert names_of(*two, "--only", "changed")[0] == ["inl_from_qemu"]
+    same = (two[0], two[0], "--format", "csv")
+    header = ok("compare", *same).splitlines()[0]
+    assert ok("compare", *same, "--only", "changed").splitlines() == [header]
     assert "Rows that did not change: 7 within margin." in ok("compare", *two, "--only", "changed")
 
 
@@ -401,6 +404,7 @@ def test_names_that_one_side_lacks_are_one_paragraph(two):
     )  # heading
     paragraphs = [part for part in text.split("\n\n") if part.startswith("Not in")]
     assert [part.split(":")[0] for part in paragraphs] == ["Not in other", "Not in before"]
+    assert "Not in before: w0, w1, w2 and 37 more." in paragraphs[1]
     keep("none.json", of_runs({"x": 1}))
     assert ok("compare", "other.json", "none.json").startswith("other -> none: cycles/iteration")
 
@@ -473,6 +477,9 @@ def test_labels_and_odd_names(two, folder):
     assert title("a/old/x.log", "a/new/x.log") == "old -> new"
     assert title("a/old/x.log", "old/x.log") == "a/old/x.log -> old/x.log"
     assert title("old/x.log", "x.log") == "old/x.log -> x.log"
+    assert title("old/x.log", "new/x.log", "./6.11") == "old -> new, 6.11"
+    assert title("a/old/x.log", "x.txt", "a/new/x.log") == "old -> x.txt, new"
+    assert title("before.json", "x.log", "old/x.log") == "before.json -> x.log, old/x.log"
     assert title("x.log", "x.txt") == "x.log -> x.txt"
     assert title("mine=old/x.log", "new/x.log") == "mine -> x"
     assert title("6.11", "x.log") == "6.11 -> x"

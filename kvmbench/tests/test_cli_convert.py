@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import jsonschema
@@ -172,6 +173,15 @@ def test_a_folder_and_a_glob_are_many_files(folder, name):
         run("convert", name, "all.json")
         (note,) = results.read("all.json").notes
         assert note.startswith("1 of 4 files passed over, the first: logs/4.log: no figure")
+
+
+def test_stdin_is_named_in_a_table(folder):
+    Path("a.log").write_text("cpuid 1313\n")
+    for arguments, title in ((["compare", "a.log", "-"], "a -> stdin"), (["show", "-"], "stdin")):
+        with open("a.log") as file:
+            command = [sys.executable, "-m", "kvmbench", *arguments]
+            done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=True)
+        assert title in done.stdout.splitlines()[0]
 
 
 def test_stdin(folder):

@@ -95,6 +95,9 @@ def test_of_a_large_unknown_file_only_the_start_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "read_bytes", lambda _: pytest.fail("read as a whole"))
     with pytest.raises(ResultError, match=r"of no known format \(it begins 'some other text, 3'\)"):
         formats.load(path)
+    path.write_bytes(b'{"results":[1' + b",1" * formats.SNIFF + b"]}")
+    with pytest.raises(ResultError, match="JSON of no known format"):
+        formats.load(path)
     path.write_bytes(b"[  1.5] cpuid leaf 3\n" * (2 * formats.SNIFF // 20))
     with pytest.raises(ResultError, match=r"names a test of vmexit, .* \(in its first 1 MB\)"):
         formats.load(path)
@@ -111,6 +114,13 @@ def test_a_large_file_with_a_figure_at_its_start_is_read(tmp_path, text):
     assert series.values[0] == 1313
 
 
+def test_a_megabyte_of_blank_lines_takes_no_time():
+    """A pattern that looks past each line's end would take hours."""
+    for text in (b"x" + b"\n" * 1_000_000 + b"y", b"PID" + b" " * 1_000_000 + b"y"):
+        with pytest.raises(ResultError, match="of no known format"):
+            formats.decode(text, "x")
+
+
 @pytest.mark.parametrize("value", ["1e101", "-1e300", "1e-101", "9" * 200])
 @pytest.mark.parametrize("text", [
     '{{"results":[{{"command":"x","times":[{}]}}]}}', "workload,value\na,{}\n",
@@ -120,7 +130,7 @@ def test_a_large_file_with_a_figure_at_its_start_is_read(tmp_path, text):
     "Benchmark 1 {} n\n",
 ])  # fmt: skip
 def test_a_number_whose_square_overflows_is_refused(text, value):
-    with pytest.raises(ResultError, match=r"0 or of 1e-100 to 1e\+100|expected a number"):
+    with pytest.raises(ResultError, match=r"0 or of 1e-100 to 1e\+100|expected a finite number"):
         formats.decode(text.format(value).encode(), "x")
 
 

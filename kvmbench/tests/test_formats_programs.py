@@ -383,11 +383,23 @@ def test_go_test_json():
     found = formats.decode(text.encode(), "f")
     assert values(found) == {("X-8", "pkg=a"): [[5]], ("X-8", "pkg=b"): [[6]]}
     assert "no line such as" in one(go_json(("a", "output", "PASS\n")))
-    assert one('{"Action": "output"}\n{"Action": 3}\n', after="").startswith(": line 2: $.Action")
+    bad = "go: downloading x\n" + go_json(("a", "output", "BenchmarkX 1 5 ns/op\n"))
+    for line in ("{bad", '{"Action": 3}'):
+        found = formats.decode(f"{bad}\n{line}\n".encode(), "f")
+        assert values(found) == {("X", ""): [[5]]}
+        (note,) = found.notes
+        assert f"'{line}', passed over: no event of go test -json" in note
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_byte_order_marks(encoding):
+def test_nul_of_a_serial_console():
+    found = formats.decode(b"\0BenchmarkX\0 1 5 ns/op\0\n", "f")
+    assert [(s.workload, s.unit) for _, _, s in found.series()] == [("X", "ns/op")]
+
+
+@pytest.mark.parametrize("encoding", [
+    *("utf-8-sig", "utf-16", "utf-32"), *("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"),
+])  # fmt: skip
+def test_unicode_with_a_byte_order_mark_and_without(encoding):
     # PowerShell's > writes UTF-16.
     for text, key in (("BenchmarkÉ 1 5 ns/op\r\n", "É"), ("cpuid 5\r\n", "cpuid")):
         assert values(formats.decode(text.encode(encoding), "f")) == {(key, ""): [[5]]}
@@ -415,6 +427,8 @@ def test_hyperfine():
 def test_google_benchmark():
     found = formats.decode(GOOGLE.encode(), "f")
     assert values(found) == {("a/8", ""): [[2.5]], ("b", ""): [[7], [9]]}
+    above = "2026-01-01T00:00:00\nRunning ./b\nRun on (8 X 4000 MHz CPU s)\n"
+    assert formats.decode((above + GOOGLE).encode(), "f") == found
     first = {s.workload: s for _, _, s in found.series()}
     assert (first["a/8"].unit, first["a/8"].counts) == ("us", {"cpu_time": 2.4})
     assert (first["b"].unit, first["b"].marks) == ("ns", ["cold"])
@@ -446,6 +460,16 @@ def test_google_benchmark_with_aggregates_only():
         ('{"commit_hash": "ab", "result_columns": ["result"], "results": {}}', "asv"),
         ('[{"jmhVersion": "1.37", "benchmark": "a.B.c"}]', "JMH"),
         ("Benchmark   Mode  Cnt  Score   Error  Units\nB.c  avgt  5  1.2\n", "JMH"),
+        ('"Benchmark","Mode","Threads","Samples","Score"\n"a.b","avgt",1,5,1.0\n', "JMH"),
+        ('{"reason":"benchmark-complete","id":"x"}\n{"reason":"group-complete"}\n', "criterion"),
+        ("1234,,cycles,100,100.00,,\n", "perf stat"),
+        ("# started on Fri\n\n5.1,msec,task-clock,100,100.00,0.9,CPUs utilized\n", "perf stat"),
+        ("     1.000;CPU0;1234;;cycles:u;0.50%;100;100.00;;\n", "perf stat"),
+        ("<not supported>,,cycles,0,100.00,,\n", "perf stat"),
+        ("name      old time/op  new time/op  delta\nEnc-8  1.7ms ± 1%  1.4ms ± 1%\n", "benchstat"),
+        ("name   time/op\nEnc-8  1.7ms ± 1%\n", "benchstat"),
+        ("goos: linux\n      │ old.txt │ new.txt │\n      │ sec/op  │ sec/op │\n", "benchstat"),
+        (",old.txt,,new.txt\n,sec/op,CI,sec/op,CI,vs base,P\nEnc,1e-6,1%,1e-6,1%\n", "benchstat"),
         ('{"a": {"latency": {"value": 88.0, "lower_value": 87.42}}}', "Bencher (BMF)"),
         ('[{"name": "a", "unit": "ns", "value": 3}]', "github-action-benchmark"),
         (" Performance counter stats for 'true':\n\n 1.2 msec task-clock\n", "perf stat"),
