@@ -164,7 +164,7 @@ def test_every_published_table_is_a_result(name, tmp_path):
         ('configurations = ["a"]\nrows = 3\n', "rows: expected a list"),
         ('configurations = ["a"]\n[[rows]]\nname = 3\n', "'name' is missing"),
         ('configurations = ["a"\nrows = []', "not TOML"),
-        (f'configurations = ["a"]\nrows = [{"9" * 5000}]', ":2: an integer has too many digits"),
+        (f'configurations = ["a"]\nrows = [{"9" * 5000}]', ":2: a number of over 100 characters"),
         (f'configurations = ["a"]\nrows = {"[" * 5000}', ":2: nested too deeply"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_published_value_is_a_finite_number(value):
     text = head + 'configurations = ["a"]\n[[rows]]\nname = "r"\nconfiguration = "a"\nvalue = 1\n'
     assert formats.decode(text.encode(), "t").workloads() == ["r"]
     for broken in (text.replace("value = 1", f"value = {value}"), text + f"values = [{value}]\n"):
-        with pytest.raises(ResultError, match=r"^t:\d+: rows"):
+        with pytest.raises(ResultError, match=r"^t:\d+: (rows|a number of over)"):
             formats.decode(broken.encode(), "t")
 
 

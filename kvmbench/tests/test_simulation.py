@@ -254,9 +254,11 @@ def test_csv(result):
     assert [f"{row[0]} {row[2]}" for row in rows] == AFTER.splitlines()
     full = rows_of(render(result, "csv", against="patch-2017"))
     assert full[0] == [*heading, "published_change", "residual", "fitted"]
-    assert len(heading) == len(HEADINGS) + 2 * len(OF_EXITS)
+    assert len(heading) == len(HEADINGS) + 4 + 2 * len(OF_EXITS)
     by_name = dict(zip(full[0], full[5], strict=True))
     assert by_name["workload"] == "inl_from_pmtimer"
+    assert (by_name["policy_before"], by_name["policy_after"]) == ("eager", "deferred")
+    assert by_name["ioperm_before"] == by_name["ioperm_after"] == "off"
     before = sum(int(by_name[f"{cause}_before"]) for cause in OF_EXITS)
     assert (before, by_name["published_change"], by_name["residual"]) == (6937, "-313", "167")
 
