@@ -102,7 +102,7 @@ _PREFIX = re.compile(rf"(?:\s*> ?)*(?P<stamp>(?:\s*(?:<\d+>)?(?:{_STAMP})(?=\s))
 # end of line, per iteration; pci-mem and pci-io follow the name of QEMU's device and a colon.
 _NAME = r"(?P<glued>\d*+)(?P<name>(?:[\w.+-]+:)?[A-Za-z_][\w+-]*+)"
 _ROW = re.compile(
-    rf"(?P<mark>[\s|*•`+<!-]*)(?:(?P<count>\d++)\s+)?{_NAME}[*`]*(?:\s+\((?P<variant>[^)]*)\))?"
+    rf"(?P<mark>[\s|*•`+<!-]*)(?:(?P<count>\d++)(?:(?P<tab>\t)|\s)\s*)?{_NAME}[*`]*(?:\s+\((?P<variant>[^)]*)\))?"
     r"(?P<colon>\s*[:=])? *(?P<by>[,|\t]?)(?P<rest>.*)"
 )
 _PART = re.compile(r"\s*(?P<part>ipi|eoi)\s+(?P<name>\S++)\s+(?P<figure>-?\d{1,15})\s*")
@@ -222,8 +222,10 @@ class _Reader:
     tcg: bool = False  # the virtual machine at hand runs without KVM
     without_kvm: bool = False  # so does one of them
     counted: bool = False  # lines of uniq -c have counts of runs
-    reasons: dict[str, None] = field(default_factory=dict)  # exit reasons that have figures
-    shares: list[float] = field(default_factory=list)  # percentages without a sign
+    reasons: dict[str, bool] = field(default_factory=dict)  # with figures -> after a colon
+    colons: set[bool] = field(default_factory=set)  # whether colons follow the tests' names
+    shares: list[tuple[float, float]] = field(default_factory=list)  # figure and its percentage
+    tabs: bool = False  # one follows the number before a name, as `cat -n` has it
     thousands: str = ""  # the first line whose point may part thousands
     decimal: bool = False  # a point of another line parts decimals
     bare: tuple[int, str] | None = None  # the first row without a unit, with its line's number
@@ -270,7 +272,8 @@ class _Reader:
                 return False
             series.counts[found["part"]] = _number(found["figure"])
         elif not (self.log or self.hunk) and (found := _COUNT.fullmatch(line)):
-            self.reasons[found["reason"]] = None
+            self.reasons.setdefault(found["reason"], bool(re.search("[:=]", line)))
+            self._note(PASSED, number, line)
         elif found := _ROW.fullmatch(line):
             return self._named_row(found, number, stamped)
         else:
@@ -282,6 +285,8 @@ class _Reader:
         line, name, rest = found[0], found["name"], found["rest"]
         known = name.rpartition(":")[2] in NAMES
         figures = bool(_FIGURES.fullmatch(rest))
+        if known:
+            self.colons.add(bool(found["colon"]))
         cells = self._cells(found, number) if known or figures else PASSED
         if known and isinstance(cells, str):
             return bool(_DIGIT.search(rest)) and not self.hunk and self._passed(cells, number, line)
@@ -298,6 +303,7 @@ class _Reader:
                 return False
         variant = found["variant"]
         name += f" ({variant})" if variant and not posted.unit_of(variant) else ""
+        self.tabs = self.tabs or bool(found["tab"])
         self._row(name, cells, number, found["glued"], found["count"])
         return True
 
@@ -326,6 +332,8 @@ class _Reader:
             return
         if self.table.add_units(line):
             return
+        if line.startswith("Timer Frequency"):  # micro-bench's, whose table has its own unit
+            return
         tests = not NAMES.isdisjoint(re.split(r"[\s|*`]+", line))  # in columns
         self._end_micro(number)
         self.table = posted.Table("" if tests else line)
@@ -352,7 +360,7 @@ class _Reader:
             self.unit = unit
         if unit and unit != "cycles":
             self._note(UNIT_BELOW, number, line)
-        return posted.split(words)[0] or words
+        return posted.split(words)[0] or words if unit else words
 
     def _micro_row(self, line: str, number: int) -> bool:
         found = _MICRO_ROW.fullmatch(line)
@@ -407,7 +415,7 @@ class _Reader:
             if costs and costs[0].configuration and not _WIDE.search(self.table.header):
                 self.pending = ""  # it was no heading
         if [figure.cost for figure in every] == [True, False] and every[1].text[0].isdigit():
-            self.shares.append(float(every[1].text))
+            self.shares.append((float(every[0].text), float(every[1].text)))
         if not costs or (self.unit == NO_COST and not (units or all(cost.unit for cost in costs))):
             return NO_COST
         if not (units or self.unit or all(cost.unit for cost in costs)):
@@ -453,18 +461,24 @@ class _Reader:
     def settle(self, number: int) -> None:
         """Settle what a text of so many lines tells. Raises ResultError where it has no cycles."""
         self._end_micro(number + 1)
-        reasons = ", ".join([*self.reasons][:3])
-        if reasons or (len(self.shares) > 1 and 98 <= sum(self.shares) <= 102):
-            what = (
-                f"{reasons} are exit reasons" if reasons else "the percentages are shares of 100 %"
-            )
+        # One in another form than the tests' rows is no row of their table.
+        reasons = [name for name, colon in self.reasons.items() if colon in self.colons]
+        total = sum(figure for figure, _ in self.shares)
+        shares = len(self.shares) > 1 and all(
+            abs(100 * figure - share * total) < total for figure, share in self.shares
+        )
+        if reasons or shares:
+            what = "the percentages are the figures' shares"
+            if reasons:
+                what = f"{', '.join(reasons[:3])}: exit reasons"
             raise ResultError(
-                f"{what}: the figures look like counts of exits, not cycles of kvm-unit-tests' "
+                f"{what}, so the figures look like counts of exits, not cycles of kvm-unit-tests' "
                 "vmexit"
             )
         if self.thousands and not self.decimal:
             raise ResultError(
-                f"{self.thousands} cycles: its point may part thousands: write 1313, or 1.3130"
+                f"{self.thousands} cycles: its point may part thousands: write it without, or with "
+                "four decimals"
             )
         units = {line.series.unit for line in self.lines if line.series}
         if self.bare and len(units) > 1 and not self.log:
@@ -472,7 +486,8 @@ class _Reader:
         counted = {line.number: line for line in self.lines if line.count is not None}
         steps = [(b.number - a.number, (b.count or 0) - (a.count or 0))
                  for a, b in itertools.pairwise(counted.values())]  # fmt: skip
-        if steps and (all(step == 1 for _, step in steps) or all(at == step for at, step in steps)):
+        rising = all(step == 1 for _, step in steps) or all(at == step for at, step in steps)
+        if steps and rising and (self.tabs or self._unlike_uniq([*counted.values()])):
             self._note(NUMBERED, *next((n, line.name) for n, line in counted.items()))
             for line in counted.values():
                 line.count = None
@@ -488,6 +503,13 @@ class _Reader:
         self.counted = bool(counted)
         if steps and all(step > 0 for _, step in steps):
             self._note(COUNTED, *next((n, line.name) for n, line in counted.items()))
+
+    def _unlike_uniq(self, lines: list[_Line]) -> bool:
+        """Return whether rising numbers are none of uniq -c, whose lines are sorted and differ."""
+        pairs = [(a, b) for a, b in itertools.pairwise(lines) if a.name == b.name]
+        if any(a.series == b.series for a, b in pairs):
+            return True
+        return not pairs and (lines[0].count == lines[0].number or len(lines) > 2)
 
     def _note(self, words: str, number: int, line: str) -> None:
         """Keep the first three lines for a note."""

@@ -50,28 +50,43 @@ _RATE = re.compile(
     r"|\bin (?:thousands|millions)\b",
     re.I,
 )
-_COUNTS = re.compile(
-    r"\bexit[ -]reasons?\b|^reasons?\b|(?<!cpu )(?<!iteration )(?<!loop )\bcounts?$|\bhistogram\b"
-    r"|\boccurrences\b|\bnumber of (?:vm[- ]?)?exits\b|\brates?$|\bthroughput\b|\bdistribution$"
-    r"|^percent|\bpercent(?:age)?s? of\b|\bkvm_exit\b",
+# Headings: the unit at the end of one, and those whose rows are no costs. One with a figure in it,
+# or with a word for a cost, is prose about the rows.
+_UNIT_AT_END = re.compile(
+    rf"(?:tests?|names?)\s+(?P<column>{_UNIT})|\D*?(?:[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]|\b(?:in|units?\s*[:=])\s+"
+    rf"(?P<named>{_UNIT}))[.:]?",
     re.I,
 )
+_COUNTS = re.compile(
+    r"(?:\w+\W+){0,3}(?<!cpu )(?<!iteration )(?<!loop )"
+    r"(?:counts?|histogram|occurrences|distribution)"
+    r"|(?:\w+\W+){0,2}exit[ -]reasons?(?:\W+\w+){0,2}|reasons?|(?:the )?number of (?:vm[- ]?)?exits"
+    r"|(?:exit )?rates?|throughput|percent(?:age)?s?(?: of .*)?",
+    re.I,
+)
+_RATES = re.compile(
+    r"(?:.*\s)?(?:(?:vm-?)?exits?|cyc\w*|calls?|iterations?)\s*(?:/|per)\s*s(?:ec\w*)?"
+    r"|.*\bin (?:thousands|millions)",
+    re.I,
+)
+_COST = re.compile(r"\d|\b(?:costs?|cycles|latenc\w+|times?)\b", re.I)
 _QUOTIENT = r"diff(?:erence)?s?|deltas?|Δ|ratio|speed-?up|%"
 _CHANGE = (
-    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction|overhead|x"
-    r"|\w{2,}\s*[-/−]\s*(?:before|old|base\w*)|\w*\s*\bvs\b.*"  # noqa: RUF001
+    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction"
+    r"|\w{2,}\s+[-/−]\s+(?:before|old|base\w*)|(?:after|new|patched)[-/−](?:before|old|base\w*)"  # noqa: RUF001
+    r"|\w*\s*\bvs\b.*"
 )
 _FILL = r"(?:\W|rel\w*+|abs\w*+|in\b|percent\w*+|cycles\b|[nu]s\b)*"
 _CHANGES = re.compile(rf"{_FILL}(?:{_CHANGE}){_FILL}|.*%.*", re.I)
 _QUOTIENTS = re.compile(rf"{_FILL}(?:{_QUOTIENT}){_FILL}", re.I)
 _SPREAD = re.compile(
-    r"\b(?:sd|std|std-?dev|stdev|deviation|std\.?err\w*|err|error|var|variance|cv|rsd|noise|spread)\b"
-    r"|[±σ]",  # noqa: RUF001
+    rf"{_FILL}(?:\w+\s+)?(?:sd|std|std-?dev|stdev|(?:std\.? )?dev(?:iation|\.)|std\.?err\w*"
+    rf"|(?:std\.? )?err(?:or)?|var|variance|cv|rsd|spread){_FILL}|.*[±σ].*",  # noqa: RUF001
     re.I,
 )
 _NUMBER = re.compile(
-    r".*\b(?:total|counts?|samples|hits|number)\b.*|n|#|runs|iterations|iters|loops|operations|calls"
-    r"|events|exits|ipis|ipc|instructions|insns?|freq\w*|shares?",
+    r"(?:\w+\s+)?(?:counts?|samples|hits|number)|number of .*|total(?: \w+s)?|n|#|runs"
+    r"|iterations|iters|loops|operations|calls|events|exits|ipis|ipc|instructions|insns?|freq\w*|shares?",
     re.I,
 )
 _GENERAL = re.compile(
@@ -236,16 +251,18 @@ def _holds_costs(label: str) -> bool:
     return not (
         _RATE.search(label)
         or _CHANGES.fullmatch(label)
-        or _SPREAD.search(label)
+        or _SPREAD.fullmatch(label)
         or _NUMBER.fullmatch(label)
     )
 
 
 def above(heading: str) -> str | None:
     """Return the unit of the rows below a heading, empty if it gives none; None for no costs."""
-    unit = split(heading)[1]
-    if _RATE.search(heading) or _QUOTIENTS.fullmatch(heading):
+    if _RATES.fullmatch(heading) or _QUOTIENTS.fullmatch(heading):
         return None
-    if re.search(r"\b(?:told|to|from|for|with|by|of|let) us$", heading, re.I):  # the pronoun
-        unit = ""
-    return None if not unit and _COUNTS.search(heading) else unit
+    if found := _UNIT_AT_END.fullmatch(heading):
+        word = found[found.lastgroup or 0]
+        return unit_of(word) if word.islower() or len(word) > 3 else ""  # the US is a country
+    if re.search(r"\bcycles?\b(?!\s*(?:/|per\b))", heading, re.I):
+        return "cycles"
+    return None if _COUNTS.fullmatch(heading) and not _COST.search(heading) else ""

@@ -439,7 +439,7 @@ def test_a_form_that_is_not_known_is_named(line):
 
 # What other readings of a text would make its figures wrong, and the words that refuse it.
 DIFF = "looks like a diff: compare the two files instead"
-REASONS = "are exit reasons: the figures look like counts of exits"
+REASONS = ": exit reasons, so the figures look like counts of exits"
 COUNTS = "they look like counts or rates"
 LABELS = "since no line above names as many columns"
 
@@ -453,15 +453,15 @@ LABELS = "since no line above names as many columns"
         ("3a4\n> cpuid 1291\n", DIFF),
         ("! cpuid 1313\n--- 1,2 ----\n! cpuid 1291\n", DIFF),
         ("> @@ -1 +1 @@\n>  cpuid 1291\n", DIFF),
-        ("cpuid 20\nvmcall 4\nEPT_VIOLATION 300\n", f"EPT_VIOLATION {REASONS}"),
-        ("before:\ncpuid 20\nhlt 44\nafter:\ncpuid 20\nhlt 55\n", f"hlt {REASONS}"),
-        ("test  before  after\ncpuid 20 30\nhlt 44 20\n", f"hlt {REASONS}"),
-        ("cpuid 20 10%\nhlt 44 90%\n", f"hlt {REASONS}"),
-        ("cpuid: 20\nHLT: 44\n", f"HLT {REASONS}"),
-        ("cpuid 20\nEXIT_REASON_EPT_MISCONFIG 44 3.5us\n", f"EXIT_REASON_EPT_MISCONFIG {REASONS}"),
-        ("cpuid 20\n| External interrupt | 44 |\n", f"External interrupt {REASONS}"),
-        ("cpuid 20 (10%)\nvmcall 180 (90%)\n", "shares of 100 %"),
-        ("cpuid 20 10%\nvmcall 180 90%\n", "shares of 100 %: the figures look like counts"),
+        ("cpuid 20\nvmcall 4\nEPT_VIOLATION 300\n", f"EPT_VIOLATION{REASONS}"),
+        ("before:\ncpuid 20\nhlt 44\nafter:\ncpuid 20\nhlt 55\n", f"hlt{REASONS}"),
+        ("test  before  after\ncpuid 20 30\nhlt 44 20\n", f"hlt{REASONS}"),
+        ("cpuid 20 10%\nhlt 44 90%\n", f"hlt{REASONS}"),
+        ("cpuid: 20\nHLT: 44\n", f"HLT{REASONS}"),
+        ("cpuid 20\nEXIT_REASON_EPT_MISCONFIG 44 3.5us\n", f"EXIT_REASON_EPT_MISCONFIG{REASONS}"),
+        ("cpuid 20\n| External interrupt | 44 |\n", f"External interrupt{REASONS}"),
+        ("cpuid 20 (10%)\nvmcall 180 (90%)\n", "the figures' shares"),
+        ("cpuid 20 10%\nvmcall 180 90%\n", "shares, so the figures look like counts"),
         ("Reason   Samples\ncpuid 20\nvmcall 3\n", COUNTS),
         ("reason  before  after\ncpuid 20 30\n", f"'cpuid 20 30': passed over, since {COUNTS}"),
         ("exit reason counts:\ncpuid 20\nvmcall 4\n", COUNTS),
@@ -469,7 +469,7 @@ LABELS = "since no line above names as many columns"
         ("test   count\ncpuid 1313\n", COUNTS),
         ("| test | kcycles |\n|--|--|\n| cpuid | 1.3 |\n", COUNTS),
         ("Cycles per second:\ncpuid 1313\n", COUNTS),
-        ("cpuid rate:\ncpuid 1313\n", COUNTS),
+        ("exit rate:\ncpuid 1313\n", COUNTS),
         ("exit distribution\ncpuid 30\nvmcall 70\n", COUNTS),
         ("Delta:\ncpuid 22\n", COUNTS),
         ("cpuid 1 2 3\nvmcall 4 5 6\n", f"line 1, 'cpuid 1 2 3': passed over, {LABELS}"),
@@ -586,7 +586,7 @@ def test_labels_are_known_by_whole_words(first, second):
 
 @pytest.mark.parametrize(
     "label",
-    ["Improvement", "saved", "stddev", "sd", "a sd", "n", "x", "Δ", "% of a", "b/a", "vs a", "runs",
+    ["Improvement", "saved", "stddev", "sd", "a sd", "n", "Δ", "% of a", "b/a", "vs a", "runs",
      "iterations", "std. dev.", "exits", "change (%)", "samples", "speed-up"],
 )  # fmt: skip
 def test_columns_without_costs_are_left_out_and_noted(label):
@@ -596,6 +596,50 @@ def test_columns_without_costs_are_left_out_and_noted(label):
     assert result.notes == [
         f"columns left out, since they hold differences, spreads or counts: line 2, '{label}'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("kvm-base", "kvm-patched"), ("v5-old", "v5-new"), ("linux/before", "linux/after"),
+     ("x", "y"), ("quiet", "noise"), ("with error path", "without"), ("overhead", "none"),
+     ("kernel number 1", "kernel number 2")],
+)  # fmt: skip
+def test_names_of_configurations_are_no_differences(one, two):
+    for text in (
+        f"| test | {one} | {two} |\n|---|---|---|\n| cpuid | 1313 | 1291 |\n",
+        f"test   {one}   {two}\ncpuid   1313   1291\n",
+    ):
+        assert list(rows(decode(text))) == [("cpuid", one), ("cpuid", two)]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["This helps us:", "Numbers from Intel US", "# uptime: 300 (seconds)", "vmexit in ms kernel",
+     "Number of vmexits per second went up. Cost per exit:", "vmexit, 10 x 1000 iterations:",
+     "On a 2.6 GHz Skylake, vmexit reports, with 1000 wakeups/s of load:",
+     "Host: 2.6 GHz, 10 runs per second", "Latency (not throughput)", "Cost by exit reason:",
+     "With the kvm_exit tracepoint:", "Higher tick rate:", "# histogram in attachment",
+     "# tsc: 2.6 Gcyc/s", "== throughput governor ==", "SMI: 12", "Interrupts: 3", "Monitor = 1",
+     "npf=1", "preemption timer: 1", "io = 4 ns",
+     "Timer Frequency 24000000 Hz (Output in microseconds)"],
+)  # fmt: skip
+def test_words_about_rows_are_no_units_and_no_counts(heading):
+    result = decode(f"{heading}\n\ncpuid 1313\nvmcall 1195\n")
+    assert [(s.workload, s.unit, s.values) for _, _, s in result.series()] == [
+        ("cpuid", "cycles", [1313]),
+        ("vmcall", "cycles", [1195]),
+    ]
+
+
+def test_percentages_that_are_no_shares_are_marks_of_costs():
+    result = decode("cpuid 1313 (60%)\nvmcall 1181 (40%)\n")
+    assert result.workloads() == ["cpuid", "vmcall"]
+
+
+def test_counts_of_a_row_that_rise_by_one_are_counts():
+    result = decode("      2 cpuid 1313\n      3 cpuid 1314\n")
+    assert rows(result) == {("cpuid", ""): [[1313]] * 2 + [[1314]] * 3}
+    assert result.order == "lost"
 
 
 def test_a_spread_belongs_to_its_figure():
@@ -717,9 +761,9 @@ def test_a_row_of_micro_bench_without_its_second_line_is_noted():
 )
 def test_counts_of_exit_reasons_are_no_cycles(reason):
     text = f"cpuid 1234\n{reason} 88\nwbinvd 2\n"
-    with pytest.raises(ResultError, match=rf"^log: {reason} are exit reasons: .* counts of exits"):
+    with pytest.raises(ResultError, match=rf"^log: {reason}: exit reasons, .* counts of exits"):
         decode(text)
-    with pytest.raises(ResultError, match=r"EPT_MISCONFIG are exit reasons"):
+    with pytest.raises(ResultError, match=r"EPT_MISCONFIG: exit reasons"):
         decode("Before:\ncpuid 1234\nEPT_MISCONFIG 88\n")
     # In a log, a name of another test that vmexit may get.
     assert len(rows(decode(qemu("cpuid") + text))) == 3
