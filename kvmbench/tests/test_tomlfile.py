@@ -127,7 +127,7 @@ def test_as_many_tables_as_the_limit_are_read():
         "# a.b.c.d = e.f {x}\n" * 2_501,
         "".join(f"a{n} = 1.5 # = x\n" for n in range(12_000)),
         "".join(f'a{n} = "b.c=d"\n' for n in range(12_000)),
-        "x = \"\"\"\n" + "{x} {y}\n" * 5_001 + '"""\n',
+        'x = """\n' + "{x} {y}\n" * 5_001 + '"""\n',
         "x = '''\n" + "[a.b]\n" * 10_001 + "'''\n",
     ],
     ids=["comments", "behind values", "strings", "multi-line", "literal"],
