@@ -176,7 +176,7 @@ def _read_header(lines: csv.DictReader[str]) -> bool:
 
 
 def _bare(cell: str) -> str:
-    """Return what a cell holds: text as it stands behind an apostrophe, as `encode` writes it."""
+    """Return the text of a cell: after an apostrophe, which `encode` writes, as it stands."""
     return cell[1:] if cell.startswith("'") else cell.strip()
 
 

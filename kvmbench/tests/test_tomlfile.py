@@ -130,7 +130,7 @@ def test_as_many_tables_as_the_limit_are_read():
         'x = """\n' + "{x} {y}\n" * 5_001 + '"""\n',
         "x = '''\n" + "[a.b]\n" * 10_001 + "'''\n",
     ],
-    ids=["comments", "behind values", "strings", "multi-line", "literal"],
+    ids=["comments", "after values", "strings", "multi-line", "literal"],
 )
 def test_comments_and_strings_hold_no_tables(text):
     assert source(text).data == tomllib.loads(text)
