@@ -67,8 +67,11 @@ class Source:
             raise FileError(f"{path}:{line}: an integer has too many digits") from None
 
     def _check_keys(self) -> None:
+        lines = self.text.split("\n")
+        if sum(map(self.text.count, "{[.")) > MOST_TABLES:  # at least the tables; else no need
+            lines = _bare(self.text).split("\n")
         tables = 0
-        for number, line in enumerate(self.text.split("\n"), 1):
+        for number, line in enumerate(lines, 1):
             tables += line.count("{")
             if line.lstrip().startswith("[") and "," not in line:  # else a row of an array
                 tables += 1 + line.count(".")
@@ -173,6 +176,18 @@ _TOKEN = (
     r"""(?s)\"\"\"(?:[^"\\]|\\.|"{1,2}(?!"))*+(?:"{3,5})?|\'\'\'.*?(?:'{3,5}|\Z)"""
     r"""|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|#[^\n]*|[\[\]{}\n]|[^"'#\[\]{}\n]+"""
 )
+
+
+def _bare(text: str) -> str:
+    """Return a TOML text with the same lines, its strings empty and its comments left out."""
+
+    def emptied(found: re.Match[str]) -> str:
+        token = found[0]
+        if token[0] not in "\"'#":
+            return token
+        return "" if token[0] == "#" else '""' + "\n" * token.count("\n")
+
+    return re.sub(_TOKEN, emptied, text)
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:

@@ -24,9 +24,10 @@ from kvmbench.cli.options import (
     workload_options,
 )
 from kvmbench.cli.output import emit, output_options
-from kvmbench.cli.progress import Progress
-from kvmbench.cli.store import keep_recent
+from kvmbench.cli.progress import Progress, note
+from kvmbench.cli.store import LAST, is_last, keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
+from kvmbench.errors import KvmbenchError
 from kvmbench.report import FORMS
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ def command(
     found = document(result, explain=explain)
     try:
         keep(result)
+    except (click.ClickException, KvmbenchError):
+        if is_last():
+            note(f"the runs are kept as {LAST!r}: `kvmbench save {LAST} NAME` keeps them by name")
+        raise
     finally:  # a full disk must not take the table too
         emit(look.added(found, result) if look else found, format, output)
     leave(result, keep_going)

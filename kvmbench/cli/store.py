@@ -47,6 +47,12 @@ def _state_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "kvmbench"
 
 
+def is_last() -> bool:
+    """Return whether `last` is a measurement of this process."""
+    file = recent_results().get(LAST)
+    return file is not None and file.stem.endswith(f"-{os.getpid()}")
+
+
 def keep_recent(result: Result) -> None:
     """Keep a measurement as `last`; a folder that cannot be written is a warning, no failure."""
     from kvmbench import results

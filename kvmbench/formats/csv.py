@@ -4,7 +4,8 @@ Lost: the facts of hosts and runs, and those of rows other than unit, kind and d
 tables with these columns, in any order, of which `workload` and `value` are required; and the table
 that `run` prints, whose exact figures are the configurations `before` and `after`. Commas, tabs or
 semicolons separate the cells; blank lines and comments (#) may stand above. A row has one unit,
-kind and direction in the whole file.
+kind and direction in the whole file, and an empty cell has its row's. Without a boot's number each
+block is a boot. Values are in the order of the file, whatever their iterations.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import csv
 import io
 import re
 from math import isfinite
-from typing import get_args
+from typing import Any, get_args
 
 from msgspec import convert
 
 from kvmbench.errors import ResultError, brief, cut, listed
-from kvmbench.report.escape import csv_cell
+from kvmbench.report.escape import csv_cell, visible
 from kvmbench.results import Boot, Number, Result, Run, Series, check_growth
 
 __all__ = ["COLUMNS", "decode", "encode"]
@@ -60,16 +61,16 @@ def decode(data: bytes, name: str) -> Result:
     start = data[: data.find(b"\n") + 1] or data
     delimiter = max((",", "\t", ";"), key=lambda sign: start.count(sign.encode()))
     text = io.StringIO(data.decode(errors="replace"), newline="")
-    lines = csv.DictReader(text, delimiter=delimiter)
+    lines = csv.DictReader(text, delimiter=delimiter, skipinitialspace=True)
     try:
         reader = _Reader(simulated=_read_header(lines))
         for count, line in enumerate(lines, 1):
             if None in line:
                 raise ResultError("more cells than columns")
-            cells = {key: (cell or "").removeprefix("'") for key, cell in line.items()}
+            cells = {key: _bare(cell or "") for key, cell in line.items()}
             reader.read(cells, first + lines.line_num)
             taken = PER_VALUE * count * len(reader.sides) + PER_SERIES * len(reader.rows)
-            check_growth(taken, len(data), "too long")
+            check_growth(taken, len(data), "the table")
         return reader.result()
     except (csv.Error, ResultError) as error:
         raise ResultError(
@@ -84,34 +85,29 @@ class _Reader:
         self.sides = {"before": "before", "after": "after"} if simulated else {"value": ""}
         kind = "exact" if simulated else "noisy"
         self.usual = {"unit": "cycles", "kind": kind, "better": "lower"}
-        self.boots: dict[str, Boot] = {}
-        self.runs: dict[tuple[str, str], Run] = {}
-        self.rows: dict[tuple[str, ...], Series] = {}  # by boot, run, workload, configuration
+        self.boots: dict[str | int | None, Boot] = {}  # by name, else by block
+        self.runs: dict[tuple[str | int | None, str], Run] = {}
+        self.rows: dict[tuple[Any, ...], Series] = {}  # by boot, run, workload, configuration
         self.known: dict[tuple[str, str], tuple[int, Facts]] = {}  # with a row's first line
-        self.facts: dict[tuple[str, ...], Facts] = {}  # by the cells, in the order of FACTS
-        self.last: dict[tuple[str, ...], int] = {}  # the iteration of a series' last value
+        self.facts: dict[tuple[str, ...], Facts] = {}  # stated by cells, in the order of FACTS
 
     def read(self, cells: dict[str, str], number: int) -> None:
         """Read the line of that number."""
         facts = self._facts(cells)
-        place = (cells.get("boot", ""), cells.get("run", ""))
-        run = self._run(place, _whole("block", cells.get("block", "")))
-        iteration = _whole("iteration", cells.get("iteration", ""))
+        block = _whole("block", cells.get("block", ""))
+        place = (cells.get("boot") or block, cells.get("run", ""))
+        run = self._run(place, block)
+        _whole("iteration", cells.get("iteration", ""))
         for column, side in self.sides.items():
             value = _number(column, cells[column])
             row = (cells["workload"], side or cells.get("configuration", ""))
-            self._check(row, facts, number)
+            known = self._known(row, facts, number)
             key = (*place, *row)
-            if iteration is not None:
-                if (last := self.last.get(key, -1)) >= iteration:
-                    said = f"column iteration: {iteration} after {last}"
-                    raise ResultError(f"{said}, expected ascending numbers within a run")
-                self.last[key] = iteration
             if series := self.rows.get(key):
                 series.values.append(value)
                 continue
             names = {"workload": row[0], "configuration": row[1]}
-            self.rows[key] = convert({**names, **facts, "values": [value]}, Series)
+            self.rows[key] = convert({**names, **known, "values": [value]}, Series)
             run.series.append(self.rows[key])
 
     def _facts(self, cells: dict[str, str]) -> Facts:
@@ -122,29 +118,35 @@ class _Reader:
                 if given.get(column, known[0]) not in known:
                     said = f"{brief(given[column])}, expected {' or '.join(known)}"
                     raise ResultError(f"column {column}: {said}")
-            self.facts[words] = {key: given.get(key, usual) for key, usual in self.usual.items()}
+            self.facts[words] = {key: given[key] for key in self.usual if key in given}
         return self.facts[words]
 
-    def _run(self, place: tuple[str, str], block: int | None) -> Run:
+    def _run(self, place: tuple[str | int | None, str], block: int | None) -> Run:
         boot = self.boots.get(place[0]) or Boot(block=block, runs=[])
-        if block != boot.block:
-            said = f"column block: {block}, where boot {cut(place[0])} has {boot.block}"
-            raise ResultError(said)
+        if block not in (boot.block, None):
+            has = "none" if boot.block is None else boot.block
+            raise ResultError(f"column block: {block}, where boot {brief(place[0])} has {has}")
         if place not in self.runs:
             self.boots[place[0]] = boot
             self.runs[place] = Run(series=[])
             boot.runs.append(self.runs[place])
         return self.runs[place]
 
-    def _check(self, row: tuple[str, str], facts: Facts, number: int) -> None:
-        """Raise ResultError for a row without a name, or with other facts than before."""
+    def _known(self, row: tuple[str, str], facts: Facts, number: int) -> Facts:
+        """Return a row's facts.
+
+        Raises ResultError for a row without a name, or where a line states others than its first.
+        """
         if not row[0]:
             raise ResultError("column workload: empty, expected a name")
-        first, before = self.known.setdefault(row, (number, facts))
-        for column, said in before.items() if before is not facts else ():
-            if facts[column] != said:
-                then = f"where line {first} has {brief(said)} for {cut(row[0])}"
-                raise ResultError(f"column {column}: {brief(facts[column])}, {then}")
+        if row not in self.known:
+            self.known[row] = number, self.usual | facts
+        first, known = self.known[row]
+        for column, said in facts.items():
+            if known[column] != said:
+                then = f"where line {first} has {brief(known[column])} for {cut(row[0])}"
+                raise ResultError(f"column {column}: {brief(said)}, {then}")
+        return known
 
     def result(self) -> Result:
         """Return the result. Raises ResultError where there was no line."""
@@ -173,11 +175,17 @@ def _read_header(lines: csv.DictReader[str]) -> bool:
     return simulated
 
 
+def _bare(cell: str) -> str:
+    """Return the text of a cell: after an apostrophe, which `encode` writes, as it stands."""
+    return cell[1:] if cell.startswith("'") else cell.strip()
+
+
 def _whole(column: str, cell: str) -> int | None:
-    """Return the number of a block or an iteration, None of an empty cell."""
+    """Return the number of a block or an iteration, also of 0.0; None of an empty cell."""
     if not cell:
         return None
-    if re.fullmatch(r"\d{1,19}", cell, re.ASCII) and (number := int(cell)) <= 2**62:
+    found = re.fullmatch(r"(\d{1,19})(?:\.0{0,9})?", cell, re.ASCII)
+    if found and (number := int(found[1])) <= 2**62:
         return number
     raise ResultError(f"column {column}: {brief(cell)}, expected a whole number, 0 or more")
 
@@ -207,4 +215,5 @@ def encode(result: Result) -> bytes:
 
 def _cell(name: str) -> object:
     """Return a cell that no spreadsheet takes for a formula, and that is read back."""
-    return f"'{name}" if name.startswith("'") else csv_cell(name)
+    quote = name.startswith("'") or name != name.strip()
+    return "'" + visible(name, keep="\n") if quote else csv_cell(name)

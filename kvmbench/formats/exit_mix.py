@@ -21,7 +21,7 @@ __all__ = ["LOOK", "Mix", "decode", "matches", "mixes"]
 LOOK = re.compile(
     rb"^[ \t]*(?:VM-EXIT|Event name)[ \t]+Samples[ \t]+Sample"
     rb"|^[ \t]*(?:(?:PID|TGID|TID|TIDS)\b.*\b)?KVM_EXIT_REASON[ \t]+(?:COUNT|STAT)"
-    rb"|^@\w*exit\w*\[[^\]\n]*\]: *(?:\d+ *)?$",
+    rb"|^@(?=\w*exit)\w*+\[[^\]\n]*\]: *(?:\d+ *)?$",  # each name is read once: linear time
     re.MULTILINE | re.IGNORECASE,
 )
 """A line that shows an exit mix."""

@@ -202,6 +202,7 @@ def test_measured_runs_that_came_meanwhile_are_not_replaced(monkeypatch):
     done = invoke("measure", "--save", "x")
     assert done.exit_code == 1
     assert "results/x.json holds measured runs by now" in done.stderr
+    assert "the runs are kept as 'last': `kvmbench save last NAME` keeps them" in done.stderr
     assert "cpuid" in done.stdout
     assert next(results.read("results/x.json").series())[2].values == [2000]
     ok("measure", "--save", "x", "--replace")

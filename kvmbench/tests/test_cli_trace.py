@@ -226,6 +226,16 @@ def test_a_mix_without_exits(text):
         formats.decode(text.encode(), "x")
 
 
+@pytest.mark.parametrize("end", ["\n", "[x\n"])
+def test_a_long_name_of_exits_is_read_in_linear_time(end):
+    """Quadratic time would be over ten minutes."""
+    data = b"@" + b"exit" * 250_000 + end.encode()
+    assert not exit_mix.matches(data)
+    assert exit_mix.matches(data[: -len(end)] + b"[HLT]: 5\n")
+    with pytest.raises(ResultError):
+        formats.decode(data, "x")
+
+
 # The programs themselves
 
 

@@ -315,17 +315,18 @@ def test_csv_reads_back(result):
         ("workload,value\na,1\nworkload,value\n", "line 3: column value: 'value', expected"),
         (f"workload,value,block\na,1,{'9' * 5000}\n", "expected a whole number, 0 or more"),
         ("workload,value,iteration\na,1,1\na,2,x\n", "column iteration: 'x', expected a whole"),
-        ("workload,value,iteration\na,1,1\na,2,1\n", "line 3: column iteration: 1 after 1"),
+        ("workload,value,iteration\na,1,0.5\n", "column iteration: '0.5', expected a whole"),
         ("workload,value,value\na,1,2\n", "line 1: column 'value' comes twice"),
         ("workload,value,order\na,1,sideways\n", "order: 'sideways', expected time or lost"),
         ("workload,value,stopping\na,1,soon\n", "stopping: 'soon', expected size or decided"),
-        ("boot,block,workload,value\n0,1,a,1\n0,2,a,2\n", "line 3: column block: 2, where boot 0"),
+        ("boot,block,workload,value\n0,1,a,1\n0,2,a,2\n", "block: 2, where boot '0' has 1"),
+        ("boot,block,workload,value\n0,,a,1\n0,2,a,2\n", "block: 2, where boot '0' has none"),
         (
             "workload,unit,value\na,ns,1\na,us,2\n",
             "line 3: column unit: 'us', where line 2 has 'ns'",
         ),
         ("workload,unit,value\na,,1\na,us,2\n", "unit: 'us', where line 2 has 'cycles' for a"),
-        ("workload,run,kind,value\na,0,exact,1\na,1,,2\n", "'noisy', where line 2 has 'exact'"),
+        ("workload,run,kind,value\na,0,exact,1\na,1,noisy,2\n", "where line 2 has 'exact'"),
         ("workload,better,value\na,lower,1\na,higher,2\n", "column better: 'higher', where"),
         ("workload,value\n,1\n", "line 2: column workload: empty"),
         ("# a comment\n\nworkload,value\n,1\n", "line 4: column workload: empty"),
@@ -394,6 +395,51 @@ def test_csv_needs_a_name_and_a_value_only():
 def test_csv_of_other_programs(text):
     found = formats.decode(text.encode(), "f")
     assert values(found) == {("cpuid", ""): [[1313], [0.5]]}
+
+
+def test_csv_with_spaces_around_the_cells():
+    text = b'workload, configuration, value, unit\ncpuid, before , 1313, ns\ncpuid, "a, b", 7 ,us\n'
+    result = formats.decode(text, "f")
+    assert values(result) == {("cpuid", "before"): [[1313]], ("cpuid", "a, b"): [[7]]}
+    assert [(s.unit, type(s.values[0])) for _, _, s in result.series()] == [
+        ("ns", int),
+        ("us", int),
+    ]
+
+
+def test_each_block_of_a_csv_without_boots_is_a_boot():
+    text = b"workload,block,configuration,value\ncpuid,0,a,1\ncpuid,0,b,2\ncpuid,1.0,a,1\n"
+    found = formats.decode(text, "f")
+    assert values(found) == {("cpuid", "a"): [[1], [1]], ("cpuid", "b"): [[2]]}
+    assert [(boot.block, len(boot.runs)) for boot in found.boots] == [(0, 1), (1, 1)]
+    (boot,) = formats.decode(b"boot,block,workload,value\nx,3,a,1\nx,,a,2\n", "f").boots
+    assert boot.block == 3
+
+
+def test_an_empty_cell_of_a_csv_has_what_its_row_has():
+    text = b"workload,run,unit,kind,better,value\na,0,ns,exact,higher,1\na,0,,,,2\na,1,,,,3\n"
+    found = formats.decode(text, "f")
+    assert values(found) == {("a", ""): [[1, 2], [3]]}
+    assert {(s.unit, s.kind, s.better) for _, _, s in found.series()} == {("ns", "exact", "higher")}
+
+
+@pytest.mark.parametrize("iterations", ["0101", "3210", "0000", ("0.0", "1.0", "2.0", "")])
+def test_csv_values_are_in_the_order_of_the_file(iterations):
+    lines = "".join(f"a,{iteration},{n}\n" for n, iteration in enumerate(iterations))
+    found = formats.decode(f"workload,iteration,value\n{lines}".encode(), "f")
+    assert values(found) == {("a", ""): [[0, 1, 2, 3]]}
+
+
+def test_csv_that_would_take_too_much_memory(monkeypatch):
+    monkeypatch.setattr(results, "FLOOR", 0)
+    with pytest.raises(ResultError, match=r"^f: line 2: the table: too many runs, rows or other"):
+        formats.decode(b"workload,value\na,1\n", "f")
+
+
+def test_csv_names_keep_their_outer_spaces():
+    odd = Series(workload=" a ", configuration="'b ", kind="noisy", values=[1])
+    found = again(Result(boots=[Boot(runs=[Run(series=[odd])])]), "csv")
+    assert values(found) == {(" a ", "'b "): [[1]]}
 
 
 def test_markdown():

@@ -121,6 +121,28 @@ def test_as_many_tables_as_the_limit_are_read():
     assert len(source(f"# a.b\nx = [\n{rows}]\n").data["x"]) == 20_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a.b.c.d = e.f {x}\n" * 2_501,
+        "".join(f"a{n} = 1.5 # = x\n" for n in range(12_000)),
+        "".join(f'a{n} = "b.c=d"\n' for n in range(12_000)),
+        'x = """\n' + "{x} {y}\n" * 5_001 + '"""\n',
+        "x = '''\n" + "[a.b]\n" * 10_001 + "'''\n",
+    ],
+    ids=["comments", "after values", "strings", "multi-line", "literal"],
+)
+def test_comments_and_strings_hold_no_tables(text):
+    assert source(text).data == tomllib.loads(text)
+
+
+@pytest.mark.parametrize("header", ['[["a,b"]]', "[[a]] # ,"])
+def test_a_comma_in_a_header_hides_no_table(header, monkeypatch):
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("read"))
+    with pytest.raises(FileError, match=r"^mine.toml:10001: over 10,000 tables"):
+        source(f"{header}\n" * 10_001)
+
+
 LONG = "1" * 101
 
 
