@@ -169,6 +169,7 @@ def python_image(cache: Path, *, numpy: bool = False) -> Path:
     metadata = f"Metadata-Version: 2.1\nName: kvmbench\nVersion: {version}\n"
     entries.append((f"{SITE}/kvmbench-{version}.dist-info/METADATA", 0o100644, metadata.encode()))
     entries += _compiled(_closure(modules), by_path)
+    cache.mkdir(parents=True, exist_ok=True)
     replace_file(image, cpio(entries))
     with suppress(FileNotFoundError):  # another process removes them too
         for old in sorted(cache.glob("python-*.cpio"), key=os.path.getmtime)[:-KEPT]:
