@@ -145,9 +145,7 @@ def _check_start(start: bytes, name: str) -> None:
     """
     if re.match(rb"\s*\{", start):
         if not _JSON_HEAD.search(start):
-            raise ResultError(
-                f"{name}: {_unknown(start) or f'JSON of no known format; {_known()}'}"
-            )
+            raise ResultError(f"{name}: {_unknown_json(start)}")
         return
     if re.match(rb"\xff\xfe|\xfe\xff|[^\0]?\0", start) or _format(start, name) in WHOLE:
         return
@@ -303,7 +301,11 @@ def _json_format(data: bytes, name: str) -> str:
         return "pyperf"
     if "time_unit" in keys or ("context" in head and "benchmarks" in head):
         return "google-benchmark"
-    raise ResultError(f"{name}: {_unknown(data[:SNIFF]) or f'JSON of no known format; {_known()}'}")
+    raise ResultError(f"{name}: {_unknown_json(data[:SNIFF])}")
+
+
+def _unknown_json(start: bytes) -> str:
+    return _unknown(start) or f"JSON of no known format; {_known()}"
 
 
 def _is_json(data: bytes) -> bool:

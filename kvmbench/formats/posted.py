@@ -53,8 +53,9 @@ _RATE = re.compile(
 # Headings: the unit at the end of one, and those whose rows are no costs. One with a figure in it,
 # or with a word for a cost, is prose about the rows.
 _UNIT_AT_END = re.compile(
-    rf"(?:tests?|names?)\s+(?P<column>{_UNIT})|\D*?(?:[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]|\b(?:in|units?\s*[:=])\s+"
-    rf"(?P<named>{_UNIT}))[.:]?",
+    rf"(?:tests?|names?)\s+(?P<column>{_UNIT})"
+    rf"|\D*?(?:[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]"
+    rf"|\b(?:in|units?\s*[:=])\s+(?P<named>{_UNIT}))[.:]?",
     re.I,
 )
 _COUNTS = re.compile(
@@ -86,7 +87,8 @@ _SPREAD = re.compile(
 )
 _NUMBER = re.compile(
     r"(?:\w+\s+)?(?:counts?|samples|hits|number)|number of .*|total(?: \w+s)?|n|#|runs"
-    r"|iterations|iters|loops|operations|calls|events|exits|ipis|ipc|instructions|insns?|freq\w*|shares?",
+    r"|iterations|iters|loops|operations|calls|events|exits|ipis|ipc|instructions|insns?|freq\w*"
+    r"|shares?",
     re.I,
 )
 _GENERAL = re.compile(
@@ -162,6 +164,8 @@ class Table:
         every = [figure for found in columns for figure in found]
         costs = [figure for figure in every if figure.cost]
         single = [("", costs[0])] if len(costs) == 1 else None
+        if not self.header:
+            return single
         if by and by in self.header:
             labels = self._labels(re.escape(by))[1:]
             fits = len(columns) <= len(labels) if by == "|" else len(columns) == len(labels)
@@ -233,7 +237,7 @@ def _figures(text: str) -> list[Figure] | None:
 
 def unit_of(words: str) -> str:
     """Return the unit that words mean, empty for other words."""
-    return next((unit for unit, known in _UNITS.items() if known.fullmatch(words)), "")
+    return words and next((unit for unit, known in _UNITS.items() if known.fullmatch(words)), "")
 
 
 def split(label: str) -> tuple[str, str]:
