@@ -53,7 +53,7 @@ def check(cpus, tasks, policy, profile, vendor, seed, n=OPERATIONS):
     return machine
 
 
-@settings(max_examples=250, **QUIET)
+@settings(max_examples=150, **QUIET)
 @given(
     cpus=st.integers(1, 3),
     tasks=st.integers(1, 4),
