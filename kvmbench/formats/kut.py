@@ -9,7 +9,8 @@ a unit, a time stamp, quotation marks, and several figures: `before -> after`, o
 
 A run ends where a row comes again, so the logs of one run_tests.sh, one virtual machine per test,
 are one run. Headings `Before:` and `After:` (Linux commit b7ffc44d5b2e), and any two headings above
-the same rows, name the configurations and part the boots. Lines of `sort | uniq -c`, `COUNT NAME
+the same rows, name the configurations and part the boots, with the heading above them where several
+have them below. Lines of `sort | uniq -c`, `COUNT NAME
 CYCLES`, are COUNT runs, whose order is lost. A unit stands after the figure, or in the column's
 label, or in a heading above. Exit reasons, diffs and figures with two readings are refused; a note
 lists lines with a row's name in another form, and columns that hold no cost. The reader ignores
@@ -75,6 +76,7 @@ OTHER_NAMES = "rows whose names are of no known test of vmexit"
 COUNTED = "the numbers before the names are taken for counts of uniq -c, though they rise"
 NUMBERED = "the numbers before the names rise by one: numbers of lines, not counts of uniq -c"
 REPEATED = "rows repeat, which is taken for another run, after"
+AGAIN = "headings come again, which is taken for another boot"
 GLUED = "{} digits stand before its name, the first {}: self-IPIs not delivered exactly once"
 NEGATIVE = "negative as printed: the time-stamp counter went back, or the figure overflowed an int"
 
@@ -107,7 +109,8 @@ _ROW = re.compile(
 )
 _PART = re.compile(r"\s*(?P<part>ipi|eoi)\s+(?P<name>\S++)\s+(?P<figure>-?\d{1,15})\s*")
 _SKIP = re.compile(
-    rf"\s*(?:{_NAME} \(skipped\)|SKIP\s+vmexit_(?P<test>\S++)\s*(?:\((?P<reason>.*)\))?)\s*"
+    rf"\s*(?:{_NAME} (?:\(skipped\)|test skipped)"
+    r"|SKIP\s+vmexit_(?P<test>\S++)\s*(?:\((?P<reason>.*)\))?)\s*"
 )
 _COUNT = re.compile(
     r"[\s|*•`-]*(?:\d++\s+)?(?P<reason>(?:exit_reason_|vmx_|svm_|exit_)*(?:"
@@ -126,12 +129,17 @@ _MICRO_ROW = re.compile(
     r"\s*(?:(?P<name>[A-Za-z]\w*)\s+\d+(?:\.\d+)?(?:\s+(?P<average>\d+(?:\.\d+)?))?"
     r"|(?P<wrapped>\d+(?:\.\d+)?))\s*"
 )
+_MICRO_WHOLE = re.compile(r"\s*[A-Za-z]\w*(?:\s+\d+\.\d){2}\s*")  # as micro-bench prints it
+_FRAMES = {code: "|" if chr(code) in "│┃║" else "-" for code in range(0x2500, 0x2580)}
+_FRAME = re.compile("[\u2500-\u257f]")
 _MARKUP = {ord(","): "", **dict.fromkeys(map(ord, "|*`"), " ")}
 _DIGIT = re.compile(r"\d")
 _SEPARATOR = re.compile(r"[\s|:+=*~_`-]*")
 _HUNK = re.compile(r"\s*@@+ -\d|(?P<plain>\d+(?:,\d+)?[acd]\d+(?:,\d+)?)$")
 _BEFORE_AFTER = re.compile(
-    r"(?P<which>(?:\S.{0,60}\s)?(?:before|after))(?:\s+(?:the\s+)?patch(?:es)?)?", re.IGNORECASE
+    r"(?P<which>(?:\S.{0,60}\s)?(?:before|after))"
+    r"(?:\s+(?:applying\s+)?(?:(?:the|this)\s+)?(?:patch(?:es)?|series))?",
+    re.IGNORECASE,
 )
 _BEFORE_AND_AFTER = re.compile(r"\bbefore\b.*\bafter\b", re.I)  # of a table's header
 _WIDE = re.compile(r"\||\t|\S\s\s+\S")  # between columns
@@ -156,6 +164,8 @@ def decode(data: bytes, name: str) -> Result:
     """
     text = data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     text = _TERMINAL.sub(" ", _NOISE.sub("", text))
+    if _FRAME.search(text):
+        text = text.translate(_FRAMES)
     reader, number = _Reader(), 0
     for number, line in enumerate(io.StringIO(text, "\n"), 1):
         try:
@@ -181,10 +191,12 @@ def decode(data: bytes, name: str) -> Result:
 
 
 class _Heading(NamedTuple):
-    """A line above rows: `strong` where it says before or after."""
+    """A line above rows: `strong` where it says before or after, `outer` the heading above it."""
 
     text: str
     strong: bool
+    outer: str = ""
+    number: int = 0  # of its line
 
 
 @dataclass(slots=True)
@@ -210,12 +222,15 @@ class _Reader:
     commands: list[list[str]] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)  # the first lines of each kind
     pending: str = ""  # a line that is a heading if a row follows
+    pending_at: int = 0  # its number
+    outer: str = ""  # the last heading that another one followed before any row
     table: posted.Table = field(default_factory=posted.Table)
     unit: str = ""  # of the rows below a heading that names one, or NO_COST
     hunk: str = ""  # in a diff: how its lines begin
     above: tuple[int, str] | None = None  # the line of text above, with its number
     blank: bool = True  # the line above is blank
     micro: str | None = None  # in micro-bench's table: the name of a row that was wrapped
+    parted: bool = False  # by an empty line from the table's rows
     ours: bool = True  # the lines are of vmexit, not of another test
     sure: bool = False  # a line has shown output of kvm-unit-tests
     log: bool = False  # with the command lines of virtual machines
@@ -251,7 +266,8 @@ class _Reader:
             self.blank = blank
             if not plain.strip():
                 self.table.near = False
-                self._end_micro(number)
+                self._wrap_no_more(number)
+                self.parted = True
 
     def _figures(self, line: str, number: int, stamped: bool) -> bool:
         """Read a line with figures, or of a test that was skipped; return whether it is one."""
@@ -259,9 +275,12 @@ class _Reader:
             return True
         if "total" in line and _MICRO.fullmatch(line.translate(_MARKUP)):
             self.micro, self.sure, self.table = "", True, posted.Table()
+            self.parted = False
         elif ("skipped" in line or "SKIP" in line) and (found := _SKIP.fullmatch(line)):
             test, heading = found["test"], len(self.headings) - 1
-            reason = "skipped by run_tests.sh" if test else "skipped by vmexit"
+            self._wrap_no_more(number)
+            program = "vmexit" if self.micro is None else "micro-bench"
+            reason = f"skipped by {'run_tests.sh' if test else program}"
             name = TESTS.get(test, test) if test else found["name"]
             self.lines.append(_Line(name, None, heading, reason=found["reason"] or reason))
         elif not _DIGIT.search(line):
@@ -336,7 +355,7 @@ class _Reader:
             return
         tests = not NAMES.isdisjoint(re.split(r"[\s|*`]+", line))  # in columns
         self._end_micro(number)
-        self.table = posted.Table("" if tests else line)
+        self.table = posted.Table("" if tests or posted.is_row(line) else line)
         self.above = (number, line)
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
         if not line.endswith(":") and _WIDE.search(line):  # a table's first line
@@ -345,10 +364,12 @@ class _Reader:
         few = marked or (self.blank and len(words.split()) <= 8)
         if not self.log and (few or _ABOUT.match(words)) and not _MAIL.match(line):
             words = self._unit_above(words, number, line)
-        self.pending = words if few and not self.log and len(words) <= 80 else ""
+        self.outer = self.pending or self.outer
+        self.pending, self.pending_at = (words if few and len(words) <= 80 else ""), number
         found = _BEFORE_AFTER.fullmatch(words) if few else None
         if found and not _BEFORE_AND_AFTER.search(words):
-            self.headings.append(_Heading(" ".join(found["which"].split()).lower(), True))
+            which = " ".join(found["which"].split()).lower()
+            self.headings.append(_Heading(which, True, self.outer, number))
             self.pending = ""
 
     def _unit_above(self, words: str, number: int, line: str) -> str:
@@ -366,18 +387,25 @@ class _Reader:
         found = _MICRO_ROW.fullmatch(line)
         if not found or (found["wrapped"] and not self.micro):
             return False
+        if self.parted and not _MICRO_WHOLE.fullmatch(line):
+            return False
         if found["name"]:
-            self._end_micro(number)
+            self._wrap_no_more(number)
         name, average = found["name"] or self.micro or "", found["average"] or found["wrapped"]
         self.micro = "" if average else name
         if average:
             self._row(name, [posted.Figure(average, "ns")], number)
         return True
 
-    def _end_micro(self, number: int) -> None:
-        """Leave micro-bench's table, or a row of it, before a line."""
-        if self.micro:  # a row without its second line
+    def _wrap_no_more(self, number: int) -> None:
+        """Note a row of micro-bench that has no second line before this one."""
+        if self.micro:
             self._note(PASSED, number - 1, self.micro)
+            self.micro = ""
+
+    def _end_micro(self, number: int) -> None:
+        """Leave micro-bench's table before a line."""
+        self._wrap_no_more(number)
         self.micro = None
 
     def _machine(self, line: str, kernel: str) -> None:
@@ -432,8 +460,8 @@ class _Reader:
         """Keep a row's figures; `count` is how often uniq -c saw it."""
         self.sure = self.sure or name.split()[0].rpartition(":")[2] in NAMES
         self.without_kvm = self.without_kvm or self.tcg
-        if self.pending:
-            self.headings.append(_Heading(self.pending, False))
+        if self.pending and not self.log:
+            self.headings.append(_Heading(self.pending, False, self.outer, self.pending_at))
         self.pending = ""
         for figure in figures:
             marks = figure.marks
@@ -543,8 +571,16 @@ class _Reader:
     def boots(self) -> Iterator[Boot]:
         """Yield a boot per heading that names a configuration, with its runs."""
         chosen = self._chosen()
-        for heading, lines in itertools.groupby(self.lines, lambda line: chosen[line.heading]):
-            if runs := list(self._runs(lines, self.headings[heading].text)):
+        seen, outers = set(), defaultdict(set)
+        for at in {chosen[line.heading] for line in self.lines}:
+            outers[self.headings[at].text].add(self.headings[at].outer)
+        for at, lines in itertools.groupby(self.lines, lambda line: chosen[line.heading]):
+            text, _, outer, number = self.headings[at]
+            whole = f"{outer} {text}".strip() if len(outers[text]) > 1 else text
+            if runs := list(self._runs(lines, whole)):
+                if whole in seen and whole:
+                    self._note(AGAIN, number, text)
+                seen.add(whole)
                 yield Boot(runs=runs)
 
     def _runs(self, lines: Iterable[_Line], text: str) -> Iterator[Run]:

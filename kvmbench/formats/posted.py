@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Figure", "Table", "above", "columns", "split", "unit_of"]
+__all__ = ["Figure", "Table", "above", "columns", "is_row", "split", "unit_of"]
 
 _WORDS = {
     "cycles": "cycles?|cyc|clocks?|ticks?",
@@ -47,15 +47,16 @@ _FIRST = re.compile("before|old|base(?:line)?", re.I)
 _BOTH = re.compile(r"\bbefore\b.*\bafter\b", re.I)
 _RATE = re.compile(
     r"cyc\w*\s*(?:/|per)\s*s(?:ec\w*)?\b|(?:/|\bper\s)\s*s(?:ec\w*)?\b|\b[kmg]cyc|[x×*]\s?10{3}"  # noqa: RUF001
-    r"|\bin (?:thousands|millions)\b",
+    r"|\bin (?:thousands|millions)\b|\b(?:higher|more) is better",
     re.I,
 )
 # Headings: the unit at the end of one, and those whose rows are no costs. One with a figure in it,
 # or with a word for a cost, is prose about the rows.
 _UNIT_AT_END = re.compile(
     rf"(?:tests?|names?)\s+(?P<column>{_UNIT})"
-    rf"|\D*?(?:[(\[]\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]"
-    rf"|\b(?:in|units?\s*[:=])\s+(?P<named>{_UNIT}))[.:]?",
+    rf"|\D*?(?:[(\[](?:[^\d()]*,)?\s*(?:in\s+)?(?P<enclosed>{_UNIT})\s*[)\]]"
+    rf"|\b(?:in|units?\s*[:=])\s+(?P<named>{_UNIT}))"
+    r"(?:[,;]?\s*\(?(?:lower|less|smaller) is better\)?)?[.:]?",
     re.I,
 )
 _COUNTS = re.compile(
@@ -67,28 +68,31 @@ _COUNTS = re.compile(
 )
 _RATES = re.compile(
     r"(?:.*\s)?(?:(?:vm-?)?exits?|cyc\w*|calls?|iterations?)\s*(?:/|per)\s*s(?:ec\w*)?"
-    r"|.*\bin (?:thousands|millions)",
+    r"|.*\bin (?:thousands|millions)|.*\b(?:higher|more) is better\W*",
     re.I,
 )
 _COST = re.compile(r"\d|\b(?:costs?|cycles|latenc\w+|times?)\b", re.I)
 _QUOTIENT = r"diff(?:erence)?s?|deltas?|Δ|ratio|speed-?up|%"
 _CHANGE = (
-    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction"
+    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction|relative"
+    r"|norm(?:ali[sz]ed)?"
     r"|\w{2,}\s+[-/−]\s+(?:before|old|base\w*)|(?:after|new|patched)[-/−](?:before|old|base\w*)"  # noqa: RUF001
     r"|\w*\s*\bvs\b.*"
 )
+_OPERATOR = re.compile(r"\s*[/:÷−]\s*|\s+-\s+")  # noqa: RUF001
 _FILL = r"(?:\W|rel\w*+|abs\w*+|in\b|percent\w*+|cycles\b|[nu]s\b)*"
 _CHANGES = re.compile(rf"{_FILL}(?:{_CHANGE}){_FILL}|.*%.*", re.I)
 _QUOTIENTS = re.compile(rf"{_FILL}(?:{_QUOTIENT}){_FILL}", re.I)
 _SPREAD = re.compile(
     rf"{_FILL}(?:\w+\s+)?(?:sd|std|std-?dev|stdev|(?:std\.? )?dev(?:iation|\.)|std\.?err\w*"
-    rf"|(?:std\.? )?err(?:or)?|var|variance|cv|rsd|spread){_FILL}|.*[±σ].*",  # noqa: RUF001
+    rf"|(?:std\.? )?err(?:or)?|var|variance|cv|rsd|mad|iqr|spread){_FILL}|.*[±σ].*"  # noqa: RUF001
+    r"|p[-_ ]?val(?:ue)?s?",
     re.I,
 )
 _NUMBER = re.compile(
     r"(?:\w+\s+)?(?:counts?|samples|hits|number)|number of .*|total(?: \w+s)?|n|#|runs"
-    r"|iterations|iters|loops|operations|calls|events|exits|ipis|ipc|instructions|insns?|freq\w*"
-    r"|shares?",
+    r"|iterations|iters|loops|operations|ops|rounds|outliers|calls|events|exits|ipis|ipc"
+    r"|instructions|insns?|freq\w*|shares?|throughput",
     re.I,
 )
 _GENERAL = re.compile(
@@ -119,6 +123,7 @@ class Table:
     near: bool = True  # no empty line came since
     fits: bool = False  # a row has had the header's columns
     left_out: list[str] = field(default_factory=list)  # labels of columns that hold no costs
+    head: str = ""  # the label of the column of the tests' names, where there is one
 
     def add_units(self, line: str) -> bool:
         """Take a line of units below the header; return whether it is one."""
@@ -142,13 +147,16 @@ class Table:
                 return None
             figure.unit = figure.unit or "".join(units)
             return [figure]
-        found = []
+        found, every = [], split(self.head)[1]
+        names = [split(label)[0] for label, _ in labelled]
         for label, figure in labelled:
-            if not _holds_costs(label):
+            words, unit = split(label)
+            quotient = _OPERATOR.split(label)
+            if not _holds_costs(label) or (len(quotient) == 2 and {*quotient} <= {*names}):
                 self.left_out.append(label)
             elif figure.cost:
-                words, unit = split(label)
-                figure.configuration, figure.unit = words or label, figure.unit or unit
+                figure.configuration = words if words and names.count(words) == 1 else label
+                figure.unit = figure.unit or unit or every
                 found.append(figure)
         if len(found) == 1 and _GENERAL.fullmatch(split(found[0].configuration)[0]):
             found[0].configuration = ""
@@ -167,7 +175,7 @@ class Table:
         if not self.header:
             return single
         if by and by in self.header:
-            labels = self._labels(re.escape(by))[1:]
+            self.head, *labels = self._labels(re.escape(by))
             fits = len(columns) <= len(labels) if by == "|" else len(columns) == len(labels)
             filled = [pair for pair in zip(labels, columns, strict=False) if pair[1]]
             if fits and all(label and len(found) == 1 for label, found in filled):
@@ -186,7 +194,7 @@ class Table:
                 continue
             for found in (every, costs):
                 if len(labels) - len(found) in ({0} if first else {1} if tests else {0, 1}):
-                    self.fits = True
+                    self.fits, self.head = True, labels[0] if len(labels) > len(found) else ""
                     return list(zip(labels[-len(found) :], found, strict=True))
         return None if table and self.near else single
 
@@ -248,6 +256,15 @@ def split(label: str) -> tuple[str, str]:
         return label, "cycles"
     words = label[: found.start()] + label[found.end() :]
     return " ".join(words.strip(" ,:").split()), unit_of(found[found.lastgroup or 0])
+
+
+def is_row(line: str) -> bool:
+    """Return whether a line is a name with figures, and no header whose columns are versions."""
+    name, *cells = re.split(r"[\s|*`]+", line.strip("|*` \t"))
+    named = re.fullmatch(r"[A-Za-z]\w*[:=]?", name) and not (
+        _TESTS.search(name) or _FIRST.fullmatch(name) or _GENERAL.fullmatch(name)
+    )
+    return bool(named and cells) and all(re.fullmatch(r"-?\d[\d.,]*", cell) for cell in cells)
 
 
 def _holds_costs(label: str) -> bool:

@@ -204,6 +204,25 @@ def test_before_and_after_twice_are_four_boots():
     result = decode(text)
     assert rows(result) == {("cpuid", "before"): [[1], [1]], ("cpuid", "after"): [[2], [2]]}
     assert len(result.boots) == 4
+    assert result.notes == [
+        "headings come again, which is taken for another boot: line 5, 'before'; line 7, 'after'"
+    ]
+
+
+@pytest.mark.parametrize("form", ["{}:", "# {}", "{}"])
+@pytest.mark.parametrize("pair", ["Before After", "v6.11 v6.12"])
+def test_headings_below_another_heading(form, pair):
+    names, text, expected = pair.split(), "", {}
+    for host in ("A", "B"):
+        text += f"\n{form.format(host)}\n\n"
+        for name in names:
+            cycles = len(expected) + 1
+            text += f"{form.format(name)}\ncpuid {cycles}\n\n"
+            name = name.lower() if name in ("Before", "After") else name
+            expected["cpuid", f"{host} {name}"] = [[cycles]]
+    result = decode(text)
+    assert rows(result) == expected
+    assert result.notes == []
 
 
 @pytest.mark.parametrize(
@@ -215,6 +234,8 @@ def test_before_and_after_twice_are_four_boots():
         ("After the patch:", "after"),
         # https://lore.kernel.org/all/1584071718-17163-1-git-send-email-wanpengli@tencent.com/
         ("v2 Before patch:", "v2 before"),
+        # https://lore.kernel.org/all/ZUIwt6jWBN037XVf@monolith/
+        ("Test results before applying the patch:", "test results before"),
     ],
 )
 def test_headings(heading, configuration):
@@ -518,6 +539,11 @@ NS = {"before": 300, "after": 290}
         "cpuid (ns): 300 -> 290\n",
         "unit: ns\ntest before after\ncpuid 300 290\n",
         "test  before  after\ncpuid 300 ± 3 ns  290 ± 4 ns\n",
+        "test (ns)  before  after\ncpuid 300 290\n",
+        "| Latency [ns] | before | after |\n|-|-|-|\n| cpuid | 300 | 290 |\n",
+        "Name (time in ns)   before   after   Outliers\n----\ncpuid  300   290  3\n",
+        "All numbers in nanoseconds, lower is better.\n\nBefore:\ncpuid 300\nAfter:\ncpuid 290\n",
+        "vmexit (time per exit, ns)\n\nBefore:\ncpuid 300\nAfter:\ncpuid 290\n",
     ],
 )
 def test_a_unit_that_does_not_follow_the_figure(text):
@@ -587,10 +613,11 @@ def test_labels_are_known_by_whole_words(first, second):
 @pytest.mark.parametrize(
     "label",
     ["Improvement", "saved", "stddev", "sd", "a sd", "n", "Δ", "% of a", "b/a", "vs a", "runs",
-     "iterations", "std. dev.", "exits", "change (%)", "samples", "speed-up"],
+     "iterations", "std. dev.", "exits", "change (%)", "samples", "speed-up", "a / b", "b - a",
+     "relative", "norm", "normalized", "p-value", "IQR", "Rounds", "ops", "(higher is better)"],
 )  # fmt: skip
 def test_columns_without_costs_are_left_out_and_noted(label):
-    label = label.replace("b/a", "new/old")
+    label = {"b/a": "new/old", "a / b": "a/b"}.get(label, label)
     result = decode(f"test   a   b   {label}\ncpuid 1313 1291 22\n")
     assert rows(result) == BOTH
     assert result.notes == [
@@ -629,6 +656,18 @@ def test_words_about_rows_are_no_units_and_no_counts(heading):
         ("cpuid", "cycles", [1313]),
         ("vmcall", "cycles", [1195]),
     ]
+
+
+def test_columns_of_two_units_keep_their_whole_labels():
+    text = "test   before (cycles)   before (ns)\ncpuid   1313   438\n"
+    assert {(s.configuration, *s.values, s.unit) for _, _, s in decode(text).series()} == {
+        ("before (cycles)", 1313, "cycles"), ("before (ns)", 438, "ns"),
+    }  # fmt: skip
+
+
+def test_a_frame_of_line_drawing_characters():
+    text = "┌──────┬───┬───┐\n│ test │ a │ b │\n├──────┼───┼───┤\n│ cpuid │ 1313 │ 1291 │\n└──┘\n"
+    assert rows(formats.decode(text.encode(), "log")) == BOTH
 
 
 def test_percentages_that_are_no_shares_are_marks_of_costs():
@@ -746,6 +785,38 @@ def test_micro_bench_as_people_post_it(table):
     result = decode(f"{table}\ncpuid 7\n")
     assert rows(result) == {("hvc", ""): [[1306.5]], ("cpuid", ""): [[7]]}
     assert [s.unit for _, _, s in result.series()] == ["ns", "cycles"]
+
+
+# https://lore.kernel.org/all/ZUIwt6jWBN037XVf@monolith/: a mail with two empty lines after each.
+@pytest.mark.parametrize("between", ["\n", "\n> \n> \n"])
+def test_micro_bench_with_a_test_that_was_skipped(between):
+    text = between.join([
+        "> Timer Frequency 100000000 Hz (Output in microseconds)",
+        "> name                                    total ns                         avg ns",
+        "> ------------------------------------------------------------------------------",
+        "> hvc                                      26774980.0                      408.0",
+        "> mmio_read_user                 151183350.0                    2306.0",
+        "> ipi_hw test skipped",
+        "> lpi                                        142124570.0                   2168.0",
+        "> timer_10ms                          466660.0                        1822.0",
+        "> EXIT: STATUS=1\n",
+    ])  # fmt: skip
+    result = decode(text)
+    assert {(s.workload, *s.values, s.unit) for _, _, s in result.series()} == {
+        ("hvc", 408, "ns"), ("mmio_read_user", 2306, "ns"), ("lpi", 2168, "ns"),
+        ("timer_10ms", 1822, "ns"),
+    }  # fmt: skip
+    assert result.boots[0].runs[0].skipped == {"ipi_hw": "skipped by micro-bench"}
+    assert result.notes == []
+
+
+def test_figures_are_no_labels_of_columns():
+    two = "ipi       151183350.0      1926.0\n"
+    with pytest.raises(ResultError, match=r"^log: line 2, 'ipi .*no line above names as many"):
+        decode(f"mmio_read_user   26774980.0   408.0\n{two}")
+    assert list(rows(decode("test   6.11   6.12\ncpuid   1313   1291\n"))) == [
+        ("cpuid", "6.11"), ("cpuid", "6.12"),
+    ]  # fmt: skip
 
 
 def test_a_row_of_micro_bench_without_its_second_line_is_noted():
