@@ -426,8 +426,8 @@ def check(result: Result, name: str) -> None:
             for s, series in enumerate(run.series):
                 place = f"{name}: $.boots[{b}].runs[{r}].series[{s}]"
                 key = (series.workload, series.configuration)
+                said = " ".join(map(_short, filter(None, key)))
                 if key in seen:
-                    said = " ".join(map(_short, filter(None, key)))
                     raise ResultError(f"{place}: {said} is in this run already")
                 seen.add(key)
                 what = (series.unit, series.kind, series.better)
@@ -439,7 +439,9 @@ def check(result: Result, name: str) -> None:
                             raise ResultError(f"{place}: {long}")
                 elif before != what:
                     now, then = (", ".join(map(_short, words)) for words in (what, before))
-                    raise ResultError(f"{place}: {now}, where an earlier run has {then}")
+                    raise ResultError(
+                        f"{place}: {said} is in {now}, where an earlier run has {then}"
+                    )
                 for where, value in _numbers(series):
                     most = LARGEST_INTEGER if isinstance(value, int) else GREATEST
                     if not (SMALLEST <= abs(value) <= most or value == 0):

@@ -83,11 +83,14 @@ _REFUSED = {
     rb'|\A"?Benchmark"?,"?Mode"?,',
     "Bencher (BMF)": rb'\A\s*\{\s*"[^"]*"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"(?:lower_|upper_)?value"',
     "github-action-benchmark": rb'\A\s*\[\s*\{\s*"(?:name|unit|value)"\s*:',
-    "hyperfine as text or CSV: export JSON": rb"^Benchmark \d+: |\Acommand,mean,stddev,",
-    "Google Benchmark as text: use --benchmark_format=json": rb"^Benchmark\s+Time\s+CPU\s",
+    "hyperfine as text, CSV or Markdown: export JSON": rb"^Benchmark \d+: |\Acommand,mean,stddev,"
+    rb"|\A\| Command \| Mean \[",
+    "Google Benchmark as text or CSV: use --benchmark_format=json": rb"^Benchmark\s+Time\s+CPU\s"
+    rb"|^name,iterations,real_time,cpu_time,",
 }
 """Programs whose output no reader takes, and a pattern that shows it."""
 
+_MAIL = re.compile(rb"[\w-]+:[ \t]|From ")
 _HOME = {"kvmbench": "kvmbench.results"}
 _keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -205,6 +208,8 @@ def decode(data: bytes, name: str) -> Result:
 def _decode(data: bytes, name: str) -> Result:
     try:
         data = utf8(data, name).replace(b"\0", b"")  # which serial consoles add
+        if _MAIL.match(data):
+            data = _module("mail").plain(data)
         form = _format(data, name)
         try:
             result: Result = _module(form).decode(data, name)
@@ -270,6 +275,8 @@ def _format(data: bytes, name: str) -> str:
         return "published"
     if _module("exit-mix").matches(start):
         return "exit-mix"
+    if known := _unknown(start.lstrip().partition(b"\n")[0]):  # whose rows may have vmexit's names
+        raise ResultError(f"{name}: {known}")
     kut = _module("kut")
     if not kut.REMINDS.search(start):
         known = _unknown(start) or kut.nothing(start)

@@ -10,11 +10,10 @@ a unit, a time stamp, quotation marks, and several figures: `before -> after`, o
 A run ends where a row comes again, so the logs of one run_tests.sh, one virtual machine per test,
 are one run. Headings `Before:` and `After:` (Linux commit b7ffc44d5b2e), and any two headings above
 the same rows, name the configurations and part the boots, with the heading above them where several
-have them below. Lines of `sort | uniq -c`, `COUNT NAME
-CYCLES`, are COUNT runs, whose order is lost. A unit stands after the figure, or in the column's
-label, or in a heading above. Exit reasons, diffs and figures with two readings are refused; a note
-lists lines with a row's name in another form, and columns that hold no cost. The reader ignores
-other text.
+have them below. Lines of `sort | uniq -c`, `COUNT NAME CYCLES`, are COUNT runs, whose order is
+lost. A unit stands after the figure, or in the column's label, or in that of the names, or in a
+heading above. Exit reasons, diffs and figures with two readings are refused; a note lists lines
+with a row's name in another form, and columns that hold no cost. The reader ignores other text.
 """
 
 from __future__ import annotations

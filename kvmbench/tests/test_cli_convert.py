@@ -155,7 +155,7 @@ def test_several_files_become_one(folder):
     assert "X" in said
     (folder / "odd.csv").write_text("workload,unit,value\ncpuid,seconds,3\n")
     said = run("convert", "a.log", "odd.csv", "x.json", code=1)
-    assert "seconds, noisy, lower, where an earlier run has cycles" in said
+    assert "cpuid is in seconds, noisy, lower, where an earlier run has cycles" in said
     assert not (folder / "x.json").exists()
 
 

@@ -476,6 +476,13 @@ def test_google_benchmark_with_aggregates_only():
         ('{"counter-value" : "3", "event" : "cycles"}\n{"counter-value" : "4"}\n', "perf stat"),
         ("Benchmark 1: sleep 0.1\n  Time (mean):  100 ms\n", "hyperfine as text"),
         ("command,mean,stddev,median\nsleep 0.1,0.1,0,0.1\n", "hyperfine as text"),
+        # whose rows have names of vmexit
+        ("\ncommand,mean,stddev,median\ncpuid,0.1,0,0.1\n", "hyperfine as text"),
+        (
+            "| Command | Mean [ms] | Relative |\n|:--|--:|--:|\n| `cpuid` | 1.3 ± 0.1 | 1 |\n",
+            "hyper",
+        ),
+        ('name,iterations,real_time,cpu_time,time_unit\n"cpuid",9,1,1,ns\n', "Google Benchmark as"),
         (
             "Benchmark          Time   CPU  Iterations\nfib  25 ns  25 ns  1\n",
             "Google Benchmark as",

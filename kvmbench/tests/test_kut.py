@@ -4,7 +4,9 @@ The texts follow x86/vmexit.c, scripts/runtime.bash and run_tests.sh of kvm-unit
 (gitlab.com/kvm-unit-tests/kvm-unit-tests); excerpts of published output name their source.
 """
 
+import base64
 import contextlib
+import quopri
 from pathlib import Path
 
 import pytest
@@ -894,6 +896,24 @@ def test_long_lines_take_no_square_time(text):
     """A pattern that goes back over itself would not end within the test's patience."""
     with contextlib.suppress(ResultError):
         decode(text)
+
+
+# https://lore.kernel.org/all/CAJHc60xQNeTwSBuPhrKO_JBuikqZ7R=BM5rkWht3YwieVXwkHg@mail.gmail.com/
+@pytest.mark.parametrize("encoding", ["quoted-printable", "Base64"])
+@pytest.mark.parametrize("first", ["From mboxrd@z Thu Jan  1 00:00:00 1970\n", ""])
+def test_mails_as_archives_store_them(encoding, first):
+    body = (
+        "Baseline=3D:\n\nname         total ns                         av=\ng ns\n"
+        "hvc          20095360.0                          30=\n6.0\n"
+    )
+    if encoding == "Base64":
+        body = base64.encodebytes(quopri.decodestring(body.encode())).decode()
+    text = f"{first}Subject: x\nContent-Transfer-Encoding: {encoding}\n\n{body}"
+    result = formats.decode(text.encode(), "log")
+    assert [(s.workload, *s.values, s.unit) for _, _, s in result.series()] == [("hvc", 306, "ns")]
+    following = "From a@b Thu Jan  1 00:00:00 1970\nSubject: y\n\ncpuid =1313\n"
+    result = formats.decode(f"{text}{following}".encode(), "log")
+    assert [s.values for _, _, s in result.series()] == [[306], [1313]]
 
 
 def test_known_by_content(tmp_path):
