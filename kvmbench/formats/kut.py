@@ -148,6 +148,7 @@ _ABOUT = re.compile(
     r"(?:all\s+)?(?:the\s+)?(?:figures|times|values|numbers|results|units?)\b", re.I
 )
 _KERNEL = re.compile(r"-kernel\s+(\S+)|\brun\s+((?:x86|arm)/\S+\.(?:flat|efi))")
+_PROMPT = re.compile(r"(?:\S+(?: \S+)?)?[$#%] \S")  # of a shell, with a command
 _NO_KVM = re.compile(
     r"-accel[= ]tcg\b|accel=tcg\b|\bACCEL=tcg\b|TCG doesn't support requested feature"
     r"|falling back to tcg|back to tcg accelerator",
@@ -355,11 +356,12 @@ class _Reader:
         tests = not NAMES.isdisjoint(re.split(r"[\s|*`]+", line))  # in columns
         self._end_micro(number)
         self.table = posted.Table("" if tests or posted.is_row(line) else line)
-        self.above = (number, line)
+        if not self.log or _PROMPT.match(line):  # a log has other text between any two rows
+            self.above = (number, line)
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
         if not line.endswith(":") and _WIDE.search(line):  # a table's first line
             return
-        words = " ".join(line.strip("#*=:_ ").split())
+        words = " ".join(line.strip("#*=:_<> ").split())
         few = marked or (self.blank and len(words.split()) <= 8)
         if not self.log and (few or _ABOUT.match(words)) and not _MAIL.match(line):
             words = self._unit_above(words, number, line)
@@ -595,7 +597,7 @@ class _Reader:
                 yield from [self._run([line], {})] * line.count
                 continue
             if (line.name, configuration) in rows or line.name in skipped:
-                if series and line.above and not self.log:
+                if series and line.above:
                     self._note(REPEATED, *line.above)
                 if rows:
                     yield self._run(rows.values(), skipped)

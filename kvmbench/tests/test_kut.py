@@ -361,7 +361,7 @@ def test_a_unit_after_the_figure(words, unit):
      ("base", "series applied"), ("IPIv off", "IPIv on"), ("mitigations=off", "mitigations=auto")],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    "form", ["{}:", "{} :", "# {}", "**{}**", "== {} ==", "{}\n---", "{}", "> {}:"]
+    "form", ["{}:", "{} :", "# {}", "**{}**", "== {} ==", "{}\n---", "{}", "> {}:", "==> {} <=="]
 )
 def test_any_pair_of_headings_parts_configurations(pair, form):
     text = "".join(
@@ -392,6 +392,14 @@ def test_rows_that_repeat_after_text_are_noted():
         "rows repeat, which is taken for another run, after: line 2, 'and then again'"
     ]
     assert decode("cpuid 1\ncpuid 2\n").notes == []
+
+
+@pytest.mark.parametrize("prompt", ["$", "#", "[root@host tests]#", "me@host:~/kut$"])
+def test_commands_between_a_logs_rows_are_noted(prompt):
+    command = f"{prompt} modprobe kvm_intel ple_gap=0"
+    text = f"{qemu('cpuid')}cpuid 1\n{command}\n{qemu('cpuid')}enabling apic\ncpuid 2\n"
+    (note,) = decode(text).notes
+    assert note == f"rows repeat, which is taken for another run, after: line 3, '{command}'"
 
 
 def test_a_half_quoted_mail_is_read_whole():
