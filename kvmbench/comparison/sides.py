@@ -97,7 +97,8 @@ def _parted(argument: str) -> tuple[str, str | None]:
     """Return the FILE and the CONFIGURATION of FILE#CONFIGURATION: either may contain a #."""
     parts = argument.split("#")
     files = ["#".join(parts[:end]) for end in range(len(parts), 0, -1)]
-    file = next(filter(os.path.isfile, files), parts[0])
+    read = (file for file in files if os.path.isfile(file) or formats.is_many(file))
+    file = next(read, parts[0])
     return file, argument[len(file) + 1 :] if len(file) < len(argument) else None
 
 
@@ -135,6 +136,11 @@ def _own_parts(parts: Sequence[str], paths: Sequence[Sequence[str]]) -> Iterator
 
 
 def _stem(path: str) -> str:
-    """Return a file's name without its ending; the .11 of 6.11 is not one."""
+    """Return a file's name without its ending; the .11 of 6.11 is not one.
+
+    A pattern of files that is no name, such as `*.log`, has its folder before it.
+    """
     name = PurePath(path)
+    if path != "-" and not any(map(str.isalnum, name.stem)):
+        return "/".join(name.parts[-2:])
     return name.stem if name.suffix[1:2].isalpha() else name.name

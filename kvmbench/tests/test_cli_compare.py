@@ -484,6 +484,11 @@ def test_labels_and_odd_names(two, folder):
     assert title("mine=old/x.log", "new/x.log") == "mine -> x"
     assert title("6.11", "x.log") == "6.11 -> x"
     assert title("=before.json", "after.json") == "before -> after"
+    assert title("a/old/*.log", "x.log") == "old/*.log -> x"
+    Path("old#1").mkdir()
+    Path("old#1/x.log").write_text("cpuid 1313\n")
+    for odd in ("old#1", "old#1/*.log"):
+        assert title(odd, "6.11") == f"{odd} -> 6.11"
     for odd in ("a#b.json", "a=b.json", "a#b=c.json", "a=b#c.json"):
         Path("before.json").rename(odd)
         assert title(odd, "after.json") == f"{odd[:-5]} -> after"
