@@ -106,6 +106,7 @@ _ROW = re.compile(
     rf"(?P<mark>[\s|*•`+<!-]*)(?:(?P<count>\d++)(?:(?P<tab>\t)|\s)\s*)?{_NAME}[*`]*(?:\s+\((?P<variant>[^)]*)\))?"
     r"(?P<colon>\s*[:=])? *(?P<by>[,|\t]?)(?P<rest>.*)"
 )
+_PLAIN = re.compile(r"([a-z]\w*) (\d{1,15})")  # as vmexit prints it
 _PART = re.compile(r"\s*(?P<part>ipi|eoi)\s+(?P<name>\S++)\s+(?P<figure>-?\d{1,15})\s*")
 _SKIP = re.compile(
     rf"\s*(?:{_NAME} (?:\(skipped\)|test skipped)"
@@ -246,6 +247,13 @@ class _Reader:
     bare: tuple[int, str] | None = None  # the first row without a unit, with its line's number
 
     def read(self, line: str, number: int) -> None:
+        if (found := _PLAIN.fullmatch(line)) and found[1] in NAMES and self._plain():
+            self.colons.add(False)
+            if not self.unit:
+                self.bare = self.bare or (number, line)
+            self._row(found[1], [posted.Figure(found[2], self.unit or "cycles")], number)
+            self.blank = False
+            return
         if ("tcg" in line or "TCG" in line) and _NO_KVM.search(line):
             self.tcg = True
         if ("-kernel" in line or "run " in line) and (found := _KERNEL.search(line)):
@@ -268,6 +276,11 @@ class _Reader:
                 self.table.near = False
                 self._wrap_no_more(number)
                 self.parted = True
+
+    def _plain(self) -> bool:
+        """Return whether no line above can change the reading of a plain row."""
+        table = (self.table.header and not self.log) or self.table.units or self.micro is not None
+        return self.ours and not (table or self.hunk or self.unit == NO_COST)
 
     def _figures(self, line: str, number: int, stamped: bool) -> bool:
         """Read a line with figures, or of a test that was skipped; return whether it is one."""

@@ -7,6 +7,7 @@ The texts follow x86/vmexit.c, scripts/runtime.bash and run_tests.sh of kvm-unit
 import base64
 import contextlib
 import quopri
+import re
 from pathlib import Path
 
 import pytest
@@ -904,6 +905,36 @@ def test_long_lines_take_no_square_time(text):
     """A pattern that goes back over itself would not end within the test's patience."""
     with contextlib.suppress(ResultError):
         decode(text)
+
+
+AROUND = [
+    "Before:", "6.12:", "", "test   a   b", "| test | a | b |", "| - | - | - |", "ns",
+    "Times in ns:", "exit rates:", "name  total ns  avg ns", "hvc 26774980.0 408.0",
+    "-kernel x86/vmexit.flat",
+    "-kernel x86/apic.flat", "@@ -1 +1 @@", "some words before the rows", "cpuid 3 us", "cpuid: 7",
+    "vmcall 1 -> 2", "| cpuid | 4 | 5 |", "  ipi ipi 2", "ipi (skipped)", "hlt 5", "> cpuid 8",
+    "falling back to tcg", "2 cpuid 9", "odd 12",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([*AROUND, "cpuid 1313", "vmcall 9", "ipi 0", "eoi 5"]), max_size=9))
+def test_plain_rows_are_read_as_others(lines):
+    def read(text):
+        try:
+            return decode(text)
+        except ResultError as error:
+            return str(error)
+
+    text = "\n".join(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kut, "_PLAIN", re.compile("(?!)"))
+        slow = read(text)
+    assert read(text) == slow
+
+
+@pytest.mark.parametrize("name", sorted(kut.NAMES))
+def test_plain_rows_of_every_name(name):
+    assert rows(decode(f"{name} 1313\n")) == {(name, ""): [[1313]]}
 
 
 # https://lore.kernel.org/all/CAJHc60xQNeTwSBuPhrKO_JBuikqZ7R=BM5rkWht3YwieVXwkHg@mail.gmail.com/
