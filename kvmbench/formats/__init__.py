@@ -71,6 +71,10 @@ _JSON_HEAD = re.compile(
 
 _REFUSED = {
     "kvmbench scenario or check, which is no result": rb"\A(?:scenario,profile|policy,cpus),",
+    "kvmbench as text or Markdown: keep its result as JSON or as convert's CSV": (
+        rb"^(?:\| )?workload .* after\b.*(?: shift[ |].* interval| TR reloads)"
+        rb"|^(?:\| )?row[ |]+unit[ |]+(?:runs|boots)[ |]+median\b"
+    ),
     "perf stat": rb'Performance counter stats for|"counter-value"\s*:'
     rb"|^(?:[^,;\n]*[,;]){0,3}(?:\d[\d.]*|<not \w+>)[,;]\w*[,;][\w.:/-]+[,;](?:[\d.]+%[,;])?"
     rb"\d+[,;]\d+\.\d\d(?:[,;]|$)",
@@ -84,7 +88,7 @@ _REFUSED = {
     "Bencher (BMF)": rb'\A\s*\{\s*"[^"]*"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"(?:lower_|upper_)?value"',
     "github-action-benchmark": rb'\A\s*\[\s*\{\s*"(?:name|unit|value)"\s*:',
     "hyperfine as text, CSV or Markdown: export JSON": rb"^Benchmark \d+: |\Acommand,mean,stddev,"
-    rb"|\A\| Command \| Mean \[",
+    rb"|\A\| Command +\| +Mean \[",
     "Google Benchmark as text or CSV: use --benchmark_format=json": rb"^Benchmark\s+Time\s+CPU\s"
     rb"|^name,iterations,real_time,cpu_time,",
 }

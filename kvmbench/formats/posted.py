@@ -74,7 +74,7 @@ _RATES = re.compile(
 _COST = re.compile(r"\d|\b(?:costs?|cycles|latenc\w+|times?)\b", re.I)
 _QUOTIENT = r"diff(?:erence)?s?|deltas?|Δ|ratio|speed-?up|%"
 _CHANGE = (
-    rf"{_QUOTIENT}|changes?|gain|slow-?down|improvements?|saved|savings?|reduction|relative"
+    rf"{_QUOTIENT}|changes?|shift|gain|slow-?down|improvements?|saved|savings?|reduction|relative"
     r"|norm(?:ali[sz]ed)?"
     r"|\w{2,}\s+[-/−]\s+(?:before|old|base\w*)|(?:after|new|patched)[-/−](?:before|old|base\w*)"  # noqa: RUF001
     r"|\w*\s*\bvs\b.*"

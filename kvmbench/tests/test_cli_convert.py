@@ -53,6 +53,15 @@ def test_a_log_becomes_a_result(folder):
     }
 
 
+@pytest.mark.parametrize("ending", ["txt", "md"])
+@pytest.mark.parametrize("command", ["show a.log", "compare a.log a.log", "run cpuid"])
+def test_our_own_tables_are_named_when_refused(command, ending, folder):
+    (folder / "a.log").write_text(KUT * 9)
+    run(*command.split(), "-o", f"x.{ending}")
+    said = run("convert", f"x.{ending}", "-", "--to", "csv", code=1)
+    assert f"x.{ending}: output of kvmbench as text" in said
+
+
 @pytest.mark.parametrize("form", WRITABLE)
 def test_to_stdout(form):
     written = run("convert", "ipiv-2022", "-", "--to", form)

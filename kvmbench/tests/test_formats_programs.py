@@ -479,7 +479,7 @@ def test_google_benchmark_with_aggregates_only():
         # whose rows have names of vmexit
         ("\ncommand,mean,stddev,median\ncpuid,0.1,0,0.1\n", "hyperfine as text"),
         (
-            "| Command | Mean [ms] | Relative |\n|:--|--:|--:|\n| `cpuid` | 1.3 ± 0.1 | 1 |\n",
+            "| Command |  Mean [ms] | Relative |\n|:--|--:|--:|\n| `cpuid` | 1.3 ± 0.1 | 1 |\n",
             "hyper",
         ),
         ('name,iterations,real_time,cpu_time,time_unit\n"cpuid",9,1,1,ns\n', "Google Benchmark as"),

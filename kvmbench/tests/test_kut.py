@@ -625,7 +625,8 @@ def test_labels_are_known_by_whole_words(first, second):
     "label",
     ["Improvement", "saved", "stddev", "sd", "a sd", "n", "Δ", "% of a", "b/a", "vs a", "runs",
      "iterations", "std. dev.", "exits", "change (%)", "samples", "speed-up", "a / b", "b - a",
-     "relative", "norm", "normalized", "p-value", "IQR", "Rounds", "ops", "(higher is better)"],
+     "shift", "relative", "norm", "normalized", "p-value", "IQR", "Rounds", "ops",
+     "(higher is better)"],
 )  # fmt: skip
 def test_columns_without_costs_are_left_out_and_noted(label):
     label = {"b/a": "new/old", "a / b": "a/b"}.get(label, label)
