@@ -62,9 +62,11 @@ def compared_sides(sources: Sequence[Source]) -> list[Side]:
     (side,) = sides
     if side.configuration is None and len(side.configurations) == 2:
         return [Side(name, side.result, name) for name in side.configurations]
+    known = side.configurations
+    names = f", FILE#NAME with one of {', '.join(map(repr, known))}" if len(known) > 1 else ""
     raise ValueError(
-        f"{side.label} alone has {plural(len(side.configurations), 'configuration')}, and two are "
-        "compared: name a BEFORE and an AFTER"
+        f"{side.label} alone has {plural(len(known), 'configuration')}, and two are compared: name "
+        f"a BEFORE and an AFTER{names}"
     )
 
 

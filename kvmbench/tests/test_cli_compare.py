@@ -532,7 +532,9 @@ def test_one_file_with_two_configurations():
     assert ok("compare", "a.json").startswith("on -> off")
     keep("b.json", row("w", [1]))
     assert "alone has 1 configuration" in refused(2, "compare", "b.json")
-    assert "alone has 4 configurations" in refused(2, "compare", "ipiv-2022")
+    said = refused(2, "compare", "ipiv-2022")
+    assert "alone has 4 configurations" in said
+    assert "FILE#NAME with one of 'xAPIC w/o IPIv', " in said
 
 
 def test_several_sides(two):
