@@ -141,6 +141,11 @@ _BEFORE_AFTER = re.compile(
     r"(?:\s+(?:applying\s+)?(?:(?:the|this)\s+)?(?:patch(?:es)?|series))?",
     re.IGNORECASE,
 )
+_ROUND = re.compile(  # a repetition, which parts boots and no configurations
+    r"(?:rounds?|runs?|boots?|pass|iterations?|tr(?:y|ial)|attempt|repetition)\W*\d+"
+    r"|(?:\d+(?:st|nd|rd|th)|first|second|third) (?:round|run|boot|pass|try)",
+    re.IGNORECASE,
+)
 _BEFORE_AND_AFTER = re.compile(r"\bbefore\b.*\bafter\b", re.I)  # of a table's header
 _WIDE = re.compile(r"\||\t|\S\s\s+\S")  # between columns
 _FIGURES = re.compile(r"\s*\d[\s\d.,%|()+-]*")  # of a row with an unknown name
@@ -369,16 +374,17 @@ class _Reader:
         tests = not NAMES.isdisjoint(re.split(r"[\s|*`]+", line))  # in columns
         self._end_micro(number)
         self.table = posted.Table("" if tests or posted.is_row(line) else line)
-        if not self.log or _PROMPT.match(line):  # a log has other text between any two rows
-            self.above = (number, line)
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
+        if marked or not self.log or _PROMPT.match(line):  # a log has text between any two rows
+            self.above = (number, line)
         if not line.endswith(":") and _WIDE.search(line):  # a table's first line
             return
         words = " ".join(line.strip("#*=:_<> ").split())
         few = marked or (self.blank and len(words.split()) <= 8)
         if not self.log and (few or _ABOUT.match(words)) and not _MAIL.match(line):
             words = self._unit_above(words, number, line)
-        self.outer = self.pending or self.outer
+        if self.pending:
+            self.outer = "" if _ROUND.fullmatch(self.pending) else self.pending
         self.pending, self.pending_at = (words if few and len(words) <= 80 else ""), number
         found = _BEFORE_AFTER.fullmatch(words) if few else None
         if found and not _BEFORE_AND_AFTER.search(words):
