@@ -349,7 +349,8 @@ class _Reader:
         near = not self.log and self.lines and self.lines[-1].number == number - 1
         if near and _NEW_NAME.fullmatch(found["name"]) and any(_columns(found)):
             return self._passed(PASSED, number, found[0])
-        if several and self.table.near and not self.log:  # or is it a header?
+        header = self.log or posted.is_head(found["name"])
+        if several and self.table.near and not header:
             self._note(PASSED, number, found[0])
         return self._other_form(found[0], number)
 
@@ -373,7 +374,9 @@ class _Reader:
             return
         tests = not NAMES.isdisjoint(re.split(r"[\s|*`]+", line))  # in columns
         self._end_micro(number)
-        self.table = posted.Table("" if tests or posted.is_row(line) else line)
+        self.table = posted.Table(
+            "" if tests or (line[:1] != "|" and posted.is_row(line)) else line
+        )
         marked = line.endswith(":") or line.startswith(("#", "**", "=="))
         if marked or not self.log or _PROMPT.match(line):  # a log has text between any two rows
             self.above = (number, line)

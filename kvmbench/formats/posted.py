@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Figure", "Table", "above", "columns", "is_row", "split", "unit_of"]
+__all__ = ["Figure", "Table", "above", "columns", "is_head", "is_row", "split", "unit_of"]
 
 _WORDS = {
     "cycles": "cycles?|cyc|clocks?|ticks?",
@@ -45,6 +45,12 @@ _TESTS = re.compile(
 )
 _FIRST = re.compile("before|old|base(?:line)?", re.I)
 _BOTH = re.compile(r"\bbefore\b.*\bafter\b", re.I)
+# What the columns may be one each of, so that their labels are numbers.
+_AXIS = re.compile(
+    r"(?:kernels?|linux|versions?|releases?|v?cpus?|threads|guests?|vms|hosts?|sizes?|bytes|levels?"
+    r"|runs?|rounds?|boots?|years?)",
+    re.IGNORECASE,
+)
 _RATE = re.compile(
     r"cyc\w*\s*(?:/|per)\s*s(?:ec\w*)?\b|(?:/|\bper\s)\s*s(?:ec\w*)?\b|\b[kmg]cyc|[x×*]\s?10{3}"  # noqa: RUF001
     r"|\bin (?:thousands|millions)\b|\b(?:higher|more) is better",
@@ -63,6 +69,7 @@ _COUNTS = re.compile(
     r"(?:\w+\W+){0,3}(?<!cpu )(?<!iteration )(?<!loop )"
     r"(?:counts?|histogram|occurrences|distribution)"
     r"|(?:\w+\W+){0,2}exit[ -]reasons?(?:\W+\w+){0,2}|reasons?|(?:the )?number of (?:vm[- ]?)?exits"
+    r"|(?:\w+\W+){0,3}exits by reason"
     r"|(?:exit )?rates?|throughput|percent(?:age)?s?(?: of .*)?",
     re.I,
 )
@@ -258,11 +265,16 @@ def split(label: str) -> tuple[str, str]:
     return " ".join(words.strip(" ,:").split()), unit_of(found[found.lastgroup or 0])
 
 
+def is_head(word: str) -> bool:
+    """Return whether a word is the first of a header: it says what the rows or the columns are."""
+    return bool(_TESTS.fullmatch(word) or _AXIS.fullmatch(word))
+
+
 def is_row(line: str) -> bool:
-    """Return whether a line is a name with figures, and no header whose columns are versions."""
+    """Return whether a line is a name with figures, and no header such as `kernel 6.11 6.12`."""
     name, *cells = re.split(r"[\s|*`]+", line.strip("|*` \t"))
     named = re.fullmatch(r"[A-Za-z]\w*[:=]?", name) and not (
-        _TESTS.search(name) or _FIRST.fullmatch(name) or _GENERAL.fullmatch(name)
+        is_head(name) or _FIRST.fullmatch(name) or _GENERAL.fullmatch(name)
     )
     return bool(named and cells) and all(re.fullmatch(r"-?\d[\d.,]*", cell) for cell in cells)
 
@@ -286,4 +298,5 @@ def above(heading: str) -> str | None:
         return unit_of(word) if word.islower() or len(word) > 3 else ""  # the US is a country
     if re.search(r"\bcycles?\b(?!\s*(?:/|per\b))", heading, re.I):
         return "cycles"
-    return None if _COUNTS.fullmatch(heading) and not _COST.search(heading) else ""
+    counts = re.sub(r"\s+(?:during|over|while|within|(?:in|for) \d).*", "", heading, flags=re.I)
+    return None if _COUNTS.fullmatch(counts) and not _COST.search(counts) else ""

@@ -509,6 +509,9 @@ LABELS = "since no line above names as many columns"
         ("reason  before  after\ncpuid 20 30\n", f"'cpuid 20 30': passed over, since {COUNTS}"),
         ("exit reason counts:\ncpuid 20\nvmcall 4\n", COUNTS),
         ("exit counts:\nbefore:\ncpuid 20\nafter:\ncpuid 4\n", COUNTS),
+        ("VM exit counts during boot:\ncpuid 20\n", COUNTS),
+        ("# number of exits over 10 s\ncpuid 20\n", COUNTS),
+        ("VM exits by reason:\ncpuid 20\n", COUNTS),
         ("test   count\ncpuid 1313\n", COUNTS),
         ("| test | kcycles |\n|--|--|\n| cpuid | 1.3 |\n", COUNTS),
         ("Cycles per second:\ncpuid 1313\n", COUNTS),
@@ -837,9 +840,10 @@ def test_figures_are_no_labels_of_columns():
     two = "ipi       151183350.0      1926.0\n"
     with pytest.raises(ResultError, match=r"^log: line 2, 'ipi .*no line above names as many"):
         decode(f"mmio_read_user   26774980.0   408.0\n{two}")
-    assert list(rows(decode("test   6.11   6.12\ncpuid   1313   1291\n"))) == [
-        ("cpuid", "6.11"), ("cpuid", "6.12"),
-    ]  # fmt: skip
+    for head in ("test", "kernel", "vCPUs", "      "):
+        result = decode(f"{head}   6.11   6.12\ncpuid   1313   1291\n")
+        assert list(rows(result)) == [("cpuid", "6.11"), ("cpuid", "6.12")]
+        assert result.notes == []
 
 
 def test_a_row_of_micro_bench_without_its_second_line_is_noted():
