@@ -183,6 +183,9 @@ class Table:
             return single
         if by and by in self.header:
             self.head, *labels = self._labels(re.escape(by))
+            open_ended = self.header.startswith("|") and not self.header.endswith("|")
+            if open_ended and len(columns) == len(labels) + 1:  # the names' column has no label
+                self.head, labels = "", [self.head, *labels]
             fits = len(columns) <= len(labels) if by == "|" else len(columns) == len(labels)
             filled = [pair for pair in zip(labels, columns, strict=False) if pair[1]]
             if fits and all(label and len(found) == 1 for label, found in filled):

@@ -431,6 +431,8 @@ def test_a_half_quoted_mail_is_read_whole():
         "name\ta\tb\tdiff\ncpuid\t1313\t1291\t-22\n",
         "name      a       b\n------------------\ncpuid     1313    1291  (-1.7%)\n",
         "test,a,b\ncpuid,1313,1291\n".replace(",", "  "),
+        "      |    a |    b\n------+------+------\ncpuid | 1313 | 1291\n",
+        "| test | a | b\n|---|---|---\n| cpuid | 1313 | 1291\n",
     ],
 )
 def test_tables(text):
