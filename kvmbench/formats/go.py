@@ -43,6 +43,10 @@ __all__ = ["decode", "encode"]
 OWN = "Kvmbench/workload="
 ABOUT = ("result", "source", "order")  # the keys of kvmbench's text about the result as a whole
 HIGHER = frozenset({"MB/s", "B/s"})  # the units of which Go itself knows the direction
+HEADINGS = (
+    "headings part no configurations in Go's text: put each part into a file, or a line such as "
+    "`patch: without` above it"
+)
 LONGEST_LINE = 20_000  # characters
 MOST_KEYS = 50  # keys that take several values in a file
 
@@ -50,6 +54,9 @@ EVENT = re.compile(rb'^[ \t]*\{[^\n]{0,500}"Action"\s*:', re.MULTILINE)
 """A line of `go test -json`; go prints others above, such as `go: downloading x`."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_HEADING = re.compile(
+    r"\W*(?:\w+[ -]+){0,2}(?:before|after)(?:[ -]+\w+){0,3}[\s:*=#-]*", re.IGNORECASE
+)
 _KEY = re.compile(r"([^\W\dA-Z_][^\sA-Z:]*):(?:[ \t]+(.*))?")
 
 
@@ -91,6 +98,8 @@ def decode(data: bytes, name: str) -> Result:
         raise ResultError(f"{name}: no line such as `BenchmarkExit 100000 1313 cycles`{said}")
     if reader.malformed > 3:
         notes.append(f"{reader.malformed - 3} more malformed lines passed over")
+    if len(reader.headings) > 1:
+        notes.append(f"{', '.join(reader.headings)}: {HEADINGS}")
     return reader.result(len(data), name)
 
 
@@ -122,6 +131,7 @@ class _Reader:
         self.shared: dict[str, str] = {}  # one object per name
         self.notes: list[str] = []  # of the first malformed lines
         self.malformed = 0
+        self.headings: dict[str, None] = {}  # that say before or after
 
     def attempt(self, read: Callable[[str], None], number: int, line: str) -> None:
         """Read a line; pass over a malformed one with a note."""
@@ -144,6 +154,8 @@ class _Reader:
         elif (found := _KEY.fullmatch(line)) and found[1].islower():
             key, said = self._name(found[1]), self._name((found[2] or "").strip())
             self.changes.append((key, said))
+        if line[:9] != "Benchmark" and len(line) < 80 and _HEADING.fullmatch(line):
+            self.headings[brief(line.strip())] = None
 
     def _name(self, words: str) -> str:
         if len(words) > LONGEST:

@@ -493,6 +493,19 @@ def test_programs_that_are_named_when_refused(text, program):
     assert one(text).startswith(f"output of {program}")
 
 
+# As in the description of github.com/google/gvisor/pull/7370.
+@pytest.mark.parametrize(
+    "pair", [("Before:", "After:"), ("before:", "after:"), ("# Before", "# After")]
+)
+def test_headings_in_go_text_are_noted(pair):
+    text = "".join(f"{name}\nBenchmarkX-6 {n} {n} ns/op\n" for n, name in enumerate(pair, 1))
+    (note,) = formats.decode(text.encode(), "f").notes
+    assert note.startswith(
+        f"'{pair[0]}', '{pair[1]}': headings part no configurations in Go's text"
+    )
+    assert formats.decode(b"before: 1\nBenchmarkX 1 1 ns/op\nafter: 2\n", "f").notes == []
+
+
 def test_ours_as_go():
     text = formats.dump(THREE_RUNS, "go").decode()
     assert text.splitlines() == [
