@@ -161,7 +161,8 @@ def load_result(name: str, results_dir: str) -> Result:
         return formats.from_published(tables[name])
     if formats.is_many(name):  # stdin, a folder, a glob
         return read(formats.load, name)
-    raise click.UsageError(unknown_name("file or result", name, [*kept, *tables]))
+    names = [*(each for each in kept if "~" not in each), *tables]  # last~1, last~2, ... are many
+    raise click.UsageError(unknown_name("file or result", name, names))
 
 
 def load_many(

@@ -79,7 +79,7 @@ _REFUSED = {
     rb"|^(?:[^,;\n]*[,;]){0,3}(?:\d[\d.]*|<not \w+>)[,;]\w*[,;][\w.:/-]+[,;](?:[\d.]+%[,;])?"
     rb"\d+[,;]\d+\.\d\d(?:[,;]|$)",
     "criterion": rb'"confidence_interval"\s*:|"(?:group|function)_id"\s*:|"sampling_mode"\s*:'
-    rb'|"reason"\s*:\s*"(?:benchmark|group)-complete"|^\S.*\stime:\s+\[',
+    rb'|"reason"\s*:\s*"(?:benchmark|group)-complete"|^\S.*\stime:\s+\[[\d.]+ \S+ [\d.]+ ',
     "benchstat: use its input": rb"^[ \t]*\xe2\x94\x82.*\xe2\x94\x82|^,\S+,CI\b"
     rb"|^name\s+old \S+\s.*\sdelta|^name(?:\s+(?:(?:time|alloc|allocs)/op|speed))+\s*$",
     "asv (airspeed velocity)": rb'"result_columns"\s*:|"commit_hash"\s*:',

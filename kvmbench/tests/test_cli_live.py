@@ -124,6 +124,7 @@ def test_what_was_measured_last_is_never_lost(measures):
     rows = json.loads(ok("compare", "last~1", "last", "--format", "json"))["rows"]
     assert [row["shift"] for row in rows] == [1000]
     assert invoke("show", "last~3").exit_code == 2
+    assert "known: last, cpuid-rate-zen3-2023, " in invoke("compare", "zzz", "last").stderr
     ok("save", "last~1", "main")
     assert next(results.read("results/main.json").series())[2].values == [2000]
     assert json.loads(ok("compare", "main", "last", "--format", "json"))["rows"][0]["shift"] == 1000
