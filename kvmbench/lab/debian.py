@@ -29,7 +29,7 @@ FRESH = 24 * 3600.0  # seconds for which a list of packages is taken as it is
 def cache_folder() -> Path:
     """Return the folder below the user's cache that the lab keeps its files in.
 
-    Raises LabError where there is none, and where another user could change what is in it: the
+    Raises LabError for a user without a home, and where another user could change its files: the
     lab runs the emulator from there, and root may have that user's HOME.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
