@@ -65,8 +65,10 @@ def _interrupt(_: int, frame: "FrameType | None") -> None:
 
 
 def _stop() -> None:
-    os.write(2, b"\nkvmbench: stopped\n")
-    os._exit(130)
+    try:
+        os.write(2, b"\nkvmbench: stopped\n")
+    finally:  # stderr may be closed or full
+        os._exit(130)
 
 
 if __name__ == "__main__":

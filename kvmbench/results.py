@@ -266,10 +266,11 @@ def builtins(result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"schema": SCHEMA} | content | {"rows": rows}
 
 
-def utf8(data: bytes, name: str) -> bytes:
+def utf8(data: bytes, name: str, *, part: bool = False) -> bytes:
     """Return text in UTF-8 without a byte order mark, whatever its Unicode encoding.
 
-    Raises ResultError for damaged text, and for a compressed file.
+    A `part` may end within a character. Raises ResultError for damaged text, and for a compressed
+    file.
     """
     for magic, program in _PACKED.items():
         if data.startswith(magic):
@@ -280,7 +281,8 @@ def utf8(data: bytes, name: str) -> bytes:
     if encoding == "utf-8":
         return data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode(encoding).removeprefix("\ufeff").encode()
+        text = codecs.getincrementaldecoder(encoding)().decode(data, final=not part)
+        return text.removeprefix("\ufeff").encode()
     except UnicodeError:
         raise ResultError(f"{name}: damaged {encoding.upper()}") from None
 

@@ -30,7 +30,7 @@ from kvmbench.cli.options import (
     workload_options,
 )
 from kvmbench.cli.output import emit, output_options, write_out
-from kvmbench.cli.progress import Progress
+from kvmbench.cli.progress import Progress, Unbroken
 from kvmbench.cli.store import keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
 from kvmbench.report import FORMS
@@ -171,29 +171,34 @@ def run(
         ioperm=ioperm, runs=runs, rounds=rounds, iterations=(iterations, 3 * iterations),
         limit=timeout,
     )  # fmt: skip
-    with _Failures(), Progress() as show:
-        emulator = _emulator()
-        found = [_kernel(text, cpu) for text in kernel]
-        if len({one.label for one, _ in found}) < len(found):
-            raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
-        more: dict[str, Any] = dict(policy=policy, workload_file=workload_file, progress=show)
-        whole: dict[str, Any] = dict(command=command_line(), time=now())
-        if until is None:
-            counted = measure(found, workloads, plan, emulator, **more)
-            result = result_of(counted, **whole)
-        else:
-            look = Look(rows=rows, margin=margin)
-            counted, result = measure_until(
-                found, workloads, plan, emulator, look, most=max or MOST, **whole, **more
-            )
-    result = labelled(result, commit_labels() | label)
-    keep_recent(result)
-    table = document(counted, result, explain=explain)
-    try:
-        keep(result)
-    finally:  # a full disk must not take the table too
-        emit(table if until is None else look.added(table, result), format, output)
-    leave(result, keep_going=False)
+    look = Look(rows=rows, margin=margin)
+    with Unbroken() as unbroken:
+        with _Failures(), Progress() as show:
+            emulator = _emulator()
+            found = [_kernel(text, cpu) for text in kernel]
+            if len({one.label for one, _ in found}) < len(found):
+                raise click.UsageError("two kernels have the same label: name them LABEL=KERNEL")
+            more: dict[str, Any] = dict(policy=policy, workload_file=workload_file, progress=show)
+            whole: dict[str, Any] = dict(command=command_line(), time=now())
+            if until is None:
+                left: list[str] = []
+                counted = measure(found, workloads, plan, emulator, left=left, **more)
+                unbroken.begin()
+                result = result_of(counted, notes=left, **whole)
+            else:
+                counted, result = measure_until(
+                    found, workloads, plan, emulator, look, most=max or MOST, **whole, **more
+                )
+                unbroken.begin()
+        result = labelled(result, commit_labels() | label)
+        keep_recent(result)
+        table = document(counted, result, explain=explain)
+        try:
+            keep(result)
+        finally:  # a full disk must not take the table too
+            emit(table if until is None else look.added(table, result), format, output)
+        leave(result, keep_going=None)
+    look.check()
 
 
 _kernel_option = click.option(

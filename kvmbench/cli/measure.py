@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -24,7 +25,7 @@ from kvmbench.cli.options import (
     workload_options,
 )
 from kvmbench.cli.output import emit, output_options
-from kvmbench.cli.progress import Progress, note
+from kvmbench.cli.progress import Progress, Unbroken, note
 from kvmbench.cli.store import LAST, is_last, keep_recent
 from kvmbench.cli.until import MOST, Look, check_until, until_options
 from kvmbench.errors import KvmbenchError
@@ -108,20 +109,22 @@ def command(
     elif against is not None:
         raise click.UsageError("--against needs --until decided")
     keep = keeper(save, {"kvm"}, append=append, replace=replace, results_dir=results_dir)
-    result = measured(**chosen, decided=look)
+    with measured(**chosen, decided=look) as result:
+        from kvmbench.live.document import document
 
-    from kvmbench.live.document import document
-
-    found = document(result, explain=explain)
-    try:
-        keep(result)
-    except (click.ClickException, KvmbenchError):
-        if is_last():
-            note(f"the runs are kept as {LAST!r}: `kvmbench save {LAST} NAME` keeps them by name")
-        raise
-    finally:  # a full disk must not take the table too
-        emit(look.added(found, result) if look else found, format, output)
-    leave(result, keep_going)
+        found = document(result, explain=explain)
+        try:
+            keep(result)
+        except (click.ClickException, KvmbenchError):
+            if is_last():
+                said = f"the runs are kept as {LAST!r}: `kvmbench save {LAST} NAME` keeps them"
+                note(f"{said} by name")
+            raise
+        finally:  # a full disk must not take the table too
+            emit(look.added(found, result) if look else found, format, output)
+        leave(result, keep_going)
+    if look is not None:
+        look.check()
 
 
 def _before(against: str | None, ioperm: str, results_dir: str) -> Side | None:
@@ -148,33 +151,43 @@ def measurable(workload: Workload) -> bool:
     return workload.guest is not None
 
 
+@contextmanager
 def measured(
     names: tuple[str, ...], workload_file: str | None, cpu: int | None, runs: int, fast: bool,
     ioperm: Literal["off", "on", "both"], label: dict[str, str],
     decided: Callable[[Result], bool] | None = None,
-) -> Result:  # fmt: skip
-    """Measure, and keep the result as `last`; `kvmbench plan run` measures through it too."""
+) -> Iterator[Result]:  # fmt: skip
+    """Measure, keep the result as `last`, and let Ctrl-C wait while the block prints it.
+
+    `kvmbench plan run` measures through it too.
+    """
     from kvmbench.labels import labelled, measured_labels
     from kvmbench.live.engine import measure
 
     known = known_workloads(workload_file)
     workloads = chosen_workloads(names, known, measurable)
     workloads = workloads or [w for w in known.values() if w.guest is not None and not w.userspace]
-    with Progress() as show:
-        result = measure(
-            workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
-            command=command_line(), decided=decided,
-        )  # fmt: skip
-    result = labelled(result, measured_labels(result.boots[0].host.kernel) | label)
-    keep_recent(result)
-    return result
+    with Unbroken() as unbroken:
+        with Progress() as show:
+            result = measure(
+                workloads, runs=runs, fast=fast, ioperm=ioperm, cpu=cpu, progress=show,
+                command=command_line(), decided=decided,
+            )  # fmt: skip
+            unbroken.begin()
+        result = labelled(result, measured_labels(result.boots[0].host.kernel) | label)
+        keep_recent(result)
+        yield result
 
 
-def leave(result: Result, keep_going: bool) -> None:
-    """End the command where Ctrl-C stopped the measurement, or runs ended early."""
+def leave(result: Result, keep_going: bool | None) -> None:
+    """End the command where Ctrl-C stopped the measurement, or runs ended early.
+
+    None for `keep_going` where the command has no such option.
+    """
     from kvmbench.live.engine import STOPPED, shortfall
 
     if any(note.startswith(STOPPED) for note in result.notes):
         raise click.Abort
     if (short := shortfall(result)) and not keep_going:
-        raise click.ClickException(f"{short} --keep-going accepts such a result.")
+        hint = "" if keep_going is None else " --keep-going accepts such a result."
+        raise click.ClickException(f"{short}{hint}")

@@ -349,20 +349,20 @@ def _step_done(plan: Plan, path: str, allow_code: bool) -> Plan:
         ) from None
     say(f"{where}: {plan.kernel(number)}", err=True)
     keep_going = chosen.pop("keep_going")
-    for file in (path, Path(path).parent / plan.kernel(number).results):
+    for file in (path, plans.results_file(path, plan.kernel(number))):
         try_file(file)
-    result = measured(**chosen)
-    runs = [run for _, run in result.runs()]
-    boot = Boot(id=boot_id(), labels=result.boots[0].labels, host=this, runs=runs)
-    try:
-        leave(result, keep_going)
-        plan = plans.record(path, number, boot, now())
-    except (click.Abort, click.ClickException, OSError, ResultError):
-        from kvmbench.live.document import document
+    with measured(**chosen) as result:
+        runs = [run for _, run in result.runs()]
+        boot = Boot(id=boot_id(), labels=result.boots[0].labels, host=this, runs=runs)
+        try:
+            leave(result, keep_going)
+            plan = plans.record(path, number, boot, now())
+        except (click.Abort, click.ClickException, OSError, ResultError):
+            from kvmbench.live.document import document
 
-        emit(document(result), None, None)  # the step is still due, and these runs are not in it
-        say(f"{where} is still due.", err=True)
-        raise
+            emit(document(result), None, None)  # the step is due: these runs are not in it
+            say(f"{where} is still due.", err=True)
+            raise
     plan = _looked(plan, path)
     if (following := plan.next()) is not None:
         say(f"{where} done. Next: {_next(plan, following, verb=('boot', 'set'))}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -35,6 +38,40 @@ def naming(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+class Unbroken:
+    """A context whose end Ctrl-C waits for, from `begin` on; a second Ctrl-C breaks it.
+
+    It is for keeping and printing what was measured. SIGTERM and SIGHUP are as Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        self._waits = False
+        self._handlers: dict[int, Any] = {}
+
+    def begin(self) -> None:
+        """Let Ctrl-C wait from here on."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # whose signals are another's
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(number)):
+                self._handlers[number] = handler
+                signal.signal(number, self._wait)
+
+    def _wait(self, _: int, __: FrameType | None) -> None:
+        if self._waits:
+            raise KeyboardInterrupt
+        self._waits = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._waits and kind is None:
+            raise KeyboardInterrupt
 
 
 class Progress:

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 RESULT_ENDINGS = (".json", ".toml", ".txt", ".log", ".csv", ".md", ".xml")
 LAST, KEPT = "last", 20  # the name of the newest measurement; how many the state folder keeps
+RECENT = "????????T??????.*-*.json"  # their files; another file there is not kvmbench's to remove
 
 
 def saved_results(results_dir: str) -> dict[str, Path]:
     """Return the files of the folder's results by name; none where there is no such folder."""
-    return {path.stem: path for path in sorted(Path(results_dir).glob("*.json"))}
+    found = sorted(Path(results_dir).glob("*.json"))
+    return {path.stem: path for path in found if path.is_file()}  # a FIFO would never end
 
 
 def recent_results() -> dict[str, Path]:
     """Return the files of the last measurements by name: `last`, then `last~1`, the one before."""
     try:
-        files = sorted(_state_folder().glob("*.json"), reverse=True)[:KEPT]
+        files = sorted(_state_folder().glob(RECENT), reverse=True)[:KEPT]
     except (OSError, RuntimeError):
         return {}
     return {f"{LAST}~{n}" if n else LAST: file for n, file in enumerate(files)}
@@ -61,7 +63,7 @@ def keep_recent(result: Result) -> None:
         folder = _state_folder()
         folder.mkdir(parents=True, exist_ok=True)
         results.write(folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}.json", result)
-        for old in sorted(folder.glob("*.json"), reverse=True)[KEPT:]:
+        for old in sorted(folder.glob(RECENT), reverse=True)[KEPT:]:
             old.unlink(missing_ok=True)
     except (OSError, RuntimeError, ValueError) as error:
         note(f"not kept as {LAST!r}: {error}")

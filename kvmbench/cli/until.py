@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -68,6 +68,12 @@ class Look:
     rows: Sequence[str] = ()  # patterns; by default every row
     margin: str | None = None
     before: Side | None = None
+    _wrong: list[str] = field(default_factory=list)  # with its rows
+
+    def check(self) -> None:
+        """Raise the usage error of rows that the looks did not find."""
+        for words in self._wrong:
+            raise click.UsageError(words)
 
     def compared(self, result: Result) -> list[Comparison]:
         """Return the comparisons of the result so far, by the confidence sequence."""
@@ -103,7 +109,8 @@ class Look:
         except IncompatibleError:
             return False  # so far, as where one configuration has no figure
         except ValueError as error:
-            raise click.UsageError(str(error)) from None
+            self._wrong.append(str(error))
+            return True  # `check` raises it once the runs are kept
 
     def added(self, found: Document, result: Result) -> Document:
         """Return the document of a measurement with the comparisons after its blocks."""

@@ -148,18 +148,20 @@ def _load_file(path: str) -> Result:
 def _check_start(start: bytes, name: str) -> None:
     """Raise ResultError where a large text shows no figure in its first bytes.
 
-    Of JSON, TOML and text in UTF-16, a part cannot be read.
+    Of JSON and TOML, a part cannot be read.
     """
+    size = len(start)
+    start = utf8(start, name, part=True).replace(b"\0", b"")
     if re.match(rb"\s*\{", start):
         if not _JSON_HEAD.search(start):
             raise ResultError(f"{name}: {_unknown_json(start)}")
         return
-    if re.match(rb"\xff\xfe|\xfe\xff|[^\0]?\0", start) or _format(start, name) in WHOLE:
+    if _format(start, name) in WHOLE:
         return
     try:
         _decode(start[: start.rfind(b"\n") + 1] or start, name)
     except ResultError as error:
-        raise ResultError(f"{error} (in its first {len(start) >> 20} MB)") from None
+        raise ResultError(f"{error} (in its first {size >> 20} MB)") from None
 
 
 def _merged(paths: list[str], folder: str) -> Result:

@@ -42,8 +42,10 @@ CHOICES = {
 
 NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
 HEADER = re.compile(
-    rb"((?:[ \t]*(?:#[^\n]*|sep=.)?\r?\n)*)"  # blank lines, comments, Excel's line
-    rb'(?:[ "]*(?:\w+[ "]*)?[,;\t])*[ "]*workload[ "]*[,;\t\r\n]',
+    # Possessive: else each of a million blank lines or commas keeps 300 bytes to go back to.
+    rb"((?:[ \t]*(?:#[^\n]*|sep=.)?\r?\n)*+)"  # blank lines, comments, Excel's line
+    rb'(?:(?![ "]*workload[ "]*[,;\t\r\n])[ "]*(?:\w+[ "]*)?[,;\t])*+'
+    rb'[ "]*workload[ "]*[,;\t\r\n]',
     re.IGNORECASE,
 )
 """The first line of a table with a column `workload`, and in a group the lines above it."""

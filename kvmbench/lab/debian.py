@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,11 +27,29 @@ FRESH = 24 * 3600.0  # seconds for which a list of packages is taken as it is
 
 
 def cache_folder() -> Path:
-    """Return the folder below the user's cache that the lab keeps its files in."""
+    """Return the folder below the user's cache that the lab keeps its files in.
+
+    Raises LabError for a user without a home, and where another user could change its files: the
+    lab runs the emulator from there, and root may have that user's HOME.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules: programs ignore a relative path.
-    top = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return top / "kvmbench" / "lab"
+    try:  # the XDG rules: programs ignore a relative path
+        top = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    except RuntimeError:
+        raise LabError("this user has no home folder: set XDG_CACHE_HOME") from None
+    folder = top / "kvmbench" / "lab"
+    for place in (top.parent, top, folder.parent, folder):
+        try:
+            status = place.stat()
+        except OSError:  # not there yet, or the lab's own use of it says more
+            continue
+        anyone = status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+        if anyone or status.st_uid not in (0, os.geteuid()):
+            raise LabError(
+                f"{place}: another user can write to it, and the lab runs programs from there: "
+                "set XDG_CACHE_HOME to a folder of your own"
+            )
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from kvmbench import results
+from kvmbench.errors import LabError
 from kvmbench.lab.counts import Row
 from kvmbench.lab.emulator import Emulator
 from kvmbench.lab.kernel import Kernel, Vendor
@@ -38,7 +39,7 @@ def measure_until(
     Returns the counts of each kernel over all its boots, and the result, whose boots have the
     number of their block. `decided` is asked from the second block on, `most` blocks are the end.
     `more` are the other arguments of `measure`. Ctrl-C after the first block ends it too, with a
-    note that begins with STOPPED. Raises LabError as `measure`.
+    note that begins with STOPPED, and so does a failure, with a note. Raises LabError as `measure`.
     """
     blocks: list[list[Counted]] = []
     whole: Result | None = None
@@ -51,10 +52,12 @@ def measure_until(
         own = replace(plan, seed=plan.seed + number - 1)
         try:
             blocks.append(measure(kernels, workloads, own, emulator, progress=show, **more))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, LabError) as error:
             if whole is None:
                 raise
             note = f"{STOPPED} in block {number}."
+            if isinstance(error, LabError):
+                note = f"1 of {number} blocks failed: {error}."
             whole = structs.replace(whole, notes=[*whole.notes, note])
             break
         fresh = _in_block(result_of(blocks[-1], command=command, time=time), number)

@@ -31,6 +31,7 @@ from kvmbench.lab.files import content, scratch
 from kvmbench.lab.inside import InnerJob
 from kvmbench.lab.ioperm import Try
 from kvmbench.lab.kernel import Kernel, Vendor, policy_of
+from kvmbench.live.engine import STOPPED
 from kvmbench.results import Boot, Host, Result, Run, Series
 from kvmbench.workloads import LARGEST, Workload
 
@@ -121,12 +122,14 @@ def measure(
     policy: str | None = None,
     workload_file: str | None = None,
     progress: Progress | None = None,
+    left: list[str] | None = None,
 ) -> list[Counted]:
     """Boot each kernel, measure the workloads there, and return the counts, in order.
 
     `policy` states the policy of the kernels that do not state another one, `none` for no reload
     at all; by default it is looked up by a kernel's release. Raises LabError where a kernel does
-    not do its job.
+    not do its job. With a list `left`, the counts of the kernels that had finished are returned
+    then, and on Ctrl-C, and the list gets a note about the others.
     """
     chosen = []
     for kernel, vendor in kernels:
@@ -153,6 +156,14 @@ def measure(
         futures = [pool.submit(one, number) for number in range(len(kernels))]
         try:
             return [future.result() for future in futures]
+        except (KeyboardInterrupt, LabError) as error:
+            done = [f.result() for f in futures if f.done() and f.exception() is None]
+            if left is None or not done:
+                raise
+            share = f"{len(kernels) - len(done)} of {len(kernels)} kernels"
+            stopped = isinstance(error, KeyboardInterrupt)
+            left.append(f"{STOPPED}: without {share}." if stopped else f"{share} failed: {error}.")
+            return done
         finally:  # of an error or Ctrl-C: the other machines end too
             stop.set()
             for future in futures:
@@ -388,7 +399,10 @@ def _simulated(
     return found
 
 
-def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: str = "") -> Result:
+def result_of(
+    counted: Sequence[Counted], *, command: Sequence[str] = (), time: str = "",
+    notes: Sequence[str] = (),
+) -> Result:  # fmt: skip
     """Return the counts as a result: one boot per kernel, one configuration each.
 
     A row's instructions are noisy; each count is a separate row, `cpuid:ltr`, and exact. Runs with
@@ -411,7 +425,8 @@ def result_of(counted: Sequence[Counted], *, command: Sequence[str] = (), time: 
         tool=f"kvmbench {version('kvmbench')}",
         notes=[
             "Counted on an emulated machine (Bochs), outside the kernel; instructions are no "
-            "cycles."
+            "cycles.",
+            *notes,
         ],
         boots=boots,
     )

@@ -371,8 +371,12 @@ def measure(
 
 
 def shortfall(result: Result) -> str | None:
-    """Return the notes of runs that ended early or measured nothing; None where all are there."""
-    return " ".join(filter(re.compile(r"\d+ of \d+ runs ").match, result.notes)) or None
+    """Return the notes of runs, of the lab's kernels or of blocks that ended early or failed.
+
+    None where all are there.
+    """
+    early = re.compile(r"\d+ of \d+ (runs|kernels|blocks) ")
+    return " ".join(filter(early.match, result.notes)) or None
 
 
 def _rows(

@@ -26,7 +26,7 @@ from kvmbench.errors import ResultError, WrongKernelError, brief, cut
 from kvmbench.results import Boot, Host, Result, Stopping
 
 __all__ = ["SCHEMAS", "Kernel", "Plan", "Step", "Until", "due", "look_until", "looked"]
-__all__ += ["make", "read", "record", "restored", "switch", "write"]
+__all__ += ["make", "read", "record", "restored", "results_file", "switch", "write"]
 
 SCHEMA = "kvmbench.plan/1"
 
@@ -262,6 +262,16 @@ def _parameter(name: str) -> Path:
     return MODULES / module / "parameters" / parameter
 
 
+def results_file(path: str | Path, kernel: Kernel) -> Path:
+    """Return the file of a kernel's results; it may not exist. Raises ResultError."""
+    file = Path(path).parent / kernel.results
+    if file.is_symlink():  # which could lead out of the folder
+        raise ResultError(f"{file}: is a link, and a plan keeps its results in its own folder")
+    if file.exists() and not file.is_file():  # a FIFO would never end
+        raise ResultError(f"{file}: is no regular file")
+    return file
+
+
 def record(path: str | Path, number: int, boot: Boot, time: str) -> Plan:
     """Keep the boot of step `number`, first in its side's results, then in the plan.
 
@@ -271,9 +281,7 @@ def record(path: str | Path, number: int, boot: Boot, time: str) -> Plan:
     with locked(path):
         plan = read(path)
         kernel, step = plan.kernel(number), plan.steps[number]
-        file = Path(path).parent / kernel.results
-        if file.is_symlink():  # which could lead out of the folder
-            raise ResultError(f"{file}: is a link, and a plan keeps its results in its own folder")
+        file = results_file(path, kernel)
         boot = msgspec.structs.replace(boot, block=step.block)
         old = results.read(file) if file.exists() else None
         if not (old and any((b.id, b.block) == (boot.id, boot.block) for b in old.boots)):

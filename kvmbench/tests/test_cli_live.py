@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmbench import results
+from kvmbench.cli import measure as measure_command
 from kvmbench.cli import store
 from kvmbench.errors import LiveError
 from kvmbench.live import engine, machine
@@ -266,6 +268,43 @@ def test_a_stopped_measurement_is_printed_and_kept_and_no_success(measures):
     assert note in done.stdout
     assert results.read("results/part.json").notes == [note]
     assert note in ok("show", "last")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_while_the_runs_are_kept_loses_none(measures, monkeypatch, times):
+    """The first Ctrl-C waits for the table, a second one does not."""
+    measures(made(1000))
+    keep, handler = measure_command.keep_recent, signal.getsignal(signal.SIGINT)
+
+    def pressed(result):
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+        keep(result)
+
+    monkeypatch.setattr(measure_command, "keep_recent", pressed)
+    done = invoke("measure", "cpuid", "--save", "part")
+    assert (done.exit_code, done.stderr.strip()) == (130, "kvmbench: stopped")
+    kept = times == 1
+    assert ("1001" in done.stdout, Path("results/part.json").exists()) == (kept, kept)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_files_that_are_none_of_kvmbenchs_stay_in_the_state_folder(measures, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
+    folder = tmp_path / "s/kvmbench"
+    folder.mkdir(parents=True)
+    for number in range(store.KEPT + 1):
+        (folder / f"mine-{number}.json").write_text("{}")
+    measures(made(1000))
+    ok("measure", "cpuid")
+    assert len(list(folder.iterdir())) == store.KEPT + 2
+    assert "1001" in ok("show", "last")
+
+
+def test_a_fifo_among_the_results_is_none(measures):
+    Path("results").mkdir()
+    os.mkfifo("results/x.json")
+    assert "no results" in invoke("list", "results").stderr
 
 
 # Real ones

@@ -59,6 +59,8 @@ DENSE = {
     "kut machines": ("ipi 1\n", "-kernel a\n", ""),
     "kut counts": ("", "9999 ipi 1\n", ""),
     "csv": ("workload,value\n", "a,1\n", ""),
+    "csv blank lines": ("", "\n", "x"),
+    "csv commas": ("", "1,", ""),
     "csv rows": ("workload,value\n", "{i},1\n", ""),
     "hyperfine": ('{"results":[{"command":"x","times":[1', ",1", "]}]}"),
     "google": ('{"context":{},"benchmarks":[{"name":"x","real_time":1}',
@@ -101,6 +103,24 @@ def test_of_a_large_unknown_file_only_the_start_is_read(tmp_path, monkeypatch):
     path.write_bytes(b"[  1.5] cpuid leaf 3\n" * (2 * formats.SNIFF // 20))
     with pytest.raises(ResultError, match=r"names a test of vmexit, .* \(in its first 1 MB\)"):
         formats.load(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32-le"])
+def test_of_a_large_unknown_file_in_any_unicode_only_the_start_is_read(
+    tmp_path, monkeypatch, encoding
+):
+    path = tmp_path / "large"
+    text = "x" + "\U0001f600 other text, 3\n" * (formats.SNIFF // 20)  # cut within a character
+    path.write_bytes(text.encode(encoding))
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "read_bytes", lambda _: pytest.fail("read as a whole"))
+        with pytest.raises(ResultError, match="of no known format"):
+            formats.load(path)
+        path.write_bytes(b"a\0" + b"some other text, 3\n" * (2 * formats.SNIFF // 18))
+        with pytest.raises(ResultError, match="of no known format"):
+            formats.load(path)
+    path.write_bytes(f"cpuid 1313\n{text}".encode(encoding))
+    assert next(formats.load(path).series())[2].values == [1313]
 
 
 @pytest.mark.parametrize(

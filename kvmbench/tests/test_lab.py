@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -521,7 +523,68 @@ def test_a_boot_that_fails_says_so_in_one_line(fake, cache, body, limits, words)
     assert list((cache / "boots").iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [LabError("b: the kernel panicked"), KeyboardInterrupt()])
+def test_kernels_that_had_finished_are_not_lost(monkeypatch, error):
+    finished = threading.Event()
+
+    def boot(kernel, *_):
+        if kernel.label == "b":
+            finished.wait(60)
+            time.sleep(0.1)  # until the other thread has ended
+            raise error
+        finished.set()
+        return kernel.label
+
+    monkeypatch.setattr(run, "boot", boot)
+    monkeypatch.setattr(run, "_counted", lambda kernel, done, *_: done)
+    monkeypatch.setattr(image, "python_image", lambda *_, **__: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    both = [
+        (kernel.Kernel(label=name, image=HERE, modules=None, release="6.1", source=""), "vmx")
+        for name in "ab"
+    ]
+    left = []
+    assert run.measure(both, [], run.Plan(), None, left=left) == ["a"]
+    known = isinstance(error, LabError)
+    words = "1 of 2 kernels failed: b: the kernel panicked." if known else "without 1 of 2 kernels."
+    assert left[0].endswith(words)
+    with pytest.raises(type(error)):
+        run.measure(both, [], run.Plan(), None)
+
+
 # The emulator's build, and the command
+
+
+def test_a_cache_that_another_user_can_write_to_is_refused(cache, monkeypatch):
+    """The lab would run that user's program, as root where sudo keeps HOME."""
+    cache.mkdir(parents=True)
+    assert cache_folder() == cache
+    for place in (cache, cache.parent, cache.parents[1]):
+        mode = place.stat().st_mode
+        place.chmod(0o777)
+        with pytest.raises(LabError, match=f"{place}: another user can write to it"):
+            cache_folder()
+        place.chmod(0o1777)  # sticky, as /tmp
+        assert cache_folder() == cache
+        place.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if cache.stat().st_uid:
+        with pytest.raises(LabError, match="another user"):
+            cache_folder()
+    else:  # a test of root
+        os.chown(cache, 54321, -1)
+        with pytest.raises(LabError, match="another user"):
+            cache_folder()
+
+
+def test_no_home_folder_is_one_line(monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    with pytest.raises(LabError, match="set XDG_CACHE_HOME"):
+        cache_folder()
 
 
 def test_the_emulator_is_named_by_its_content(monkeypatch, tmp_path):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -223,10 +225,11 @@ def measured(monkeypatch):
     """Stand in for the measurement: 1000 cycles of each workload, or those of 10 by default."""
     asked = []
 
+    @contextmanager
     def measure(*, names, **options):
         asked.append(options | dict(names=names))
         listed = [Series(workload=name, kind="noisy", values=[1000.0]) for name in names or ("w",)]
-        return Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
+        yield Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
 
     monkeypatch.setattr(plan_command, "measured", measure)
     return asked
@@ -285,7 +288,7 @@ def test_a_step_that_ctrl_c_stopped_is_still_due(folder, booted, monkeypatch):
         notes=[f"{engine.STOPPED} in run 2 of 8."],
         boots=[Boot(runs=[Run(series=[Series(workload="w", kind="noisy", values=[1])])])],
     )
-    monkeypatch.setattr(plan_command, "measured", lambda **_: part)
+    monkeypatch.setattr(plan_command, "measured", lambda **_: nullcontext(part))
     kept = Path("plan.json").read_bytes()
     done = invoke("plan", "run")
     assert done.exit_code == 130
@@ -395,6 +398,11 @@ def test_results_stay_in_the_folder_of_the_plan(folder, booted, measured):
     done = invoke("plan", "run")
     assert (done.exit_code, "is a link" in done.stderr) == (1, True)
     assert not list(Path("elsewhere").iterdir())
+    Path(kernel["results"]).unlink()
+    os.mkfifo(kernel["results"])  # reading it would never end
+    done = invoke("plan", "run")
+    assert (done.exit_code, "is no regular file" in done.stderr) == (1, True)
+    assert not measured
 
 
 def test_a_step_of_fewer_runs_is_still_due_unless_the_plan_accepts_it(folder, booted, monkeypatch):
@@ -402,7 +410,7 @@ def test_a_step_of_fewer_runs_is_still_due_unless_the_plan_accepts_it(folder, bo
         notes=["1 of 2 runs ended with signal 9."],
         boots=[Boot(runs=[Run(series=[Series(workload="w", kind="noisy", values=[1])])])],
     )
-    monkeypatch.setattr(plan_command, "measured", lambda **_: part)
+    monkeypatch.setattr(plan_command, "measured", lambda **_: nullcontext(part))
     for name, arguments, code in (("a", (), 1), ("b", ("--", "--keep-going"), 0)):
         ok("plan", "new", "6.11", "6.12", "--seed", 1, "-o", f"{name}.json", *arguments)
         plan = plans.read(f"{name}.json")
@@ -428,12 +436,13 @@ def kernels_differ(monkeypatch):
     """Stand in for the measurement: `a` and `still` of 1000 cycles, `a` 5 % more on 6.12."""
     seen = []
 
+    @contextmanager
     def measure(*, names, **_):
         slow = live_host.host().kernel == "6.12"
         seen.append(slow)
         values = {"a": 1050.0 if slow else 1000.0, "still": 1000.0}
         listed = [Series(workload=n, kind="noisy", values=[v]) for n, v in values.items()]
-        return Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
+        yield Result(boots=[Boot(runs=[Run(engine="kvm", series=listed)])])
 
     monkeypatch.setattr(plan_command, "measured", measure)
     return seen

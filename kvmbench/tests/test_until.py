@@ -10,6 +10,7 @@ import pytest
 from kvmbench import results, workloads
 from kvmbench.cli import lab as lab_command
 from kvmbench.comparison.verdicts import compare
+from kvmbench.errors import LabError
 from kvmbench.lab import repeat, run
 from kvmbench.lab.counts import Row
 from kvmbench.lab.kernel import Kernel
@@ -117,8 +118,16 @@ def test_measurements_that_are_refused(engine_calls):
     assert "expected one boot and one configuration" in refused(*until, "--against", "two.json")
     assert "--against needs --until decided" in refused("measure", "--against", "old.json")
     assert "--rows needs --until decided" in refused("measure", "--rows", "cpuid")
-    assert "unknown row 'cpu'" in refused(*until, "--against", "old.json", "--rows", "cpu")
-    assert not Path("last.json").exists()
+    assert not engine_calls
+
+
+def test_rows_that_were_not_measured_lose_no_runs(engine_calls):
+    results.write("old.json", Result(boots=[Boot(id="old", runs=runs(5))]))
+    until = ("measure", "--until", "decided", "--against", "old.json", "--save", "new")
+    done = invoke(*until, "--rows", "cpu")
+    assert (done.exit_code, done.stdout.count("cpuid")) == (2, 2)
+    assert done.stderr == "kvmbench measure: unknown row 'cpu'; did you mean 'cpuid'?\n"
+    assert len(list(results.read("results/new.json").runs())) == engine_calls[0]["taken"] == 2
 
 
 def test_the_engine_asks_after_each_unit(monkeypatch):
@@ -242,6 +251,24 @@ def test_ctrl_c_keeps_the_blocks_so_far(boots):
     kept = results.read("results/r.json")
     assert max(boot.block for boot in kept.boots) == 2
     assert kept.notes[-1] == "Stopped by Ctrl-C or a signal in block 3."
+
+
+def test_a_failure_keeps_the_blocks_so_far(boots, monkeypatch):
+    measure = repeat.measure
+
+    def fails(*words, **more):
+        if len(boots) == 2:
+            raise LabError("b: the kernel panicked")
+        return measure(*words, **more)
+
+    monkeypatch.setattr(repeat, "measure", fails)
+    two = ("lab", "run", "--kernel", "a=x", "--kernel", "b=y", "cpuid")
+    done = invoke(*two, "--until", "decided", "--save", "r")
+    note = "1 of 3 blocks failed: b: the kernel panicked."
+    assert (done.exit_code, done.stderr) == (1, f"kvmbench: {note}\n")
+    assert "a -> b" in done.stdout
+    kept = results.read("results/r.json")
+    assert (max(boot.block for boot in kept.boots), kept.notes[-1]) == (2, note)
 
 
 def test_lab_runs_that_are_refused(boots):
