@@ -68,12 +68,12 @@ class Look:
     rows: Sequence[str] = ()  # patterns; by default every row
     margin: str | None = None
     before: Side | None = None
-    _wrong: list[str] = field(default_factory=list)  # with its rows
+    _wrong: list[str] = field(default_factory=list, init=False)  # with its rows
 
     def check(self) -> None:
         """Raise the usage error of rows that the looks did not find."""
-        for words in self._wrong:
-            raise click.UsageError(words)
+        if self._wrong:
+            raise click.UsageError(self._wrong[0])
 
     def compared(self, result: Result) -> list[Comparison]:
         """Return the comparisons of the result so far, by the confidence sequence."""

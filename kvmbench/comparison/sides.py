@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kvmbench import formats
 from kvmbench.comparison.fleet import selected
-from kvmbench.errors import ResultError, unknown_name
+from kvmbench.errors import ResultError, brief, listed, unknown_name
 from kvmbench.report.figures import plural
 from kvmbench.results import Result
 from kvmbench.units import Side
@@ -63,7 +63,7 @@ def compared_sides(sources: Sequence[Source]) -> list[Side]:
     if side.configuration is None and len(side.configurations) == 2:
         return [Side(name, side.result, name) for name in side.configurations]
     known = side.configurations
-    names = f", FILE#NAME with one of {', '.join(map(repr, known))}" if len(known) > 1 else ""
+    names = f", FILE#NAME with one of {listed(map(brief, known))}" if len(known) > 1 else ""
     raise ValueError(
         f"{side.label} alone has {plural(len(known), 'configuration')}, and two are compared: name "
         f"a BEFORE and an AFTER{names}"
